@@ -1,0 +1,1 @@
+"""The `pace` command: one file per group of verbs, loaded when it is used."""

@@ -1,0 +1,1 @@
+"""The wire: messages and services (v1, generated), and what both of its ends agree on."""

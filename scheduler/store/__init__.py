@@ -1,0 +1,1 @@
+"""What survives a crash: one transaction per batch, on SQLite or PostgreSQL."""

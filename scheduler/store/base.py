@@ -1,0 +1,136 @@
+"""The seam between the loop and whatever keeps its state. Its meaning is tests/conformance/store.py.
+
+Rows are flat; bodies are JSON text that the store never looks into. One Batch is one transaction:
+after `commit` returns, all of it survives any crash; when it raises, nothing of it is there.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ...spec.ids import JobId, Micros, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One line of the append-only history. `seq` grows by one over the whole store, without gaps."""
+
+    seq: int
+    at_us: Micros
+    kind: str
+    body: str
+    job: JobId | None = None
+    node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it stands: columns to list by, what never changes, and what does."""
+
+    job: JobId
+    name: str
+    user: str
+    state: str
+    priority: int
+    submitted_us: Micros
+    finished_us: Micros | None
+    demand: str
+    """GangDemand as JSON; equal demands have equal text, so that decoding can be cached."""
+    record: str
+    """The changing part of the core's Job, as JSON."""
+    document: str | None = None
+    """Canonical JSON of the job document. Only on the first write; None leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it was last known."""
+
+    node: NodeId
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """An idempotency key and the jobs that it made."""
+
+    key: str
+    at_us: Micros
+    jobs: tuple[JobId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One reported value. Bounded per job by the loop, not by the store."""
+
+    job: JobId
+    attempt: int
+    rank: int
+    step: int
+    name: str
+    value: float
+    at_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes. Jobs and nodes are upserts."""
+
+    events: Sequence[EventRow] = ()
+    jobs: Sequence[JobRow] = ()
+    nodes: Sequence[NodeRow] = ()
+    keys: Sequence[KeyRow] = ()
+    metrics: Sequence[MetricRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What recovery needs: the live part of the state, and where the counters stand."""
+
+    last_seq: int
+    last_job: JobId
+    last_at_us: Micros
+    jobs: Iterable[JobRow]
+    """Not in a terminal state, in the order of their numbers; `document` is None (read it when it is needed)."""
+    nodes: Sequence[NodeRow] = field(default=())
+
+
+class Store(Protocol):
+    """Calls come from one thread at a time, except the reads (`job`, `jobs`, `events`, `metrics`, `documents`),
+    which may run beside a commit and see only what was committed.
+
+    Every method raises StoreFailure, saying which file or server and what is wrong with it.
+    """
+
+    @property
+    def cluster_id(self) -> str:
+        """Made with the store; agents and clients use it to notice that they talk to another cluster."""
+
+    def load(self) -> Loaded: ...
+
+    def commit(self, batch: Batch) -> None: ...
+
+    def key(self, key: str) -> KeyRow | None: ...
+
+    def job(self, job: JobId) -> JobRow | None:
+        """With its document."""
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        user: str = "",
+        name_contains: str = "",
+        before: JobId | None = None,
+        limit: int = 100,
+    ) -> Sequence[JobRow]:
+        """Newest first, with numbers below `before`; without documents."""
+
+    def documents(self, jobs: Sequence[JobId]) -> dict[JobId, str]: ...
+
+    def events(self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000) -> Sequence[EventRow]:
+        """In the order of their seq."""
+
+    def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]: ...
+
+    def close(self) -> None: ...

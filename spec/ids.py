@@ -1,0 +1,34 @@
+"""Typed ids. A job is a number that the scheduler hands out; everything below it hangs on that number."""
+
+from dataclasses import dataclass
+from typing import NewType, Self
+
+JobId = NewType("JobId", int)
+"""Grows by one with each accepted job; never reused."""
+
+NodeId = NewType("NodeId", str)
+"""Made once by an agent, kept in its state folder; survives restarts and renames of the node."""
+
+Attempt = NewType("Attempt", int)
+"""Number of a start of a job, from 1. Only the highest may change anything (fencing)."""
+
+Micros = NewType("Micros", int)
+"""Microseconds since the epoch on the scheduler's clock, which never runs backwards."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TaskKey:
+    """One node's part of one attempt. Written `812.3.0`: job 812, attempt 3, task 0."""
+
+    job: JobId
+    attempt: Attempt
+    task: int
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.attempt}.{self.task}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `JOB.ATTEMPT.TASK`; raises ValueError on anything else."""
+        job, attempt, task = (int(part) for part in text.split("."))
+        return cls(JobId(job), Attempt(attempt), task)

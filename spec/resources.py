@@ -1,0 +1,49 @@
+"""What nodes have and what tasks ask for. Units last in every name; cpus are counted in thousandths."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """An amount: of a node's capacity, of what is free on it, or of what one task takes."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(
+            self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes, self.gpus + other.gpus
+        )
+
+    def __sub__(self, other: "Resources") -> "Resources":
+        return Resources(
+            self.cpu_milli - other.cpu_milli, self.memory_bytes - other.memory_bytes, self.gpus - other.gpus
+        )
+
+    def fits_in(self, free: "Resources") -> bool:
+        """True when `free` holds at least this much of each kind."""
+        return (
+            self.cpu_milli <= free.cpu_milli
+            and self.memory_bytes <= free.memory_bytes
+            and self.gpus <= free.gpus
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GangDemand:
+    """All that placement needs to know of a job: `instance_count` equal tasks, placed together or not at all."""
+
+    per_task: Resources
+    instance_count: int = 1
+    instance_count_min: int = 1
+    instance_count_max: int = 1
+    processes_per_task: int = 1
+    gpu_models: tuple[str, ...] = ()
+    """Any of these (case-insensitive substrings of the NVML name); empty: any GPU."""
+    environment: str = ""
+    """Name that a node must have mapped to an interpreter; empty: the node's own."""
+    exclusive: bool = False
+    """Never two at once: replaced only after the lease has run out on both sides."""
+    rendezvous: bool = False
+    """Rank 0's node must keep a TCPStore (distribution: pytorch)."""
