@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from . import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -26,6 +28,7 @@ class FollowRequest(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     attempt: _builtins.int
     """0: the current or last one, going on to later ones when following"""
@@ -34,6 +37,12 @@ class FollowRequest(_message.Message):
     offset: _builtins.int
     """of the stream of that rank; -N: the last N bytes"""
     follow: _builtins.bool
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPosition]:
+        """To go on after a lost connection: these streams start at their offsets (`offset` is not looked at), streams
+        not named start at 0, and with attempt = 0 the oldest attempt named here is where it starts.
+        """
+
     def __init__(
         self,
         *,
@@ -42,14 +51,41 @@ class FollowRequest(_message.Message):
         rank: _builtins.int = ...,
         offset: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        positions: _abc.Iterable[Global___LogPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "follow", b"follow", "job", b"job", "offset", b"offset", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "follow", b"follow", "job", b"job", "offset", b"offset", "positions", b"positions", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FollowRequest: _TypeAlias = FollowRequest  # noqa: Y015
+
+@_typing.final
+class LogPosition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    rank: _builtins.int
+    offset: _builtins.int
+    """the first byte not yet seen"""
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "offset", b"offset", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPosition: _TypeAlias = LogPosition  # noqa: Y015
 
 @_typing.final
 class LogChunk(_message.Message):
