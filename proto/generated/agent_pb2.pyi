@@ -323,6 +323,7 @@ class JournalEntry(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FAILED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -342,6 +343,8 @@ class JournalEntry(_message.Message):
     def restored(self) -> Global___CheckpointRestored: ...
     @_builtins.property
     def refused(self) -> Global___StartRefused: ...
+    @_builtins.property
+    def checkpoint_failed(self) -> Global___CheckpointFailed: ...
     def __init__(
         self,
         *,
@@ -355,12 +358,13 @@ class JournalEntry(_message.Message):
         checkpoint: Global___CheckpointPublished | None = ...,
         restored: Global___CheckpointRestored | None = ...,
         refused: Global___StartRefused | None = ...,
+        checkpoint_failed: Global___CheckpointFailed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "started", b"started", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "started", b"started", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "seq", b"seq", "started", b"started", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "seq", b"seq", "started", b"started", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -594,6 +598,31 @@ class CheckpointRestored(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointRestored: _TypeAlias = CheckpointRestored  # noqa: Y015
+
+@_typing.final
+class CheckpointFailed(_message.Message):
+    """Training goes on without it; nothing of it is left that could be restored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    why: _builtins.str
+    """"rank 1: No space left on device: __1_0.distcp"; at most 500 characters"""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointFailed: _TypeAlias = CheckpointFailed  # noqa: Y015
 
 @_typing.final
 class StartRefused(_message.Message):
