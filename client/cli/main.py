@@ -1,0 +1,155 @@
+"""The `pace` command: names, one-line helps and exit codes; each verb's code is loaded when it is used.
+
+`pace --help` must stay below 150 ms of CPU: this file imports click and nothing that is heavier.
+No input of a user's ends in a traceback: errors are told with what to do next.
+
+Exit codes: 0 done; 1 the operation or the job failed; 2 wrong usage or an invalid document; 3 not found;
+4 no scheduler reachable; 5 not allowed (token, TLS); 6 the state or a limit does not allow it; 130 interrupted.
+`pace submit --follow` and `pace logs --follow --exit-code` return the job's own: 128 + N when signal N ended it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from ... import __version__
+from ...spec.errors import PacelineError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DENIED, EXIT_REFUSED = range(1, 7)
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = {
+    "invalid": EXIT_USAGE,
+    "not-found": EXIT_NOT_FOUND,
+    "unavailable": EXIT_UNREACHABLE,
+    "unauthenticated": EXIT_DENIED,
+    "conflict": EXIT_REFUSED,
+    "limit": EXIT_REFUSED,
+    "stale-attempt": EXIT_REFUSED,
+}
+
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Jobs": {
+        "submit": ("submit", "Submit a job file, and follow it if asked."),
+        "jobs": ("jobs", "List jobs, newest first."),
+        "show": ("jobs", "Show all about one job."),
+        "logs": ("logs", "Print a job's output, or follow it."),
+        "why": ("jobs", "Say why a job waits, or how it ended."),
+        "timeline": ("timeline", "Show what happened to a job and where its time went."),
+        "cancel": ("jobs", "Cancel jobs."),
+    },
+    "Cluster": {
+        "up": ("cluster", "Start a scheduler and agents on this machine."),
+        "down": ("cluster", "Stop what `pace up` started."),
+        "nodes": ("nodes", "List nodes: what they have, what is free."),
+        "scheduler": ("services", "Run the scheduler in the foreground."),
+        "agent": ("services", "Run a node's agent in the foreground."),
+    },
+    "Job files": {
+        "validate": ("documents", "Check job files without submitting them."),
+        "schema": ("documents", "Print the JSON Schema of job files, for editors."),
+    },
+}
+COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and helps; imports one when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}.{_nearest(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()], col_max=12)
+
+
+def _nearest(word: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
+    return f" Did you mean `pace {near[0]}`?" if near else ""
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nFirst steps:\n  pace up                       a scheduler and an agent on this machine\n"
+    "  pace submit job.yaml --follow\n  pace down\n\n"
+    "\b\nExit codes:\n  0  done\n  1  the operation or the job failed\n  2  wrong usage, or an invalid document\n"
+    "  3  not found\n  4  no scheduler reachable\n  5  not allowed: token or TLS\n"
+    "  6  the state or a limit does not allow it\n  130  interrupted (a followed job rides on)\n"
+    "  `submit --follow` returns the job's own; 128 + N when signal N ended it.\n\n"
+    "\b\nWhere the scheduler is: --scheduler HOST:PORT, $PACELINE_SCHEDULER, or the state folder\n"
+    "(--state DIR, $PACELINE_STATE, ~/.local/state/paceline). Token: $PACELINE_TOKEN,\n"
+    "$PACELINE_TOKEN_FILE, or the state folder's client.token. CA: $PACELINE_CA.",
+)
+@click.version_option(__version__, "-V", "--version", message="pace %(version)s")
+def pace() -> None:
+    """Train on your own machines: submit jobs, watch them, ride on when a worker falls."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and turns what it raises into a message and an exit code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    try:
+        result = pace.main(args=argv, prog_name="pace", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code if error.exit_code != 1 else EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except PacelineError as error:
+        tell(error)
+        return EXIT_CODES.get(error.code, EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader (`| head`) went away: nobody is left to tell, and the flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:
+        tell(PacelineError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+        return EXIT_FAILED
+
+
+def tell(error: PacelineError) -> None:
+    """An error as a person reads it: what is wrong, then what to do."""
+    from .output import clean, is_terminal, styled
+
+    head = styled("error:", "bold red") if is_terminal(sys.stderr) else "error:"
+    lines = [clean(line) for line in error.message.splitlines()] or ["?"]
+    click.echo(f"{head} {lines[0]}", err=True)
+    for line in lines[1:]:
+        click.echo(f"  {line}", err=True)
+    for line in error.hint.splitlines():
+        click.echo(f"  {clean(line)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

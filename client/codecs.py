@@ -1,0 +1,191 @@
+"""Messages of proto/v1 -> the SDK's views. Pure; the only file of the client that reads messages.
+
+An enum value that this version does not know (a newer scheduler's) raises with both versions' words,
+rather than being shown as something it is not.
+"""
+
+from enum import StrEnum
+from typing import TypeVar
+
+from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
+from ..spec.errors import InvalidRequest
+from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ..spec.lifecycle import JobState, NodeContact
+from ..spec.resources import Resources
+from . import views
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def to_job(message: jobs_pb2.JobView) -> views.Job:
+    state = _enum(JobState, message.state)
+    finished_us = _micros(message.finished_us)
+    return views.Job(
+        job=JobId(message.job),
+        name=message.name,
+        user=message.user,
+        state=state,
+        attempt=Attempt(message.attempt),
+        priority=message.priority,
+        submitted_us=Micros(message.submitted_us),
+        started_us=_micros(message.started_us),
+        finished_us=finished_us,
+        reason=_reason_or_none(message.HasField("reason"), message.reason),
+        exit_code=None if finished_us is None else message.exit_code,
+        instance_count=message.instance_count,
+        processes_per_task=message.processes_per_task,
+        per_task=to_resources(message.per_task),
+        tasks=tuple(to_task(task) for task in message.tasks),
+        checkpoints=tuple(to_checkpoint(checkpoint) for checkpoint in message.checkpoints),
+        outputs=dict(message.outputs),
+        metrics=dict(message.metrics),
+        step=message.step,
+        cancel_requested=message.cancel_requested,
+        warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
+        document=message.document,
+    )
+
+
+def to_task(message: jobs_pb2.TaskView) -> views.Task:
+    return views.Task(
+        task=message.task,
+        node_id=NodeId(message.node_id),
+        node=message.node,
+        state=message.state,
+        start_mode=message.start_mode,
+        first_rank=message.first_rank,
+        pids=tuple(message.pids),
+        exit_codes=tuple(message.exit_codes),
+        gpu_indices=tuple(message.gpu_indices),
+    )
+
+
+def to_checkpoint(message: jobs_pb2.CheckpointView) -> views.Checkpoint:
+    return views.Checkpoint(
+        step=message.step,
+        attempt=Attempt(message.attempt),
+        path=message.path,
+        size_bytes=message.size_bytes,
+        accepted_us=Micros(message.accepted_us),
+        metrics=dict(message.metrics),
+    )
+
+
+def to_why(message: jobs_pb2.WhyReply) -> views.Why:
+    return views.Why(
+        job=to_job(message.job),
+        reasons=tuple(to_reason(reason) for reason in message.reasons),
+        never=message.never,
+    )
+
+
+def to_entry(message: jobs_pb2.TimelineEntry) -> views.TimelineEntry:
+    return views.TimelineEntry(
+        seq=message.seq,
+        at_us=Micros(message.at_us),
+        attempt=Attempt(message.attempt),
+        kind=message.kind,
+        text=message.text,
+        body=message.body,
+    )
+
+
+def to_timeline(message: jobs_pb2.TimelineReply) -> views.Timeline:
+    ledger = message.ledger
+    return views.Timeline(
+        job=to_job(message.job),
+        entries=tuple(to_entry(entry) for entry in message.entries),
+        ledger=views.Ledger(
+            wall_us=ledger.wall_us,
+            queued_us=ledger.queued_us,
+            starting_us=ledger.starting_us,
+            productive_us=ledger.productive_us,
+            checkpoint_us=ledger.checkpoint_us,
+            lost_us=ledger.lost_us,
+            restarting_us=ledger.restarting_us,
+            hung_us=ledger.hung_us,
+        ),
+    )
+
+
+def to_change(message: jobs_pb2.WatchReply) -> views.Change:
+    return views.Change(entry=to_entry(message.entry), job=to_job(message.job))
+
+
+def to_chunk(message: logs_pb2.LogChunk) -> views.LogChunk:
+    return views.LogChunk(
+        job=JobId(message.job),
+        attempt=Attempt(message.attempt),
+        rank=message.rank,
+        offset=message.offset,
+        data=message.data,
+        dropped_bytes=message.dropped_bytes,
+    )
+
+
+def to_node(message: nodes_pb2.NodeView) -> views.Node:
+    inventory = message.inventory
+    return views.Node(
+        node_id=NodeId(message.node_id),
+        name=inventory.name,
+        address=inventory.address,
+        contact=_enum(NodeContact, message.contact),
+        last_heard_us=Micros(message.last_heard_us),
+        capacity=to_resources(inventory.capacity),
+        free=to_resources(message.free),
+        gpus=tuple(to_gpu(gpu) for gpu in inventory.gpus),
+        gpu_status=inventory.gpu_status,
+        containment=inventory.containment,
+        warm_pool=inventory.warm_pool,
+        labels=dict(inventory.labels),
+        environments=dict(inventory.environments),
+        version=inventory.version,
+        driver_version=inventory.driver_version,
+        tasks=tuple(TaskKey(JobId(key.job), Attempt(key.attempt), key.task) for key in message.tasks),
+        reason=_reason_or_none(message.HasField("reason"), message.reason),
+    )
+
+
+def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
+    return views.Gpu(
+        index=message.index,
+        uuid=message.uuid,
+        name=message.name,
+        memory_total_bytes=message.memory_total_bytes,
+        memory_used_bytes=message.memory_used_bytes if message.HasField("memory_used_bytes") else None,
+        utilization_percent=message.utilization_percent if message.HasField("utilization_percent") else None,
+        temperature_c=message.temperature_c if message.HasField("temperature_c") else None,
+        power_mw=message.power_mw if message.HasField("power_mw") else None,
+        pci_bus_id=message.pci_bus_id,
+        mig_enabled=message.mig_enabled,
+        ecc_uncorrected=message.ecc_uncorrected if message.HasField("ecc_uncorrected") else None,
+        last_xid=message.last_xid if message.HasField("last_xid") else None,
+        health=message.health,
+    )
+
+
+def to_resources(message: common_pb2.Resources) -> Resources:
+    return Resources(message.cpu_milli, message.memory_bytes, message.gpus)
+
+
+def to_reason(message: common_pb2.Reason) -> views.Reason:
+    return views.Reason(message.code, message.text, message.hint, dict(message.fields))
+
+
+def _reason_or_none(present: bool, message: common_pb2.Reason) -> views.Reason | None:
+    return to_reason(message) if present and (message.code or message.text) else None
+
+
+def _micros(value: int) -> Micros | None:
+    return Micros(value) if value else None
+
+
+def _enum(kind: type[E], value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"the scheduler said {kind.__name__} {value!r}, which this version does not know",
+            hint=f"install the scheduler's version here; known are: {', '.join(kind)}",
+            value=value,
+        ) from error

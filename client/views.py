@@ -1,0 +1,245 @@
+"""What the SDK's verbs return: frozen, typed, free of protobuf, and pure.
+
+The field names are those of proto/v1 and of `-o json`: once released, a name keeps its meaning.
+Times are `_us`, microseconds since the epoch on the scheduler's clock; what has not happened is None.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ..spec.lifecycle import TERMINAL, JobState, NodeContact
+from ..spec.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something waits, was refused or ended. `text` has the numbers in it, `hint` says what to do."""
+
+    code: str
+    text: str
+    hint: str = ""
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:
+    """A key of the job document that is honoured only in part."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One node's part of the job's current or last attempt."""
+
+    task: int
+    node_id: NodeId
+    node: str
+    state: str
+    start_mode: str
+    first_rank: int
+    pids: tuple[int, ...]
+    exit_codes: tuple[int, ...]
+    """By local rank, as waitpid says: negative for a signal."""
+    gpu_indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that the scheduler has accepted; only these are ever restored."""
+
+    step: int
+    attempt: Attempt
+    path: str
+    size_bytes: int
+    accepted_us: Micros
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stands. `document` is empty in listings."""
+
+    job: JobId
+    name: str
+    user: str
+    state: JobState
+    attempt: Attempt
+    priority: int
+    submitted_us: Micros
+    started_us: Micros | None
+    """When its first attempt ran."""
+    finished_us: Micros | None
+    reason: Reason | None
+    """Why it waits, or how it ended."""
+    exit_code: int | None
+    """The job's own, once it is over."""
+    instance_count: int
+    processes_per_task: int
+    per_task: Resources
+    tasks: tuple[Task, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    outputs: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """The last reported value of each."""
+    step: int
+    cancel_requested: bool
+    warnings: tuple[Warning, ...]
+    document: str
+    """Canonical JSON of the job document."""
+
+    @property
+    def is_over(self) -> bool:
+        """True in a terminal state: nothing about the job changes any more."""
+        return self.state in TERMINAL
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks of a full gang."""
+        return self.instance_count * self.processes_per_task
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job waits (ranked, the weightiest first) or how it ended. `never`: no node could ever run it."""
+
+    job: Job
+    reasons: tuple[Reason, ...]
+    never: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One event of a job's history. `seq` grows; `text` is for a person, `body` is the event as JSON."""
+
+    seq: int
+    at_us: Micros
+    attempt: Attempt
+    kind: str
+    text: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where a job's wall time went. The parts add up to `wall_us` exactly."""
+
+    wall_us: int
+    queued_us: int
+    starting_us: int
+    productive_us: int
+    checkpoint_us: int
+    lost_us: int
+    restarting_us: int
+    hung_us: int
+
+    @property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """`(name, microseconds)` of each part, in the order of a job's life."""
+        names = ("queued", "starting", "productive", "checkpoint", "lost", "restarting", "hung")
+        return tuple((name, getattr(self, f"{name}_us")) for name in names)
+
+    @property
+    def goodput(self) -> float:
+        """Productive share of the time since the job first left the queue, from 0 to 1."""
+        held_us = self.wall_us - self.queued_us
+        return self.productive_us / held_us if held_us > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A job's history and where its time went."""
+
+    job: Job
+    entries: tuple[TimelineEntry, ...]
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event of a watched job, and the job as of that event."""
+
+    entry: TimelineEntry
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Bytes of one rank's output, stdout and stderr as they came; `offset` counts from its start."""
+
+    job: JobId
+    attempt: Attempt
+    rank: int
+    offset: int
+    data: bytes
+    dropped_bytes: int = 0
+    """Bytes that stood before `offset` and are gone (the log's bound)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as NVML shows it. A reading that the device does not give is None."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int | None
+    utilization_percent: int | None
+    temperature_c: int | None
+    power_mw: int | None
+    pci_bus_id: str
+    mig_enabled: bool | None
+    ecc_uncorrected: int | None
+    last_xid: int | None
+    health: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as the scheduler knows it."""
+
+    node_id: NodeId
+    name: str
+    address: str
+    contact: NodeContact
+    last_heard_us: Micros
+    capacity: Resources
+    free: Resources
+    gpus: tuple[Gpu, ...]
+    gpu_status: str
+    """`ok`, or why there are none."""
+    containment: str
+    warm_pool: str
+    labels: Mapping[str, str]
+    environments: Mapping[str, str]
+    version: str
+    driver_version: str
+    tasks: tuple[TaskKey, ...]
+    reason: Reason | None
+    """Why it takes no work, when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All nodes. `suspected`: most vanished at once, so none is being replaced until contact returns."""
+
+    nodes: tuple[Node, ...]
+    suspected: bool
+
+
+def to_json(value: Any) -> Any:
+    """A result as what json.dumps takes: dataclasses as objects with their own field names, ids as text."""
+    if isinstance(value, TaskKey):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [to_json(v) for v in value]
+    return value
