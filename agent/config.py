@@ -1,0 +1,105 @@
+"""All that an agent is told, in one frozen object: parsed once at start, checked at the door.
+
+Nothing else in the agent reads options, files of options or the environment.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..spec.errors import InvalidRequest
+
+NAME_CHARS_MAX = 100
+LABELS_MAX = 64
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """`pace agent`'s options. `None` and empty mean: find out."""
+
+    scheduler: str
+    """HOST:PORT; IPv6 in brackets."""
+    state: Path
+    """This agent's own state folder; one agent per folder."""
+    name: str = field(default_factory=socket.gethostname)
+    address: str = ""
+    """At which peers reach this node's ranks. Empty: the local address of the route to the scheduler."""
+    cpus: float | None = None
+    """`--slots`: cpus to offer, whatever the node has. None: what this process may use."""
+    memory_bytes: int | None = None
+    """To offer. None: what the node has, less a head room."""
+    gpus: str = "all"
+    """"all", "none", or NVML indices and uuids separated by commas."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    environments: Mapping[str, str] = field(default_factory=dict)
+    """Environment name -> interpreter (absolute path)."""
+    token_file: Path | None = None
+    """Holds the agent token."""
+    ca_file: Path | None = None
+    """Certificate that the scheduler's must be signed by; None: plaintext to loopback, else the system's."""
+    insecure: bool = False
+    """Plaintext to a scheduler beyond loopback, without TLS."""
+    log_bytes_max: int = 1 << 30
+    """Per rank, on this node: a task may ask for less, never for more."""
+    stop_tasks: bool = False
+    """On SIGTERM: end the tasks too. By default they go on and the next agent takes them over."""
+    rendezvous_ports: int = 8
+    """How many gangs may have their rank 0 here at once."""
+    preload: tuple[str, ...] = ("torch", "torch._dynamo", "torch.optim")
+    """What the warm pool imports ahead; empty: no warm pool."""
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest naming the option."""
+        split_address(self.scheduler)
+        _check_text("name", self.name)
+        if self.address:
+            _check_text("address", self.address)
+        _check_amount("slots", self.cpus, 0.001, 100_000)
+        _check_amount("memory", self.memory_bytes, 1 << 20, 1 << 60)
+        _check_amount("log bound", self.log_bytes_max, 1 << 16, 1 << 50)
+        _check_amount("rendezvous ports", self.rendezvous_ports, 0, 1000)
+        if len(self.labels) > LABELS_MAX:
+            raise InvalidRequest(f"{len(self.labels)} labels are too many: a node has at most {LABELS_MAX}")
+        for key, value in self.labels.items():
+            if not _LABEL.fullmatch(key):
+                raise InvalidRequest(
+                    f"label {key!r} is not a label: letters, digits and ._/- (at most 63) are expected",
+                    hint="Write --label rack=r3",
+                )
+            _check_text(f"label {key}", value)
+        for name, interpreter in self.environments.items():
+            _check_text("environment", name)
+            if not Path(interpreter).is_absolute():
+                raise InvalidRequest(
+                    f"environment {name}: {interpreter!r} is not an absolute path",
+                    hint="Write --environment NAME=/path/to/bin/python",
+                )
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPV6]:PORT`; raises InvalidRequest on anything else."""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
+        raise InvalidRequest(
+            f"scheduler address {text!r} is not HOST:PORT", hint="Write --scheduler host.example:7223"
+        )
+    if not 0 < int(port) < 65536:
+        raise InvalidRequest(f"scheduler address {text!r}: port {port} is not between 1 and 65535")
+    return bare, int(port)
+
+
+def _check_text(what: str, text: str) -> None:
+    if not text or len(text) > NAME_CHARS_MAX or not text.isprintable():
+        raise InvalidRequest(
+            f"{what} {text[:NAME_CHARS_MAX]!r} must be 1 to {NAME_CHARS_MAX} printable characters",
+            hint="Give the node another name with --name" if what == "name" else "",
+        )
+
+
+def _check_amount(what: str, amount: float | None, least: float, most: float) -> None:
+    if amount is not None and not least <= amount <= most:  # also refuses NaN
+        raise InvalidRequest(f"{what} {amount} is not between {least} and {most}")

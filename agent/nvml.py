@@ -1,0 +1,348 @@
+"""NVML, as the agent sees it: what each GPU is, what it reads now, and what is wrong with it.
+
+A reading that a device does not give is None (unknown), never an error. A device that is gone keeps its
+facts and says why it is unhealthy, while the others go on. Nothing else in Paceline calls NVML.
+"""
+
+import ctypes
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pynvml
+
+log = logging.getLogger(__name__)
+
+GPUS_MAX: Final = 256
+
+# What the application did, or what the device has already dealt with: worth knowing, no reason to stop using
+# the GPU. Every other XID takes it out of service. NVIDIA's "XID Errors" guide names them as such.
+XIDS_HARMLESS: Final = frozenset({13, 31, 43, 45, 63, 68, 92, 94, 109})
+
+_TOPOLOGY: Final = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: "pix",
+    pynvml.NVML_TOPOLOGY_SINGLE: "pix",
+    pynvml.NVML_TOPOLOGY_MULTIPLE: "pxb",
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: "phb",
+    pynvml.NVML_TOPOLOGY_NODE: "node",
+    pynvml.NVML_TOPOLOGY_SYSTEM: "system",
+}
+
+_NO_NVML: Final = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver: libnvidia-ml.so.1 is not on this node",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the NVIDIA driver's libnvidia-ml.so.1 is too old or damaged",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded (modprobe nvidia)",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "driver/library version mismatch: libnvidia-ml.so.1 is not of the loaded kernel module's version; "
+        "reload the module or reboot"
+    ),
+    pynvml.NVML_ERROR_NO_PERMISSION: "no permission to open the NVIDIA devices",
+}
+
+# The device, not the question, is at fault.
+_BROKEN: Final = {
+    pynvml.NVML_ERROR_GPU_IS_LOST: "lost: it has fallen off the bus or cannot be reached; reset or reboot",
+    pynvml.NVML_ERROR_RESET_REQUIRED: "needs a reset before it can be used again",
+    pynvml.NVML_ERROR_GPU_NOT_FOUND: "lost: the driver no longer finds it",
+    pynvml.NVML_ERROR_IRQ_ISSUE: "its interrupts do not arrive",
+    pynvml.NVML_ERROR_INSUFFICIENT_POWER: "its external power cables are not attached",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How one GPU reaches another; `width` counts NVLinks and is 0 over PCI."""
+
+    peer_index: int
+    kind: str
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One device: facts first, then readings (None: the device does not give it)."""
+
+    index: int
+    uuid: str = ""
+    name: str = ""
+    memory_total_bytes: int = 0
+    pci_bus_id: str = ""
+    links: tuple[Link, ...] = ()
+    mig_enabled: bool = False
+    mig_devices: tuple[str, ...] = ()
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    temperature_c: int | None = None
+    power_mw: int | None = None
+    ecc_uncorrected: int | None = None
+    last_xid: int | None = None
+    health: str = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReport:
+    """`status` is "ok", or for a person why there is no GPU to offer."""
+
+    status: str
+    driver_version: str = ""
+    gpus: tuple[Gpu, ...] = ()
+
+
+class NvmlUnavailable(Exception):
+    """There is no NVML to ask; the text says why, for a person."""
+
+
+class Nvml:
+    """An open NVML. `read` and `wait_event` may run in two threads; calls may last as the driver likes."""
+
+    def __init__(self) -> None:
+        """Raises NvmlUnavailable with the reason: no library, no driver, version mismatch, no permission."""
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailable(_NO_NVML.get(error.value, f"NVML does not start: {error}")) from error
+        self._lock = threading.Lock()
+        self._faults: dict[int, str] = {}
+        self._xids: dict[int, int] = {}
+        self._known: dict[int, Gpu] = {}
+        try:
+            self._handles = self._open_devices()
+        except pynvml.NVMLError as error:
+            pynvml.nvmlShutdown()
+            raise NvmlUnavailable(f"NVML cannot count the GPUs: {error}") from error
+        self._events = self._register()
+
+    def _open_devices(self) -> dict[int, Any]:
+        """Handles by index; None for one that was lost before we came."""
+        handles: dict[int, Any] = {}
+        for index in range(min(pynvml.nvmlDeviceGetCount(), GPUS_MAX)):
+            handles[index] = None
+            try:
+                handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+            except pynvml.NVMLError as error:
+                self._faults[index] = _why_broken(error)
+        return handles
+
+    def _register(self) -> Any:
+        """An event set that hears of XIDs and double-bit ECC errors; None where no device has events."""
+        wanted = pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeDoubleBitEccError
+        events = _ask(pynvml.nvmlEventSetCreate)
+        if events is None:
+            return None
+        heard = 0
+        for index, handle in self._handles.items():
+            if handle is None:
+                continue
+            try:
+                supported = pynvml.nvmlDeviceGetSupportedEventTypes(handle) & wanted
+                if supported:
+                    pynvml.nvmlDeviceRegisterEvents(handle, supported, events)
+                    heard += 1
+            except pynvml.NVMLError as error:
+                log.info("GPU %d gives no events: %s", index, error)
+        if heard:
+            return events
+        pynvml.nvmlEventSetFree(events)
+        return None
+
+    @property
+    def has_events(self) -> bool:
+        return self._events is not None
+
+    def wait_event(self, timeout_s: float) -> bool:
+        """Wait for a fault of some device. True when there was one or a device was lost; `read` shows it."""
+        try:
+            data = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
+        except pynvml.NVMLError_Timeout:
+            return False
+        except pynvml.NVMLError as error:
+            log.warning("waiting for GPU events: %s", error)
+            return True
+        index = self._index_of(data.device)
+        with self._lock:
+            if data.eventType & pynvml.nvmlEventTypeXidCriticalError:
+                self._on_xid(index, int(data.eventData))
+            elif index is not None:
+                self._faults.setdefault(index, "double-bit ECC error: memory is not to be trusted; reset it")
+        return True
+
+    def _on_xid(self, index: int | None, xid: int) -> None:
+        # An XID without a device that we know concerns them all: rather too careful than trusting.
+        for each in [index] if index is not None else list(self._handles):
+            self._xids[each] = xid
+            if xid not in XIDS_HARMLESS:
+                self._faults[each] = (
+                    f"XID {xid}: see NVIDIA's XID guide; restart the agent once it is repaired"
+                )
+
+    def _index_of(self, device: Any) -> int | None:
+        address = _address(device)
+        for index, handle in self._handles.items():
+            if handle is not None and _address(handle) == address:
+                return index
+        uuid = _ask(pynvml.nvmlDeviceGetUUID, device)
+        return next((index for index, gpu in self._known.items() if uuid and gpu.uuid == uuid), None)
+
+    def read(self) -> GpuReport:
+        """All devices as they are now."""
+        for index, handle in self._handles.items():
+            self._known[index] = self._read_one(index, handle)
+        gpus = tuple(self._known.values())
+        return GpuReport(
+            status="ok" if gpus else "no GPU: the NVIDIA driver is loaded but finds none",
+            driver_version=_ask(pynvml.nvmlSystemGetDriverVersion) or "",
+            gpus=gpus,
+        )
+
+    def _read_one(self, index: int, handle: Any) -> Gpu:
+        known = self._known.get(index, Gpu(index))
+        fault = ""
+        if handle is not None:
+            try:
+                if not known.uuid:
+                    known = self._read_facts(index, handle)
+                known = _read_now(known, handle)
+            except pynvml.NVMLError as error:
+                fault = _why_broken(error)
+        with self._lock:
+            fault = fault or self._faults.get(index, "")
+            known = replace(known, last_xid=self._xids.get(index))
+        if fault:
+            return replace(known, health=fault, utilization_percent=None, temperature_c=None, power_mw=None)
+        return replace(known, health=_wear(handle))
+
+    def _read_facts(self, index: int, handle: Any) -> Gpu:
+        pci = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
+        memory = _memory(handle)
+        return Gpu(
+            index=index,
+            uuid=pynvml.nvmlDeviceGetUUID(handle),
+            name=_ask(pynvml.nvmlDeviceGetName, handle) or "NVIDIA GPU",
+            memory_total_bytes=int(memory.total) if memory is not None else 0,
+            pci_bus_id=_bus_id(pci),
+            links=self._links(index, handle),
+        )
+
+    def _links(self, index: int, handle: Any) -> tuple[Link, ...]:
+        direct, switched = _nvlinks(handle)
+        links = []
+        for peer, other in self._handles.items():
+            if peer == index or other is None:
+                continue
+            width = direct.get(_bus_id(_ask_peer(pynvml.nvmlDeviceGetPciInfo, other)), 0)
+            if not width and switched:
+                width = min(switched, _nvlinks(other)[1])
+            if width:
+                links.append(Link(peer, "nvlink", width))
+                continue
+            level = _ask_peer(pynvml.nvmlDeviceGetTopologyCommonAncestor, handle, other)
+            if level in _TOPOLOGY:
+                links.append(Link(peer, _TOPOLOGY[level]))
+        return tuple(links)
+
+    def close(self) -> None:
+        """Not while another thread is inside `read` or `wait_event`."""
+        if self._events is not None:
+            _ask_peer(pynvml.nvmlEventSetFree, self._events)
+        _ask_peer(pynvml.nvmlShutdown)
+
+
+def _read_now(gpu: Gpu, handle: Any) -> Gpu:
+    pynvml.nvmlDeviceGetUUID(handle)  # a question that every living device answers
+    memory = _memory(handle)
+    use = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    mig = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    mig_enabled = bool(mig) and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    return replace(
+        gpu,
+        memory_used_bytes=int(memory.used) if memory is not None else None,
+        utilization_percent=int(use.gpu) if use is not None else None,
+        temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        power_mw=_ask(pynvml.nvmlDeviceGetPowerUsage, handle),
+        mig_enabled=mig_enabled,
+        mig_devices=_mig_devices(handle) if mig_enabled else (),
+        ecc_uncorrected=_ask(
+            pynvml.nvmlDeviceGetTotalEccErrors,
+            handle,
+            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+            pynvml.NVML_VOLATILE_ECC,
+        ),
+    )
+
+
+def _wear(handle: Any) -> str:
+    remapped = _ask_peer(pynvml.nvmlDeviceGetRemappedRows, handle)
+    if remapped is not None and remapped[3]:
+        return "row remapping failed: its memory is worn out; replace it"
+    return "ok"
+
+
+def _memory(handle: Any) -> Any:
+    """The second version leaves out what the driver keeps for itself; older drivers have only the first."""
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    return memory if memory is not None else _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+
+
+def _mig_devices(handle: Any) -> tuple[str, ...]:
+    found = []
+    for index in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        device = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+        uuid = _ask(pynvml.nvmlDeviceGetUUID, device) if device is not None else None
+        if uuid:
+            found.append(uuid)
+    return tuple(found)
+
+
+def _nvlinks(handle: Any) -> tuple[dict[str, int], int]:
+    """Active NVLinks: how many to each GPU (by PCI bus id), and how many to switches."""
+    direct: dict[str, int] = {}
+    switched = 0
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        if not _ask_peer(pynvml.nvmlDeviceGetNvLinkState, handle, link):
+            continue
+        if (
+            _ask_peer(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link)
+            == pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
+        ):
+            switched += 1
+            continue
+        remote = _bus_id(_ask_peer(pynvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link))
+        if remote:
+            direct[remote] = direct.get(remote, 0) + 1
+    return direct, switched
+
+
+def _bus_id(pci: Any) -> str:
+    if pci is None:
+        return ""
+    text = pci.busId or pci.busIdLegacy
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _address(handle: Any) -> int:
+    """The handle is an opaque pointer; two are the same device when they point to the same place."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+
+
+def _ask(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer, or None where device or driver does not give it; raises when the device is broken."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in _BROKEN:
+            raise
+        return None
+
+
+def _ask_peer(call: Callable[..., Any], *arguments: Any) -> Any:
+    """As `_ask`, for questions whose failure says nothing about the device in hand."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError:
+        return None
+
+
+def _why_broken(error: Any) -> str:
+    return _BROKEN.get(error.value, f"NVML cannot read it: {error}")
