@@ -91,13 +91,13 @@ class Loaded:
     last_job: JobId
     last_at_us: Micros
     jobs: Iterable[JobRow]
-    """Not in a terminal state, in the order of their numbers; `document` is None (read it when it is needed)."""
+    """Not in a terminal state, in the order of their numbers; `document` is None (read when needed)."""
     nodes: Sequence[NodeRow] = field(default=())
 
 
 class Store(Protocol):
-    """Calls come from one thread at a time, except the reads (`job`, `jobs`, `events`, `metrics`, `documents`),
-    which may run beside a commit and see only what was committed.
+    """Calls come from one thread at a time, except the reads (`job`, `jobs`, `events`, `metrics`,
+    `documents`), which may run beside a commit and see only what was committed.
 
     Every method raises StoreFailure, saying which file or server and what is wrong with it.
     """
@@ -128,7 +128,9 @@ class Store(Protocol):
 
     def documents(self, jobs: Sequence[JobId]) -> dict[JobId, str]: ...
 
-    def events(self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000) -> Sequence[EventRow]:
+    def events(
+        self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> Sequence[EventRow]:
         """In the order of their seq."""
 
     def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]: ...
