@@ -1,0 +1,75 @@
+"""torchrun, at its fastest reliable settings: a short monitor interval and one address, so that nothing is probed.
+
+A node's loss needs its elastic mode (`--nnodes=1:2`, c10d): keep-alive and last-call timeouts cut down, and the
+shared store off, with which a rejoining agent hung.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .processes import Crew, free_port
+
+NAME = "torchrun"
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=3", "--monitor-interval=0.01"]
+NODE_CONF = (
+    "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=2,read_timeout=10,close_timeout=2"
+)
+
+
+def missing() -> str:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "torchrun: torch is not installed (pip install 'paceline[train]')"
+    return ""
+
+
+def version() -> str:
+    from importlib.metadata import version as version_of
+
+    return version_of("torch")
+
+
+def start_gang(
+    crew: Crew, script: Path, arguments: Sequence[str], *, ranks: int, step_s: float = 0.0
+) -> subprocess.Popen[bytes]:
+    """One torchrun with all ranks on this host; it restarts them when one dies.
+
+    Not the static rendezvous, though it starts as fast: its store outlives an attempt, the second one reads the
+    first one's addresses from it, and the restart fails or hangs.
+    """
+    rendezvous = ["--nnodes=1", f"--nproc-per-node={ranks}", *_c10d(free_port())]
+    return crew.start(
+        "torchrun", [*LAUNCHER, *rendezvous, str(script), *arguments], environment=_environment(step_s)
+    )
+
+
+def start_nodes(
+    crew: Crew, script: Path, arguments: Sequence[str], *, nodes: int, step_s: float = 0.0
+) -> list[subprocess.Popen[bytes]]:
+    """One elastic torchrun per node, one rank each; the first keeps the rendezvous."""
+    rendezvous = [
+        f"--nnodes=1:{nodes}",
+        "--nproc-per-node=1",
+        *_c10d(free_port()),
+        f"--rdzv-conf={NODE_CONF}",
+    ]
+    command = [*LAUNCHER, *rendezvous, str(script), *arguments]
+    return [
+        crew.start(f"torchrun.{node}", command, environment=_environment(step_s)) for node in range(nodes)
+    ]
+
+
+def _c10d(port: int) -> list[str]:
+    return [
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        f"--rdzv-id={port}",
+        "--local-addr=127.0.0.1",
+    ]
+
+
+def _environment(step_s: float) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1", "STEP_S": str(step_s), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
