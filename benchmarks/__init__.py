@@ -1,1 +1,3 @@
-"""Benchmarks: each is `python -m benchmarks.NAME`, runs a peer beside us and prints ratios. Never in the wheel."""
+"""Benchmarks: each is `python -m benchmarks.NAME`, runs a peer beside us and prints ratios. Never in the
+wheel.
+"""

@@ -1,7 +1,9 @@
-"""What every benchmark shares: pairs in the same run (A B A B), medians with spread, ratios, floors, table, JSON, plot.
+"""What every benchmark shares: pairs in the same run (A B A B), medians with spread, ratios, floors,
+table, JSON, plot.
 
-A figure without its ratio says little on a noisy machine, so a Row always holds both sides as measured and how
-many times better we are: theirs/ours for a time, ours/theirs for a rate. What was left out is always said.
+A figure without its ratio says little on a noisy machine, so a Row always holds both sides as measured
+and how many times better we are: theirs/ours for a time, ours/theirs for a rate. What was left out is
+always said.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Reads what work/train.py wrote down: when steps were done, and whether an interrupted run was the same run."""
+"""Reads what work/train.py wrote down: when steps were done, and whether an interrupted run was the same
+run.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -69,7 +71,9 @@ def effective(folder: Path) -> list[Step]:
 
 
 def differences(folder: Path, whole: Path) -> list[str]:
-    """In what the run differs from the uninterrupted one: missing or other steps, samples, losses. Empty: in nothing."""
+    """In what the run differs from the uninterrupted one: missing or other steps, samples, losses. Empty: in
+    nothing.
+    """
     ours, theirs = _by_key(effective(folder)), _by_key(effective(whole))
     found = [
         f"rank {rank} step {step}: only in one run" for rank, step in sorted(ours.keys() ^ theirs.keys())

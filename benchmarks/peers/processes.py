@@ -15,7 +15,6 @@ from typing import IO, Self, TypeVar
 
 import psutil
 
-
 T = TypeVar("T")
 
 

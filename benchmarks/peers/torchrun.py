@@ -1,7 +1,8 @@
-"""torchrun, at its fastest reliable settings: a short monitor interval and one address, so that nothing is probed.
+"""torchrun, at its fastest reliable settings: a short monitor interval and one address, so that
+nothing is probed.
 
-A node's loss needs its elastic mode (`--nnodes=1:2`, c10d): keep-alive and last-call timeouts cut down, and the
-shared store off, with which a rejoining agent hung.
+A node's loss needs its elastic mode (`--nnodes=1:2`, c10d): keep-alive and last-call timeouts cut down,
+and the shared store off, with which a rejoining agent hung.
 """
 
 import subprocess
@@ -37,8 +38,8 @@ def start_gang(
 ) -> subprocess.Popen[bytes]:
     """One torchrun with all ranks on this host; it restarts them when one dies.
 
-    Not the static rendezvous, though it starts as fast: its store outlives an attempt, the second one reads the
-    first one's addresses from it, and the restart fails or hangs.
+    Not the static rendezvous, though it starts as fast: its store outlives an attempt, the second one
+    reads the first one's addresses from it, and the restart fails or hangs.
     """
     rendezvous = ["--nnodes=1", f"--nproc-per-node={ranks}", *_c10d(free_port())]
     return crew.start(

@@ -1,10 +1,12 @@
-"""A small DDP run that writes down each step: when, which samples, which loss. The same script for us and every peer.
+"""A small DDP run that writes down each step: when, which samples, which loss. The same script for us and
+every peer.
 
     train.py RECORDS STEPS SAVE_EVERY [CHECKPOINTS]
 
-RECORDS is a folder: rank and process append JSON lines there. With SAVE_EVERY > 0 a run that is started again goes
-on from its last checkpoint: through paceline's calls inside a Paceline job, through torch.save elsewhere. Batches
-follow from the step alone, so a run that was interrupted must show the same losses and samples as one that was not.
+RECORDS is a folder: rank and process append JSON lines there. With SAVE_EVERY > 0 a run that is started
+again goes on from its last checkpoint: through paceline's calls inside a Paceline job, through torch.save
+elsewhere. Batches follow from the step alone, so a run that was interrupted must show the same losses and
+samples as one that was not.
 """
 
 import json
