@@ -1,0 +1,72 @@
+"""What a decision asks for: events to apply, messages to send after the commit, and the caller's answer."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ...spec.ids import JobId, NodeId, TaskKey
+from .events import Event
+from .job import Job
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    """`job` is the job as it was placed: ranks, GPUs, port and checkpoints are in it. Idempotent by key."""
+
+    node: NodeId
+    key: TaskKey
+    job: Job
+    master_address: str
+    timeout_us: int
+    """What is left of the job's timeout for this attempt; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopTask:
+    """`grace_us` 0: SIGKILL at once. Idempotent; also for a task that the node does not know."""
+
+    node: NodeId
+    key: TaskKey
+    grace_us: int
+    why: str
+
+
+Effect = StartTask | StopTask
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    jobs: tuple[JobId, ...]
+    repeated: bool = False
+    """The key was known: nothing new was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    task: TaskKey
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to Hello: where each live task's journal stands, and which tasks are nobody's any more."""
+
+    positions: tuple[Position, ...] = ()
+    forget: tuple[TaskKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """Answer to Reports: committed up to these. Stale tasks are acked too, so that their folders can go."""
+
+    positions: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[T]):
+    """Nothing has happened yet: the loop applies `events`, commits, then answers and sends."""
+
+    answer: T
+    events: tuple[Event, ...] = ()
+    effects: tuple[Effect, ...] = ()

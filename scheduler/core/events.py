@@ -1,0 +1,292 @@
+"""What happened: facts with their time. `evolve` alone turns them into state.
+
+Durable events make the history, from which the state can be replayed. Volatile ones change only
+what may be forgotten (when a node was last heard) or is kept in rows of its own (metrics, journal positions).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ...spec.lifecycle import JobState
+from .job import NEVER, Ending, Shape, Stop
+from .node import NodeInventory
+
+# --- jobs
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    at_us: Micros
+    job: JobId
+    name: str
+    user: str
+    priority: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one task of a gang goes."""
+
+    node: NodeId
+    gpu_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """Placed and sent; the job is STARTING."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    places: tuple[Place, ...]
+    rendezvous_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """The last one to start makes the job RUNNING."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    pids: tuple[int, ...] = ()
+    start_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    rank: int
+    exit_code: int
+    """As waitpid says: negative for a signal."""
+    last_line: str = ""
+    killed_by_us: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    exit_codes: tuple[int, ...] = ()
+    log_bytes: tuple[int, ...] = ()
+    why: str = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointAccepted:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    path: str
+    manifest_hash: str
+    size_bytes: int = 0
+    stall_us: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    removed_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRestored:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    """-1: none was good, the run starts anew."""
+    path: str = ""
+    duration_us: int = 0
+    rejected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartRefused:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    code: str
+    text: str
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    at_us: Micros
+    job: JobId
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The job goes on to `then`: QUEUED for another attempt, or its end."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    then: JobState
+    ending: Ending
+    counted: bool = False
+    """True: a retry of the job's own budget is used up."""
+    lingering: tuple[int, ...] = ()
+    """Tasks of an exclusive job that must be gone before the next attempt."""
+    avoid: NodeId | None = None
+    held_until_us: Micros = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class LingererGone:
+    """A task of an earlier attempt of an exclusive job has ended, or its lease has run out on both sides."""
+
+    at_us: Micros
+    task: TaskKey
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job that waited is over."""
+
+    at_us: Micros
+    job: JobId
+    state: JobState
+    ending: Ending
+
+
+# --- nodes and the cluster
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    at_us: Micros
+    node: NodeId
+    inventory: NodeInventory
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    at_us: Micros
+    node: NodeId
+    inventory: NodeInventory
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConnected:
+    at_us: Micros
+    node: NodeId
+    incarnation: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUnknown:
+    at_us: Micros
+    node: NodeId
+    last_heard_us: Micros
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    at_us: Micros
+    node: NodeId
+    last_heard_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class NodeForgotten:
+    at_us: Micros
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStarted:
+    """All contact is UNKNOWN, with a fresh grace."""
+
+    at_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSuspected:
+    """Most nodes vanished at once: it is more likely us. None is replaced."""
+
+    at_us: Micros
+    silent: int
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTrusted:
+    """Contact has returned, or an operator says so; silent nodes get a fresh grace."""
+
+    at_us: Micros
+    by: str
+
+
+# --- volatile
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHeard:
+    at_us: Micros
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsReported:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    rank: int
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParked:
+    """No node could ever run the job that is first in line, nor its equals: they step aside."""
+
+    at_us: Micros
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class TimersPassed:
+    at_us: Micros
+
+
+JobEvent = (
+    JobSubmitted
+    | AttemptStarted
+    | TaskStarted
+    | RankExited
+    | TaskEnded
+    | CheckpointAccepted
+    | CheckpointRestored
+    | StartRefused
+    | StopRequested
+    | AttemptEnded
+    | LingererGone
+    | JobEnded
+)
+NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeForgotten
+ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
+DurableEvent = JobEvent | NodeEvent | ClusterEvent
+VolatileEvent = NodeHeard | MetricsReported | LaneParked | TimersPassed
+Event = DurableEvent | VolatileEvent
+
+
+def job_of(event: Event) -> JobId | None:
+    """Whose story it belongs to."""
+    task: TaskKey | None = getattr(event, "task", None)
+    if task is not None:
+        return task.job
+    return getattr(event, "job", None)
+
+
+def node_of(event: Event) -> NodeId | None:
+    return getattr(event, "node", None)

@@ -1,0 +1,187 @@
+"""A job as the scheduler holds it: what never changes (`Shape`) and what does (`Course`).
+
+All frozen: `evolve` puts a new Job in the place of the old one, so whoever read one keeps a true picture.
+A job that waits shares its Shape with all equal jobs and its Course with all fresh ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
+from ...spec.resources import GangDemand
+
+NEVER: Final = Micros(0)
+"""The time of what has not happened."""
+NO_ATTEMPT: Final = Attempt(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the job's document says on retries and times."""
+
+    retries_max: int = 0
+    timeout_us: int = 0
+    """Of the whole job, from the moment it first ran; 0: none."""
+    grace_us: int = 30_000_000
+    """Between the notice to stop and SIGKILL, unless a cancel says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a job asks. Equal shapes are one object."""
+
+    demand: GangDemand
+    policy: Policy = Policy()
+
+
+class TaskState(StrEnum):
+    """Where a task of the current attempt stands, as far as its node has said."""
+
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One node's part of the current (or last) attempt."""
+
+    task: int
+    node: NodeId
+    gpu_indices: tuple[int, ...] = ()
+    state: TaskState = TaskState.ASSIGNED
+    applied_seq: int = 0
+    """The task's journal is committed up to this entry."""
+    start_mode: str = ""
+    pids: tuple[int, ...] = ()
+    exit_codes: tuple[int, ...] = ()
+    log_bytes: tuple[int, ...] = ()
+    ended_why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was accepted from the attempt that was current."""
+
+    step: int
+    attempt: Attempt
+    path: str
+    manifest_hash: str
+    size_bytes: int
+    accepted_us: Micros
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop under way: the tasks have notice; the attempt ends with the last of them, or at the deadline."""
+
+    outcome: AttemptOutcome
+    requested_us: Micros
+    grace_us: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lingering:
+    """A task of an ended attempt of an exclusive job, not known to be gone. No new attempt before."""
+
+    key: TaskKey
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the last attempt, or the job, ended."""
+
+    outcome: AttemptOutcome
+    code: str
+    text: str
+    hint: str = ""
+    exit_code: int = 0
+    node: NodeId | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The changing part of a job; kept as JSON in JobRow.record."""
+
+    state: JobState = JobState.QUEUED
+    attempt: Attempt = NO_ATTEMPT
+    tasks: tuple[TaskRun, ...] = ()
+    rendezvous_port: int = 0
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """Newest first."""
+    step: int = -1
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last reported value of each."""
+    metric_rows: int = 0
+    retries_used: int = 0
+    free_restarts: int = 0
+    avoid: tuple[NodeId, ...] = ()
+    """Nodes that refused a start of this job; empty again after a start that worked."""
+    held_until_us: Micros = NEVER
+    lingering: tuple[Lingering, ...] = ()
+    stop: Stop | None = None
+    attempt_us: Micros = NEVER
+    """When the current attempt was placed."""
+    started_us: Micros = NEVER
+    """When the job first was RUNNING; 0: not yet."""
+    finished_us: Micros = NEVER
+    ending: Ending | None = None
+    """Of the last attempt that ended; of the job when it is over."""
+
+
+FRESH: Final = Course()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Names and numbers as submitted, the shape, and the course so far."""
+
+    number: JobId
+    name: str
+    user: str
+    priority: int
+    submitted_us: Micros
+    shape: Shape
+    course: Course = field(default=FRESH)
+
+    @property
+    def state(self) -> JobState:
+        return self.course.state
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.course.attempt
+
+    @property
+    def tasks(self) -> tuple[TaskRun, ...]:
+        return self.course.tasks
+
+    @property
+    def demand(self) -> GangDemand:
+        return self.shape.demand
+
+    @property
+    def over(self) -> bool:
+        return self.course.state in TERMINAL
+
+    @property
+    def placed(self) -> bool:
+        """True while an attempt holds resources."""
+        return self.course.state in (JobState.STARTING, JobState.RUNNING)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.course.tasks) * self.shape.demand.processes_per_task
+
+    def key(self, task: int) -> TaskKey:
+        return TaskKey(self.number, self.course.attempt, task)
+
+    def first_rank(self, task: int) -> int:
+        return task * self.shape.demand.processes_per_task

@@ -1,0 +1,52 @@
+"""The numbers that decisions depend on, fixed when the scheduler starts.
+
+Law 4 needs T_kill + stop time + drift < T_re: `Settings` refuses to be made otherwise.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All times in microseconds; `*_max` are bounds."""
+
+    heartbeat_us: int = SECOND_US
+    missed_heartbeats: int = 3
+    lease_exclusive_us: int = 20 * SECOND_US
+    """T_kill: the agent kills an exclusive task so long after SENDING its last acknowledged renewal."""
+    replace_exclusive_us: int = 45 * SECOND_US
+    """T_re: the scheduler replaces an exclusive job so long after RECEIVING the last renewal."""
+    stop_and_drift_us: int = 10 * SECOND_US
+    lease_fenced_us: int = 600 * SECOND_US
+    start_timeout_us: int = 600 * SECOND_US
+    """From the placement of an attempt until all its tasks have started."""
+    stop_slack_us: int = 15 * SECOND_US
+    """What a stop may take beyond its grace before the attempt is given up by fencing."""
+    free_restarts_max: int = 100
+    """Restarts that do not count against the job: lost nodes, transient refusals."""
+    refusal_backoff_us: int = SECOND_US // 10
+    jobs_max: int = 1_000_000
+    nodes_max: int = 20_000
+    checkpoints_max: int = 64
+    metric_names_max: int = 64
+    metric_rows_max: int = 100_000
+
+    def __post_init__(self) -> None:
+        if self.lease_exclusive_us + self.stop_and_drift_us >= self.replace_exclusive_us:
+            raise ValueError(
+                f"an exclusive job would run twice: lease {self.lease_exclusive_us} us + stop and drift "
+                f"{self.stop_and_drift_us} us must be less than {self.replace_exclusive_us} us"
+            )
+
+    @property
+    def lost_after_us(self) -> int:
+        """Silence after which a node is LOST: the last missed heartbeat, and half a beat for the way."""
+        return self.missed_heartbeats * self.heartbeat_us + self.heartbeat_us // 2
+
+    @property
+    def unknown_after_us(self) -> int:
+        """Silence on an open stream after which a node is UNKNOWN."""
+        return self.heartbeat_us + self.heartbeat_us // 2

@@ -1,0 +1,39 @@
+"""All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
+
+`jobs`, `nodes`, the counters and the suspicion are the state proper. `loads`, `queue`, `held`, `timers` are
+indexes: they follow from the state proper and are built anew by recovery.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from ...spec.ids import JobId, Micros, NodeId
+from .job import NEVER, Job, Shape
+from .node import Load, Node
+from .queue import Queue
+from .settings import Settings
+from .timers import Timers
+
+NO_JOB: Final = JobId(0)
+
+
+@dataclass(slots=True)
+class ClusterState:
+    settings: Settings = field(default_factory=Settings)
+    last_job: JobId = NO_JOB
+    last_seq: int = 0
+    last_at_us: Micros = NEVER
+    suspected: bool = False
+    """Most nodes vanished at once: none is being replaced."""
+    trusted_us: Micros = NEVER
+    """Since when silence counts again: the scheduler's start, or the end of a suspicion."""
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    nodes: dict[NodeId, Node] = field(default_factory=dict)
+    shapes: dict[Shape, Shape] = field(default_factory=dict)
+    loads: dict[NodeId, Load] = field(default_factory=dict)
+    queue: Queue = field(default_factory=Queue)
+    held: set[JobId] = field(default_factory=set)
+    """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
+    timers: Timers = field(default_factory=Timers)
+    freed: int = 0
+    """Grows when something becomes free or a node can take work: what did not fit is tried again."""

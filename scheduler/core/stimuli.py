@@ -1,0 +1,176 @@
+"""What arrives from outside, as the core wants it: already checked and without a trace of the wire.
+
+Journal entries reuse the events' words; their `at_us` is set when they are applied.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...spec.ids import JobId, NodeId, TaskKey
+from .job import Shape
+from .node import NodeInventory
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """`document` is the canonical JSON, stored with the job; the core never looks into it."""
+
+    name: str
+    priority: int
+    shape: Shape
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """All or none. The same key again gives the same ids. Answer: Submitted."""
+
+    key: str
+    user: str
+    jobs: tuple[NewJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Answer: the Job as it now stands. Raises NotFound for one that is over or was never there."""
+
+    job: JobId
+    grace_us: int | None = None
+    """None: the job's own."""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """An agent dialled in. Answer: Welcome.
+
+    `session` is this scheduler process's own number for the stream, growing.
+    """
+
+    node: NodeId
+    session: int
+    incarnation: str
+    inventory: NodeInventory
+    tasks: tuple[TaskKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryChanged:
+    """Answer: None."""
+
+    node: NodeId
+    session: int
+    inventory: NodeInventory
+
+
+@dataclass(frozen=True, slots=True)
+class ContactLost:
+    """The stream broke. Answer: None."""
+
+    node: NodeId
+    session: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Answer: bool, False when the session is not (or no longer) the node's: close the stream, send no reply.
+
+    `Loop.heard` does the same without the queue; a heartbeat that is lost with a crash is no loss.
+    """
+
+    node: NodeId
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Answer: Acked."""
+
+    node: NodeId
+    entries: tuple["Entry", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustCluster:
+    """An operator says that the silent nodes are really gone. Answer: None."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; the loop makes these itself. Answer: None."""
+
+
+Stimulus = (
+    Submit | Cancel | Hello | InventoryChanged | ContactLost | Heartbeat | Reports | TrustCluster | Tick
+)
+
+# --- entries of a task's journal
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pids: tuple[int, ...] = ()
+    start_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    local_rank: int
+    exit_code: int
+    last_line: str = ""
+    killed_by_us: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    exit_codes: tuple[int, ...] = ()
+    log_bytes: tuple[int, ...] = ()
+    why: str = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    rank: int
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    step: int
+    path: str
+    manifest_hash: str
+    size_bytes: int = 0
+    stall_us: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    removed_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    step: int
+    path: str = ""
+    duration_us: int = 0
+    rejected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    code: str
+    text: str
+    transient: bool
+
+
+Said = Started | Exited | Ended | Metrics | Published | Restored | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a task's journal; `seq` grows by one from 1."""
+
+    task: TaskKey
+    seq: int
+    said: Said
