@@ -32,7 +32,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class GangDemand:
-    """All that placement needs to know of a job: `instance_count` equal tasks, placed together or not at all."""
+    """All that placement needs to know of a job: equal tasks, placed together or not at all."""
 
     per_task: Resources
     instance_count: int = 1

@@ -1,0 +1,158 @@
+"""Which of Azure's keys are honoured otherwise, or not: warned about or refused, never dropped in silence.
+
+`warnings_of` speaks of what the job says and this cluster will not do; `refusals_of` of what would
+change the job's meaning if it ran nevertheless.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from .model import DataInput, Environment, JobSpec
+from .problems import Path
+
+NOT_COMMAND: Final = {
+    "sweep": "sweeps are not supported yet",
+    "pipeline": "pipelines are not supported yet",
+    **dict.fromkeys(
+        ("spark", "automl", "parallel", "data_transfer", "finetuning", "import", "component", "base"),
+        "not supported",
+    ),
+}
+"""Types of Azure's jobs that are not command jobs, and what to say of them."""
+
+REFUSED_KEYS: Final = {
+    "component": "components are not supported yet; give command, code and environment here",
+}
+DROPPED_KEYS: Final = dict.fromkeys(
+    ("id", "status", "creation_context", "log_files", "parameters", "resource_id"),
+    "written by Azure's service for a job that ran there; ignored",
+)
+_RANKS: Final = frozenset(
+    (
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+        *("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID"),
+        "TORCHELASTIC_USE_AGENT_STORE",
+    )
+)
+_RESOURCES: Final = {
+    "instance_type": "not used yet; say cpus, memory and gpus instead",
+    "shm_size": "not needed: processes share the node's /dev/shm, with no limit of their own",
+    "docker_args": "not used: the job runs without a container",
+    "locations": "not used: nodes have no location",
+    "properties": "not used here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Something in a document that has no effect or another one here. `line` 0: no file."""
+
+    source: str
+    line: int
+    column: int
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}:{self.column}: " if self.line else f"{self.source}: "
+        return f"{place}{self.key}: {self.text}"
+
+
+def warnings_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    """Path and text of each thing that the job asks for and will not get as it was meant."""
+    yield from _plain_warnings(spec)
+    for key, text in _RESOURCES.items():
+        if getattr(spec.resources, key):
+            yield ("resources", key), text
+    yield from _data_warnings(spec)
+    yield from _environment_warnings(spec)
+
+
+def refusals_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    """Path and text of each thing without which the job would not be what was meant."""
+    for name, value in spec.inputs.items():
+        if isinstance(value, DataInput) and value.is_uri and value.mode != "direct":
+            text = "data is not fetched from URIs yet; give a path that every node sees, or mode: direct"
+            yield ("inputs", name, "path"), text
+    if spec.code and ("://" in spec.code or spec.code.startswith(("azureml:", "git+"))):
+        yield ("code",), "code is not fetched from URIs yet; give a folder that every node sees"
+    environment = spec.environment
+    if (
+        isinstance(environment, str)
+        and environment.startswith(("file:", "./", "../", "/"))
+        and (not environment.startswith("/subscriptions/"))
+    ):
+        text = "environment files are not supported yet; give a name that nodes map to an interpreter"
+        yield ("environment",), text
+    if isinstance(environment, Environment):
+        if not environment.name and not environment.image:
+            text = (
+                "expected name or image: what nodes map to an interpreter; nothing is built or installed here"
+            )
+            yield ("environment",), text
+        if environment.os_type == "windows":
+            yield ("environment", "os_type"), "nodes run linux"
+    for name in spec.environment_variables:
+        if name.startswith("PACELINE_"):
+            yield ("environment_variables", name), "PACELINE_ variables are set by paceline alone"
+
+
+def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    if spec.compute.removeprefix("azureml:") not in ("", "local"):
+        yield ("compute",), "there are no pools yet; the job runs on any node that fits"
+    for name in spec.services:
+        yield ("services", name), "not started here"
+    if spec.queue_settings.job_tier:
+        yield ("queue_settings", "job_tier"), "not used here; priority says what goes first"
+    if spec.identity:
+        yield ("identity",), "not used here; processes run as the agent's user"
+    if spec.parent_job_name:
+        yield ("parent_job_name",), "not used here"
+    for name in spec.environment_variables:
+        if spec.distribution and name in _RANKS:
+            yield (
+                ("environment_variables", name),
+                "set by the rendezvous for each rank; this value is replaced",
+            )
+    if spec.resources.gpus.model and not spec.resources.gpus.count:
+        yield ("resources", "gpus", "model"), "has no effect with a count of 0"
+    if 0 < spec.resources.gpus.count < spec.process_count:
+        text = f"{spec.process_count} processes share {spec.resources.gpus.count} GPUs; NCCL needs one each"
+        yield ("resources", "gpus"), text
+    if spec.resources.instance_count > 1 and spec.distribution is None:
+        text = "without distribution each instance runs the command on its own, with no rendezvous"
+        yield ("resources", "instance_count"), text
+
+
+def _data_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    for name, value in spec.inputs.items():
+        if isinstance(value, DataInput) and value.datastore:
+            yield ("inputs", name, "datastore"), "not used here"
+        if isinstance(value, str) and value.startswith("azureml:"):
+            yield ("inputs", name), "data assets are not looked up; the command gets this text as it is"
+    for name, output in spec.outputs.items():
+        if output.path:
+            yield ("outputs", name, "path"), "not used yet; outputs are kept in the job's own folder"
+        for key in ("name", "version"):
+            if getattr(output, key):
+                yield ("outputs", name, key), "not used yet; there is no registry to put it in"
+
+
+def _environment_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    environment = spec.environment
+    if not isinstance(environment, Environment):
+        return
+    key = spec.environment_key
+    if environment.conda_file:
+        text = f"nothing is installed; a node must map '{key}' to an interpreter that has these packages"
+        yield ("environment", "conda_file"), text
+    if environment.build:
+        text = f"no image is built; a node must map '{key}' to an interpreter"
+        yield ("environment", "build"), text
+    if environment.name and environment.image:
+        yield ("environment", "image"), f"not used: nodes look up '{key}'"
+    for name in ("inference_config", "datastore"):
+        if getattr(environment, name):
+            yield ("environment", name), "not used here"

@@ -1,0 +1,105 @@
+"""`${{inputs.x}}`, `${{outputs.y}}` and `${{search_space.z}}` in a text: parsed once, resolved as raw text.
+
+The value goes in as it is, once, unquoted, as Azure does; what comes in is not searched again.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .problems import escaped, nearest
+
+ROOTS: Final = ("inputs", "outputs", "search_space")
+_OPEN: Final = "${{"
+_REFERENCE = re.compile(r"\s*([A-Za-z_]\w*)\.([A-Za-z_][\w-]*)\s*\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`${{root.name}}` as it stood at `start` of the text."""
+
+    root: str
+    name: str
+    raw: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadExpression:
+    """What is wrong with an expression; `start` counts characters of the text."""
+
+    raw: str
+    start: int
+    text: str
+    nearest: str = ""
+
+
+Part = str | Reference | BadExpression
+
+
+def parse_expressions(text: str) -> tuple[Part, ...]:
+    """Split a text into literal pieces, references and what cannot be read as one. Never raises."""
+    parts: list[Part] = []
+    at = 0
+    while (start := text.find(_OPEN, at)) >= 0:
+        if start > at:
+            parts.append(text[at:start])
+        end = text.find("}}", start)
+        if end < 0:
+            parts.append(BadExpression(text[start : start + 40], start, "'${{' without its '}}'"))
+            return tuple(parts)
+        at = end + 2
+        parts.append(_reference(text[start:at], start))
+    if at < len(text):
+        parts.append(text[at:])
+    return tuple(parts)
+
+
+def check_expressions(text: str, inputs: Collection[str], outputs: Collection[str]) -> list[BadExpression]:
+    """All that is wrong with the expressions of a text, given the names that the document defines."""
+    known = {"inputs": inputs, "outputs": outputs}
+    bad = []
+    for part in parse_expressions(text):
+        if isinstance(part, BadExpression):
+            bad.append(part)
+        elif isinstance(part, Reference) and part.root not in known:
+            why = f"{_quoted(part.raw)} has a value only in a trial of a sweep, which is not supported yet"
+            bad.append(BadExpression(part.raw, part.start, why))
+        elif isinstance(part, Reference) and part.name not in known[part.root]:
+            why = f"{_quoted(part.raw)}: {part.root} has no '{part.name}'"
+            bad.append(BadExpression(part.raw, part.start, why, nearest(part.name, known[part.root])))
+    return bad
+
+
+def resolve(text: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """The text with each reference replaced by its value. KeyError for a name that was never checked."""
+    if _OPEN not in text:
+        return text
+    values = {"inputs": inputs, "outputs": outputs}
+    return "".join(_resolved(part, values) for part in parse_expressions(text))
+
+
+def _resolved(part: Part, values: Mapping[str, Mapping[str, str]]) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, BadExpression):
+        raise KeyError(part.raw)
+    return values[part.root][part.name]
+
+
+def _reference(raw: str, start: int) -> Reference | BadExpression:
+    match = _REFERENCE.match(raw[3:-2])
+    if match is None:
+        why = (
+            f"{_quoted(raw)} is not an expression; expected '${{{{inputs.NAME}}}}' or '${{{{outputs.NAME}}}}'"
+        )
+        return BadExpression(raw, start, why)
+    root, name = match.groups()
+    if root not in ROOTS:
+        return BadExpression(raw, start, f"{_quoted(raw)}: there is no '{root}'", nearest(root, ROOTS))
+    return Reference(root, name, raw, start)
+
+
+def _quoted(raw: str) -> str:
+    return f"'{escaped(raw[:60])}'"

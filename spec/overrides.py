@@ -1,0 +1,102 @@
+"""`KEY=VALUE` from a command line, laid over a document: the key must exist, the value is a YAML scalar.
+
+Names under inputs and outputs must be those of the document, since a mistyped one would have no
+effect; keys elsewhere must be those of the job document.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, Final
+
+from .document import Document, plain_scalar
+from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
+
+OVERRIDES_MAX: Final = 1000
+_FREE: Final = ("tags", "properties", "environment_variables")
+_NAMED: Final = ("inputs", "outputs")
+
+
+def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
+    """A copy of a document's data with each `KEY=VALUE` set. Raises InvalidDocument."""
+    return override(Document(data, "job"), overrides).data
+
+
+def override(document: Document, overrides: Sequence[str]) -> Document:
+    """The document with each `KEY=VALUE` set; later problems there name the override as their place."""
+    if len(overrides) > OVERRIDES_MAX:
+        raise InvalidDocument(
+            [Problem("--set", 0, 0, "", f"given {len(overrides)} times; at most {OVERRIDES_MAX}")]
+        )
+    data, sources, raw = deepcopy(document.data), dict(document.sources), dict(document.raw)
+    problems: list[Problem] = []
+    for text in overrides:
+        source = f"--set {escaped(text[:80])}"
+        try:
+            path, value, scalar = _read(data, text, source)
+        except InvalidDocument as error:
+            problems += error.problems
+            continue
+        _put(data, path, value)
+        sources[path] = source
+        raw[path] = scalar
+    if problems:
+        raise InvalidDocument(problems)
+    return replace(document, data=data, sources=sources, raw=raw)
+
+
+def _read(data: Any, text: str, source: str) -> tuple[Path, Any, str]:
+    key, equals, scalar = text.partition("=")
+    if not equals or not key:
+        raise InvalidDocument([Problem(source, 0, 0, "", "expected KEY=VALUE, such as inputs.lr=0.1")])
+    path = _path(key)
+    _check_path(data, path, source)
+    return path, _value(scalar, source, path), scalar
+
+
+def _path(key: str) -> Path:
+    """Keys between dots; what follows a mapping of free names is one key, dots and all."""
+    head, dot, rest = key.partition(".")
+    return (head, rest) if dot and head in _FREE else tuple(key.split("."))
+
+
+def _value(scalar: str, source: str, path: Path) -> Any:
+    """A YAML scalar: quotes make text of anything."""
+    quoted = len(scalar) >= 2 and scalar[0] == scalar[-1] and scalar[0] in "'\""
+    if quoted:
+        return scalar[1:-1]
+    try:
+        return plain_scalar(scalar)
+    except ValueError as error:
+        raise InvalidDocument([Problem(source, 0, 0, dotted(path), str(error))]) from None
+
+
+def _check_path(data: Any, path: Path, source: str) -> None:
+    from .reading import valid_keys
+
+    at = data
+    for depth, part in enumerate(path):
+        valid: list[str] = valid_keys(path[:depth])
+        if depth == 1 and path[0] in _NAMED:
+            valid = list(at) if isinstance(at, dict) else []
+        elif depth == 1 and path[0] in (*_FREE, "services"):
+            return
+        if part not in valid:
+            text = (
+                "unknown key"
+                if depth != 1 or path[0] not in _NAMED
+                else f"the job has no such {path[0][:-1]}"
+            )
+            problem = Problem(source, 0, 0, dotted(path[: depth + 1]), text, nearest=nearest(part, valid))
+            raise InvalidDocument([problem])
+        at = at.get(part) if isinstance(at, dict) else None
+
+
+def _put(data: Any, path: Path, value: Any) -> None:
+    at = data
+    for part in path[:-1]:
+        below = at.get(part)
+        if not isinstance(below, dict):
+            below = at[part] = {}
+        at = below
+    at[path[-1]] = value

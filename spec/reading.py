@@ -1,0 +1,231 @@
+"""Text -> JobSpec: every problem at once, each with its place; and the quick way for canonical JSON.
+
+Whatever comes in, only InvalidDocument comes out.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
+from .document import DOCUMENT_BYTES_MAX, Document, parse
+from .expressions import BadExpression, check_expressions
+from .model import DataInput, JobSpec
+from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of sensible size",
+    "float_type": "a number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "recursion_loop": "plain data",
+}
+
+
+def parse_job(
+    text: str | bytes, source: str, overrides: Sequence[str] = ()
+) -> tuple[JobSpec, tuple[Caution, ...]]:
+    """The job of a YAML text, and what in it has no effect here. Raises InvalidDocument."""
+    from .overrides import override
+
+    document = parse(text, source)
+    return job_of(override(document, overrides) if overrides else document)
+
+
+def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
+    """The job of a document, and what in it has no effect here. Raises InvalidDocument."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise InvalidDocument([document.problem((), f"expected a mapping of keys; found {shown(data)}")])
+    wrong_type = _other_type(document)
+    if wrong_type:
+        raise InvalidDocument([wrong_type])
+    dropped = [_caution(document, (key,), DROPPED_KEYS[key]) for key in data if key in DROPPED_KEYS]
+    plain = _texts_as_written(document, {key: data[key] for key in data if key not in DROPPED_KEYS})
+    problems = [
+        document.problem((key,), text, at_key=True) for key, text in REFUSED_KEYS.items() if key in data
+    ]
+    spec = None
+    try:
+        spec = JobSpec.model_validate({key: value for key, value in plain.items() if key not in REFUSED_KEYS})
+    except ValidationError as error:
+        problems += _problems(document, error)
+    except RecursionError:
+        problems.append(document.problem((), "nested too deep"))
+    problems += _expression_problems(document, plain)
+    if spec is not None:
+        problems += [document.problem(path, text) for path, text in refusals_of(spec)]
+    if problems or spec is None:
+        raise InvalidDocument(sorted(set(problems), key=lambda p: (p.line, p.column, p.key)))
+    return spec, (*dropped, *(_caution(document, path, text) for path, text in warnings_of(spec)))
+
+
+def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
+    """The job of a canonical JSON text, checked anew. Raises InvalidDocument."""
+    if len(text) > DOCUMENT_BYTES_MAX:
+        why = f"{len(text)} bytes; a document may have {DOCUMENT_BYTES_MAX}"
+        raise InvalidDocument([Problem(escaped(source), 0, 0, "", why)])
+    document = Document(None, source)
+    try:
+        spec = JobSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidDocument(_problems(document, error)) from error
+    problems = [document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))]
+    for path, body in (
+        (("command",), spec.command),
+        *((("environment_variables", name), value) for name, value in spec.environment_variables.items()),
+    ):
+        if "${{" in body:
+            bad = check_expressions(body, spec.inputs, spec.outputs)
+            problems += [document.problem(path, b.text, nearest=b.nearest) for b in bad]
+    if problems:
+        raise InvalidDocument(problems)
+    return spec
+
+
+def job_from_data(data: Any, source: str = "job") -> tuple[JobSpec, tuple[Caution, ...]]:
+    """The job of a plain mapping, such as one that a program made. Raises InvalidDocument."""
+    return job_of(Document(data, source))
+
+
+def _relative_paths(spec: JobSpec) -> Iterable[tuple[Path, str]]:
+    """What a client must have made absolute before it sent the job."""
+    if spec.code and not spec.code.startswith("/"):
+        yield ("code",), f"expected an absolute path; found {shown(spec.code)}"
+    for name, value in spec.inputs.items():
+        if isinstance(value, DataInput) and not value.is_uri and not value.path.startswith("/"):
+            yield ("inputs", name, "path"), f"expected an absolute path; found {shown(value.path)}"
+
+
+def _other_type(document: Document) -> Problem | None:
+    kind = document.data.get("type", "command")
+    if not isinstance(kind, str) or kind.lower() == "command":
+        return None
+    why = NOT_COMMAND.get(kind.lower())
+    if why:
+        return document.problem(("type",), f"{kind.lower()}: {why}; expected command")
+    text = f"expected command; found {shown(kind)}"
+    return document.problem(("type",), text, nearest=nearest(kind, ["command"]))
+
+
+def _texts_as_written(document: Document, data: dict[str, Any]) -> dict[str, Any]:
+    """Tags and variables keep the text that stood there: `1.10` is not 1.1."""
+    for key in ("tags", "properties", "environment_variables"):
+        if isinstance(data.get(key), dict):
+            data[key] = {
+                name: document.raw.get((key, name), value) if value is not None else value
+                for name, value in data[key].items()
+            }
+    return data
+
+
+def _caution(document: Document, path: Path, text: str) -> Caution:
+    source, mark = document.place(path, at_key=True)
+    return Caution(source, mark.line, mark.column, dotted(path), text)
+
+
+def _expression_problems(document: Document, data: dict[str, Any]) -> list[Problem]:
+    inputs, outputs = data.get("inputs"), data.get("outputs")
+    variables = data.get("environment_variables")
+    texts: list[tuple[Path, Any]] = [(("command",), data.get("command"))]
+    if isinstance(variables, dict):
+        texts += [(("environment_variables", name), value) for name, value in variables.items()]
+    problems = []
+    for path, text in texts:
+        if isinstance(text, str) and "${{" in text:
+            bad = check_expressions(text, _names(inputs), _names(outputs))
+            problems += [_at_expression(document, path, item) for item in bad]
+    return problems
+
+
+def _names(mapping: Any) -> list[str]:
+    return [name for name in mapping if isinstance(name, str)] if isinstance(mapping, dict) else []
+
+
+def _at_expression(document: Document, path: Path, bad: BadExpression) -> Problem:
+    """Place a problem at the expression itself, where the scalar's source text shows it as it is."""
+    problem = document.problem(path, bad.text, nearest=bad.nearest)
+    mark = document.values.get(path)
+    if mark is None or path in document.sources:
+        return problem
+    at = document.text.find(bad.raw, mark.start, mark.end)
+    if at < 0:
+        return problem
+    line = document.text.count("\n", 0, at) + 1
+    return replace(problem, line=line, column=at - document.text.rfind("\n", 0, at))
+
+
+def _problems(document: Document, error: ValidationError) -> list[Problem]:
+    return [_problem(document, item) for item in error.errors(include_url=False)]
+
+
+def _problem(document: Document, item: Any) -> Problem:
+    kind, context = item["type"], item.get("ctx", {})
+    path = tuple(part for part in item["loc"] if not str(part).startswith("~") and part != "[key]")
+    at_key = "[key]" in item["loc"]
+    if kind == "paceline":
+        return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
+    if kind == "extra_forbidden":
+        guess = nearest(path[-1], valid_keys(path[:-1]))
+        return document.problem(path, "unknown key", at_key=True, nearest=guess)
+    if kind == "missing":
+        return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
+    found = shown(item["input"])
+    if kind == "literal_error":
+        valid = [word.strip("' ") for word in context["expected"].replace(" or ", ",").split(",")]
+        text = f"expected {', '.join(valid)}; found {found}"
+        return document.problem(path, text, nearest=nearest(item["input"], valid))
+    expected = _EXPECTED.get(kind) or _bound(kind, context)
+    if expected:
+        return document.problem(path, f"expected {expected}; found {found}", expected=expected, found=found)
+    return document.problem(path, escaped(str(item["msg"]))[:200])
+
+
+def _bound(kind: str, context: dict[str, Any]) -> str:
+    match kind:
+        case "greater_than_equal":
+            return f"at least {context['ge']}"
+        case "greater_than":
+            return f"more than {context['gt']}"
+        case "less_than_equal":
+            return f"at most {context['le']}"
+        case "too_long":
+            return f"at most {context['max_length']} entries"
+    return ""
+
+
+def valid_keys(path: Path) -> list[str]:
+    """The keys that may stand in the mapping at `path`; empty where any may, or none."""
+    model: Any = JobSpec
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = _inner(_fields(model).get(str(part)))
+        elif get_origin(model) is dict:
+            model = _inner(get_args(model)[1])
+        else:
+            return []
+    return list(_fields(model)) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+
+
+def _inner(annotation: Any) -> Any:
+    """The model, or the mapping, that an annotation speaks of among its alternatives."""
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return annotation
+    for part in get_args(annotation):
+        found = _inner(part)
+        if found is not None:
+            return found
+    return None
