@@ -1,0 +1,142 @@
+"""Tokens: who may call what. A token is a secret in a file of mode 0600, one per role.
+
+It travels as `authorization: Bearer TOKEN` with each call; comparison takes the same time whatever differs.
+"""
+
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from ..spec.errors import InvalidRequest, Unauthenticated
+
+HEADER: Final = "authorization"
+_SCHEME: Final = "Bearer "
+_TOKEN_CHARACTERS_MAX: Final = 200
+
+
+class Role(StrEnum):
+    """What the holder of a token may call."""
+
+    CLIENT = "client"
+    AGENT = "agent"
+
+
+class WrongRole(Unauthenticated):
+    """A good token, but of a role that may not do this."""
+
+
+_ROLES: Final[dict[str, Role]] = {
+    "paceline.v1.Jobs": Role.CLIENT,
+    "paceline.v1.Logs": Role.CLIENT,
+    "paceline.v1.Nodes": Role.CLIENT,
+    "paceline.v1.AgentSession": Role.AGENT,
+    "paceline.v1.LogShipping": Role.AGENT,
+    "grpc.reflection.v1alpha.ServerReflection": Role.CLIENT,
+    "grpc.reflection.v1.ServerReflection": Role.CLIENT,
+}
+_OPEN: Final = frozenset({"grpc.health.v1.Health"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens that a scheduler accepts."""
+
+    client: str
+    agent: str
+
+    def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Role | None:
+        """The caller's role for `/package.Service/Method`; None: open to all.
+
+        Raises Unauthenticated or WrongRole.
+        """
+        service = method.split("/")[1] if method.count("/") == 2 else ""
+        if service in _OPEN:
+            return None
+        role = self._role_of(metadata)
+        needed = _ROLES.get(service)
+        if needed is not None and role is not needed:
+            raise WrongRole(
+                f"{service} needs the {needed} token, and this call came with the {role} token",
+                hint=f"use {needed}.token from the scheduler's state folder",
+                role=role,
+                needed=needed,
+            )
+        return role
+
+    def _role_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> Role:
+        values = [value for name, value in metadata if name == HEADER]
+        if len(values) != 1:
+            raise Unauthenticated(
+                "the call carries no token" if not values else "the call carries more than one token",
+                hint="name the token file (client.token or agent.token in the scheduler's state folder)",
+            )
+        text = values[0].decode("latin-1") if isinstance(values[0], bytes) else values[0]
+        given = text.removeprefix(_SCHEME).encode("latin-1", "replace")
+        is_client = hmac.compare_digest(given, self.client.encode())
+        is_agent = hmac.compare_digest(given, self.agent.encode())
+        if not text.startswith(_SCHEME) or not (is_client or is_agent):
+            raise Unauthenticated(
+                "the token is not one of this scheduler's",
+                hint="was the scheduler's state folder made anew? Read its client.token or agent.token again",
+            )
+        return Role.CLIENT if is_client else Role.AGENT
+
+
+def bearer(token: str) -> tuple[str, str]:
+    """The metadata entry that carries a token."""
+    return HEADER, _SCHEME + token
+
+
+def make_token() -> str:
+    """A new secret of 256 bits."""
+    return secrets.token_urlsafe(32)
+
+
+def ensure_token(path: Path) -> str:
+    """Read the token at `path`, or make one: mode 0600, whole or not at all, also when two do it at once."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(make_token() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process was first: its token counts
+                os.link(fresh, path)
+        finally:
+            fresh.unlink()
+    return read_token(path)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises InvalidRequest when it is missing, empty, or readable by others."""
+    try:
+        mode = path.stat().st_mode
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"cannot read the token file {path}: {error}",
+            hint="copy it from the scheduler's state folder, or name another with --token-file",
+            path=str(path),
+        ) from error
+    if mode & 0o077:
+        raise InvalidRequest(
+            f"the token file {path} can be read by others (mode {mode & 0o777:04o})",
+            hint=f"chmod 600 {path}",
+            path=str(path),
+        )
+    if not 20 <= len(token) <= _TOKEN_CHARACTERS_MAX or not token.isprintable():
+        raise InvalidRequest(
+            f"the token file {path} does not hold a token ({len(token)} characters)",
+            hint="remove it and start the scheduler again: it makes a new one",
+            path=str(path),
+        )
+    return token

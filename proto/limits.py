@@ -1,0 +1,26 @@
+"""The bounds of the wire, in one place: both sides keep them, and the receiving side checks them."""
+
+from typing import Final
+
+MESSAGE_BYTES_MAX: Final = 16 << 20
+METADATA_BYTES_MAX: Final = 16 << 10
+
+SUBMIT_JOBS_MAX: Final = 1000
+DOCUMENT_BYTES_MAX: Final = 1 << 20
+KEY_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
+NAME_CHARACTERS_MAX: Final = 200
+
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 8 << 20
+
+CHUNK_BYTES_MAX: Final = 256 << 10
+REPORTS_MAX: Final = 1000
+REPORTS_BYTES_MAX: Final = 1 << 20
+TASKS_PER_NODE_MAX: Final = 10_000
+
+ERROR_TEXT_MAX: Final = 2000
+ERROR_DETAILS_BYTES_MAX: Final = 4096
+
+UNARY_DEADLINE_S: Final = 30.0
+"""What a call without streams may take when its caller names no deadline."""
