@@ -7,15 +7,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import IO, Self
 
 import psutil
-
-T = TypeVar("T")
 
 
 class Crew:
@@ -85,18 +82,6 @@ def signal_quietly(process: psutil.Process, signal_number: int) -> None:
         process.send_signal(signal_number)
     except psutil.NoSuchProcess:
         return
-
-
-def wait_until(
-    condition: Callable[[], T], what: str, *, timeout_s: float = 30.0, every_s: float = 0.005
-) -> T:
-    """Call `condition` until it gives something true, and return that."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not so after {timeout_s} s")
-        time.sleep(every_s)
-    return found
 
 
 def free_port(count: int = 1) -> int:

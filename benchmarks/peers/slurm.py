@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .processes import Crew, free_port, run, wait_until
+from .processes import Crew, free_port, run
+from .work.waiting import wait_until
 
 NAME = "Slurm"
 
@@ -127,7 +128,7 @@ class Slurm:
         wait_until(socket.exists, "munged's socket")
         self.start_controller()
         for node in range(1, self.nodes + 1):
-            command = [_need("slurmd"), "-D", "-N", f"n{node}", "-f", str(self._configuration)]
+            command = in_own_pids(_need("slurmd"), "-D", "-N", f"n{node}", "-f", str(self._configuration))
             self._crew.start(f"slurmd.n{node}", command, environment=self.environment)
         wait_until(self._all_idle, "Slurm's nodes idle", timeout_s=60, every_s=0.1)
 
@@ -151,6 +152,12 @@ class Slurm:
     def queued(self) -> int:
         """Jobs that are not over."""
         return len(self.run("squeue", "-h", "-r", "-o", "%A").split())
+
+
+def in_own_pids(*command: str) -> list[str]:
+    """Run in a pid namespace: slurmstepd leaves its parent, and the namespace's shell reaps it."""
+    shell = ["bash", "-c", '"$@" & wait "$!"', "bash"]
+    return ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *shell, *command]
 
 
 def _path(name: str) -> str | None:

@@ -31,7 +31,8 @@ def main() -> None:
 
 
 def train(records: Path, steps: int, save_every: int, folder: Path | None) -> None:
-    dist.init_process_group("gloo")
+    if not dist.is_initialized():  # Ray has made it already
+        dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(7)
     inputs, targets = torch.randn(SAMPLES, FEATURES), torch.randn(SAMPLES, 1)

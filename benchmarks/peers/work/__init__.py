@@ -1,0 +1,1 @@
+"""Run inside the peers: by their interpreters, in their namespaces."""

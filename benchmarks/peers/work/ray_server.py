@@ -1,0 +1,96 @@
+"""Run inside Ray's namespace: FOLDER CPUS. Starts a local Ray and does what it is asked.
+
+`launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks. `restart`: seconds from the
+SIGKILL of one worker to the next step."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from driver import claim_stdout, serve
+from waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    answers = claim_stdout()
+    folder, cpus = Path(sys.argv[1]), int(sys.argv[2])
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # its sockets' paths have a bound
+        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=short)
+        work = Training(folder)
+        serve(answers, launch=work.launch, restart=work.restart)
+        ray.shutdown()
+
+
+class Training:
+    def __init__(self, folder):
+        self.folder = folder
+        self.runs = 0
+
+    def launch(self, ranks):
+        from benchmarks import records
+
+        folder, began = self.fit(ranks, steps=1, save_every=0, step_s=0.0)
+        at = wait_until(lambda: records.first_step_at(folder, world=ranks), "first step", timeout_s=120)
+        self.thread.join(60)
+        return at - began
+
+    def restart(self, ranks):
+        from benchmarks import records
+
+        folder, _ = self.fit(ranks, steps=400, save_every=10, step_s=0.05)
+        wait_until(lambda: (folder / "checkpoint.pt").exists(), "checkpoint", timeout_s=120)
+        known = records.processes(folder)
+        victim = next(start["pid"] for start in records.starts(folder) if start["rank"] == 1)
+        killed = time.time()
+        os.kill(victim, signal.SIGKILL)
+        at = wait_until(lambda: records.next_step_at(folder, killed, known), "next step", timeout_s=120)
+        self.thread.join(120)
+        return at - killed
+
+    def fit(self, ranks, *, steps, save_every, step_s):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        self.runs += 1
+        folder = self.folder / f"ray-{self.runs}"
+        folder.mkdir()
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={
+                "folder": str(folder),
+                "steps": steps,
+                "save_every": save_every,
+                "step_s": step_s,
+            },
+            scaling_config=ScalingConfig(num_workers=ranks),
+            run_config=RunConfig(
+                name=folder.name, storage_path=str(self.folder), failure_config=FailureConfig(max_failures=3)
+            ),
+        )
+        began = time.time()
+        self.thread = threading.Thread(target=trainer.fit, daemon=True)
+        self.thread.start()
+        return folder, began
+
+
+def loop(config):
+    """The worker: the same training as everywhere, in the process group that Ray has made."""
+    sys.path.insert(0, str(ROOT))
+    os.environ["STEP_S"] = str(config["step_s"])
+    from benchmarks.work import train
+
+    folder = Path(config["folder"])
+    train.train(folder, config["steps"], config["save_every"], folder)
+
+
+if __name__ == "__main__":
+    main()
