@@ -1,4 +1,4 @@
-"""What no scheduler can beat on this machine, measured beside the rest: the raw cost of each part of the work."""
+"""What no scheduler can beat on this machine: the raw cost of each part of the work."""
 
 import os
 import sqlite3

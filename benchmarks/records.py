@@ -55,7 +55,7 @@ def first_step_at(folder: Path, *, world: int) -> float | None:
 
 
 def next_step_at(folder: Path, since: float, known: frozenset[str]) -> float | None:
-    """When a process that was started after the fault (not in `known`) first finished a step; None: not yet."""
+    """When a process started after the fault (not in `known`) first finished a step; None: not yet."""
     done = [step.at for step in steps(folder) if step.process not in known and step.at > since]
     return min(done) if done else None
 

@@ -31,8 +31,8 @@ def setup() -> None:
 
 
 def start(folder: Path, *, workers: int = 2, cores: int = 4) -> Driver:
-    """Operations: `array(tasks)` and `jobs(count)` give seconds from submit to all done; `starts(count, rate)`
-    gives the seconds from each submit to the task's own first action.
+    """Operations: `array(tasks)` and `jobs(count)` give seconds from submit to all done;
+    `starts(count, rate)` the seconds from each submit to the task's own first action.
     """
     server = folder / "hq"
     server.mkdir()

@@ -78,10 +78,12 @@ def end(pids: list[int]) -> None:
 
 def fork_ranks(folder: Path, ranks: int, *, steps: int, save_every: int) -> list[int]:
     port = free_port()
-    return [fork_rank(folder, rank, ranks, port, steps, save_every) for rank in range(ranks)]
+    return [
+        fork_rank(folder, rank, ranks, port=port, steps=steps, save_every=save_every) for rank in range(ranks)
+    ]
 
 
-def fork_rank(folder: Path, rank: int, ranks: int, port: int, steps: int, save_every: int) -> int:
+def fork_rank(folder: Path, rank: int, ranks: int, *, port: int, steps: int, save_every: int) -> int:
     if pid := os.fork():
         return pid
     from benchmarks.work import train

@@ -1,4 +1,4 @@
-"""COUNT IN_FLIGHT: unary calls a second that grpc.aio does between two processes, with nothing behind them."""
+"""COUNT IN_FLIGHT: unary calls a second that grpc.aio does between two processes, nothing behind them."""
 
 import asyncio
 import multiprocessing

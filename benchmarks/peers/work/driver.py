@@ -1,7 +1,7 @@
 """A peer that must live in an interpreter or a namespace of its own is driven by JSON lines over a pipe.
 
 `Driver` is our end. `claim_stdout` and `serve` are the peer's: what it prints goes to standard error, so
-that it cannot be taken for an answer. This file imports the standard library alone: other interpreters run it.
+that it cannot be taken for an answer. Standard library alone: other interpreters run it.
 """
 
 import json

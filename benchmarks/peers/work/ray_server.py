@@ -1,7 +1,8 @@
 """Run inside Ray's namespace: FOLDER CPUS. Starts a local Ray and does what it is asked.
 
-`launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks. `restart`: seconds from the
-SIGKILL of one worker to the next step."""
+`launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks.
+`restart`: seconds from the SIGKILL of one worker to the next step.
+"""
 
 import os
 import signal
@@ -47,7 +48,7 @@ class Training:
         from benchmarks import records
 
         folder, _ = self.fit(ranks, steps=400, save_every=10, step_s=0.05)
-        wait_until(lambda: (folder / "checkpoint.pt").exists(), "checkpoint", timeout_s=120)
+        wait_until((folder / "checkpoint.pt").exists, "checkpoint", timeout_s=120)
         known = records.processes(folder)
         victim = next(start["pid"] for start in records.starts(folder) if start["rank"] == 1)
         killed = time.time()
