@@ -4,8 +4,9 @@
 No input of a user's ends in a traceback: errors are told with what to do next.
 
 Exit codes: 0 done; 1 the operation or the job failed; 2 wrong usage or an invalid document; 3 not found;
-4 no scheduler reachable; 5 not allowed (token, TLS); 6 the state or a limit does not allow it; 130 interrupted.
-`pace submit --follow` and `pace logs --follow --exit-code` return the job's own: 128 + N when signal N ended it.
+4 no scheduler reachable; 5 not allowed (token, TLS); 6 the state or a limit does not allow it; 130
+interrupted. `pace submit --follow` returns the job's own: 128 + N when signal N ended it, 1 when it ended
+otherwise without a code (cancelled, never started).
 """
 
 import os
@@ -23,6 +24,7 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = {
     "invalid": EXIT_USAGE,
+    "invalid-document": EXIT_USAGE,
     "not-found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNREACHABLE,
     "unauthenticated": EXIT_DENIED,
@@ -94,7 +96,8 @@ def _nearest(word: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nFirst steps:\n  pace up                       a scheduler and an agent on this machine\n"
     "  pace submit job.yaml --follow\n  pace down\n\n"
-    "\b\nExit codes:\n  0  done\n  1  the operation or the job failed\n  2  wrong usage, or an invalid document\n"
+    "\b\nExit codes:\n  0  done\n  1  the operation or the job failed\n"
+    "  2  wrong usage, or an invalid document\n"
     "  3  not found\n  4  no scheduler reachable\n  5  not allowed: token or TLS\n"
     "  6  the state or a limit does not allow it\n  130  interrupted (a followed job rides on)\n"
     "  `submit --follow` returns the job's own; 128 + N when signal N ended it.\n\n"

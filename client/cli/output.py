@@ -34,7 +34,7 @@ STATE_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `drop` > 0: may go when the terminal is too narrow, the highest first. `flex`: may be cut."""
+    """One column. `drop` > 0: may go when the terminal is narrow, the highest first. `flex`: may be cut."""
 
     title: str
     right: bool = False
@@ -125,7 +125,7 @@ def _show_rich(table: Table) -> None:
 
 
 def kept_columns(table: Table, width: int) -> list[int]:
-    """Indices of the columns that fit into `width` cells, a flexible one counted with what it needs at least."""
+    """Indices of the columns that fit into `width` cells, a flexible one counted with its least width."""
     keep = list(range(len(table.columns)))
 
     def needed() -> int:
@@ -175,13 +175,10 @@ def human_bytes(count: int) -> str:
     """1536 -> `1.5 KiB`."""
     if abs(count) < 1024:
         return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if abs(value) < 1023.95:
-            break
-    else:
-        value, unit = value / 1024, "PiB"
+    value, power = count / 1024, 0
+    while abs(value) >= 1023.95 and power < 4:
+        value, power = value / 1024, power + 1
+    unit = ("KiB", "MiB", "GiB", "TiB", "PiB")[power]
     return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 

@@ -1,0 +1,215 @@
+"""Each verb once, for both clients: the request, where it goes, how its reply becomes a view.
+
+Pure: nothing here sends. Every call may be repeated without harm (a submit carries its idempotency key,
+made once and kept over all retries), so the clients retry all of them alike.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..proto.generated import (
+    common_pb2,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    logs_pb2,
+    logs_pb2_grpc,
+    nodes_pb2,
+    nodes_pb2_grpc,
+)
+from ..spec.errors import LimitExceeded
+from ..spec.ids import JobId
+from ..spec.lifecycle import JobState
+from . import codecs, views
+
+T = TypeVar("T")
+
+PAGE = 1000
+JOBS_PER_SUBMIT_MAX = 1000
+BYTES_PER_SUBMIT_MAX = 2 << 20
+"""Of documents in one request, so that a bulk submit stays below the bound on messages."""
+
+UNARY_S = 10.0
+SUBMIT_S = 30.0
+
+
+class Stubs:
+    """The services over one channel; a blocking and an asyncio channel are used alike."""
+
+    def __init__(self, channel: Any) -> None:
+        self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
+        self.logs: Any = logs_pb2_grpc.LogsStub(channel)
+        self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request-reply: which method, what to send, how to read the reply, how long one try may take."""
+
+    method: Callable[[Stubs], Any]
+    request: Any
+    decode: Callable[[Any], T]
+    try_s: float = UNARY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A job document as it goes over the wire: canonical JSON with absolute paths, and the file's name."""
+
+    document: str
+    source: str
+
+
+def new_key() -> str:
+    """An idempotency key that nobody else makes."""
+    return uuid.uuid4().hex
+
+
+def submit(documents: Sequence[Sent], *, key: str, user: str) -> Call[tuple[JobId, ...]]:
+    """All or none of up to 1,000 documents."""
+    request = jobs_pb2.SubmitRequest(
+        key=key,
+        user=user,
+        jobs=[jobs_pb2.JobDocument(document=sent.document, source=sent.source) for sent in documents],
+    )
+    return Call(lambda stubs: stubs.jobs.Submit, request, _ids, SUBMIT_S)
+
+
+def batches(documents: Sequence[Sent]) -> list[Sequence[Sent]]:
+    """Documents in order, cut into parts that fit into one submit. Raises LimitExceeded on one too large."""
+    parts: list[list[Sent]] = [[]]
+    size = 0
+    for sent in documents:
+        bytes_ = len(sent.document.encode()) + len(sent.source.encode()) + 16
+        if bytes_ > BYTES_PER_SUBMIT_MAX:
+            raise LimitExceeded(
+                f"{sent.source}: a job document of {bytes_} bytes; at most {BYTES_PER_SUBMIT_MAX} are taken",
+                hint="keep data out of the job file: name a file in `inputs`",
+            )
+        if parts[-1] and (size + bytes_ > BYTES_PER_SUBMIT_MAX or len(parts[-1]) == JOBS_PER_SUBMIT_MAX):
+            parts.append([])
+            size = 0
+        parts[-1].append(sent)
+        size += bytes_
+    return [part for part in parts if part]
+
+
+def jobs_page(
+    *, states: Sequence[JobState | str], user: str, name_contains: str, limit: int, cursor: str
+) -> Call[tuple[tuple[views.Job, ...], str]]:
+    """One page of a listing, newest first, and the cursor of the next (empty at the end)."""
+    request = jobs_pb2.ListJobsRequest(
+        page=common_pb2.Page(limit=min(limit, PAGE), cursor=cursor),
+        states=[str(state) for state in states],
+        user=user,
+        name_contains=name_contains,
+    )
+    return Call(
+        lambda stubs: stubs.jobs.List,
+        request,
+        lambda reply: (tuple(codecs.to_job(job) for job in reply.jobs), reply.next_cursor),
+    )
+
+
+def job(job_id: int) -> Call[views.Job]:
+    return Call(lambda stubs: stubs.jobs.Get, jobs_pb2.GetJobRequest(job=job_id), codecs.to_job)
+
+
+def cancel(job_id: int, *, grace_s: float) -> Call[views.Job]:
+    request = jobs_pb2.CancelRequest(job=job_id, grace_s=grace_s)
+    return Call(lambda stubs: stubs.jobs.Cancel, request, codecs.to_job)
+
+
+def why(job_id: int) -> Call[views.Why]:
+    return Call(lambda stubs: stubs.jobs.Why, jobs_pb2.GetJobRequest(job=job_id), codecs.to_why)
+
+
+def timeline(job_id: int) -> Call[views.Timeline]:
+    return Call(lambda stubs: stubs.jobs.Timeline, jobs_pb2.GetJobRequest(job=job_id), codecs.to_timeline)
+
+
+def nodes_page(*, cursor: str) -> Call[tuple[views.Cluster, str]]:
+    """One page of nodes, and the cursor of the next."""
+    request = nodes_pb2.ListNodesRequest(page=common_pb2.Page(limit=PAGE, cursor=cursor))
+    return Call(
+        lambda stubs: stubs.nodes.List,
+        request,
+        lambda reply: (
+            views.Cluster(tuple(codecs.to_node(node) for node in reply.nodes), reply.cluster_suspected),
+            reply.next_cursor,
+        ),
+    )
+
+
+class WatchCursor:
+    """Where a watcher of one job stands: what to ask for, and what of the answer is new."""
+
+    def __init__(self, job_id: int, after_seq: int) -> None:
+        self.job = job_id
+        self.ends_by_itself = False
+        """True once an ended stream has surely given all."""
+        self._after_seq = after_seq
+
+    def open(self, stubs: Stubs) -> tuple[Any, Any]:
+        """Method and request of the stream that goes on from here."""
+        return stubs.jobs.Watch, jobs_pb2.WatchRequest(job=self.job, after_seq=self._after_seq)
+
+    def accept(self, message: Any) -> views.Change | None:
+        """The change, or None for one that was already seen."""
+        change = codecs.to_change(message)
+        if change.entry.seq <= self._after_seq:
+            return None
+        self._after_seq = change.entry.seq
+        return change
+
+    def gives_all(self, job: views.Job) -> bool:
+        """Whether a stream opened from now on will end having given all, `job` being as it stands."""
+        return job.is_over
+
+
+class LogCursor:
+    """Where a follower of a job's output stands, per stream: nothing is yielded twice, nothing left out."""
+
+    def __init__(self, job_id: int, *, attempt: int, rank: int, offset: int, follow: bool) -> None:
+        self.job = job_id
+        self.ends_by_itself = not follow
+        """True once an ended stream has surely given all."""
+        self._attempt = attempt
+        self._rank = rank
+        self._offset = offset
+        self._follow = follow
+        self._seen: dict[tuple[int, int], int] = {}
+
+    def open(self, stubs: Stubs) -> tuple[Any, Any]:
+        """Method and request of the stream that goes on from here."""
+        request = logs_pb2.FollowRequest(
+            job=self.job, attempt=self._attempt, rank=self._rank, offset=self._offset, follow=self._follow
+        )
+        for (attempt, rank), offset in sorted(self._seen.items()):
+            request.positions.add(attempt=attempt, rank=rank, offset=offset)
+        return stubs.logs.Follow, request
+
+    def accept(self, message: Any) -> views.LogChunk | None:
+        """The chunk without what was already seen; None when nothing of it is new."""
+        chunk = codecs.to_chunk(message)
+        stream = (chunk.attempt, chunk.rank)
+        seen = self._seen.get(stream)
+        end = chunk.offset + len(chunk.data)
+        if seen is not None and end <= seen:
+            return None
+        self._seen[stream] = end
+        if seen is None or chunk.offset >= seen:
+            return chunk
+        return views.LogChunk(chunk.job, chunk.attempt, chunk.rank, seen, chunk.data[seen - chunk.offset :])
+
+    def gives_all(self, job: views.Job) -> bool:
+        """Whether a stream opened from now on will end having given all, `job` being as it stands."""
+        return job.is_over or 0 < self._attempt < job.attempt
+
+
+Cursor = WatchCursor | LogCursor
+
+
+def _ids(reply: jobs_pb2.SubmitReply) -> tuple[JobId, ...]:
+    return tuple(JobId(number) for number in reply.jobs)

@@ -1,0 +1,111 @@
+"""From what a caller has (a file, a mapping, a JobSpec) to the document that goes over the wire.
+
+Paths become absolute here, below the job file's folder (for mappings: below the working directory),
+because only the client knows where they were written. A job file without `code` runs in the folder
+that holds it, as `python train.py` beside it would; a mapping without `code` runs in the job's own folder.
+A file is looked at with stat before it is read: nothing larger than the bound is.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..spec.errors import InvalidRequest
+from ..spec.job import DOCUMENT_BYTES_MAX, Caution, JobSpec, job_from_data, parse_job
+from ..spec.overrides import apply_overrides
+from .calls import Sent
+
+JobSource = str | os.PathLike[str] | Mapping[str, Any] | JobSpec
+"""A job file's path (text that is not a path is not YAML), a mapping as in a job file, or a JobSpec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked job, ready to be sent, and what in it has no effect here."""
+
+    spec: JobSpec
+    source: str
+    cautions: tuple[Caution, ...] = ()
+
+    @property
+    def sent(self) -> Sent:
+        return Sent(document=self.spec.to_json(), source=self.source)
+
+
+def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> Prepared:
+    """Check one job. Raises InvalidDocument with all that is wrong, InvalidRequest on an unreadable file."""
+    if isinstance(job, JobSpec):
+        if overrides:
+            raise InvalidRequest(
+                "overrides apply to files and mappings, not to a JobSpec",
+                hint="change the JobSpec itself: spec.model_copy(update=...)",
+            )
+        prepared = Prepared(job.rooted(str(Path.cwd())), "job")
+    elif isinstance(job, Mapping):
+        spec, cautions = job_from_data(apply_overrides(_plain(job), overrides), "job")
+        prepared = Prepared(spec.rooted(str(Path.cwd())), "job", cautions)
+    else:
+        prepared = _from_file(Path(job), overrides)
+    if not name:
+        return prepared
+    named = job_from_data({"command": "true", "name": name}, "--name")[0].name
+    return Prepared(prepared.spec.model_copy(update={"name": named}), prepared.source, prepared.cautions)
+
+
+def prepare_text(text: str, *, source: str = "job.yaml", overrides: Sequence[str] = ()) -> Prepared:
+    """Check the job of a YAML text; its paths are below the working directory. Raises InvalidDocument."""
+    spec, cautions = parse_job(text, source, overrides)
+    return Prepared(spec.rooted(str(Path.cwd())), source, cautions)
+
+
+def read_job_file(path: Path) -> bytes:
+    """A job file's bytes. Raises InvalidRequest when it is none, too large, or not to be read."""
+    try:
+        # Opened without waiting, so that a FIFO or a device named by mistake is told, not read.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot read the job file {path}: {error.strerror}",
+            hint="give the path of a YAML file, such as examples/digits/job.yaml",
+        ) from None
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise InvalidRequest(f"{path} is not a file", hint=_folder_hint(path))
+        if info.st_size > DOCUMENT_BYTES_MAX:
+            raise _too_large(path, info.st_size)
+        data = file.read(DOCUMENT_BYTES_MAX + 1)
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise _too_large(path, len(data))
+    return data
+
+
+def _from_file(path: Path, overrides: Sequence[str]) -> Prepared:
+    spec, cautions = parse_job(read_job_file(path), str(path), overrides)
+    # Links are not resolved: nodes may know the link, and not what is behind it.
+    folder = os.path.normpath(path.absolute().parent)
+    if spec.code is None:
+        spec = spec.model_copy(update={"code": folder})
+    return Prepared(spec.rooted(folder), str(path), cautions)
+
+
+def _too_large(path: Path, size: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"{path} has {size} bytes; a job file may have {DOCUMENT_BYTES_MAX}",
+        hint="is it a job file? Data belongs beside it, named under `inputs`",
+    )
+
+
+def _folder_hint(path: Path) -> str:
+    if not path.is_dir():
+        return "a job file is a plain file"
+    found: Iterable[Path] = (path / name for name in ("job.yaml", "job.yml"))
+    there = next((candidate for candidate in found if candidate.is_file()), None)
+    return f"did you mean {there}?" if there else "name the YAML file in it"
+
+
+def _plain(job: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(job)
