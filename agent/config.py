@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..proto.channels import split_address
 from ..spec.errors import InvalidRequest
 
 NAME_CHARS_MAX = 100
@@ -77,19 +78,6 @@ class AgentConfig:
                     f"environment {name}: {interpreter!r} is not an absolute path",
                     hint="Write --environment NAME=/path/to/bin/python",
                 )
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[IPV6]:PORT`; raises InvalidRequest on anything else."""
-    host, _, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
-        raise InvalidRequest(
-            f"scheduler address {text!r} is not HOST:PORT", hint="Write --scheduler host.example:7223"
-        )
-    if not 0 < int(port) < 65536:
-        raise InvalidRequest(f"scheduler address {text!r}: port {port} is not between 1 and 65535")
-    return bare, int(port)
 
 
 def _check_text(what: str, text: str) -> None:

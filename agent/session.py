@@ -1,0 +1,410 @@
+"""The stream to the scheduler: hello, heartbeats, reports up; starts, stops, acknowledgements down.
+
+What must reach the scheduler lies in the tasks' journals; here is only how far each was sent and stored. A
+stream that breaks loses nothing: the next one goes on from the positions in Welcome. One coroutine writes,
+one reads; what is unacknowledged is bounded, and nothing waits in memory.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import grpc
+
+from ..proto.codecs import task_key_message, task_key_of
+from ..proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
+from ..proto.limits import REPORTS_BYTES_MAX, REPORTS_MAX
+from ..spec.errors import InvalidRequest, PacelineError
+from ..spec.ids import TaskKey
+from .leases import LeaseKeeper, boottime_s
+from .streams import Backoff, Dial, StreamLost, describe, first_to_end, next_message, write_message
+
+log = logging.getLogger(__name__)
+
+ENTRIES_UNACKNOWLEDGED: Final = 8 * REPORTS_MAX
+OPERATIONS_MAX: Final = 256
+FORGOTTEN_MAX: Final = 10_000
+
+HEARTBEAT_S: Final = 1.0
+SILENT_HEARTBEATS: Final = 4
+WELCOME_S: Final = 10.0
+WRITE_S: Final = 30.0
+
+
+_Call = grpc.aio.StreamStreamCall[agent_pb2.FromAgent, agent_pb2.ToAgent]
+
+
+class Tasks(Protocol):
+    """What the session needs of agent.supervisor.Supervisor, whose docstrings say what each does."""
+
+    async def start(self, request: agent_pb2.StartTask) -> None: ...
+    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None: ...
+    async def forget(self, key: TaskKey) -> None: ...
+    async def wait_ended(self, key: TaskKey) -> None: ...
+    def acknowledge(self, key: TaskKey, seq: int) -> None: ...
+    def tasks(self) -> tuple[TaskKey, ...]: ...
+    def request(self, key: TaskKey) -> agent_pb2.StartTask: ...
+    def entries(self, key: TaskKey, after_seq: int, limit: int) -> list[agent_pb2.JournalEntry]: ...
+    def ended(self, key: TaskKey) -> bool: ...
+
+
+class Logs(Protocol):
+    """What the session needs of agent.shipping.LogShipper."""
+
+    def watch(self, key: TaskKey) -> None: ...
+    def drop(self, key: TaskKey) -> None: ...
+    async def wait_shipped(self, key: TaskKey) -> None: ...
+
+
+class WrongCluster(PacelineError):
+    """The scheduler at that address keeps another cluster than the one this node belongs to."""
+
+    code = "wrong-cluster"
+
+
+class Refused(PacelineError):
+    """The scheduler does not let this agent in; trying again unchanged is of no use."""
+
+    code = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling."""
+
+    node_id: str
+    incarnation: str
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far one task's journal has come on its way."""
+
+    sent: int = 0
+    stored: int = 0
+
+
+class Session:
+    """Keeps the stream up until cancelled. All of it belongs to the event loop's thread.
+
+    `run` raises WrongCluster at once, and Refused when the scheduler has never let this process in.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        tasks: Tasks,
+        logs: Logs,
+        leases: LeaseKeeper,
+        dial: Dial,
+        inventory: Callable[[], nodes_pb2.Inventory],
+        samples: Callable[[], list[agent_pb2.GpuSample]],
+        check_cluster: Callable[[str], None],
+        on_connected: Callable[[bool], None] = lambda connected: None,
+        log_bytes_max: int = 1 << 30,
+    ) -> None:
+        """`check_cluster` raises WrongCluster; `samples` gives the same list object while nothing is new."""
+        self._identity = identity
+        self._tasks = tasks
+        self._logs = logs
+        self._leases = leases
+        self._dial = dial
+        self._inventory = inventory
+        self._samples = samples
+        self._check_cluster = check_cluster
+        self._on_connected = on_connected
+        self._log_bytes_max = log_bytes_max
+        self._positions: dict[TaskKey, _Position] = {}
+        self._grown: OrderedDict[TaskKey, None] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._inventory_due = False
+        self._heartbeat_s = HEARTBEAT_S
+        self._ever_welcome = False
+        self._operations = asyncio.Semaphore(OPERATIONS_MAX)
+        self._last: dict[TaskKey, asyncio.Task[None]] = {}
+        self._leaving: dict[TaskKey, asyncio.Task[None]] = {}
+        self._forgotten: OrderedDict[TaskKey, None] = OrderedDict()
+        self._expired: set[TaskKey] = set()
+
+    # What others tell us.
+
+    def on_growth(self, key: TaskKey) -> None:
+        """The task's journal has grown."""
+        self._grown[key] = None
+        self._wake.set()
+
+    def on_inventory(self) -> None:
+        """The inventory says something new."""
+        self._inventory_due = True
+        self._wake.set()
+
+    def on_expired(self, exclusive: bool) -> None:
+        """That kind of lease has run out: its tasks here may already run elsewhere."""
+        for key in self._tasks.tasks():
+            if key in self._expired or self._tasks.ended(key):
+                continue
+            if self._tasks.request(key).exclusive == exclusive:
+                log.warning("task %s: its lease has run out without word from the scheduler; killing it", key)
+                self._expired.add(key)
+                self._stop(key, 0.0, "lease ran out")
+
+    # The stream's life.
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        while True:
+            backoff.began()
+            try:
+                await self._one_stream()
+            except StreamLost as lost:
+                why = str(lost)
+            except grpc.aio.AioRpcError as error:
+                self._raise_if_refused(error)
+                why = describe(error)
+            except InvalidRequest as error:
+                why = f"the scheduler sent what makes no sense: {error.message}"
+            finally:
+                self._on_connected(False)
+            wait_s = backoff.failed()
+            log.warning("no contact with the scheduler (%s); trying again in %.1f s", why, wait_s)
+            await asyncio.sleep(wait_s)
+
+    def _raise_if_refused(self, error: grpc.aio.AioRpcError) -> None:
+        # Later on it may be the scheduler's passing trouble, and tasks are running here: go on trying.
+        refused = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        if refused and not self._ever_welcome:
+            raise Refused(
+                f"the scheduler refuses this agent: {error.details()}",
+                hint="Give the scheduler's agent token with --token-file (STATE/agent.token on its machine).",
+            ) from error
+
+    async def _one_stream(self) -> None:
+        channel = self._dial()
+        try:
+            stub = agent_pb2_grpc.AgentSessionStub(channel)
+            call = stub.Session()
+            sent_s = boottime_s()
+            async with asyncio.timeout(WELCOME_S):
+                await write_message(call, agent_pb2.FromAgent(hello=self._hello()), WELCOME_S)
+                first: agent_pb2.ToAgent = await next_message(call)
+            if first.WhichOneof("kind") != "welcome":
+                raise StreamLost("the scheduler's first message was not a welcome")
+            self._on_welcome(first.welcome, sent_s)
+            await first_to_end(self._keep_reading(call), self._keep_writing(call))
+        except TimeoutError as error:
+            raise StreamLost("the scheduler did not answer in time") from error
+        finally:
+            await channel.close(grace=None)
+
+    def _hello(self) -> agent_pb2.Hello:
+        self._inventory_due = False
+        return agent_pb2.Hello(
+            node_id=self._identity.node_id,
+            incarnation=self._identity.incarnation,
+            inventory=self._inventory(),
+            tasks=[task_key_message(key) for key in self._tasks.tasks()],
+        )
+
+    def _on_welcome(self, welcome: agent_pb2.Welcome, sent_s: float) -> None:
+        self._check_cluster(welcome.cluster_id)
+        self._leases.on_terms(welcome.lease_exclusive_s, welcome.lease_fenced_s, sent_s)
+        self._heartbeat_s = min(max(welcome.heartbeat_s, 0.05), 60.0) if welcome.heartbeat_s else HEARTBEAT_S
+        self._ever_welcome = True
+        self._positions.clear()
+        self._grown.clear()
+        for position in welcome.positions:
+            key = task_key_of(position.task)
+            self._positions[key] = _Position(position.journal_seq, position.journal_seq)
+            self._tasks.acknowledge(key, position.journal_seq)
+            self._logs.watch(key)
+            self.on_growth(key)
+            self._leave_if_done(key)
+        for message in welcome.forget:
+            self._leave(task_key_of(message), "superseded")
+        self._on_connected(True)
+
+    # Down: what the scheduler says.
+
+    async def _keep_reading(self, call: _Call) -> None:
+        while True:
+            async with asyncio.timeout(SILENT_HEARTBEATS * self._heartbeat_s):
+                message: agent_pb2.ToAgent = await next_message(call)
+            match message.WhichOneof("kind"):
+                case "heartbeat":
+                    self._leases.on_renewed(message.heartbeat.sent_monotonic_s, boottime_s())
+                case "ack":
+                    self._on_ack(message.ack.positions)
+                case "start":
+                    await self._on_start(message.start)
+                case "stop":
+                    self._on_stop(message.stop)
+                case "welcome":
+                    raise StreamLost("the scheduler said welcome twice")
+                case other:
+                    log.warning("the scheduler sent %s, which this version does not know", other)
+
+    def _on_ack(self, positions: Iterable[agent_pb2.TaskPosition]) -> None:
+        for message in positions:
+            key = task_key_of(message.task)
+            position = self._positions.get(key)
+            if position is None or message.journal_seq <= position.stored:
+                continue
+            position.stored = message.journal_seq
+            position.sent = max(position.sent, position.stored)
+            self._tasks.acknowledge(key, message.journal_seq)
+            self._leave_if_done(key)
+        self._wake.set()  # room in the window
+
+    async def _on_start(self, start: agent_pb2.StartTask) -> None:
+        key = task_key_of(start.task)
+        if key in self._forgotten or key in self._leaving:
+            log.warning("task %s has been here and is over: not started again", key)
+            return
+        if start.log_bytes_max <= 0 or start.log_bytes_max > self._log_bytes_max:
+            start.log_bytes_max = self._log_bytes_max
+        await self._operations.acquire()  # the stream waits, not a queue
+        self._positions.setdefault(key, _Position())
+
+        async def begin() -> None:
+            try:
+                await self._tasks.start(start)
+                self._logs.watch(key)
+            finally:
+                self._operations.release()
+
+        self._then(key, begin)
+
+    def _on_stop(self, stop: agent_pb2.StopTask) -> None:
+        key = task_key_of(stop.task)
+        if key in self._positions or key in self._tasks.tasks():
+            self._stop(key, max(0.0, stop.grace_s), stop.why or "stopped")
+
+    def _stop(self, key: TaskKey, grace_s: float, why: str) -> asyncio.Task[None]:
+        return self._then(key, lambda: self._tasks.stop(key, grace_s, why))
+
+    def _then(self, key: TaskKey, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Act on this task after what was asked before for it: a stop never overtakes its start."""
+        before = self._last.get(key)
+
+        async def run() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            try:
+                await act()
+            except (OSError, PacelineError) as error:
+                log.error("task %s: %s", key, error)
+
+        task = self._last[key] = asyncio.create_task(run(), name=f"task {key}")
+        task.add_done_callback(lambda done: self._on_done(key, done))
+        return task
+
+    def _on_done(self, key: TaskKey, done: asyncio.Task[None]) -> None:
+        if self._last.get(key) is done:
+            del self._last[key]
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("task %s: an operation failed", key, exc_info=error)
+
+    # When a task is over.
+
+    def _leave_if_done(self, key: TaskKey) -> None:
+        position = self._positions[key]
+        if self._tasks.ended(key) and not self._tasks.entries(key, position.stored, 1):
+            self._leave(key, "ended")
+
+    def _leave(self, key: TaskKey, why: str) -> None:
+        """Kill what is left, ship the rest of the logs, drop the folder: all in its own time."""
+        if key not in self._leaving and key not in self._forgotten:
+            self._leaving[key] = asyncio.create_task(self._finish(key, why), name=f"leave {key}")
+
+    async def _finish(self, key: TaskKey, why: str) -> None:
+        try:
+            if not self._tasks.ended(key):
+                await self._stop(key, 0.0, why)
+                await self._tasks.wait_ended(key)
+            self._logs.watch(key)
+            await self._logs.wait_shipped(key)
+            await self._then(key, lambda: self._tasks.forget(key))
+            self._forgotten[key] = None
+            while len(self._forgotten) > FORGOTTEN_MAX:
+                self._forgotten.popitem(last=False)
+        finally:
+            self._logs.drop(key)
+            self._leaving.pop(key, None)
+            self._expired.discard(key)
+            self._positions.pop(key, None)
+
+    # Up: heartbeats, inventory, reports.
+
+    async def _keep_writing(self, call: _Call) -> None:
+        sequence = 0
+        due_s = time.monotonic()
+        samples: list[agent_pb2.GpuSample] | None = None
+        while True:
+            now_s = time.monotonic()
+            if now_s >= due_s:
+                sequence += 1
+                newest = self._samples()
+                beat = agent_pb2.Heartbeat(
+                    sequence=sequence,
+                    sent_monotonic_s=boottime_s(),
+                    gpus=newest if newest is not samples else (),
+                )
+                samples = newest
+                await write_message(call, agent_pb2.FromAgent(heartbeat=beat), WRITE_S)
+                due_s = max(due_s + self._heartbeat_s, now_s)
+            if self._inventory_due:
+                self._inventory_due = False
+                await write_message(call, agent_pb2.FromAgent(inventory=self._inventory()), WRITE_S)
+            self._wake.clear()
+            entries = self._next_batch()
+            if entries:
+                await write_message(
+                    call, agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=entries)), WRITE_S
+                )
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due_s - time.monotonic())):
+                    await self._wake.wait()
+
+    def _next_batch(self) -> list[agent_pb2.JournalEntry]:
+        """Some of each task that has grown, within the batch's bounds and the window."""
+        batch: list[agent_pb2.JournalEntry] = []
+        bytes_left = REPORTS_BYTES_MAX - (16 << 10)
+        flying = sum(each.sent - each.stored for each in self._positions.values())
+        room = min(REPORTS_MAX, ENTRIES_UNACKNOWLEDGED - flying)
+        for key in list(self._grown):
+            if room <= len(batch):
+                break
+            position = self._positions.get(key)
+            if position is None:
+                del self._grown[key]
+                continue
+            asked = room - len(batch)
+            entries = self._tasks.entries(key, position.sent, asked)
+            for entry in entries:
+                size = entry.ByteSize() + 8
+                if size > bytes_left and batch:
+                    return batch
+                bytes_left -= size
+                entry.task.CopyFrom(task_key_message(key))
+                batch.append(entry)
+                position.sent = entry.seq
+            if len(entries) < asked:
+                del self._grown[key]
+            else:
+                self._grown.move_to_end(key)
+        return batch
+
+    async def close(self) -> None:
+        """Drop what is under way for the tasks; they themselves go on."""
+        pending = [*self._last.values(), *self._leaving.values()]
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
