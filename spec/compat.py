@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .model import DataInput, Environment, JobSpec
+from .model import JobSpec
+from .parts import DataInput, Environment
 from .problems import Path
 
 NOT_COMMAND: Final = {
@@ -130,6 +131,8 @@ def _data_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     for name, value in spec.inputs.items():
         if isinstance(value, DataInput) and value.datastore:
             yield ("inputs", name, "datastore"), "not used here"
+        if "${{" in (value.path if isinstance(value, DataInput) else str(value)):
+            yield ("inputs", name), "expressions are resolved in command and environment_variables only"
         if isinstance(value, str) and value.startswith("azureml:"):
             yield ("inputs", name), "data assets are not looked up; the command gets this text as it is"
     for name, output in spec.outputs.items():

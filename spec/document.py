@@ -24,6 +24,7 @@ KEY_CHARS_MAX: Final = 256
 _NUMBER_CHARS_MAX: Final = 32
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufeff\uff00-\ufffd\U00010000-\U0010ffff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z"
@@ -101,6 +102,16 @@ def plain_scalar(text: str) -> object:
             .replace(".nan", "nan")
         )
     return text
+
+
+def _tagged(text: str, tag: str) -> object:
+    """The value of a scalar whose type is given: `!!str 1`, `!!float 1`."""
+    value = text if tag == "str" else plain_scalar(text)
+    if tag == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value).__name__ != {"null": "NoneType"}.get(tag, tag):
+        raise ValueError(f"{shown(text)} is not of the type that its tag names")
+    return value
 
 
 @dataclass(slots=True)
@@ -184,16 +195,14 @@ class _Reader:
         mark = _mark(event.start_mark, event.end_mark)
         node = _Node(event.value, mark)
         tag = self._tag(event.tag, mark, ("str", "int", "float", "bool", "null"))
-        bad = _UNPRINTABLE.search(event.value)
-        if bad and "\ud800" <= bad[0] <= "\udfff":
+        if _SURROGATE.search(event.value):
             raise self._error(mark, "half of a surrogate pair, which is not text")
-        if (event.implicit[0] and event.tag is None) or tag in ("int", "float", "bool", "null"):
+        if tag or (event.tag is None and event.implicit[0]):
             try:
-                node.value = plain_scalar(event.value)
+                node.value = _tagged(event.value, tag) if tag else plain_scalar(event.value)
             except ValueError as error:
                 raise self._error(mark, str(error)) from None
-            if not isinstance(node.value, str):
-                node.raw = event.value
+            node.raw = None if isinstance(node.value, str) else event.value
         self._keep(node, event.anchor)
         self._add(node)
 
@@ -282,18 +291,12 @@ class _Reader:
             )
         before = opened.node.value.get(key.value)
         if before is not None:
-            first = before[0].mark
-            raise InvalidDocument(
-                [
-                    Problem(
-                        escaped(self.source),
-                        key.mark.line,
-                        key.mark.column,
-                        dotted((key.value,)),
-                        f"duplicate key, first given in line {first.line}",
-                    )
-                ]
-            )
+            why = f"duplicate key, first given in line {before[0].mark.line}"
+            raise self._error(key.mark, why, dotted((*self._open_path(), key.value)))
+
+    def _open_path(self) -> Path:
+        """The path of the mapping or list that is open."""
+        return tuple(opened.key.value if opened.key else len(opened.node.value) for opened in self.stack[:-1])
 
     def _mappings(self, node: _Node) -> list[_Node]:
         found = list(node.value) if isinstance(node.value, list) else [node]

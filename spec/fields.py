@@ -16,6 +16,7 @@ NAME_CHARS_MAX: Final = 255
 TEXT_CHARS_MAX: Final = 10_000
 COMMAND_CHARS_MAX: Final = 100_000
 PATH_CHARS_MAX: Final = 4096
+DEPTH_MAX: Final = 16
 ENTRIES_MAX: Final = 1000
 """In any one mapping of names to values."""
 MEMORY_BYTES_MAX: Final = 1 << 50
@@ -158,6 +159,30 @@ def _size_in_bounds(size: float, value: Any) -> int:
     return int(size)
 
 
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Data that nothing here looks into still has to be storable and showable."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return _text(value)
+        case int() | float():
+            return _literal(value)
+        case list() | dict() if depth >= DEPTH_MAX or len(value) > ENTRIES_MAX:
+            raise refusal(f"expected at most {ENTRIES_MAX} entries, nested at most {DEPTH_MAX} deep")
+        case list():
+            return [_plain(item, depth + 1) for item in value]
+        case dict():
+            return {_line(_key(name)): _plain(item, depth + 1) for name, item in value.items()}
+    raise refusal(f"expected plain data; found {shown(value)}")
+
+
+def _key(name: Any) -> str:
+    if not isinstance(name, str):
+        raise refusal(f"a key must be text; found {shown(name)}")
+    return name
+
+
 def _lower(value: Any) -> Any:
     """Azure's own reader takes enumerations in any case."""
     return value.lower() if isinstance(value, str) else value
@@ -175,9 +200,11 @@ LocalPath = Annotated[str, AfterValidator(_path)]
 _SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
 Loose = Annotated[str, BeforeValidator(_as_text), AfterValidator(_text), WithJsonSchema(_SCALAR)]
 """Text that may be written as a number or truth value."""
+PlainData = Annotated[Any, PlainValidator(_plain), WithJsonSchema({})]
+"""Lists, mappings and scalars of any shape."""
 Count = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_no_truth), AfterValidator(_finite), Field(strict=True)]
-Literal_ = Annotated[Any, PlainValidator(_literal), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Value = Annotated[Any, PlainValidator(_literal), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 SizeBytes = Annotated[
     int, PlainValidator(size_bytes), WithJsonSchema({"type": ["string", "integer"], "examples": ["16Gi"]})
 ]

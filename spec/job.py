@@ -1,26 +1,17 @@
 """The job document's front door: read it, check it, change it, write it.
 
-The models are in model.py, what Azure's keys mean here in compat.py, reading and placing of errors in
-reading.py. Importing this costs pydantic; `paceline.spec` itself does not.
+The models are in model.py and parts.py, what Azure's keys mean here in compat.py, reading and the
+placing of errors in reading.py. Importing this costs pydantic; `paceline.spec` itself does not.
 """
 
 from .compat import Caution
 from .document import DOCUMENT_BYTES_MAX
-from .model import (
-    Checkpoint,
-    DataInput,
-    Distribution,
-    Environment,
-    Gpus,
-    JobResources,
-    JobSpec,
-    Limits,
-    Output,
-    Retry,
-)
+from .model import JobSpec
 from .overrides import apply_overrides
+from .parts import Checkpoint, DataInput, Distribution, Environment, Gpus, JobResources, Limits, Output, Retry
 from .problems import InvalidDocument, Problem
 from .reading import job_from_data, job_of, parse_canonical, parse_job
+from .writing import to_yaml
 
 __all__ = [
     "DOCUMENT_BYTES_MAX",
@@ -42,4 +33,5 @@ __all__ = [
     "job_of",
     "parse_canonical",
     "parse_job",
+    "to_yaml",
 ]

@@ -1,4 +1,4 @@
-"""The command job as frozen models: what every key is called, may hold, and means.
+"""The command job as one frozen model: what it says, and what that asks of the cluster.
 
 Shaped as Azure Machine Learning's CLI v2 has it; our own keys sit beside. A key that is not here is
 refused; a key that is here and cannot be honoured is warned about in compat.py. Defaults are part of
@@ -9,18 +9,9 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    JsonValue,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from .expressions import resolve
 from .fields import (
@@ -29,264 +20,37 @@ from .fields import (
     Count,
     Identifier,
     Line,
-    Literal_,
     LocalPath,
     Loose,
     Lower,
     Name,
     Number,
-    SizeBytes,
+    PlainData,
     Text,
     Variable,
     refusal,
 )
-from .problems import nearest, shown
+from .parts import (
+    Checkpoint,
+    DataInput,
+    Distribution,
+    EnvironmentValue,
+    Identity,
+    InputValue,
+    JobResources,
+    Limits,
+    Model,
+    OutputValue,
+    QueueSettings,
+    Retry,
+)
 from .resources import GangDemand, Resources
 
-INSTANCES_MAX: Final = 100_000
-PROCESSES_MAX: Final = 1024
-GPUS_MAX: Final = 1024
 WORLD_SIZE_MAX: Final = 1_000_000
-_YEAR_S: Final = 366 * 24 * 3600
-
 _PRIORITIES: Final = {"low": -100, "medium": 0, "high": 100}
-_NOT_YET: Final = ("mpi", "tensorflow", "ray", "deepspeed")
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class DataInput(_Model):
-    """A file or folder that every node of the job can read at the same path."""
-
-    type: Annotated[
-        Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"], Lower
-    ] = "uri_folder"
-    """What the path leads to."""
-    path: LocalPath
-    """A path on the nodes, relative to the job file; any URI with `mode: direct`."""
-    mode: Annotated[
-        Literal["ro_mount", "download", "direct", "eval_mount", "eval_download"] | None, Lower
-    ] = None
-    """`direct` passes a URI on as text; the other modes all give the path itself, with no copy."""
-    datastore: Text = ""
-    """Not used here."""
-
-    @property
-    def is_uri(self) -> bool:
-        """True when the path is a URI and not a path on the nodes."""
-        return bool(_URI.match(self.path)) and not self.path.startswith("file:")
-
-
-class Output(_Model):
-    """A folder for results, made before the job starts; `${{outputs.NAME}}` is its path."""
-
-    type: Annotated[
-        Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"], Lower
-    ] = "uri_folder"
-    """What the job leaves there."""
-    path: Text = ""
-    """Not used yet: outputs are kept in the job's own folder."""
-    mode: Annotated[Literal["rw_mount", "mount", "upload", "direct"], Lower] = "rw_mount"
-    """All modes are the same here: the job writes to the folder where the output stays."""
-    name: Line = ""
-    """Name to register under; not used yet."""
-    version: Loose = ""
-    """Version to register under; not used yet."""
-
-
-class Environment(_Model):
-    """An inline environment: its name, or else its image, is what nodes map to an interpreter."""
-
-    name: Line = ""
-    """Name that nodes map to an interpreter."""
-    version: Loose = ""
-    """Version, if several are mapped: NAME:VERSION."""
-    image: Line = ""
-    """Container image; its name is looked up among what the nodes map."""
-    conda_file: JsonValue = None
-    """Packages, as a path or inline; not installed here."""
-    build: JsonValue = None
-    """Docker build context; images are not built here."""
-    os_type: Annotated[Literal["linux", "windows"], Lower] = "linux"
-    """Nodes run Linux."""
-    description: Text = ""
-    """For people."""
-    tags: dict[str, Loose] = Field(default={}, max_length=ENTRIES_MAX)
-    """For people."""
-    properties: dict[str, Loose] = Field(default={}, max_length=ENTRIES_MAX)
-    """For people."""
-    inference_config: JsonValue = None
-    """For serving; not used by a command job."""
-    datastore: Text = ""
-    """Not used here."""
-
-
-def _distribution_type(value: Any) -> Any:
-    lower = value.lower() if isinstance(value, str) else value
-    if lower == "pytorch":
-        return lower
-    if lower in _NOT_YET:
-        raise refusal(f"{lower} is not supported yet; expected pytorch")
-    guess = nearest(value, ["pytorch", *_NOT_YET])
-    raise refusal(f"expected pytorch; found {shown(value)}" + (f"; did you mean '{guess}'?" if guess else ""))
-
-
-class Distribution(_Model):
-    """How the processes of the job find each other."""
-
-    type: Annotated[Literal["pytorch"], BeforeValidator(_distribution_type)]
-    """`pytorch`: the environment variables of torchrun and a rendezvous store on rank 0's node."""
-    process_count_per_instance: Count = Field(default=1, ge=1, le=PROCESSES_MAX)
-    """Processes (ranks) per instance, usually one per GPU."""
-
-
-def _models(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class Gpus(_Model):
-    """How many GPUs each instance takes, and of what model."""
-
-    count: Count = Field(ge=0, le=GPUS_MAX)
-    """GPUs per instance, whole ones."""
-    model: Annotated[
-        tuple[Line, ...],
-        BeforeValidator(_models, json_schema_input_type=str | list[str]),
-    ] = Field(default=(), max_length=64)
-    """Any of these: part of the name that NVIDIA's driver gives, in any case, such as `H100`."""
-
-
-def _gpus(value: Any) -> Any:
-    return {"count": value} if isinstance(value, int | float | str | None) else value
-
-
-class JobResources(_Model):
-    """What each instance takes, and how many instances there are."""
-
-    instance_count: Count = Field(default=1, ge=1, le=INSTANCES_MAX)
-    """Instances (one task each, on a node each if need be), placed together or not at all."""
-    min_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may run with as few as this; absent: instance_count."""
-    max_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may grow to this; absent: instance_count."""
-    cpus: Number | None = Field(default=None, gt=0, le=10_000)
-    """CPUs per instance, also fractions of one; absent: one per process."""
-    memory: SizeBytes = 0
-    """Memory per instance, such as 16Gi; 0: not accounted."""
-    gpus: Annotated[Gpus, BeforeValidator(_gpus, json_schema_input_type=int | Gpus)] = Gpus(count=0)
-    """GPUs per instance: a number, or a mapping with count and model."""
-    instance_type: str | tuple[str, ...] = ""
-    """Not used yet: say cpus, memory and gpus instead."""
-    shm_size: Line = ""
-    """Not used: processes share the node's /dev/shm, with no limit of their own."""
-    docker_args: str | tuple[str, ...] = ""
-    """Not used: there is no container."""
-    locations: tuple[str, ...] = ()
-    """Not used here."""
-    properties: dict[str, JsonValue] = Field(default={}, max_length=ENTRIES_MAX)
-    """Not used here."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, count, high = self.min_instance_count, self.instance_count, self.max_instance_count
-        if low is not None and low > count:
-            raise refusal(f"expected at most instance_count ({count}); found {low}", "min_instance_count")
-        if high is not None and high < count:
-            raise refusal(f"expected at least instance_count ({count}); found {high}", "max_instance_count")
-        return self
-
-
-class Limits(_Model):
-    """Bounds after which the job is stopped or its output cut."""
-
-    timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
-    """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
-    log_size: SizeBytes = Field(default=256 << 20, ge=64 << 10, le=64 << 30)
-    """Size to which the log of each rank is kept; the oldest part goes first."""
-
-
-class QueueSettings(_Model):
-    """Azure's way of saying how urgent a job is."""
-
-    job_tier: Annotated[Literal["null", "spot", "basic", "standard", "premium"] | None, Lower] = None
-    """Not used here."""
-    priority: Annotated[Literal["low", "medium", "high"] | None, Lower] = None
-    """low, medium, high: priority -100, 0, 100."""
-
-
-class Retry(_Model):
-    """What happens when the job fails by its own doing."""
-
-    max_attempts: Count = Field(default=4, ge=1, le=1000)
-    """Attempts in all that may end because a process of the job failed; attempts that end because a node
-    was lost, the job was preempted or a start refused are not counted."""
-
-
-class Checkpoint(_Model):
-    """Which checkpoints are kept."""
-
-    keep_last: Count = Field(default=2, ge=1, le=1000)
-    """The newest so many."""
-    keep_best: Count = Field(default=0, ge=0, le=1000)
-    """And the best so many by best_metric."""
-    best_metric: Line = ""
-    """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if self.keep_best and not self.best_metric.lstrip("-"):
-            raise refusal("required with keep_best: the metric to compare, such as -loss", "best_metric")
-        return self
-
-
-class Identity(_Model):
-    """Azure's identity for access to data; processes run as the agent's user here."""
-
-    type: Annotated[Literal["managed", "managed_identity", "amltoken", "aml_token", "user_identity"], Lower]
-    """Not used here."""
-    client_id: Line = ""
-    """Not used here."""
-    object_id: Line = ""
-    """Not used here."""
-    msi_resource_id: Text = ""
-    """Not used here."""
-
-
-def _kind(value: Any) -> str:
-    return "~data" if isinstance(value, dict | DataInput) else "~literal"
-
-
-def _unwrapped(value: Any) -> Any:
-    """Azure's long form of a literal is a mapping with nothing but its value."""
-    return value["value"] if isinstance(value, dict) and set(value) == {"value"} else value
-
-
-InputValue = Annotated[
-    Annotated[Literal_, Tag("~literal")] | Annotated[DataInput, Tag("~data")],
-    Discriminator(_kind),
-    BeforeValidator(_unwrapped),
-]
-
-
-def _environment_kind(value: Any) -> str:
-    return "~inline" if isinstance(value, dict | Environment) else "~name"
-
-
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-EnvironmentValue = Annotated[
-    Annotated[Line, Tag("~name")] | Annotated[Environment, Tag("~inline")],
-    Discriminator(_environment_kind),
-]
-OutputValue = Annotated[Output, BeforeValidator(_or_empty, json_schema_input_type=Output | None)]
-
-
-class JobSpec(_Model):
+class JobSpec(Model):
     """One job: a command, what it reads and writes, and what it needs."""
 
     schema_: Text = Field(default="", alias="$schema")
@@ -327,7 +91,7 @@ class JobSpec(_Model):
     """Bounds on time and output."""
     queue_settings: QueueSettings = QueueSettings()
     """Azure's way of saying how urgent the job is; see priority."""
-    services: dict[Line, JsonValue] = Field(default={}, max_length=ENTRIES_MAX)
+    services: dict[Line, PlainData] = Field(default={}, max_length=ENTRIES_MAX)
     """Interactive services; not started here."""
     identity: Identity | None = None
     """Not used here."""

@@ -28,6 +28,8 @@ def override(document: Document, overrides: Sequence[str]) -> Document:
         raise InvalidDocument(
             [Problem("--set", 0, 0, "", f"given {len(overrides)} times; at most {OVERRIDES_MAX}")]
         )
+    if not isinstance(document.data, dict):
+        raise InvalidDocument([document.problem((), "expected a mapping of keys; nothing can be set in it")])
     data, sources, raw = deepcopy(document.data), dict(document.sources), dict(document.raw)
     problems: list[Problem] = []
     for text in overrides:
@@ -51,7 +53,14 @@ def _read(data: Any, text: str, source: str) -> tuple[Path, Any, str]:
         raise InvalidDocument([Problem(source, 0, 0, "", "expected KEY=VALUE, such as inputs.lr=0.1")])
     path = _path(key)
     _check_path(data, path, source)
-    return path, _value(scalar, source, path), scalar
+    return _landing(data, path), _value(scalar, source, path), scalar
+
+
+def _landing(data: Any, path: Path) -> Path:
+    """`inputs.data=PATH` means the path where the document describes that input by a mapping."""
+    if len(path) == 2 and path[0] == "inputs" and isinstance(data["inputs"][path[1]], dict):
+        return (*path, "value" if "value" in data["inputs"][path[1]] else "path")
+    return path
 
 
 def _path(key: str) -> Path:
@@ -61,7 +70,7 @@ def _path(key: str) -> Path:
 
 
 def _value(scalar: str, source: str, path: Path) -> Any:
-    """A YAML scalar: quotes make text of anything."""
+    """An unquoted YAML scalar; quotes make text of anything, and nothing is an escape in them."""
     quoted = len(scalar) >= 2 and scalar[0] == scalar[-1] and scalar[0] in "'\""
     if quoted:
         return scalar[1:-1]
@@ -76,19 +85,14 @@ def _check_path(data: Any, path: Path, source: str) -> None:
 
     at = data
     for depth, part in enumerate(path):
-        valid: list[str] = valid_keys(path[:depth])
+        valid, why = valid_keys(path[:depth]), "unknown key"
         if depth == 1 and path[0] in _NAMED:
-            valid = list(at) if isinstance(at, dict) else []
-        elif depth == 1 and path[0] in (*_FREE, "services"):
+            valid, why = list(at) if isinstance(at, dict) else [], f"the job has no such {path[0][:-1]}"
+        if valid is None:
             return
         if part not in valid:
-            text = (
-                "unknown key"
-                if depth != 1 or path[0] not in _NAMED
-                else f"the job has no such {path[0][:-1]}"
-            )
-            problem = Problem(source, 0, 0, dotted(path[: depth + 1]), text, nearest=nearest(part, valid))
-            raise InvalidDocument([problem])
+            guess = nearest(part, valid)
+            raise InvalidDocument([Problem(source, 0, 0, dotted(path[: depth + 1]), why, nearest=guess)])
         at = at.get(part) if isinstance(at, dict) else None
 
 

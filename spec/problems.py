@@ -18,7 +18,7 @@ Path = tuple[str | int, ...]
 """Where in a document: keys and list positions from the root."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$-]+\Z")
-_WHOLE_EXPRESSION_MAX = 60
+_SHOWN_CHARS_MAX = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +62,20 @@ def nearest(word: object, valid: Iterable[str]) -> str:
     if not isinstance(word, str):
         return ""
     by_lower = {name.lower(): name for name in valid}
-    close = difflib.get_close_matches(word.lower()[:64], by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower()[:64], by_lower, n=1, cutoff=0.65)
     return by_lower[close[0]] if close else ""
 
 
 def shown(value: object) -> str:
-    """A value for a message: quoted, escaped, short, and with its kind where that is not plain."""
+    """A value for a message: quoted, escaped and short; only text has quotes."""
     match value:
         case None:
             return "nothing"
         case bool():
-            return f"{str(value).lower()} (a truth value)"
+            return str(value).lower()
         case str():
-            short = value if len(value) <= _WHOLE_EXPRESSION_MAX else value[:_WHOLE_EXPRESSION_MAX] + "..."
-            return f"{escaped(short)!r} (text)" if escaped(short) == short else f"'{escaped(short)}' (text)"
+            short = value if len(value) <= _SHOWN_CHARS_MAX else value[:_SHOWN_CHARS_MAX] + "..."
+            return f"'{escaped(short)}'"
         case int() | float():
             return repr(value) if isinstance(value, float) or abs(value) < 10**40 else "a huge number"
         case list() | tuple():
@@ -102,6 +102,6 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
             continue
-        word = part if _PLAIN_KEY.match(part) else f"'{escaped(part[:_WHOLE_EXPRESSION_MAX])}'"
+        word = part if _PLAIN_KEY.match(part) else f"'{escaped(part[:_SHOWN_CHARS_MAX])}'"
         text += f".{word}" if text else word
     return text

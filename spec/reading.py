@@ -5,6 +5,7 @@ Whatever comes in, only InvalidDocument comes out.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
 from .document import DOCUMENT_BYTES_MAX, Document, parse
 from .expressions import BadExpression, check_expressions
-from .model import DataInput, JobSpec
+from .model import JobSpec
+from .parts import DataInput
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
 
 _EXPECTED = {
@@ -165,7 +167,15 @@ def _at_expression(document: Document, path: Path, bad: BadExpression) -> Proble
 
 
 def _problems(document: Document, error: ValidationError) -> list[Problem]:
-    return [_problem(document, item) for item in error.errors(include_url=False)]
+    problems = [_problem(document, item) for item in error.errors(include_url=False)]
+    if any(problem.key == "distribution.type" for problem in problems):
+        problems = [p for p in problems if p.key == "distribution.type" or not _below(p, "distribution")]
+    return problems
+
+
+def _below(problem: Problem, key: str) -> bool:
+    """True for what hangs on a mapping that is refused by its type: its other keys are not ours to judge."""
+    return problem.key.startswith(f"{key}.")
 
 
 def _problem(document: Document, item: Any) -> Problem:
@@ -175,8 +185,7 @@ def _problem(document: Document, item: Any) -> Problem:
     if kind == "paceline":
         return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
     if kind == "extra_forbidden":
-        guess = nearest(path[-1], valid_keys(path[:-1]))
-        return document.problem(path, "unknown key", at_key=True, nearest=guess)
+        return document.problem(path, "unknown key", at_key=True, nearest=_guess(path))
     if kind == "missing":
         return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
     found = shown(item["input"])
@@ -186,6 +195,8 @@ def _problem(document: Document, item: Any) -> Problem:
         return document.problem(path, text, nearest=nearest(item["input"], valid))
     expected = _EXPECTED.get(kind) or _bound(kind, context)
     if expected:
+        if kind == "int_type" and isinstance(item["input"], str) and item["input"].strip("+-").isdecimal():
+            expected += " without quotes"
         return document.problem(path, f"expected {expected}; found {found}", expected=expected, found=found)
     return document.problem(path, escaped(str(item["msg"]))[:200])
 
@@ -203,17 +214,34 @@ def _bound(kind: str, context: dict[str, Any]) -> str:
     return ""
 
 
-def valid_keys(path: Path) -> list[str]:
-    """The keys that may stand in the mapping at `path`; empty where any may, or none."""
+def valid_keys(path: Path) -> list[str] | None:
+    """The keys that may stand in the mapping at `path`; None where any may, empty where none."""
     model: Any = JobSpec
     for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            model = _inner(_fields(model).get(str(part)))
-        elif get_origin(model) is dict:
+        if get_origin(model) is dict:
             model = _inner(get_args(model)[1])
-        else:
-            return []
-    return list(_fields(model)) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        elif model is not None:
+            model = _inner(_fields(model).get(str(part)))
+    if model is None:
+        return []
+    return None if get_origin(model) is dict else list(_fields(model))
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Where each key of the inner mappings belongs, for a key that stands in the wrong one."""
+    homes: dict[str, str] = {}
+    for key, annotation in _fields(JobSpec).items():
+        model = _inner(annotation)
+        if model is not None and get_origin(model) is not dict:
+            for name in _fields(model):
+                homes.setdefault(name, f"{key}.{name}")
+    return {name: home for name, home in homes.items() if name not in _fields(JobSpec)}
+
+
+def _guess(path: Path) -> str:
+    key = str(path[-1])
+    return nearest(key, valid_keys(path[:-1]) or ()) or _homes().get(key, "")
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

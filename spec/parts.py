@@ -1,0 +1,275 @@
+"""The mappings that a job document is made of: what each key is called, may hold, and means.
+
+Every field's docstring becomes its description in the JSON Schema. A default is part of the canonical form.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from .fields import (
+    ENTRIES_MAX,
+    Count,
+    Line,
+    LocalPath,
+    Loose,
+    Lower,
+    Number,
+    PlainData,
+    SizeBytes,
+    Text,
+    Value,
+    refusal,
+)
+from .problems import nearest, shown
+
+INSTANCES_MAX: Final = 100_000
+PROCESSES_MAX: Final = 1024
+GPUS_MAX: Final = 1024
+_YEAR_S: Final = 366 * 24 * 3600
+
+_NOT_YET: Final = ("mpi", "tensorflow", "ray", "deepspeed")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataInput(Model):
+    """A file or folder that every node of the job can read at the same path."""
+
+    type: Annotated[
+        Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"], Lower
+    ] = "uri_folder"
+    """What the path leads to."""
+    path: LocalPath
+    """A path on the nodes, relative to the job file; any URI with `mode: direct`."""
+    mode: Annotated[
+        Literal["ro_mount", "download", "direct", "eval_mount", "eval_download"] | None, Lower
+    ] = None
+    """`direct` passes a URI on as text; the other modes all give the path itself, with no copy."""
+    datastore: Text = ""
+    """Not used here."""
+
+    @property
+    def is_uri(self) -> bool:
+        """True when the path is a URI and not a path on the nodes."""
+        return bool(_URI.match(self.path)) and not self.path.startswith("file:")
+
+
+class Output(Model):
+    """A folder for results, made before the job starts; `${{outputs.NAME}}` is its path."""
+
+    type: Annotated[
+        Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"], Lower
+    ] = "uri_folder"
+    """What the job leaves there."""
+    path: Text = ""
+    """Not used yet: outputs are kept in the job's own folder."""
+    mode: Annotated[Literal["rw_mount", "mount", "upload", "direct"], Lower] = "rw_mount"
+    """All modes are the same here: the job writes to the folder where the output stays."""
+    name: Line = ""
+    """Name to register under; not used yet."""
+    version: Loose = ""
+    """Version to register under; not used yet."""
+
+
+class Environment(Model):
+    """An inline environment: its name, or else its image, is what nodes map to an interpreter."""
+
+    name: Line = ""
+    """Name that nodes map to an interpreter."""
+    version: Loose = ""
+    """Version, if several are mapped: NAME:VERSION."""
+    image: Line = ""
+    """Container image; its name is looked up among what the nodes map."""
+    conda_file: PlainData = None
+    """Packages, as a path or inline; not installed here."""
+    build: PlainData = None
+    """Docker build context; images are not built here."""
+    os_type: Annotated[Literal["linux", "windows"], Lower] = "linux"
+    """Nodes run Linux."""
+    description: Text = ""
+    """For people."""
+    tags: dict[str, Loose] = Field(default={}, max_length=ENTRIES_MAX)
+    """For people."""
+    properties: dict[str, Loose] = Field(default={}, max_length=ENTRIES_MAX)
+    """For people."""
+    inference_config: PlainData = None
+    """For serving; not used by a command job."""
+    datastore: Text = ""
+    """Not used here."""
+
+
+def _distribution_type(value: Any) -> Any:
+    lower = value.lower() if isinstance(value, str) else value
+    if lower == "pytorch":
+        return lower
+    if lower in _NOT_YET:
+        raise refusal(f"{lower} is not supported yet; expected pytorch")
+    guess = nearest(value, ["pytorch", *_NOT_YET])
+    raise refusal(f"expected pytorch; found {shown(value)}" + (f"; did you mean '{guess}'?" if guess else ""))
+
+
+class Distribution(Model):
+    """How the processes of the job find each other."""
+
+    type: Annotated[Literal["pytorch"], BeforeValidator(_distribution_type)]
+    """`pytorch`: the environment variables of torchrun and a rendezvous store on rank 0's node."""
+    process_count_per_instance: Count = Field(default=1, ge=1, le=PROCESSES_MAX)
+    """Processes (ranks) per instance, usually one per GPU."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Words = Annotated[
+    tuple[Line, ...],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(max_length=64),
+]
+"""One text, or a list of them."""
+
+
+class Gpus(Model):
+    """How many GPUs each instance takes, and of what model."""
+
+    count: Count = Field(ge=0, le=GPUS_MAX)
+    """GPUs per instance, whole ones."""
+    model: Words = ()
+    """Any of these: part of the name that NVIDIA's driver gives, in any case, such as `H100`."""
+
+
+def _gpus(value: Any) -> Any:
+    return {"count": value} if isinstance(value, int | float | str | None) else value
+
+
+class JobResources(Model):
+    """What each instance takes, and how many instances there are."""
+
+    instance_count: Count = Field(default=1, ge=1, le=INSTANCES_MAX)
+    """Instances (one task each, on a node each if need be), placed together or not at all."""
+    min_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
+    """Elastic: the job may run with as few as this; absent: instance_count."""
+    max_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
+    """Elastic: the job may grow to this; absent: instance_count."""
+    cpus: Number | None = Field(default=None, gt=0, le=10_000)
+    """CPUs per instance, also fractions of one; absent: one per process."""
+    memory: SizeBytes = 0
+    """Memory per instance, such as 16Gi; 0: not accounted."""
+    gpus: Annotated[Gpus, BeforeValidator(_gpus, json_schema_input_type=int | Gpus)] = Gpus(count=0)
+    """GPUs per instance: a number, or a mapping with count and model."""
+    instance_type: Words = ()
+    """Not used yet: say cpus, memory and gpus instead."""
+    shm_size: Line = ""
+    """Not used: processes share the node's /dev/shm, with no limit of their own."""
+    docker_args: Words = ()
+    """Not used: there is no container."""
+    locations: Words = ()
+    """Not used here."""
+    properties: dict[str, PlainData] = Field(default={}, max_length=ENTRIES_MAX)
+    """Not used here."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, count, high = self.min_instance_count, self.instance_count, self.max_instance_count
+        if low is not None and low > count:
+            raise refusal(f"expected at most instance_count ({count}); found {low}", "min_instance_count")
+        if high is not None and high < count:
+            raise refusal(f"expected at least instance_count ({count}); found {high}", "max_instance_count")
+        return self
+
+
+class Limits(Model):
+    """Bounds after which the job is stopped or its output cut."""
+
+    timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
+    """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
+    log_size: SizeBytes = Field(default=256 << 20, ge=64 << 10, le=64 << 30)
+    """Size to which the log of each rank is kept; the oldest part goes first."""
+
+
+class QueueSettings(Model):
+    """Azure's way of saying how urgent a job is."""
+
+    job_tier: Annotated[Literal["null", "spot", "basic", "standard", "premium"] | None, Lower] = None
+    """Not used here."""
+    priority: Annotated[Literal["low", "medium", "high"] | None, Lower] = None
+    """low, medium, high: priority -100, 0, 100."""
+
+
+class Retry(Model):
+    """What happens when the job fails by its own doing."""
+
+    max_attempts: Count = Field(default=4, ge=1, le=1000)
+    """Attempts in all that may end because a process of the job failed; attempts that end because a node
+    was lost, the job was preempted or a start refused are not counted."""
+
+
+class Checkpoint(Model):
+    """Which checkpoints are kept."""
+
+    keep_last: Count = Field(default=2, ge=1, le=1000)
+    """The newest so many."""
+    keep_best: Count = Field(default=0, ge=0, le=1000)
+    """And the best so many by best_metric."""
+    best_metric: Line = ""
+    """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.keep_best and not self.best_metric.lstrip("-"):
+            raise refusal("required with keep_best: the metric to compare, such as -loss", "best_metric")
+        return self
+
+
+class Identity(Model):
+    """Azure's identity for access to data; processes run as the agent's user here."""
+
+    type: Annotated[Literal["managed", "managed_identity", "amltoken", "aml_token", "user_identity"], Lower]
+    """Not used here."""
+    client_id: Line = ""
+    """Not used here."""
+    object_id: Line = ""
+    """Not used here."""
+    msi_resource_id: Text = ""
+    """Not used here."""
+
+
+def _kind(value: Any) -> str:
+    return "~data" if isinstance(value, dict | DataInput) else "~literal"
+
+
+def _unwrapped(value: Any) -> Any:
+    """Azure's long form of a literal is a mapping with nothing but its value."""
+    return value["value"] if isinstance(value, dict) and set(value) == {"value"} else value
+
+
+InputValue = Annotated[
+    Annotated[Value, Tag("~literal")] | Annotated[DataInput, Tag("~data")],
+    Discriminator(_kind),
+    BeforeValidator(_unwrapped),
+]
+
+
+def _own_interpreter(value: Any) -> Any:
+    return "" if value is None or value == {} else value
+
+
+def _environment_kind(value: Any) -> str:
+    return "~inline" if isinstance(value, dict | Environment) else "~name"
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+EnvironmentValue = Annotated[
+    Annotated[Line, Tag("~name")] | Annotated[Environment, Tag("~inline")],
+    Discriminator(_environment_kind),
+    BeforeValidator(_own_interpreter),
+]
+OutputValue = Annotated[Output, BeforeValidator(_or_empty, json_schema_input_type=Output | None)]
