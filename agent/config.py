@@ -49,8 +49,8 @@ class AgentConfig:
     """On SIGTERM: end the tasks too. By default they go on and the next agent takes them over."""
     rendezvous_ports: int = 8
     """How many gangs may have their rank 0 here at once."""
-    preload: tuple[str, ...] = ("torch", "torch._dynamo", "torch.optim")
-    """What the warm pool imports ahead; empty: no warm pool."""
+    warm: bool = True
+    """Keep processes that have imported torch, so that jobs start by forking them."""
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest naming the option."""

@@ -61,12 +61,6 @@ class Logs(Protocol):
     async def wait_shipped(self, key: TaskKey) -> None: ...
 
 
-class WrongCluster(PacelineError):
-    """The scheduler at that address keeps another cluster than the one this node belongs to."""
-
-    code = "wrong-cluster"
-
-
 class Refused(PacelineError):
     """The scheduler does not let this agent in; trying again unchanged is of no use."""
 
@@ -130,6 +124,7 @@ class Session:
         self._last: dict[TaskKey, asyncio.Task[None]] = {}
         self._leaving: dict[TaskKey, asyncio.Task[None]] = {}
         self._forgotten: OrderedDict[TaskKey, None] = OrderedDict()
+        self._left = asyncio.Event()
         self._expired: set[TaskKey] = set()
 
     # What others tell us.
@@ -338,6 +333,13 @@ class Session:
             self._leaving.pop(key, None)
             self._expired.discard(key)
             self._positions.pop(key, None)
+            self._left.set()
+
+    async def wait_left(self, key: TaskKey) -> None:
+        """Return when the task's folder is gone: it has ended and the scheduler knows all of it."""
+        while key in self._tasks.tasks():
+            self._left.clear()
+            await self._left.wait()
 
     # Up: heartbeats, inventory, reports.
 

@@ -1,0 +1,231 @@
+"""One node's agent: puts the parts together, says who tells whom, and takes them apart again.
+
+Tasks belong to their shims: when this process ends, however it ends, they go on, and the next agent on the
+same state folder takes them over.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import uuid
+from typing import Final
+
+import grpc
+
+from .. import __version__
+from ..proto.channels import Target, is_loopback, open_aio_channel, split_address
+from ..proto.generated import agent_pb2, nodes_pb2
+from ..spec.errors import Unavailable
+from ..spec.ids import TaskKey
+from .config import AgentConfig
+from .folder import BrokenFolder, StateFolder
+from .inventory import GpuWatch, boot_id, capacity, gpu_message, gpu_samples
+from .leases import LeaseFile, LeaseKeeper, boottime_s
+from .nvml import GpuReport
+from .session import Identity, Session
+from .shipping import LogShipper
+from .streams import first_to_end
+from .supervisor import Supervisor, SupervisorConfig
+
+log = logging.getLogger(__name__)
+
+GPUS_FIRST_S: Final = 10.0
+LAST_WORDS_S: Final = 10.0
+"""How long a stopping agent waits for the end of the tasks it was told to stop to reach the scheduler."""
+
+
+class Agent:
+    """Everything of one agent; `run` once, inside an event loop."""
+
+    def __init__(self, config: AgentConfig, folder: StateFolder, where: Target) -> None:
+        self._config = config
+        self._folder = folder
+        self._where = where
+        self._boot_id = boot_id()
+        self._route = route_address(*split_address(where.address))
+        self._lease_file = _lease_file(folder, self._boot_id)
+        self._leases = LeaseKeeper(self._lease_file, self._on_expired)
+        self._supervisor = Supervisor(
+            folder.path,
+            SupervisorConfig(
+                environments=config.environments,
+                warm=config.warm,
+                rendezvous_address=self._route,
+                rendezvous_ports=config.rendezvous_ports,
+            ),
+            on_growth=self._on_growth,
+            on_change=self._on_change,
+        )
+        self._shipper = LogShipper(folder.node_id, self._supervisor, self._dial)
+        self._session = Session(
+            identity=Identity(folder.node_id, uuid.uuid4().hex),
+            tasks=self._supervisor,
+            logs=self._shipper,
+            leases=self._leases,
+            dial=self._dial,
+            inventory=self._inventory,
+            samples=self._gpu_samples,
+            check_cluster=folder.check_cluster,
+            on_connected=self._on_connected,
+            log_bytes_max=config.log_bytes_max,
+        )
+        self._sampled: tuple[GpuReport, list[agent_pb2.GpuSample]] = (GpuReport(""), [])
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises PacelineError when going on is of no use."""
+        stop = _stop_on_signals()
+        loop = asyncio.get_running_loop()
+
+        def on_gpus() -> None:
+            loop.call_soon_threadsafe(self._on_change)
+
+        self._gpus = GpuWatch(on_gpus, self._config.gpus)
+        self._gpus.start()
+        try:
+            await self._supervisor.recover()
+            await asyncio.to_thread(self._gpus.wait_first, GPUS_FIRST_S)
+            self._say_hello()
+            await first_to_end(
+                self._until(stop), self._leases.watch(), self._session.run(), self._shipper.run()
+            )
+        finally:
+            await self._session.close()
+            self._shipper.close()
+            await self._supervisor.close()
+            self._gpus.stop()
+            self._lease_file.close()
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        running = [key for key in self._supervisor.tasks() if not self._supervisor.ended(key)]
+        if self._config.stop_tasks:
+            await self._stop(running)
+        elif running:
+            log.info(
+                "stopped; %d tasks go on without the agent (%s), and the next one on %s takes them over",
+                len(running),
+                ", ".join(str(key) for key in running[:10]),
+                self._folder.path,
+            )
+        else:
+            log.info("stopped; no task was running")
+
+    async def _stop(self, running: list[TaskKey]) -> None:
+        log.info("stopping %d tasks", len(running))
+        await asyncio.gather(*(self._stop_one(key) for key in running))
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await asyncio.gather(*(self._session.wait_left(key) for key in running))
+        except TimeoutError:
+            log.warning(
+                "the scheduler has not heard of the end of all tasks; the next agent here will tell it"
+            )
+        log.info("stopped, with all tasks")
+
+    async def _stop_one(self, key: TaskKey) -> None:
+        await self._supervisor.stop(key, self._supervisor.request(key).grace_s, "agent stopped")
+        await self._supervisor.wait_ended(key)
+
+    def _say_hello(self) -> None:
+        inventory = self._inventory()
+        log.info(
+            "node %s (%s): %.3g cpus, %.1f GiB, %d GPUs (%s); %s; %d tasks here; scheduler %s",
+            self._config.name,
+            self._folder.node_id,
+            inventory.capacity.cpu_milli / 1000,
+            inventory.capacity.memory_bytes / (1 << 30),
+            inventory.capacity.gpus,
+            inventory.gpu_status,
+            inventory.containment,
+            len(self._supervisor.tasks()),
+            self._where.address,
+        )
+
+    # Who tells whom.
+
+    def _dial(self) -> grpc.aio.Channel:
+        return open_aio_channel(self._where)
+
+    def _on_growth(self, key: TaskKey) -> None:
+        self._session.on_growth(key)
+
+    def _on_change(self) -> None:
+        self._session.on_inventory()
+
+    def _on_expired(self, exclusive: bool) -> None:
+        self._session.on_expired(exclusive)
+
+    def _on_connected(self, connected: bool) -> None:
+        self._shipper.on_connected(connected)
+        if not connected:
+            return
+        log.info("connected to %s", self._where.address)
+        try:
+            self._folder.announce(self._config.name, self._where.address)
+        except BrokenFolder as error:  # a full disk is no reason to leave the tasks alone
+            log.error("%s", error)
+
+    # What the session tells of the node.
+
+    def _inventory(self) -> nodes_pb2.Inventory:
+        config = self._config
+        report = self._gpus.report()
+        return nodes_pb2.Inventory(
+            name=config.name,
+            address=config.address or self._route,
+            capacity=capacity(report, config.cpus, config.memory_bytes),
+            gpus=[gpu_message(gpu) for gpu in report.gpus],
+            gpu_status=report.status,
+            containment=self._supervisor.containment(),
+            labels=config.labels,
+            environments=config.environments,
+            version=__version__,
+            interpreter=SupervisorConfig().interpreter,
+            warm_pool=self._supervisor.warm_pool(),
+            rendezvous_ports=self._supervisor.rendezvous_ports(),
+            driver_version=report.driver_version,
+            boot_id=self._boot_id,
+        )
+
+    def _gpu_samples(self) -> list[agent_pb2.GpuSample]:
+        """The same list until there is a newer report."""
+        report = self._gpus.report()
+        if report is not self._sampled[0]:
+            self._sampled = report, gpu_samples(report)
+        return self._sampled[1]
+
+
+def route_address(host: str, port: int) -> str:
+    """The address of this machine on the way to `host`: loopback for loopback. Nothing is sent."""
+    if is_loopback(host):
+        return "::1" if ":" in host else "127.0.0.1"
+    try:
+        candidates = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise Unavailable(f"the scheduler's name {host} cannot be resolved: {error}") from error
+    for family, kind, protocol, _, address in candidates:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.connect(address)
+            except OSError:
+                continue
+            return str(probe.getsockname()[0])
+    raise Unavailable(
+        f"this machine has no route to {host}", hint="Name the address that peers reach with --address."
+    )
+
+
+def _lease_file(folder: StateFolder, boot: str) -> LeaseFile:
+    try:
+        return LeaseFile(folder.path / "lease", boot, boottime_s())
+    except OSError as error:
+        raise BrokenFolder(f"{folder.path / 'lease'} cannot be written: {error}") from error
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
