@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .processes import Crew, free_port
+from .processes import Crew, free_port, is_free
+from .work.waiting import wait_until
 
 NAME = "torchrun"
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=3", "--monitor-interval=0.01"]
@@ -51,16 +52,13 @@ def start_nodes(
     crew: Crew, script: Path, arguments: Sequence[str], *, nodes: int, step_s: float = 0.0
 ) -> list[subprocess.Popen[bytes]]:
     """One elastic torchrun per node, one rank each; the first keeps the rendezvous."""
-    rendezvous = [
-        f"--nnodes=1:{nodes}",
-        "--nproc-per-node=1",
-        *_c10d(free_port()),
-        f"--rdzv-conf={NODE_CONF}",
-    ]
+    port = free_port()
+    rendezvous = [f"--nnodes=1:{nodes}", "--nproc-per-node=1", *_c10d(port), f"--rdzv-conf={NODE_CONF}"]
     command = [*LAUNCHER, *rendezvous, str(script), *arguments]
-    return [
-        crew.start(f"torchrun.{node}", command, environment=_environment(step_s)) for node in range(nodes)
-    ]
+    started = [crew.start("torchrun.0", command, environment=_environment(step_s))]
+    wait_until(lambda: not is_free(port), "the first node keeps the rendezvous")
+    others = [crew.start(f"torchrun.{n}", command, environment=_environment(step_s)) for n in range(1, nodes)]
+    return [*started, *others]
 
 
 def _c10d(port: int) -> list[str]:

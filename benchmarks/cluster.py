@@ -1,0 +1,132 @@
+"""Our side, as a user has it: `pace up` in a folder of its own, the SDK, `pace down`.
+
+Nothing inside is reached into. Only the faults that a benchmark makes (killing a node's processes, the
+scheduler) go by pid, as a machine's failure would.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from paceline import Client
+from paceline.spec.lifecycle import JobState
+
+from .peers.processes import run
+from .peers.work.waiting import wait_until
+from .records import TRAIN
+
+PACE = str(Path(sys.executable).with_name("pace"))
+NAME = "Paceline"
+
+
+class Cluster:
+    """A scheduler and `agents` agents of `slots` cpus each; leaving the `with` ends them and their jobs."""
+
+    def __init__(self, folder: Path, *, agents: int = 2, slots: int = 2) -> None:
+        self.state = folder / "paceline"
+        self._agents = agents
+        self._slots = slots
+        self._restarted: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        sizes = ["--agents", str(self._agents), "--slots", str(self._slots)]
+        try:
+            run([PACE, "up", "--state", str(self.state), *sizes])
+            self.client = Client(state=self.state)
+            wait_until(self._all_warm, "all warm pools ready", timeout_s=90, every_s=0.1)
+        except BaseException:
+            self._down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self._down()
+
+    def _down(self) -> None:
+        run([PACE, "down", "--state", str(self.state), "--kill"])
+        for process in self._restarted:
+            process.terminate()
+            process.wait(10)
+
+    def _all_warm(self) -> bool:
+        nodes = self.client.nodes().nodes
+        ready = [
+            node for node in nodes if node.contact == "connected" and node.inventory.warm_pool == "ready"
+        ]
+        return len(ready) == self._agents
+
+    def agent_pid(self, node: str) -> int:
+        return int(self._agent_told(node)["pid"])
+
+    def _agent_told(self, node: str) -> Mapping[str, Any]:
+        for folder in sorted((self.state / "agents").iterdir()):
+            told: Mapping[str, Any] = json.loads((folder / "agent.json").read_text())
+            if told["name"] == node:
+                return told
+        raise LookupError(f"no agent of the name {node} below {self.state / 'agents'}")
+
+    def kill_node(self, node: str) -> float:
+        """SIGKILL all processes of a node; gives the time at which it began, and starts its agent anew later
+        with `restart_node`."""
+        agent = psutil.Process(self.agent_pid(node))
+        self._command = agent.cmdline()
+        family = [agent, *agent.children(recursive=True)]
+        killed = time.time()
+        for process in family:
+            os.kill(process.pid, signal.SIGKILL)
+        return killed
+
+    def restart_node(self) -> None:
+        """Start the agent that `kill_node` killed, as it had been started, and wait until it is warm."""
+        with (self.state / "restarted.log").open("ab") as log:
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._restarted.append(process)
+        wait_until(self._all_warm, "the restarted node's warm pool", timeout_s=90, every_s=0.1)
+
+    def finish(self, job: int, timeout_s: float = 120.0) -> None:
+        """Wait for a job; raises with its reason and the end of its output unless it succeeded."""
+        done = self.client.wait(job, timeout_s)
+        if done.state != JobState.SUCCEEDED:
+            output = b"".join(chunk.data for chunk in self.client.logs(job))
+            raise RuntimeError(
+                f"job {job}: {done.state}: {done.reason}\n{output.decode(errors='replace')[-2000:]}"
+            )
+
+
+def training(
+    records: Path,
+    *,
+    steps: int,
+    save_every: int = 0,
+    step_s: float = 0.0,
+    instances: int = 1,
+    processes: int = 2,
+    cpus: float | None = None,
+) -> dict[str, Any]:
+    """The job document of work/train.py."""
+    return {
+        "name": "train",
+        "command": f"python {TRAIN} {records} {steps} {save_every}",
+        "distribution": {"type": "pytorch", "process_count_per_instance": processes},
+        "resources": {"instance_count": instances, **({} if cpus is None else {"cpus": cpus})},
+        "environment_variables": {"STEP_S": str(step_s), "OMP_NUM_THREADS": "1"},
+    }
+
+
+def version() -> str:
+    from importlib.metadata import version as version_of
+
+    return version_of("paceline")

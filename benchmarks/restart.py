@@ -1,0 +1,199 @@
+"""restart: a rank is killed, or a whole node's processes are; time to the next completed step.
+
+What was trained must not change by it: the effective run (of each step the last time it was done) has the
+losses and samples of the run that nobody disturbed, none repeated and none skipped.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+from . import floors, records
+from .cluster import Cluster, training
+from .cluster import version as our_version
+from .harness import Options, Report, Row, Sample, alternate, options
+from .peers import ray_train, torchrun
+from .peers.processes import Crew, descendants
+from .peers.work.waiting import wait_until
+
+RANKS = 2
+STEP_S = 0.02
+STEPS = 150
+SAVE_EVERY = 10
+METRIC = "kill to next step"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = options("restart", "A killed rank, a killed node: time to the next step, beside torchrun.", argv)
+    report = Report("restart", versions={"paceline": our_version(), "torch": torchrun.version()})
+    with tempfile.TemporaryDirectory(prefix="bench-restart-") as name:
+        folder = Path(name)
+        worker(report, given, folder)
+        node(report, given, folder)
+    report.left_out("adding a node: gangs do not grow yet")
+    report.finish(given)
+
+
+def worker(report: Report, given: Options, folder: Path) -> None:
+    """SIGKILL of one of two ranks on one node."""
+    with Cluster(folder / "worker", agents=1, slots=RANKS) as cluster:
+        runs = OurRuns(cluster, folder / "worker", instances=1)
+        with floors.fork_server(folder) as floor:
+            taken = alternate(
+                given.pairs,
+                runs.kill_rank,
+                lambda: torchrun_rank(folder),
+                lambda: float(floor.ask("restart", ranks=RANKS)["total"]),
+            )
+        name = "detect+fork+init+load"
+        report.rows.append(
+            Row("one rank of two", METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2])
+        )
+        worker_beside_ray(report, given, runs, folder)
+        report.notes.append(runs.verdict())
+
+
+def worker_beside_ray(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
+    if why := "Ray Train: not with --quick" if given.quick else ray_train.missing():
+        report.left_out(why)
+        return
+    report.versions["ray"] = ray_train.version()
+    with ray_train.start(folder) as ray:
+        taken = alternate(given.pairs, runs.kill_rank, lambda: float(ray.ask("restart", ranks=RANKS)))
+    report.rows.append(Row("one rank of two", METRIC, "s", taken[0], ray_train.NAME, taken[1]))
+
+
+def node(report: Report, given: Options, folder: Path) -> None:
+    """SIGKILL of all processes of one of the two nodes of a gang; a third has room.
+
+    torchrun's survivors go on as a smaller gang, which asks less of it.
+    """
+    with Cluster(folder / "node", agents=3, slots=1) as cluster:
+        runs = OurRuns(cluster, folder / "node", instances=2)
+        taken = alternate(given.pairs, runs.kill_node, lambda: torchrun_node(folder))
+        case = "one node of two"
+        report.rows.append(Row(case, METRIC, "s", taken[0], torchrun.NAME, taken[1]))
+        report.rows.append(Row(case, "detection to next step", "s", Sample(tuple(runs.after_detection_s))))
+        report.notes.append(runs.verdict())
+
+
+class OurRuns:
+    """Training by us, disturbed and undisturbed."""
+
+    def __init__(self, cluster: Cluster, folder: Path, *, instances: int) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._instances = instances
+        self._numbers = count()
+        self._differences: list[str] = []
+        self._checked = 0
+        self.after_detection_s: list[float] = []
+        self._whole, job = self._submit()
+        cluster.finish(job)
+
+    def kill_rank(self) -> float:
+        def kill(out: Path, _job: int) -> float:
+            victim = next(start["pid"] for start in records.starts(out) if start["rank"] == 1)
+            killed = time.time()
+            os.kill(victim, signal.SIGKILL)
+            return killed
+
+        killed, stepped, _ = self._disturbed(kill)
+        return stepped - killed
+
+    def kill_node(self) -> float:
+        def kill(_out: Path, job: int) -> float:
+            return self._cluster.kill_node(self._cluster.client.job(job).tasks[1].node)
+
+        killed, stepped, job = self._disturbed(kill)
+        self.after_detection_s.append(stepped - self._detected_at(job))
+        self._cluster.restart_node()
+        return stepped - killed
+
+    def verdict(self) -> str:
+        """One line on whether the runs were the same."""
+        if self._differences:
+            raise AssertionError("the run was changed by the restart:\n" + "\n".join(self._differences[:20]))
+        return (
+            f"{self._checked} disturbed runs: losses and samples of every step equal those of the"
+            " undisturbed run, none repeated, none skipped"
+        )
+
+    def _disturbed(self, kill: Callable[[Path, int], float]) -> tuple[float, float, int]:
+        out, job = self._submit()
+        wait_until(lambda: self._cluster.client.job(job).checkpoints, "an accepted checkpoint", every_s=0.05)
+        known = records.processes(out)
+        killed = kill(out, job)
+        stepped = wait_until(
+            lambda: records.next_step_at(out, killed, known),
+            "a step after the kill",
+            timeout_s=60,
+            every_s=0.02,
+        )
+        self._cluster.finish(job)
+        self._differences += records.differences(out, self._whole)
+        self._checked += 1
+        return killed, stepped, job
+
+    def _submit(self) -> tuple[Path, int]:
+        out = self._folder / f"run-{next(self._numbers)}"
+        out.mkdir(parents=True)
+        document = training(
+            out,
+            steps=STEPS,
+            save_every=SAVE_EVERY,
+            step_s=STEP_S,
+            instances=self._instances,
+            processes=RANKS // self._instances,
+        )
+        return out, self._cluster.client.submit(document)
+
+    def _detected_at(self, job: int) -> float:
+        """When the scheduler gave the first attempt up, by its own record."""
+        entries = self._cluster.client.timeline(job).entries
+        return min(entry.at_us for entry in entries if entry.kind == "attempt_ended") / 1e6
+
+
+def torchrun_rank(folder: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as name, Crew(folder) as crew:
+        out = Path(name)
+        torchrun.start_gang(crew, records.TRAIN, _arguments(out), ranks=RANKS, step_s=STEP_S)
+        wait_until((out / "checkpoint.pt").exists, "torchrun's checkpoint", timeout_s=60)
+        known = records.processes(out)
+        victim = next(start["pid"] for start in records.starts(out) if start["rank"] == 1)
+        killed = time.time()
+        os.kill(victim, signal.SIGKILL)
+        return _next_step(out, killed, known) - killed
+
+
+def torchrun_node(folder: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as name, Crew(folder) as crew:
+        out = Path(name)
+        agents = torchrun.start_nodes(crew, records.TRAIN, _arguments(out), nodes=2, step_s=STEP_S)
+        wait_until((out / "checkpoint.pt").exists, "torchrun's checkpoint", timeout_s=90)
+        known = records.processes(out)
+        family = descendants(agents[1].pid)
+        killed = time.time()
+        agents[1].kill()
+        for process in family:
+            process.kill()
+        return _next_step(out, killed, known) - killed
+
+
+def _arguments(out: Path) -> list[str]:
+    return [str(out), "100000", str(SAVE_EVERY), str(out)]
+
+
+def _next_step(out: Path, killed: float, known: frozenset[str]) -> float:
+    return wait_until(
+        lambda: records.next_step_at(out, killed, known), "torchrun's next step", timeout_s=120, every_s=0.02
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
