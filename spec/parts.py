@@ -27,6 +27,12 @@ from .problems import nearest, shown
 INSTANCES_MAX: Final = 100_000
 PROCESSES_MAX: Final = 1024
 GPUS_MAX: Final = 1024
+# Alternatives of a value, as they turn up in the paths of pydantic's errors. No key can look like this.
+TAG_DATA: Final = "\0data"
+TAG_LITERAL: Final = "\0literal"
+TAG_INLINE: Final = "\0inline"
+TAG_NAME: Final = "\0name"
+TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME})
 _YEAR_S: Final = 366 * 24 * 3600
 
 _NOT_YET: Final = ("mpi", "tensorflow", "ray", "deepspeed")
@@ -240,7 +246,7 @@ class Identity(Model):
 
 
 def _kind(value: Any) -> str:
-    return "~data" if isinstance(value, dict | DataInput) else "~literal"
+    return TAG_DATA if isinstance(value, dict | DataInput) else TAG_LITERAL
 
 
 def _unwrapped(value: Any) -> Any:
@@ -249,7 +255,7 @@ def _unwrapped(value: Any) -> Any:
 
 
 InputValue = Annotated[
-    Annotated[Value, Tag("~literal")] | Annotated[DataInput, Tag("~data")],
+    Annotated[Value, Tag(TAG_LITERAL)] | Annotated[DataInput, Tag(TAG_DATA)],
     Discriminator(_kind),
     BeforeValidator(_unwrapped),
 ]
@@ -260,7 +266,7 @@ def _own_interpreter(value: Any) -> Any:
 
 
 def _environment_kind(value: Any) -> str:
-    return "~inline" if isinstance(value, dict | Environment) else "~name"
+    return TAG_INLINE if isinstance(value, dict | Environment) else TAG_NAME
 
 
 def _or_empty(value: Any) -> Any:
@@ -268,7 +274,7 @@ def _or_empty(value: Any) -> Any:
 
 
 EnvironmentValue = Annotated[
-    Annotated[Line, Tag("~name")] | Annotated[Environment, Tag("~inline")],
+    Annotated[Line, Tag(TAG_NAME)] | Annotated[Environment, Tag(TAG_INLINE)],
     Discriminator(_environment_kind),
     BeforeValidator(_own_interpreter),
 ]

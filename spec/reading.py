@@ -4,6 +4,7 @@ Whatever comes in, only InvalidDocument comes out.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -14,7 +15,7 @@ from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_o
 from .document import DOCUMENT_BYTES_MAX, Document, parse
 from .expressions import BadExpression, check_expressions
 from .model import JobSpec
-from .parts import DataInput
+from .parts import TAGS, DataInput
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
 
 _EXPECTED = {
@@ -120,14 +121,30 @@ def _other_type(document: Document) -> Problem | None:
 
 
 def _texts_as_written(document: Document, data: dict[str, Any]) -> dict[str, Any]:
-    """Tags and variables keep the text that stood there: `1.10` is not 1.1."""
-    for key in ("tags", "properties", "environment_variables"):
-        if isinstance(data.get(key), dict):
-            data[key] = {
-                name: document.raw.get((key, name), value) if value is not None else value
-                for name, value in data[key].items()
-            }
+    """Tags, variables and versions keep the text that stood there: `1.10` is not 1.1."""
+    written = [path for path in document.raw if _is_text(path)]
+    if not written:
+        return data
+    data = deepcopy(data)
+    for path in written:
+        at = data
+        for part in path[:-1]:
+            at = at[part]  # type: ignore[index]
+        if at[path[-1]] is not None:  # type: ignore[index]
+            at[path[-1]] = document.raw[path]  # type: ignore[index]
     return data
+
+
+def _is_text(path: Path) -> bool:
+    """True for scalars that are text by their meaning, however they look."""
+    match path:
+        case ("tags" | "properties" | "environment_variables", _):
+            return True
+        case ("environment", "tags" | "properties", _) | ("environment", "version"):
+            return True
+        case ("outputs", _, "version"):
+            return True
+    return False
 
 
 def _caution(document: Document, path: Path, text: str) -> Caution:
@@ -180,13 +197,13 @@ def _below(problem: Problem, key: str) -> bool:
 
 def _problem(document: Document, item: Any) -> Problem:
     kind, context = item["type"], item.get("ctx", {})
-    path = tuple(part for part in item["loc"] if not str(part).startswith("~") and part != "[key]")
-    at_key = "[key]" in item["loc"]
+    at_key = item["loc"][-1:] == ("[key]",)
+    path = tuple(part for part in item["loc"] if part not in TAGS)[: -1 if at_key else None]
     if kind == "paceline":
         return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and path:
         return document.problem(path, "unknown key", at_key=True, nearest=_guess(path))
-    if kind == "missing":
+    if kind == "missing" and path:
         return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
     found = shown(item["input"])
     if kind == "literal_error":

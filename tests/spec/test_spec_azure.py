@@ -1,0 +1,137 @@
+"""Job files in Azure's shape: each key is honoured, warned about by name and line, or refused."""
+
+from pathlib import Path
+
+import pytest
+from paceline.spec.job import InvalidDocument, JobSpec, parse_canonical, parse_job
+from paceline.spec.resources import GangDemand, Resources
+
+FOLDER = Path(__file__).parent / "azure"
+
+SHM = "{}:3: resources.shm_size: not needed: processes share the node's /dev/shm, with no limit of their own"
+WARNED = {
+    "hello": [],
+    "curated_by_id": ["3:1: compute: there are no pools yet; the job runs on any node that fits"],
+    "conda_on_image": [
+        "8:3: environment.conda_file: nothing is installed; a node must map"
+        " 'mcr.microsoft.com/azureml/base:1' to an interpreter that has these packages"
+    ],
+    "distributed": [
+        "22:1: compute: there are no pools yet; the job runs on any node that fits",
+        SHM.format(28),
+    ],
+    "everything": [
+        "19:25: outputs.p.path: not used yet; outputs are kept in the job's own folder",
+        "19:82: outputs.p.name: not used yet; there is no registry to put it in",
+        "19:97: outputs.p.version: not used yet; there is no registry to put it in",
+        "23:3: environment.image: not used: nodes look up 'torch-image:7'",
+        "24:3: environment.conda_file: nothing is installed; a node must map 'torch-image:7' to an"
+        " interpreter that has these packages",
+        "29:3: environment_variables.RANK: set by the rendezvous for each rank; this value is replaced",
+        "34:3: resources.instance_type: not used yet; say cpus, memory and gpus instead",
+        SHM.format(36),
+        "37:3: resources.docker_args: not used: the job runs without a container",
+        "38:3: resources.locations: not used: nodes have no location",
+        "39:3: resources.properties: not used here",
+        "41:18: queue_settings.job_tier: not used here; priority says what goes first",
+        "43:3: services.board: not started here",
+        "44:3: services.shell: not started here",
+        "45:1: identity: not used here; processes run as the agent's user",
+        "46:1: parent_job_name: not used here",
+        "47:1: id: written by Azure's service for a job that ran there; ignored",
+        "48:1: status: written by Azure's service for a job that ran there; ignored",
+        "49:1: creation_context: written by Azure's service for a job that ran there; ignored",
+        "50:1: log_files: written by Azure's service for a job that ran there; ignored",
+    ],
+}
+
+REFUSED = {
+    "mpi": ["4:9: distribution.type: mpi is not supported yet; expected pytorch"],
+    "tensorflow": ["4:9: distribution.type: tensorflow is not supported yet; expected pytorch"],
+    "ray": ["4:9: distribution.type: ray is not supported yet; expected pytorch"],
+    "sweep": ["2:7: type: sweep: sweeps are not supported yet; expected command"],
+    "pipeline": ["1:7: type: pipeline: pipelines are not supported yet; expected command"],
+    "data_asset": [
+        "4:31: inputs.d.path: data is not fetched from URIs yet;"
+        " give a path that every node sees, or mode: direct"
+    ],
+    "file_environment_and_git_code": [
+        "2:7: code: code is not fetched from URIs yet; give a folder that every node sees",
+        "3:14: environment: environment files are not supported yet;"
+        " give a name that nodes map to an interpreter",
+    ],
+}
+
+
+def read(name: str) -> tuple[JobSpec, list[str]]:
+    spec, cautions = parse_job((FOLDER / f"{name}.yml").read_bytes(), "job.yml")
+    places = sorted(cautions, key=lambda caution: (caution.line, caution.column))
+    return spec, [str(caution).removeprefix("job.yml:") for caution in places]
+
+
+def test_every_file_is_in_a_table() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yml")} == WARNED.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_taken_with_warnings(name: str) -> None:
+    spec, cautions = read(name)
+    assert cautions == WARNED[name]
+    rooted = spec.rooted("/work/jobs")
+    assert parse_canonical(rooted.to_json()) == rooted
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_line(name: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        read(name)
+    assert [str(problem).removeprefix("job.yml:") for problem in caught.value.problems] == REFUSED[name]
+
+
+def test_what_a_distributed_job_means() -> None:
+    spec, _ = read("distributed")
+    assert spec.demand() == GangDemand(
+        per_task=Resources(cpu_milli=4000),
+        instance_count=2,
+        instance_count_min=2,
+        instance_count_max=2,
+        processes_per_task=4,
+        environment="AzureML-acpt-pytorch-2.2-cuda12.1",
+        rendezvous=True,
+    )
+    assert spec.rooted("/jobs").resolved_command({"model": "/out/model"}) == (
+        "python train.py --epochs 3 --lr 0.001 --data /jobs/images --model /out/model"
+    )
+    assert spec.tags == {"version": "1.10", "owner": ""}
+    assert spec.label == "images-distributed"
+    assert spec.rooted("/jobs").code == "/jobs/src"
+
+
+def test_what_everything_means() -> None:
+    spec, _ = read("everything")
+    assert spec.resolved_command({"o": "/o", "p": "/p"}) == (
+        "./run.sh 1 text True 0.5 https://host/data.csv /o /p"
+    )
+    assert spec.resolved_variables({}) == {"DATA": "text", "DEBUG": "1", "RANK": "0"}
+    assert spec.effective_priority == 100
+    assert (spec.demand().instance_count_max, spec.demand().environment) == (4, "torch-image:7")
+
+
+@pytest.mark.parametrize(
+    ("reference", "key"),
+    [
+        ("azureml:torch@latest", "torch"),
+        ("azureml:torch:3", "torch:3"),
+        ("torch-2.13", "torch-2.13"),
+        ("azureml://registries/azureml/environments/sklearn/versions/4", "sklearn:4"),
+        ("azureml:/subscriptions/s/resourceGroups/g/providers/p/environments/torch/versions/2", "torch:2"),
+        ("", ""),
+        ("null", ""),
+        ("{}", ""),
+        ("{name: torch, version: 3}", "torch:3"),
+        ("{image: 'nvcr.io/nvidia/pytorch:26.01-py3'}", "nvcr.io/nvidia/pytorch:26.01-py3"),
+    ],
+)
+def test_what_an_environment_is_looked_up_by(reference: str, key: str) -> None:
+    spec, _ = parse_job(f"command: x\nenvironment: {reference}\n", "x")
+    assert spec.demand().environment == key

@@ -1,0 +1,434 @@
+"""The job document: exact errors with their lines, bounds, defaults, and what survives every round trip."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from paceline.spec.errors import InvalidRequest
+from paceline.spec.job import (
+    InvalidDocument,
+    JobSpec,
+    job_from_data,
+    parse_canonical,
+    parse_job,
+    to_yaml,
+)
+from paceline.spec.resources import GangDemand, Resources
+from support.spec_strategies import PLAIN, job_documents
+
+
+def refused(text: str | bytes) -> str:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_job(text, "job.yaml")
+    return str(caught.value)
+
+
+def job(**keys: Any) -> JobSpec:
+    return job_from_data({"command": "x", **keys})[0]
+
+
+def test_all_problems_at_once_each_with_its_place() -> None:
+    text = """\
+type: command
+command: >
+  python x.py ${{inputs.lrr}}
+  ${{inputs.lr}} ${{output.model}}
+inputs:
+  lr: 0.1
+  d: {type: uri_fil, path: ./x}
+resources:
+  instance_cuont: 3
+  cpus: two
+  gpus: {cout: 1}
+environment_variables: {V: 1.10, 'A B': x}
+name: ../x
+process_count_per_instance: 2
+limits: {timeout: .nan}
+"""
+    assert refused(text).splitlines() == [
+        "job.yaml:3:15: command: '${{inputs.lrr}}': inputs has no 'lrr'; did you mean 'lr'?",
+        "job.yaml:4:18: command: '${{output.model}}': there is no 'output'; did you mean 'outputs'?",
+        "job.yaml:7:13: inputs.d.type: expected uri_file, uri_folder, mltable, mlflow_model, custom_model,"
+        " triton_model; found 'uri_fil'; did you mean 'uri_file'?",
+        "job.yaml:9:3: resources.instance_cuont: unknown key; did you mean 'instance_count'?",
+        "job.yaml:10:9: resources.cpus: expected a number; found 'two'",
+        "job.yaml:11:9: resources.gpus: required key 'count' is missing",
+        "job.yaml:11:10: resources.gpus.cout: unknown key; did you mean 'count'?",
+        "job.yaml:12:34: environment_variables.'A B': expected the name of an environment variable;"
+        " found 'A B'",
+        "job.yaml:13:7: name: expected a name of letters, digits, '.', '_' and '-' that begins with a letter"
+        " or digit, at most 255 characters; found '../x'",
+        "job.yaml:14:1: process_count_per_instance: unknown key;"
+        " did you mean 'distribution.process_count_per_instance'?",
+        "job.yaml:15:19: limits.timeout: expected a whole number; found nan",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "job.yaml:1:1: expected a mapping of keys; found nothing"),
+        ("[1, 2]", "job.yaml:1:1: expected a mapping of keys; found a list of 2"),
+        ("type: command", "job.yaml:1:1: required key 'command' is missing"),
+        ("command:", "job.yaml:1:9: command: expected a text; found nothing"),
+        ("command: '  '", "job.yaml:1:10: command: expected a command; found nothing to run"),
+        ('command: "a\\0b"', "job.yaml:1:10: command: character U+0000 may not stand here"),
+        ('command: "\\e[2J"', "job.yaml:1:10: command: character U+001B may not stand here"),
+        (
+            "command: x\ntype: comand",
+            "job.yaml:2:7: type: expected command; found 'comand'; did you mean 'command'?",
+        ),
+        ("command: x\ntype: 5", "job.yaml:2:7: type: expected command; found 5"),
+        (
+            "command: x\ntype: Sweep",
+            "job.yaml:2:7: type: sweep: sweeps are not supported yet; expected command",
+        ),
+        (
+            "command: x\ncomponent: azureml:c@latest",
+            "job.yaml:2:1: component: components are not supported yet;"
+            " give command, code and environment here",
+        ),
+        ("command: x\nresources: 4", "job.yaml:2:12: resources: expected a mapping; found 4"),
+        (
+            "command: x\nresources: {instance_count: '4'}",
+            "job.yaml:2:29: resources.instance_count: expected a whole number without quotes; found '4'",
+        ),
+        (
+            "command: x\nresources: {instance_count: true}",
+            "job.yaml:2:29: resources.instance_count: expected a whole number; found true",
+        ),
+        (
+            "command: x\nresources: {instance_count: -1}",
+            "job.yaml:2:29: resources.instance_count: expected at least 1; found -1",
+        ),
+        (
+            "command: x\nresources: {instance_count: 9999999999}",
+            "job.yaml:2:29: resources.instance_count: expected at most 100000; found 9999999999",
+        ),
+        (
+            "command: x\nresources: {cpus: .inf}",
+            "job.yaml:2:19: resources.cpus: expected a finite number; found inf",
+        ),
+        (
+            "command: x\nresources: {cpus: -2}",
+            "job.yaml:2:19: resources.cpus: expected more than 0; found -2",
+        ),
+        (
+            "command: x\nresources: {cpus: true}",
+            "job.yaml:2:19: resources.cpus: expected a number; found true",
+        ),
+        (
+            "command: x\nresources: {memory: 16Gib2}",
+            "job.yaml:2:21: resources.memory: expected a size such as 16Gi, 512Mi or 4000000; found '16Gib2'",
+        ),
+        (
+            "command: x\nresources: {memory: -1}",
+            "job.yaml:2:21: resources.memory: expected a size from 0 to 1024Ti; found -1",
+        ),
+        (
+            "command: x\nresources: {gpus: many}",
+            "job.yaml:2:19: resources.gpus.count: expected a whole number; found 'many'",
+        ),
+        (
+            "command: x\nresources: {instance_count: 2, min_instance_count: 3}",
+            "job.yaml:2:52: resources.min_instance_count: expected at most instance_count (2); found 3",
+        ),
+        (
+            "command: x\nresources: {instance_count: 2, max_instance_count: 1}",
+            "job.yaml:2:52: resources.max_instance_count: expected at least instance_count (2); found 1",
+        ),
+        (
+            "command: x\ndistribution: {type: pytroch}",
+            "job.yaml:2:22: distribution.type: expected pytorch; found 'pytroch'; did you mean 'pytorch'?",
+        ),
+        (
+            "command: x\ndistribution: {type: pytorch, process_count_per_instance: 2000}",
+            "job.yaml:2:59: distribution.process_count_per_instance: expected at most 1024; found 2000",
+        ),
+        (
+            "command: x\ndistribution: {type: pytorch, process_count_per_instance: 1024}\n"
+            "resources: {instance_count: 1000}",
+            "job.yaml:3:29: resources.instance_count: expected at most 1000000"
+            " processes in all; found 1024000 (1000 instances of 1024)",
+        ),
+        (
+            "command: x\npriority: 5\nqueue_settings: {priority: high}",
+            "job.yaml:2:11: priority: given twice: here and as queue_settings.priority; keep one",
+        ),
+        (
+            "command: x\ncheckpoint: {keep_best: 2}",
+            "job.yaml:2:13: checkpoint.best_metric:"
+            " required with keep_best: the metric to compare, such as -loss",
+        ),
+        (
+            "command: x\ninputs: {a: [1]}",
+            "job.yaml:2:13: inputs.a: expected a text, a finite number, true, false"
+            " or a mapping with 'path'; found a list of 1",
+        ),
+        (
+            "command: x\ninputs: {a: .nan}",
+            "job.yaml:2:13: inputs.a: expected a text, a finite number, true, false"
+            " or a mapping with 'path'; found nan",
+        ),
+        (
+            "command: x\ninputs: {a: {type: uri_file}}",
+            "job.yaml:2:13: inputs.a: required key 'path' is missing",
+        ),
+        (
+            "command: x\ninputs: {../up: 1}",
+            "job.yaml:2:10: inputs.'../up': expected a name of letters, digits, '_'"
+            " and '-' that begins with a letter or '_', at most 128 characters; found '../up'",
+        ),
+        (
+            "command: x\noutputs: {../up: }",
+            "job.yaml:2:11: outputs.'../up': expected a name of letters, digits, '_'"
+            " and '-' that begins with a letter or '_', at most 128 characters; found '../up'",
+        ),
+        (
+            'command: x\nname: "a\\nb"',
+            "job.yaml:2:7: name: expected a name of letters, digits, '.', '_' and '-' that"
+            " begins with a letter or digit, at most 255 characters; found 'a\\nb'",
+        ),
+        (
+            'command: x\ndisplay_name: "a\\e[31mb"',
+            "job.yaml:2:15: display_name: expected one line without control or"
+            " direction-changing characters; found 'a\\x1b[31mb'",
+        ),
+        (
+            "command: x\ndisplay_name: a\u202eb",
+            "job.yaml:2:15: display_name: expected one line without control or"
+            " direction-changing characters; found 'a\\u202eb'",
+        ),
+        (
+            "command: x\ndescription: a\u202eb",
+            "job.yaml:2:14: description: character U+202E may not stand here",
+        ),
+        (
+            "command: x\nservices: {a: {b: .inf}}",
+            "job.yaml:2:15: services.a: expected a text, a finite number, true,"
+            " false or a mapping with 'path'; found inf",
+        ),
+        (
+            "command: x\nenvironment_variables: {PACELINE_JOB: 1}",
+            "job.yaml:2:39: environment_variables.PACELINE_JOB:"
+            " PACELINE_ variables are set by paceline alone",
+        ),
+        (
+            "command: x\nenvironment: {conda_file: c.yml}",
+            "job.yaml:2:14: environment: expected name or image: what"
+            " nodes map to an interpreter; nothing is built or installed here",
+        ),
+        ("command: x\nexclusive: 1", "job.yaml:2:12: exclusive: expected true or false; found 1"),
+        (
+            "command: x ${{search_space.lr}}",
+            "job.yaml:1:12: command: '${{search_space.lr}}' has a value only in a"
+            " trial of a sweep, which is not supported yet",
+        ),
+        ("command: x ${{inputs.a", "job.yaml:1:12: command: '${{' without its '}}'"),
+        (
+            "command: x ${{ 1+1 }}",
+            "job.yaml:1:12: command: '${{ 1+1 }}' is not an expression; expected"
+            " '${{inputs.NAME}}' or '${{outputs.NAME}}'",
+        ),
+        (
+            "command: x\nenvironment_variables:\n  A: ${{outputs.m}}",
+            "job.yaml:3:6: environment_variables.A: '${{outputs.m}}': outputs has no 'm'",
+        ),
+    ],
+)
+def test_refusals(text: str, message: str) -> None:
+    assert refused(text) == message
+
+
+def test_a_hundred_problems_are_counted_not_all_shown() -> None:
+    lines = refused("command: x\n" + "\n".join(f"bad{n}: 1" for n in range(100))).splitlines()
+    assert lines[-1] == "... and 50 more problems"
+    assert len(lines) == 51
+
+
+def test_errors_are_invalid_requests_with_fields() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_job("command: x\nnam: y", "job.yaml")
+    assert isinstance(caught.value, InvalidDocument)
+    (problem,) = caught.value.problems
+    assert (problem.source, problem.line, problem.column, problem.key) == ("job.yaml", 2, 1, "nam")
+    assert (problem.nearest, caught.value.code, caught.value.retryable) == ("name", "invalid-document", False)
+
+
+def test_defaults() -> None:
+    spec = job()
+    assert spec.demand() == GangDemand(per_task=Resources(cpu_milli=1000))
+    assert (spec.retry.max_attempts, spec.priority, spec.exclusive, spec.grace_s) == (4, 0, False, 30.0)
+    assert (spec.limits.timeout, spec.limits.log_size) == (None, 256 << 20)
+    assert (spec.checkpoint.keep_last, spec.checkpoint.keep_best) == (2, 0)
+
+
+def test_demand() -> None:
+    spec = job(
+        distribution={"type": "pytorch", "process_count_per_instance": 8},
+        resources={
+            "instance_count": 4,
+            "min_instance_count": 2,
+            "max_instance_count": 6,
+            "cpus": 0.0001,
+            "memory": "1.5Gi",
+            "gpus": {"count": 8, "model": ["H100", "H200"]},
+        },
+        environment="torch",
+        exclusive=True,
+    )
+    assert spec.demand() == GangDemand(
+        per_task=Resources(cpu_milli=1, memory_bytes=3 << 29, gpus=8),
+        instance_count=4,
+        instance_count_min=2,
+        instance_count_max=6,
+        processes_per_task=8,
+        gpu_models=("H100", "H200"),
+        environment="torch",
+        exclusive=True,
+        rendezvous=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [
+        ({"name": "n"}, "n"),
+        ({"display_name": " Größe: 1/2 "}, "Gr-e-1-2"),
+        ({"experiment_name": "e"}, "e"),
+        ({"code": "../my code/"}, "my-code"),
+        ({"command": "/usr/bin/python3 x.py"}, "python3"),
+        ({"command": "!!!"}, "job"),
+    ],
+)
+def test_a_job_has_something_to_be_called_by(keys: dict[str, str], label: str) -> None:
+    assert job(**keys).label == label
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("16Gi", 16 << 30),
+        ("1k", 1000),
+        ("1KiB", 1024),
+        ("0.5M", 500_000),
+        ("7", 7),
+        (9, 9),
+        ("2 TB", 2 * 10**12),
+    ],
+)
+def test_sizes(size: object, count: int) -> None:
+    assert job(resources={"memory": size}).resources.memory == count
+
+
+def test_paths_are_rooted_at_the_job_file() -> None:
+    inputs = {
+        "a": {"path": "data"},
+        "b": {"path": "file:///mnt/b"},
+        "c": {"path": "s3://b/c", "mode": "direct"},
+        "d": "x",
+    }
+    spec = job(code="../src/.", inputs=inputs).rooted("/home/me/jobs")
+    assert spec.code == "/home/me/src"
+    assert spec.input_values() == {"a": "/home/me/jobs/data", "b": "/mnt/b", "c": "s3://b/c", "d": "x"}
+    assert parse_canonical(spec.to_json()) == spec
+
+
+def test_the_wire_takes_no_relative_path() -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_canonical(job(code="src", inputs={"d": {"path": "x"}}).to_json(), "job 1 of 3")
+    assert str(caught.value).splitlines() == [
+        "job 1 of 3: code: expected an absolute path; found 'src'",
+        "job 1 of 3: inputs.d.path: expected an absolute path; found 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        '{"command": 1}',
+        '{"command": "x", "nam": 1}',
+        '{"command": "x ${{inputs.a}}"}',
+        '{"command": "x", "grace_s": NaN}',
+        '{"command": "x", "services": {"a": Infinity}}',
+        '{"command": "\\ud800"}',
+        '{"command": "x", "environment_variables": {"PACELINE_JOB": ""}}',
+        "[" * 100_000,
+        '{"command": "x", "priority": 1' + "0" * 10_000 + "}",
+        " " * ((1 << 20) + 1),
+        '{"command": "x", "services": {"a": 1' + "0" * 5000 + "}}",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_the_wire_is_checked_anew(text: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_canonical(text)
+    assert len(str(caught.value)) < 1000
+
+
+def test_canonical_text_is_sorted_and_holds_the_defaults() -> None:
+    text = job(tags={"b": 1, "a": 2}).to_json()
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    assert json.loads(text)["retry"] == {"max_attempts": 4}
+    assert text == job(tags={"a": "2", "b": "1"}).to_json()
+
+
+@settings(max_examples=200, deadline=None)
+@given(job_documents())
+def test_document_to_text_to_document(data: dict[str, Any]) -> None:
+    spec, _ = job_from_data(data)
+    again, _ = parse_job(to_yaml(data), "job.yaml")
+    assert again == spec
+    written = spec.to_json()
+    assert parse_job(to_yaml(json.loads(written)), "job.yaml")[0].to_json() == written
+    rooted = spec.rooted("/jobs")
+    assert parse_canonical(rooted.to_json()) == rooted
+    assert JobSpec.from_json(rooted.to_json()).to_json() == rooted.to_json()
+    assert rooted.demand() == spec.demand()
+    outputs = dict.fromkeys(spec.outputs, "/o")
+    assert "${{ outputs." not in rooted.resolved_command(outputs)
+
+
+KEYS = st.sampled_from(sorted(info.alias or name for name, info in JobSpec.model_fields.items()))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.one_of(KEYS, st.text(max_size=5)), PLAIN, max_size=6))
+@example({"command": "x", "inputs": {"a": {"value": {"path": "p"}}}})
+@example({"environment_variables": {"A": []}, "command": "x", "tags": [1]})
+def test_no_data_raises_anything_but_its_own_error(data: dict[str, Any]) -> None:
+    try:
+        spec, _ = job_from_data({"command": "x", **data})
+        assert JobSpec.model_validate_json(spec.to_json()) == spec
+        parse_job(to_yaml(data), "job.yaml")
+    except InvalidDocument as error:
+        assert str(error).replace("\n", "").isprintable()
+
+
+ODD = st.one_of(st.text(max_size=40), st.binary(max_size=40))
+
+
+@settings(max_examples=200, deadline=None)
+@given(ODD, st.lists(st.text(max_size=20), max_size=2))
+@example("command: x", ["=", "a=b"])
+@example("command: x\ninputs: 3", ["inputs.a=1"])
+@example("", ["command=x"])
+def test_no_text_raises_anything_but_its_own_error(text: str | bytes, overrides: list[str]) -> None:
+    for read in (lambda: parse_job(text, "x", overrides), lambda: parse_canonical(text)):
+        try:
+            read()
+        except InvalidDocument as error:
+            assert error.problems
+
+
+def test_data_that_refers_to_itself_is_refused() -> None:
+    loop: dict[str, Any] = {}
+    loop["a"] = loop
+    with pytest.raises(InvalidDocument):
+        job_from_data({"command": "x", "services": loop})
