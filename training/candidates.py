@@ -1,0 +1,53 @@
+"""Which checkpoints count for this run, newest first.
+
+Inside Paceline: those that the scheduler accepted, each with its manifest's hash, and no other. Outside: what
+is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import folders, manifest
+from .environment import Environment
+from .errors import StorageFailed
+from .manifest import Manifest
+from .task import Task
+
+METADATA = ".metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """`manifest_hash` None: outside Paceline, where no scheduler has said which manifest it is."""
+
+    path: Path
+    step: int
+    attempt: int
+    manifest_hash: str | None = None
+
+    def __str__(self) -> str:
+        return f"step {self.step} (attempt {self.attempt})"
+
+
+def accepted(task: Task) -> list[Candidate]:
+    """As the scheduler gave them."""
+    return [Candidate(one.path, one.step, one.attempt, one.manifest_hash) for one in task.checkpoints]
+
+
+def found(root: Path) -> list[Candidate]:
+    """Every complete one in the folder."""
+    return [Candidate(root / str(name), name.step, name.attempt) for name in folders.published(root)]
+
+
+def check(candidate: Candidate, environment: Environment) -> Manifest:
+    """Its manifest. Raises StorageFailed, saying why, unless it is the one accepted, and this job's."""
+    document = manifest.read(candidate.path, candidate.manifest_hash)
+    if environment.managed and document.job != environment.job:
+        raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
+    if document.attempt != candidate.attempt or document.step != candidate.step:
+        raise StorageFailed(
+            f"holds step {document.step} of attempt {document.attempt}: the folder was swapped"
+        )
+    if METADATA not in document.files:
+        raise StorageFailed(f"{manifest.NAME} names no {METADATA}")
+    return document

@@ -1,0 +1,49 @@
+"""What can go wrong inside a job. Each says what was wrong, where, what was expected and what to do."""
+
+from ..spec.errors import Conflict, InvalidRequest, PacelineError
+
+
+class InvalidEnvironment(InvalidRequest):
+    """A variable that the launcher sets (RANK, WORLD_SIZE ...) does not hold what it must."""
+
+
+class InvalidMetric(InvalidRequest):
+    """`run.report` was given something that is not a number, or too much of it."""
+
+
+class UnsavableState(InvalidRequest):
+    """`run.save` was given something that could not be read back safely; said at the save, not at the
+    restart.
+    """
+
+
+class GangNotReady(Conflict):
+    """A checkpoint concerns all ranks, but the process group that joins them does not exist yet."""
+
+
+class CheckpointMismatch(Conflict):
+    """The checkpoint is good, but it does not fit the model, the optimizer or the names given to `restore`.
+    """
+
+
+class RestoreFailed(PacelineError):
+    """Reading failed after the state had been touched, and no other checkpoint was good: the state is
+    undefined.
+    """
+
+    code = "restore-failed"
+    retryable = True
+
+
+class StorageFailed(PacelineError):
+    """The checkpoint's storage could not take or give what was asked: full, read-only, gone, I/O error."""
+
+    code = "storage"
+    retryable = True
+
+
+class NotAccepted(PacelineError):
+    """The checkpoint is on disk, but the agent did not take note of it, so no restart will use it."""
+
+    code = "not-accepted"
+    retryable = True

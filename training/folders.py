@@ -1,0 +1,114 @@
+"""The folder of checkpoints: names, what is there, publishing by rename, removing.
+
+    step-00000040.a2       complete; .a2 is the attempt; saved again in that attempt: .a2.1 ...
+    .tmp-step-00000040.a2  being written, or left by a process that was killed
+    .gone-...              being deleted
+
+A name without a leading dot appears only by rename, after all that is in it is on disk.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from .errors import StorageFailed
+
+_NAME = re.compile(r"step-(\d{8,19})\.a(\d{1,9})(?:\.(\d{1,9}))?")
+_ASIDE = ".tmp-"
+_GONE = ".gone-"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FolderName:
+    """What a folder's name says. Ordered: a later attempt is newer, then a later step, then a repetition."""
+
+    attempt: int
+    step: int
+    repetition: int = 0
+
+    def __str__(self) -> str:
+        repeated = f".{self.repetition}" if self.repetition else ""
+        return f"step-{self.step:08d}.a{self.attempt}{repeated}"
+
+    @property
+    def aside(self) -> str:
+        return f"{_ASIDE}{self}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None for a name that is not a checkpoint's."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        return cls(attempt=int(match[2]), step=int(match[1]), repetition=int(match[3] or 0))
+
+
+def published(root: Path) -> list[FolderName]:
+    """The complete ones, newest first; nothing when the folder does not exist."""
+    return sorted((name for name in map(FolderName.parse, _entries(root)) if name is not None), reverse=True)
+
+
+def leftovers(root: Path, before_attempt: int) -> list[Path]:
+    """What attempts before this one were writing or deleting when they ended."""
+    found = []
+    for entry in _entries(root):
+        for prefix in (_ASIDE, _GONE):
+            name = FolderName.parse(entry.removeprefix(prefix)) if entry.startswith(prefix) else None
+            if name is not None and name.attempt < before_attempt:
+                found.append(root / entry)
+    return found
+
+
+def next_attempt(root: Path) -> int:
+    """One more than any attempt that has left a trace here: a run outside Paceline never meets its
+    forerunners' names.
+    """
+    names = (FolderName.parse(entry.removeprefix(_ASIDE).removeprefix(_GONE)) for entry in _entries(root))
+    return 1 + max((name.attempt for name in names if name is not None), default=0)
+
+
+def prepare_aside(root: Path, name: FolderName) -> Path:
+    """An empty folder to write into."""
+    aside = root / name.aside
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def publish(root: Path, name: FolderName) -> Path:
+    """Give the finished folder its name, durably. Its files have been fsynced by whoever wrote them."""
+    aside, final = root / name.aside, root / str(name)
+    if final.exists():
+        raise StorageFailed(f"{final} exists already", path=str(final))
+    sync_folder(aside)
+    aside.rename(final)
+    sync_folder(root)
+    return final
+
+
+def remove(path: Path) -> None:
+    """Take it out of sight at once, then delete it: no moment shows half a checkpoint."""
+    gone = path if path.name.startswith(_GONE) else path.with_name(_GONE + path.name.removeprefix(_ASIDE))
+    if gone != path:
+        path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, so that the names in it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _entries(root: Path) -> list[str]:
+    try:
+        return os.listdir(root)  # noqa: PTH208 - names are wanted, and many: no Path per entry
+    except FileNotFoundError:
+        return []

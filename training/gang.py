@@ -1,0 +1,93 @@
+"""How the ranks agree: small CPU collectives over the process group that the script made.
+
+Every call here is collective: all ranks make it, in the same order. A gang of one never touches torch.
+Tensors of the training itself never pass here. Where the script's own group cannot carry CPU tensors
+(NCCL alone), one gloo group is made beside it, once.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .environment import Environment
+from .errors import GangNotReady
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class Gang:
+    """The ranks of this run. Reads the state of torch.distributed at each call, for scripts make groups late.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._control: Any = None
+        self._control_of: object = None
+
+    @property
+    def joined(self) -> bool:
+        """True once there is a process group to agree over (False for a single process)."""
+        distributed: Any = sys.modules.get("torch.distributed")
+        return bool(
+            distributed is not None
+            and distributed.is_available()
+            and distributed.is_initialized()
+            and distributed.get_world_size() > 1
+        )
+
+    @property
+    def rank(self) -> int:
+        return self._environment.rank
+
+    def require(self, what: str) -> None:
+        """Raise GangNotReady when there are several ranks but nothing joins them yet."""
+        if self._environment.world_size > 1 and not self.joined:
+            raise GangNotReady(
+                f"run.{what}() concerns all {self._environment.world_size} ranks, "
+                "but torch.distributed is not initialized",
+                hint=f"call torch.distributed.init_process_group() before run.{what}()",
+                world_size=self._environment.world_size,
+            )
+
+    def group(self) -> "ProcessGroup | None":
+        """The group for CPU collectives; None is the script's own."""
+        from torch import distributed
+
+        world = distributed.group.WORLD
+        if "cpu:gloo" in str(distributed.get_backend_config()):
+            return None
+        if self._control_of is not world:
+            self._control = distributed.new_group(backend="gloo")
+            self._control_of = world
+        group: ProcessGroup = self._control
+        return group
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everyone's value, by rank, at every rank."""
+        if not self.joined:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(values, value, group=self.group())
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, at every rank."""
+        if not self.joined:
+            return value
+        from torch import distributed
+
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self.group())
+        return values[0]
+
+    def largest(self, *values: int) -> tuple[int, ...]:
+        """For each of these, the largest that any rank gave."""
+        if not self.joined:
+            return values
+        import torch
+
+        tensor = torch.tensor(values, dtype=torch.int64)
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
+        return tuple(int(value) for value in tensor)

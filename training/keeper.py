@@ -1,0 +1,91 @@
+"""The checkpoints that are on disk and count, and what rank 0 lets go of.
+
+Deleting follows `retention.choose_removals`; sweeping takes what attempts before this one left behind: half-
+written folders, and complete ones that were never accepted and, this attempt being the current one, never
+will be. Both wait until a checkpoint of this attempt is accepted, which a replaced attempt never sees. A
+deletion that fails is said and costs nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import folders
+from .retention import Kept, choose_removals
+from .say import say
+from .task import Retention
+
+
+class Keeper:
+    """Rank 0's alone. `earlier` gives what counts from before this attempt, oldest first, when it is first
+    needed.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        retention: Retention,
+        earlier: Callable[[], Sequence[Kept]],
+        acked_seq: Callable[[], int],
+        *,
+        sweeps_unaccepted: bool,
+    ) -> None:
+        self._root = root
+        self._retention = retention
+        self._earlier = earlier
+        self._acked_seq = acked_seq
+        self._sweeps_unaccepted = sweeps_unaccepted
+        self._kept: list[Kept] | None = None
+        self._removed_steps: set[int] = set()
+        self._swept = False
+
+    def add(self, published: Kept) -> None:
+        """A new one of this attempt."""
+        self._known().append(published)
+
+    def let_go(self, attempt: int) -> None:
+        """Delete what the policy does not want and nobody can need."""
+        acked_seq = self._acked_seq()
+        kept = self._known()
+        for one in choose_removals(kept, self._retention, acked_seq):
+            kept.remove(one)
+            if _discard(one.path):
+                self._removed_steps.add(one.step)
+        if not self._swept and any(one.seq is not None and one.seq <= acked_seq for one in kept):
+            self._swept = True
+            self._sweep(attempt, {one.path for one in kept})
+
+    def removed_steps(self) -> list[int]:
+        """Steps removed and not yet told of. One that is still there under another attempt is not gone."""
+        return sorted(self._removed_steps - {one.step for one in self._known()})
+
+    def told_removed(self) -> None:
+        self._removed_steps.clear()
+
+    def _known(self) -> list[Kept]:
+        if self._kept is None:
+            self._kept = list(self._earlier())
+        return self._kept
+
+    def _sweep(self, attempt: int, known: set[Path]) -> None:
+        stale = folders.leftovers(self._root, attempt)
+        if self._sweeps_unaccepted:
+            names = (name for name in folders.published(self._root) if name.attempt < attempt)
+            stale += [path for name in names if (path := self._root / str(name)) not in known]
+        for path in stale:
+            _discard(path)
+
+
+def discard_aside(path: Path) -> None:
+    """Take away what a failed save left, which may be what filled the disk."""
+    _discard(path)
+
+
+def _discard(path: Path) -> bool:
+    try:
+        folders.remove(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        say(f"{path} could not be deleted and stays: {error.strerror}")
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""A checkpoint's manifest: what it is of, which files it has, their sizes and hashes.
+
+`manifest.json` is written last, inside the folder that is still aside, so a folder with a manifest under its
+final name is complete. Files are named in it plainly, never with a path. Nothing of a checkpoint is
+interpreted before its manifest has been checked against what was accepted, and its files against the
+manifest. torch is not needed here.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from .errors import StorageFailed
+from .metrics import to_json
+
+NAME = "manifest.json"
+FORMAT = 1
+MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file: its size and the 128-bit xxh3 of its bytes, in hex."""
+
+    size_bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`contents` says for each name given to `save` what kind of thing it was."""
+
+    job: int
+    attempt: int
+    step: int
+    world_size: int
+    files: Mapping[str, FileEntry]
+    contents: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Canonical JSON: equal manifests have equal bytes, hence equal hashes."""
+    document = {
+        "format": FORMAT,
+        "job": manifest.job,
+        "attempt": manifest.attempt,
+        "step": manifest.step,
+        "world_size": manifest.world_size,
+        "contents": dict(manifest.contents),
+        "metrics": to_json(manifest.metrics),
+        "files": {name: {"size": e.size_bytes, "xxh3": e.xxh3} for name, e in manifest.files.items()},
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """Raises ValueError, saying what is wrong, on anything that `encode` does not make."""
+    try:
+        document = json.loads(data)
+        if document["format"] != FORMAT:
+            raise ValueError(f"is of format {document['format']!r}, this version reads {FORMAT}")
+        return Manifest(
+            job=int(document["job"]),
+            attempt=int(document["attempt"]),
+            step=int(document["step"]),
+            world_size=int(document["world_size"]),
+            files={
+                _plain(name): FileEntry(int(entry["size"]), str(entry["xxh3"]))
+                for name, entry in document["files"].items()
+            },
+            contents={str(name): str(kind) for name, kind in document["contents"].items()},
+            metrics={str(name): float(value) for name, value in document["metrics"].items()},
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"is not a manifest: {type(error).__name__}: {error}") from None
+
+
+def hash_bytes(data: bytes) -> str:
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Size and hash of what is in the file now."""
+    digest, size_bytes = xxhash.xxh3_128(), 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return FileEntry(size_bytes, digest.hexdigest())
+
+
+def write(folder: Path, manifest: Manifest) -> str:
+    """Write and fsync the manifest; its hash."""
+    data = encode(manifest)
+    with (folder / NAME).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hash_bytes(data)
+
+
+def read(folder: Path, manifest_hash: str | None) -> Manifest:
+    """The folder's manifest; with a hash, only if it is that very one. Raises StorageFailed, saying what is
+    wrong.
+    """
+    path = folder / NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise StorageFailed(f"no {NAME}" if folder.is_dir() else "no such folder") from None
+    except OSError as error:
+        raise StorageFailed(f"{NAME}: {error.strerror}") from error
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise StorageFailed(f"{NAME} is longer than {MANIFEST_BYTES_MAX} bytes")
+    if manifest_hash is not None and hash_bytes(data) != manifest_hash:
+        raise StorageFailed(
+            f"{NAME} is not the one that was accepted: hash {hash_bytes(data)}, expected {manifest_hash}"
+        )
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise StorageFailed(f"{NAME} {error}") from None
+
+
+def find_damage(folder: Path, manifest: Manifest, names: Iterable[str]) -> str:
+    """What is wrong with the first bad one of these files; empty when all are as the manifest says."""
+    for name in names:
+        entry = manifest.files[name]
+        try:
+            size_bytes = (folder / name).stat().st_size
+            if size_bytes != entry.size_bytes:
+                return f"{name}: {size_bytes} bytes, expected {entry.size_bytes}"
+            if hash_file(folder / name).xxh3 != entry.xxh3:
+                return f"{name}: hash differs"
+        except FileNotFoundError:
+            return f"{name}: missing"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return ""
+
+
+def _plain(name: str) -> str:
+    if not name or "/" in name or "\0" in name or name in (".", "..", NAME):
+        raise ValueError(f"names a file {name!r}")
+    return name

@@ -1,0 +1,50 @@
+"""Which checkpoints may go: a pure choice.
+
+One goes only when the scheduler is known to have accepted a newer one of this attempt: what a cut-off attempt
+writes is never accepted, so it deletes nothing that its successor may be restoring from. The newest accepted
+one always stays.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .task import Retention
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint that is on disk. `seq` is the journal entry that told of it; None: accepted before this
+    attempt.
+    """
+
+    step: int
+    path: Path
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    seq: int | None = None
+    good: bool = True
+    """False: it was rejected at the restore. It fills no place, and goes when the others may."""
+
+    def accepted(self, acked_seq: int) -> bool:
+        return self.seq is None or self.seq <= acked_seq
+
+
+def choose_removals(kept: Sequence[Kept], retention: Retention, acked_seq: int) -> list[Kept]:
+    """Those of `kept` (oldest first) that the policy does not want and nobody can need."""
+    if retention.keep_last <= 0 or not any(one.seq is not None and one.seq <= acked_seq for one in kept):
+        return []
+    accepted = [one for one in kept if one.accepted(acked_seq)]
+    good = [one for one in accepted if one.good]
+    wanted = {one.path for one in good[-retention.keep_last :]} | _best(good, retention)
+    return [one for one in accepted if one.path not in wanted]
+
+
+def _best(good: Sequence[Kept], retention: Retention) -> set[Path]:
+    name = retention.best_metric.removeprefix("-")
+    if retention.keep_best <= 0 or not name:
+        return set()
+    sign = -1.0 if retention.best_metric.startswith("-") else 1.0
+    rated = [one for one in good if math.isfinite(one.metrics.get(name, math.nan))]
+    rated.sort(key=lambda one: sign * one.metrics[name], reverse=True)
+    return {one.path for one in rated[: retention.keep_best]}

@@ -1,0 +1,155 @@
+"""What a script sees of Paceline: `run = paceline.init()`, and five verbs on it.
+
+The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
+to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
+`save`, `restore` and `should_stop` are collective: all ranks call them, at the same steps.
+"""
+
+import atexit
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
+
+from .environment import Environment, read_environment
+from .errors import UnsavableState
+from .gang import Gang
+from .link import ShimLink
+from .metrics import check_step, check_values, to_json
+from .outcome import Restored, SaveOutcome
+from .stop import StopAgreement, StopNotice
+from .task import Retention, Task, read_task
+
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoints
+
+_FLUSH_AT_EXIT_S = 1.0
+_current: "Run | None" = None
+
+
+def init(*, checkpoints: str | os.PathLike[str] = "checkpoints", keep_last: int = 3) -> "Run":
+    """This process's run; the same object each time.
+
+    `checkpoints` and `keep_last` (0: keep all) concern runs outside Paceline only; inside, the job has its
+    own folder and the job file says what to keep.
+    """
+    global _current  # noqa: PLW0603 - one process is one rank of one run
+    if _current is None:
+        _current = Run(
+            read_environment(os.environ), Path(checkpoints).absolute(), Retention(keep_last=keep_last)
+        )
+        atexit.register(_current.close)
+    return _current
+
+
+class Run:
+    """One rank's view of the run. Made by `init`."""
+
+    def __init__(self, environment: Environment, local_root: Path, local_retention: Retention) -> None:
+        self._environment = environment
+        self._local = (local_root, local_retention)
+        folder = environment.task_folder
+        self._link = ShimLink(folder, environment.rank) if folder is not None else None
+        self._gang = Gang(environment)
+        self._stopping = StopAgreement(self._gang, StopNotice(folder), catches_sigterm=environment.managed)
+        self._latest: dict[str, float] = {}
+        self._lazy_checkpoints: Checkpoints | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's place among all of the run, from 0."""
+        return self._environment.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the run, over all nodes."""
+        return self._environment.world_size
+
+    @property
+    def attempt(self) -> int:
+        """How many times the job has been started, this one included; 0 outside Paceline."""
+        return self._environment.attempt
+
+    @property
+    def job(self) -> int:
+        """The job's number; 0 outside Paceline."""
+        return self._environment.job
+
+    def report(self, step: SupportsIndex, **values: SupportsFloat) -> None:
+        """Say how training goes: `run.report(step, loss=loss, accuracy=0.97)`.
+
+        Any rank may. Values are numbers (NaN and infinities too) or tensors of one element; a CUDA tensor is
+        waited for. Raises InvalidMetric for anything else; never waits for the agent, never fails because it
+        is away.
+        """
+        checked_step, checked = check_step(step), check_values(values)
+        self._latest |= checked
+        if self._link is not None:
+            message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": to_json(checked)}
+            self._link.post(message)
+
+    def save(
+        self,
+        step: SupportsIndex,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        metrics: Mapping[str, SupportsFloat] | None = None,
+        **more: Any,
+    ) -> SaveOutcome:
+        """Checkpoint the run's state after `step`; all ranks call it.
+
+        `more` takes anything by name: modules and optimizers, objects with state_dict() and load_state_dict()
+        (schedulers, scalers), tensors, and plain values (numbers, texts, lists, dicts) of rank 0. Random
+        number generators are saved for each rank. `metrics` rate the checkpoint for `keep_best`; left out,
+        rank 0's last reported values do.
+
+        Storage that fails (full, read-only) costs this checkpoint and not the run: the outcome, the same at
+        all ranks, says so, and so do stderr and the job's timeline. Raises UnsavableState for what could
+        never be restored.
+        """
+        rating = self._latest if metrics is None else check_values(metrics)
+        given = {"model": model, "optimizer": optimizer, **more}
+        if not any(thing is not None for thing in given.values()):
+            raise UnsavableState("run.save() was given nothing to save", hint="run.save(step, model=model)")
+        return self._checkpoints().save(check_step(step), given, dict(rating))
+
+    def restore(self, *, model: Any = None, optimizer: Any = None, **more: Any) -> Restored | None:
+        """Put back the newest good checkpoint, in place; None when there is none. All ranks call it.
+
+        Give it the objects that `save` was given, by the same names; plain values come back in `.values`. Go
+        on with the step after `.step`. Damaged ones are passed over, which stderr and the job's timeline say;
+        one that is good but does not fit raises CheckpointMismatch.
+        """
+        return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
+
+    def should_stop(self) -> bool:
+        """True when the run was asked to end: save, then leave. All ranks call it and get the same answer at
+        the same call.
+
+        Within about a tenth of a second, or one step where steps are longer. From the first call on, SIGTERM
+        only asks.
+        """
+        return self._stopping.should_stop()
+
+    def close(self) -> None:
+        """Give what is still unsent a moment; called at exit."""
+        if self._link is not None:
+            self._link.flush(_FLUSH_AT_EXIT_S)
+            self._link.close()
+
+    def _checkpoints(self) -> "Checkpoints":
+        if self._lazy_checkpoints is None:
+            from .checkpoints import Checkpoints
+
+            task, (root, retention) = self._task(), self._local
+            if task is not None and self._environment.job_folder is not None:
+                root, retention = self._environment.job_folder / "checkpoints", task.retention
+            self._lazy_checkpoints = Checkpoints(
+                self._environment, self._gang, self._link, task, root=root, retention=retention
+            )
+        return self._lazy_checkpoints
+
+    def _task(self) -> Task | None:
+        folder = self._environment.task_folder
+        return read_task(folder) if folder is not None else None

@@ -1,0 +1,162 @@
+"""Saving: all ranks write aside; rank 0 writes the manifest, publishes by rename, and tells the shim.
+
+Whole or not at all, and one outcome for all ranks. What the storage or the agent refuses is skipped and said
+loudly: training goes on, the timeline knows. What no retry could save is raised at all ranks. Collective,
+with DCP's own agreements and no others.
+"""
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
+
+from . import folders, manifest
+from .dcp import AgreedSavePlanner, PublishingWriter
+from .environment import Environment
+from .errors import NotAccepted, StorageFailed, UnsavableState
+from .folders import FolderName
+from .gang import Gang
+from .keeper import Keeper, discard_aside
+from .link import ShimLink
+from .manifest import FileEntry, Manifest
+from .metrics import to_json
+from .outcome import SaveOutcome
+from .retention import Kept
+from .say import say
+from .state import State
+
+# With one process DCP says that it has no process group to agree over. There is nothing to agree on.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+_WHY_LENGTH_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """The save under way."""
+
+    name: FolderName
+    contents: Mapping[str, str]
+    metrics: Mapping[str, float]
+    since_s: float
+
+    @property
+    def stall_s(self) -> float:
+        return time.monotonic() - self.since_s
+
+
+class Saver:
+    """One rank's part in the saves of a run."""
+
+    def __init__(
+        self, environment: Environment, gang: Gang, link: ShimLink | None, root: Path, keeper: Keeper
+    ) -> None:
+        self._environment = environment
+        self._gang = gang
+        self._link = link
+        self._root = root
+        self._keeper = keeper
+        self._last_name: FolderName | None = None
+        self._readable: set[str] = set()
+
+    def save(
+        self, attempt: int, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> SaveOutcome:
+        """Publish the state after `step`. Raises UnsavableState, at all ranks, for what cannot be saved."""
+        since_s = time.monotonic()
+        state, contents, error = self._collect(step, given)
+        save = _Save(self._next_name(attempt, step), contents, metrics, since_s)
+        try:
+            save_state_dict(
+                state,
+                storage_writer=PublishingWriter(self._root, save.name, partial(self._complete, save)),
+                planner=AgreedSavePlanner(error),
+                process_group=self._gang.group() if self._gang.joined else None,
+                no_dist=not self._gang.joined,
+            )
+        except CheckpointException as failure:
+            return self._on_failed(save, failure)
+        return SaveOutcome(step=step, path=self._root / str(save.name), stall_s=save.stall_s)
+
+    def _next_name(self, attempt: int, step: int) -> FolderName:
+        last = self._last_name
+        repetition = last.repetition + 1 if last is not None and last.step == step else 0
+        self._last_name = FolderName(attempt=attempt, step=step, repetition=repetition)
+        return self._last_name
+
+    def _collect(
+        self, step: int, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, str], Exception | None]:
+        """What is wrong here is not raised here: the other ranks would wait for us in the collective."""
+        try:
+            state = State(given, self._gang.rank)
+            return state.for_save(step, self._readable), state.kinds, None
+        except Exception as error:  # noqa: BLE001 - handed to all ranks by the planner, raised in `_on_failed`
+            return {}, {}, error
+
+    def _complete(self, save: _Save, aside: Path, files: Mapping[str, FileEntry]) -> None:
+        """At rank 0, when all ranks' files are there. Letting go comes first, so that it is told with the new
+        one.
+        """
+        document = Manifest(
+            job=self._environment.job,
+            attempt=save.name.attempt,
+            step=save.name.step,
+            world_size=self._environment.world_size,
+            files=files,
+            contents=save.contents,
+            metrics=save.metrics,
+        )
+        manifest_hash = manifest.write(aside, document)
+        self._keeper.let_go(save.name.attempt)
+        path = folders.publish(self._root, save.name)
+        seq = self._tell(save, path, manifest_hash, document) if self._link is not None else 0
+        self._keeper.add(Kept(save.name.step, path, dict(save.metrics), seq))
+        if self._link is None:
+            self._keeper.let_go(save.name.attempt)
+
+    def _tell(self, save: _Save, path: Path, manifest_hash: str, document: Manifest) -> int:
+        """The seq of the journal's entry about it."""
+        assert self._link is not None
+        answer = self._link.ask(
+            {
+                "op": "checkpoint",
+                "step": save.name.step,
+                "path": str(path),
+                "manifest_hash": manifest_hash,
+                "size_bytes": document.size_bytes,
+                "stall_s": save.stall_s,
+                "metrics": to_json(save.metrics),
+                "removed_steps": self._keeper.removed_steps(),
+            }
+        )
+        if answer is None:
+            raise NotAccepted("it is on disk, but the agent's shim does not answer")
+        if not answer.get("ok"):
+            raise NotAccepted(
+                f"it is on disk, but the agent's shim refused it: {answer.get('error', answer)}"
+            )
+        self._keeper.told_removed()
+        return int(str(answer["seq"]))
+
+    def _on_failed(self, save: _Save, failure: CheckpointException) -> SaveOutcome:
+        """All ranks come here, with the same failures."""
+        failures = sorted((rank, error) for rank, (error, _) in failure.failures.items())
+        for rank, error in failures:
+            if not isinstance(error, Exception):
+                raise error  # KeyboardInterrupt, SystemExit
+            if not isinstance(error, StorageFailed | NotAccepted):
+                raise UnsavableState(f"rank {rank}: {error}", rank=rank) from error
+        why = "; ".join(f"rank {rank}: {error}" for rank, error in failures)[:_WHY_LENGTH_MAX]
+        if self._gang.rank == 0:
+            say(f"checkpoint of step {save.name.step} FAILED, training goes on without it: {why}")
+            discard_aside(self._root / save.name.aside)
+            if self._link is not None:
+                self._link.ask({"op": "checkpoint_failed", "step": save.name.step, "why": why})
+        return SaveOutcome(step=save.name.step, path=None, stall_s=save.stall_s, error=why)

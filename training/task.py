@@ -1,0 +1,75 @@
+"""What the scheduler told this task (`task.json`): which checkpoints count, and how many to keep.
+
+Only these checkpoints may ever be restored inside Paceline, each bound to its manifest by a hash, so that
+what another job or a stale attempt left in the folder is never looked at. Read-only.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InvalidEnvironment
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedCheckpoint:
+    """One that the scheduler accepted from an attempt that was current then."""
+
+    step: int
+    attempt: int
+    path: Path
+    manifest_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What to keep: the last N, and the best N by a metric ("-loss": less is better). `keep_last` 0: all."""
+
+    keep_last: int = 0
+    keep_best: int = 0
+    best_metric: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The part of StartTask that training needs. `checkpoints` are newest first."""
+
+    checkpoints: tuple[AcceptedCheckpoint, ...] = ()
+    retention: Retention = Retention()
+
+
+def read_task(folder: Path) -> Task:
+    """Read `task.json` of the task's folder; int64 are strings there (protobuf's JSON mapping)."""
+    path = folder / "task.json"
+    try:
+        document = json.loads(path.read_bytes())
+        return Task(
+            checkpoints=tuple(
+                AcceptedCheckpoint(
+                    step=int(entry.get("step", 0)),
+                    attempt=int(entry.get("attempt", 0)),
+                    path=Path(entry["path"]),
+                    manifest_hash=str(entry["manifest_hash"]),
+                )
+                for entry in document.get("checkpoints", ())
+            ),
+            retention=Retention(
+                keep_last=int(document.get("keep_last", 0)),
+                keep_best=int(document.get("keep_best", 0)),
+                best_metric=str(document.get("best_metric", "")),
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidEnvironment(
+            f"{path} cannot be read: {type(error).__name__}: {error}",
+            hint="the agent writes it before the start; is PACELINE_TASK_FOLDER a task's folder?",
+            path=str(path),
+        ) from error
+
+
+def read_acked_seq(folder: Path) -> int:
+    """The journal seq up to which the scheduler has committed what this task reported; 0: nothing yet."""
+    try:
+        return int((folder / "acked").read_bytes() or b"0")
+    except (FileNotFoundError, ValueError):  # not acknowledged yet, or seen in the middle of its first write
+        return 0
