@@ -4,13 +4,17 @@ Effects and answers never leave before their commit. A commit that fails answers
 Unavailable, closes the agents' streams and starts again from `store.load()`; it never runs ahead.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
-from ..spec.ids import JobId, NodeId
+from ..spec.errors import LimitExceeded, PacelineError, Unavailable
+from ..spec.ids import JobId, Micros, NodeId
 from .core.effects import Acked, Effect, Submitted, Welcome
-from .core.events import Event
 from .core.job import Job
 from .core.settings import Settings
 from .core.state import ClusterState
@@ -26,9 +30,18 @@ from .core.stimuli import (
     Tick,
     TrustCluster,
 )
+from .loop_clock import steady_clock
+from .loop_engine import Committed, Engine, Step
+from .loop_watch import Watch, Watchers
 from .store.base import Store
 
 T = TypeVar("T")
+
+ARRIVALS_PER_STEP_MAX = 2_000
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MOST_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -41,12 +54,15 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
+class _Arrival:
+    stimulus: Stimulus
+    answer: asyncio.Future[Any]
 
-    seq: int
-    event: Event
-    job: Job | None
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    read: Callable[[ClusterState], Any]
+    answer: asyncio.Future[Any]
 
 
 class Loop:
@@ -59,13 +75,43 @@ class Loop:
         *,
         now_us: Callable[[], int] | None = None,
         arrivals_max: int = 100_000,
-    ) -> None: ...
+    ) -> None:
+        self._store = store
+        self._settings = settings or Settings()
+        self._now_us = now_us or steady_clock()
+        self._arrivals_max = arrivals_max
+        self._arrivals: deque[_Arrival] = deque()
+        self._readings: list[_Reading] = []
+        self._sinks: dict[NodeId, tuple[int, Sink]] = {}
+        self._watchers = Watchers()
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._engine: Engine | None = None
+        self._committing = False
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._sessions = 0
+        self._away = "the scheduler has not started yet"
 
     async def start(self) -> None:
         """Load the store, recover the state, run. Raises StoreFailure when the first load fails."""
+        await self._recover()
+        self._task = asyncio.create_task(self._run(), name="loop")
 
     async def close(self) -> None:
         """Commit what has arrived, then stop. Sinks are closed, watchers end."""
+        self._closing = True
+        self._away = "the scheduler is stopping"
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._abandon(Unavailable(self._away), "the scheduler is stopping")
+        self._thread.shutdown()
+
+    @property
+    def ready(self) -> bool:
+        """False while the state is being recovered from the store."""
+        return self._engine is not None and not self._closing
 
     @overload
     async def submit(self, stimulus: Submit) -> Submitted: ...
@@ -82,27 +128,198 @@ class Loop:
     async def submit(self, stimulus: Stimulus) -> Any:
         """Answer after the commit. Raises the decision's refusal (a PacelineError), Unavailable when the
         commit failed or the loop is recovering, LimitExceeded when too much waits."""
-        raise NotImplementedError
+        self._check_ready()
+        if len(self._arrivals) >= self._arrivals_max:
+            raise LimitExceeded(
+                f"{len(self._arrivals)} requests wait for the scheduler",
+                hint="try again in a moment",
+                limit=self._arrivals_max,
+            )
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(_Arrival(stimulus, answer))
+        self._wake.set()
+        return await answer
 
     async def read(self, read: Callable[[ClusterState], T]) -> T:
         """Run `read` between commits, on committed state. It must be quick and must not keep the state."""
-        raise NotImplementedError
+        self._check_ready()
+        assert self._engine is not None
+        if not self._committing:
+            return read(self._engine.state)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._readings.append(_Reading(read, answer))
+        return await answer
 
     def heard(self, node: NodeId, session: int) -> bool:
         """A heartbeat arrived: renews at once, not by the queue. False: not the node's session, close it."""
-        raise NotImplementedError
+        if self._engine is None:
+            return False
+        heard = self._engine.heard(node, session, Micros(self._now_us()))
+        if heard is None:
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._arrivals.append(_Arrival(Heartbeat(node, session), answer))
+            self._wake.set()
+            return True
+        return heard
 
     def next_session(self) -> int:
         """A number for a new agent stream, growing."""
-        raise NotImplementedError
+        self._sessions += 1
+        return self._sessions
 
     def attach(self, node: NodeId, session: int, sink: Sink) -> None:
         """Call before submitting the Hello of that session. An older sink of the node is closed."""
+        standing = self._sinks.get(node)
+        self._sinks[node] = (session, sink)
+        if standing is not None:
+            standing[1].close("the node has dialled in anew")
 
     def detach(self, node: NodeId, session: int) -> None:
         """The stream is over (submit ContactLost as well)."""
+        if node in self._sinks and self._sinks[node][0] == session:
+            del self._sinks[node]
 
-    def watch(self, job: JobId) -> AsyncIterator[Committed]:
+    def watch(self, job: JobId) -> Watch:
         """Events of the job committed from now on; ends after the one that ends the job, or with Unavailable
         when the loop starts anew or the watcher is too slow (read the store's history and watch again)."""
-        raise NotImplementedError
+        return self._watchers.add(job)
+
+    def _check_ready(self) -> None:
+        if not self.ready:
+            raise Unavailable(self._away, hint="try again in a moment")
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._arrivals):
+            try:
+                await self._serve()
+            except Exception as error:
+                log.exception("the loop could not go on and starts anew from the store")
+                await self._start_anew(error)
+
+    async def _serve(self) -> None:
+        """Steps until closed; raises whatever keeps it from going on."""
+        assert self._engine is not None
+        more = False
+        while True:
+            if not more and not self._arrivals:
+                if self._closing:
+                    return
+                await self._wait()
+            more = await self._step(self._engine)
+
+    async def _wait(self) -> None:
+        """Until something arrives or is due."""
+        assert self._engine is not None
+        self._wake.clear()
+        due_us = self._engine.next_due_us()
+        left_s = None if due_us is None else max(0.0, (due_us - self._now_us()) / 1e6)
+        try:
+            await asyncio.wait_for(self._wake.wait(), left_s)
+        except TimeoutError:
+            return
+
+    async def _step(self, engine: Engine) -> bool:
+        count = min(len(self._arrivals), ARRIVALS_PER_STEP_MAX)
+        arrivals = [self._arrivals.popleft() for _ in range(count)]
+        try:
+            stimuli = [arrival.stimulus for arrival in arrivals]
+            known = await self._known_keys(stimuli)
+            step = engine.step(stimuli, Micros(self._now_us()), known)
+            await self._commit(step)
+        except BaseException:
+            self._arrivals.extendleft(reversed(arrivals))
+            raise
+        self._answer(arrivals, step)
+        return step.more
+
+    async def _known_keys(self, stimuli: list[Stimulus]) -> dict[str, tuple[JobId, ...]]:
+        keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Submit)}
+        if not keys:
+            return {}
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
+
+    def _look_up(self, keys: set[str]) -> dict[str, tuple[JobId, ...]]:
+        rows = (self._store.key(key) for key in keys)
+        return {row.key: row.jobs for row in rows if row is not None}
+
+    async def _commit(self, step: Step) -> None:
+        if step.empty:
+            return
+        self._committing = True
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.commit, step.batch)
+        finally:
+            self._committing = False
+
+    def _answer(self, arrivals: list[_Arrival], step: Step) -> None:
+        """The batch is safe: now it may be told."""
+        for arrival, answer in zip(arrivals, step.answers, strict=True):
+            if arrival.answer.done():
+                continue
+            if isinstance(answer, PacelineError):
+                arrival.answer.set_exception(answer)
+            else:
+                arrival.answer.set_result(answer)
+        self._read_now()
+        self._send(step)
+        for committed in step.committed:
+            self._watchers.tell(committed)
+
+    def _read_now(self) -> None:
+        assert self._engine is not None
+        readings, self._readings = self._readings, []
+        for reading in readings:
+            if reading.answer.done():
+                continue
+            try:
+                reading.answer.set_result(reading.read(self._engine.state))
+            except Exception as error:  # noqa: BLE001 - it goes to the caller
+                reading.answer.set_exception(error)
+
+    def _send(self, step: Step) -> None:
+        by_node: dict[NodeId, list[Effect]] = {}
+        for effect in step.effects:
+            by_node.setdefault(effect.node, []).append(effect)
+        for node, effects in by_node.items():
+            if node in self._sinks:
+                self._sinks[node][1].send(tuple(effects))
+
+    async def _start_anew(self, error: Exception) -> None:
+        """Nothing that was not committed counts: tell everybody, then load, with growing patience."""
+        self._engine = None
+        self._away = f"the scheduler is recovering from its store: {error}"
+        self._abandon(Unavailable(self._away, hint="try again in a moment"), self._away)
+        patience_s = BACKOFF_FIRST_S
+        while not self._closing:
+            try:
+                await self._recover()
+                return
+            except Exception as again:  # noqa: BLE001 - told, and tried again with patience
+                log.error("the store cannot be loaded, next try in %.2f s: %s", patience_s, again)
+                self._away = f"the scheduler cannot load its store: {again}"
+                await asyncio.sleep(patience_s)
+                patience_s = min(2 * patience_s, BACKOFF_MOST_S)
+
+    async def _recover(self) -> None:
+        engine = await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: Engine(self._store.load(), self._settings)
+        )
+        await self._commit(engine.begin(Micros(self._now_us())))
+        self._engine = engine
+
+    def _abandon(self, error: PacelineError, why: str) -> None:
+        """Every waiting caller hears `error`; every stream and watch ends."""
+        arrivals, self._arrivals = self._arrivals, deque()
+        readings, self._readings = self._readings, []
+        answers = [*(arrival.answer for arrival in arrivals), *(reading.answer for reading in readings)]
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(error)
+        sinks, self._sinks = self._sinks, {}
+        for _, sink in sinks.values():
+            sink.close(why)
+        self._watchers.end_all(error)
+
+
+__all__ = ["Committed", "Loop", "Sink", "Watch"]

@@ -5,7 +5,7 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -185,3 +185,8 @@ class Job:
 
     def first_rank(self, task: int) -> int:
         return task * self.shape.demand.processes_per_task
+
+    def with_task_ended(self, task: int) -> "Job":
+        """This job as it will be when `task` has ended."""
+        tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
+        return replace(self, course=replace(self.course, tasks=tasks))

@@ -58,9 +58,12 @@ class Load:
     free_memory_bytes: int
     free_gpus: dict[int, str]
     """Index to model, in the order of the inventory."""
-    tasks: dict[TaskKey, Resources] = field(default_factory=dict)
+    tasks: dict[TaskKey, tuple[int, ...]] = field(default_factory=dict)
+    """Of placed attempts, with the indices of their GPUs."""
     ports: dict[int, TaskKey] = field(default_factory=dict)
-    """Rendezvous ports of live attempts."""
+    """Rendezvous ports of live attempts, with the task of rank 0."""
+    lingering: set[TaskKey] = field(default_factory=set)
+    """Of ended attempts of exclusive jobs, not yet known to be gone; they hold no resources."""
 
     @property
     def free(self) -> Resources:

@@ -28,6 +28,8 @@ class Settings:
     free_restarts_max: int = 100
     """Restarts that do not count against the job: lost nodes, transient refusals."""
     refusal_backoff_us: int = SECOND_US // 10
+    forget_after_us: int = 7 * 86_400 * SECOND_US
+    """A node that was LOST for so long, and holds nothing, is dropped."""
     jobs_max: int = 1_000_000
     nodes_max: int = 20_000
     checkpoints_max: int = 64

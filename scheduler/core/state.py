@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...spec.ids import JobId, Micros, NodeId
+from ...spec.lifecycle import NodeContact
 from .job import NEVER, Job, Shape
 from .node import Load, Node
 from .queue import Queue
@@ -25,6 +26,8 @@ class ClusterState:
     last_at_us: Micros = NEVER
     suspected: bool = False
     """Most nodes vanished at once: none is being replaced."""
+    overruled: bool = False
+    """An operator said that the silent nodes are gone; holds until no node is silent."""
     trusted_us: Micros = NEVER
     """Since when silence counts again: the scheduler's start, or the end of a suspicion."""
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -35,5 +38,6 @@ class ClusterState:
     held: set[JobId] = field(default_factory=set)
     """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
     timers: Timers = field(default_factory=Timers)
+    contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     freed: int = 0
     """Grows when something becomes free or a node can take work: what did not fit is tried again."""

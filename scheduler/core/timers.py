@@ -28,6 +28,11 @@ class Timers:
             self.set_for[key] = at_us
             heappush(self.heap, (at_us, key))
 
+    def drop(self, key: TimerKey) -> None:
+        """`key` is over."""
+        if self.set_for.pop(key, None) is not None and len(self.heap) > 2 * len(self.set_for) + 64:
+            self.heap = sorted((at_us, standing) for standing, at_us in self.set_for.items())
+
     def due(self, now_us: int) -> list[TimerKey]:
         """What is due, in order of time; changes nothing."""
         found: list[tuple[Micros, TimerKey]] = []

@@ -1,0 +1,56 @@
+"""When a job or a node is due by time alone. Pure functions of the state; `timers` only remembers them."""
+
+from ...spec.ids import Micros
+from ...spec.lifecycle import JobState, NodeContact
+from .job import Job
+from .node import Node
+from .state import ClusterState
+
+
+def job_deadline(state: ClusterState, job: Job) -> Micros | None:
+    """The next moment at which time alone changes something for the job."""
+    course, settings = job.course, state.settings
+    moments = []
+    if job.over:
+        return None
+    if course.stop is not None:
+        moments.append(stop_deadline(state, job))
+    elif job.shape.policy.timeout_us and course.started_us:
+        moments.append(course.started_us + job.shape.policy.timeout_us)
+    if course.state is JobState.STARTING:
+        moments.append(course.attempt_us + settings.start_timeout_us)
+    if job.number in state.held and course.held_until_us > state.last_at_us:
+        moments.append(course.held_until_us)
+    return Micros(min(moments)) if moments else None
+
+
+def stop_deadline(state: ClusterState, job: Job) -> int:
+    """When a stop under way is given up by fencing."""
+    stop = job.course.stop
+    assert stop is not None
+    return stop.requested_us + stop.grace_us + state.settings.stop_slack_us
+
+
+def silent_since(state: ClusterState, node: Node) -> int:
+    """From when silence counts: the last word, but never before this scheduler could hear."""
+    return max(node.last_heard_us, state.trusted_us)
+
+
+def lease_end(state: ClusterState, node: Node) -> int:
+    """When exclusive tasks on a silent node are surely dead (T_re)."""
+    return silent_since(state, node) + state.settings.replace_exclusive_us
+
+
+def node_deadline(state: ClusterState, node: Node) -> Micros | None:
+    """The next moment at which silence alone changes something for the node."""
+    settings = state.settings
+    if node.contact is NodeContact.CONNECTED:
+        return Micros(node.last_heard_us + settings.unknown_after_us)
+    if state.suspected:
+        return None
+    if node.contact is NodeContact.UNKNOWN:
+        return Micros(silent_since(state, node) + settings.lost_after_us)
+    load = state.loads[node.node]
+    if load.lingering or load.tasks:
+        return Micros(lease_end(state, node))
+    return Micros(node.since_us + settings.forget_after_us)

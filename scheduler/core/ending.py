@@ -1,0 +1,118 @@
+"""How an attempt ends: is it over, does the job go on, who must be stopped, who must first be gone."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ...spec.ids import Micros, NodeId
+from ...spec.lifecycle import AttemptOutcome, JobState
+from .effects import Effect, Plan, StopTask
+from .events import AttemptEnded
+from .job import NEVER, Ending, Job, TaskState
+from .state import ClusterState
+
+EXIT_TIMED_OUT = 124
+EXIT_NOT_RUN = 125
+EXIT_NOT_STARTABLE = 126
+EXIT_CANCELLED = 130
+
+COUNTED = frozenset({AttemptOutcome.WORKER_FAILED})
+"""Outcomes that use up a retry of the job's own budget."""
+
+AGAIN = frozenset(
+    {
+        AttemptOutcome.NODE_LOST,
+        AttemptOutcome.START_FAILED,
+        AttemptOutcome.PREEMPTED,
+        AttemptOutcome.WORKER_FAILED,
+    }
+)
+"""Outcomes after which a job may be tried again."""
+
+
+def end_attempt(
+    state: ClusterState,
+    job: Job,
+    now_us: Micros,
+    ending: Ending,
+    *,
+    again: bool = True,
+    gone: Collection[NodeId] = (),
+    avoid: NodeId | None = None,
+    held_us: int = 0,
+) -> Plan[None]:
+    """`gone`: nodes whose tasks are surely dead. `again` False: not even where the budget allows."""
+    ending = _as_stopped(job, ending)
+    then, ending = _then(state, job, ending, again=again)
+    left = tuple(task for task in job.tasks if task.state is not TaskState.ENDED)
+    waits = then is JobState.QUEUED and job.demand.exclusive
+    event = AttemptEnded(
+        now_us,
+        job.number,
+        job.attempt,
+        then,
+        ending,
+        counted=then is JobState.QUEUED and ending.outcome in COUNTED,
+        lingering=tuple(task.task for task in left if waits and task.node not in gone),
+        avoid=avoid if then is JobState.QUEUED else None,
+        held_until_us=Micros(now_us + held_us) if held_us and then is JobState.QUEUED else NEVER,
+    )
+    why = f"attempt {job.attempt} is over: {ending.code}"
+    stops: tuple[Effect, ...] = tuple(StopTask(task.node, job.key(task.task), 0, why) for task in left)
+    return Plan(None, (event,), stops)
+
+
+def _as_stopped(job: Job, ending: Ending) -> Ending:
+    """An attempt that was being stopped ends as that, whatever its ranks did; success stays success."""
+    stop = job.course.stop
+    if stop is None or ending.outcome in (AttemptOutcome.SUCCEEDED, stop.outcome):
+        return ending
+    return stopped(job)
+
+
+def stopped(job: Job) -> Ending:
+    """The ending of a job that was asked to stop."""
+    stop = job.course.stop
+    assert stop is not None
+    if stop.outcome is AttemptOutcome.TIMED_OUT:
+        return timed_out(job)
+    by = f" by {stop.by}" if stop.by else ""
+    return Ending(stop.outcome, "cancelled", f"cancelled{by}", exit_code=EXIT_CANCELLED)
+
+
+def timed_out(job: Job) -> Ending:
+    limit_s = job.shape.policy.timeout_us / 1e6
+    return Ending(
+        AttemptOutcome.TIMED_OUT,
+        "timed-out",
+        f"ran longer than its limits.timeout of {limit_s:g} s",
+        "raise limits.timeout, or submit it again: it goes on from a checkpoint only within one job",
+        EXIT_TIMED_OUT,
+    )
+
+
+def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tuple[JobState, Ending]:
+    outcome = ending.outcome
+    if outcome is AttemptOutcome.SUCCEEDED:
+        return JobState.SUCCEEDED, ending
+    if outcome is AttemptOutcome.CANCELLED:
+        return JobState.CANCELLED, ending
+    if not again or outcome not in AGAIN:
+        return JobState.FAILED, ending
+    if outcome in COUNTED:
+        return _within_retries(job, ending)
+    if job.course.free_restarts >= state.settings.free_restarts_max:
+        text = (
+            f"{ending.text}; given up after {job.course.free_restarts} restarts that were not the job's fault"
+        )
+        exit_code = ending.exit_code or EXIT_NOT_RUN
+        return JobState.FAILED, replace(ending, text=text, exit_code=exit_code)
+    return JobState.QUEUED, ending
+
+
+def _within_retries(job: Job, ending: Ending) -> tuple[JobState, Ending]:
+    used, most = job.course.retries_used, job.shape.policy.retries_max
+    if used < most:
+        return JobState.QUEUED, ending
+    if not most:
+        return JobState.FAILED, ending
+    return JobState.FAILED, replace(ending, text=f"{ending.text}; all {most} retries are used up")

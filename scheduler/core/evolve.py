@@ -1,0 +1,314 @@
+"""`evolve(state, event)`: the only thing that changes a ClusterState.
+
+Facts are applied, never judged: whether they should have happened was decided before. The one check is the
+table of legal transitions. Each change of a job or node goes through `put_job` or `put_node`, which keep the
+indexes true.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from ...spec.ids import JobId
+from ...spec.lifecycle import JobState, NodeContact
+from . import events as e
+from .indexes import put_job, put_node, set_node_timer, settle_timers
+from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
+from .node import Node
+from .settings import Settings
+from .state import ClusterState
+
+Touched = Job | Node | None
+
+
+def evolve(state: ClusterState, event: e.Event) -> Touched:
+    """Apply one fact; returns what it changed, as it now is (a job that is over has left the state)."""
+    state.last_at_us = max(state.last_at_us, event.at_us)
+    if isinstance(event, e.DurableEvent):
+        state.last_seq += 1
+    return HANDLERS[type(event)](state, event)
+
+
+def replay(history: Iterable[e.Event], settings: Settings | None = None) -> ClusterState:
+    """The state that a history leads to."""
+    state = ClusterState(settings or Settings())
+    for event in history:
+        evolve(state, event)
+    return state
+
+
+def started_job(job: Job, event: e.AttemptStarted) -> Job:
+    """The job as it is once placed."""
+    tasks = tuple(TaskRun(task, place.node, place.gpu_indices) for task, place in enumerate(event.places))
+    return _with(
+        job,
+        state=JobState.STARTING,
+        attempt=event.attempt,
+        tasks=tasks,
+        rendezvous_port=event.rendezvous_port,
+        attempt_us=event.at_us,
+        held_until_us=NEVER,
+    )
+
+
+def _with(job: Job, **changes: Any) -> Job:
+    return replace(job, course=replace(job.course, **changes))
+
+
+def _with_task(job: Job, event: Any, **changes: Any) -> Job:
+    """The journal of the event's task is applied up to the event."""
+    course = job.course
+    task = replace(course.tasks[event.task.task], applied_seq=event.seq, **changes)
+    tasks = (*course.tasks[: task.task], task, *course.tasks[task.task + 1 :])
+    return replace(job, course=replace(course, tasks=tasks))
+
+
+# --- jobs
+
+
+def _job_submitted(state: ClusterState, event: e.JobSubmitted) -> Touched:
+    shape = state.shapes.setdefault(event.shape, event.shape)
+    job = Job(event.job, event.name, event.user, event.priority, event.at_us, shape)
+    state.last_job = JobId(max(state.last_job, event.job))
+    if len(state.shapes) > 2 * len(state.jobs) + 1024:
+        state.shapes = {live.shape: live.shape for live in state.jobs.values()}
+    return put_job(state, None, job)
+
+
+def _attempt_started(state: ClusterState, event: e.AttemptStarted) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, started_job(job, event))
+
+
+def _task_started(state: ClusterState, event: e.TaskStarted) -> Touched:
+    job = state.jobs[event.task.job]
+    new = _with_task(job, event, state=TaskState.RUNNING, pids=event.pids, start_mode=event.start_mode)
+    if job.state is JobState.STARTING and all(task.state is not TaskState.ASSIGNED for task in new.tasks):
+        first_us = job.course.started_us or event.at_us
+        new = _with(new, state=JobState.RUNNING, started_us=first_us, avoid=())
+    return put_job(state, job, new)
+
+
+def _rank_exited(state: ClusterState, event: e.RankExited) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
+def _task_ended(state: ClusterState, event: e.TaskEnded) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(
+        state,
+        job,
+        _with_task(
+            job,
+            event,
+            state=TaskState.ENDED,
+            exit_codes=event.exit_codes,
+            log_bytes=event.log_bytes,
+            ended_why=event.why,
+        ),
+    )
+
+
+def _checkpoint_accepted(state: ClusterState, event: e.CheckpointAccepted) -> Touched:
+    job = state.jobs[event.task.job]
+    new = Checkpoint(
+        event.step,
+        event.task.attempt,
+        event.path,
+        event.manifest_hash,
+        event.size_bytes,
+        event.at_us,
+        event.metrics,
+    )
+    kept = (
+        old for old in job.course.checkpoints if old.step not in event.removed_steps and old.path != new.path
+    )
+    checkpoints = (new, *kept)[: state.settings.checkpoints_max]
+    return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
+
+
+def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
+def _start_refused(state: ClusterState, event: e.StartRefused) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event, state=TaskState.ENDED, ended_why="refused"))
+
+
+def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
+    job = state.jobs[event.task.job]
+    course, settings = job.course, state.settings
+    metrics = dict(course.metrics)
+    for name, value in event.values.items():
+        if name in metrics or len(metrics) < settings.metric_names_max:
+            metrics[name] = value
+    rows = min(course.metric_rows + len(event.values), settings.metric_rows_max)
+    new = _with(_with_task(job, event), step=max(event.step, course.step), metrics=metrics, metric_rows=rows)
+    return put_job(state, job, new)
+
+
+def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, stop=event.stop))
+
+
+def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
+    job = state.jobs[event.job]
+    course = job.course
+    again = event.then is JobState.QUEUED
+    new = _with(
+        job,
+        state=event.then,
+        ending=event.ending,
+        stop=None if again else course.stop,
+        finished_us=NEVER if again else event.at_us,
+        retries_used=course.retries_used + event.counted,
+        free_restarts=course.free_restarts + (again and not event.counted),
+        lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
+        avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
+        held_until_us=event.held_until_us,
+    )
+    return put_job(state, job, new)
+
+
+def _lingerer_gone(state: ClusterState, event: e.LingererGone) -> Touched:
+    job = state.jobs[event.task.job]
+    left = tuple(one for one in job.course.lingering if one.key != event.task)
+    return put_job(state, job, _with(job, lingering=left))
+
+
+def _job_ended(state: ClusterState, event: e.JobEnded) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, state=event.state, ending=event.ending, finished_us=event.at_us))
+
+
+# --- nodes and the cluster
+
+
+def _node_joined(state: ClusterState, event: e.NodeJoined) -> Touched:
+    return put_node(state, None, Node(event.node, event.inventory, since_us=event.at_us))
+
+
+def _node_changed(state: ClusterState, event: e.NodeChanged) -> Touched:
+    node = state.nodes[event.node]
+    return put_node(state, node, replace(node, inventory=event.inventory))
+
+
+def _node_connected(state: ClusterState, event: e.NodeConnected) -> Touched:
+    node = state.nodes[event.node]
+    new = replace(
+        node,
+        contact=NodeContact.CONNECTED,
+        incarnation=event.incarnation,
+        session=event.session,
+        since_us=event.at_us if node.contact is not NodeContact.CONNECTED else node.since_us,
+        last_heard_us=event.at_us,
+        why="",
+    )
+    touched = put_node(state, node, new)
+    if not state.contacts[NodeContact.UNKNOWN]:
+        state.overruled = False
+    return touched
+
+
+def _node_unknown(state: ClusterState, event: e.NodeUnknown) -> Touched:
+    node = state.nodes[event.node]
+    new = replace(
+        node,
+        contact=NodeContact.UNKNOWN,
+        since_us=event.at_us,
+        last_heard_us=event.last_heard_us,
+        why=event.why,
+    )
+    return put_node(state, node, new)
+
+
+def _node_lost(state: ClusterState, event: e.NodeLost) -> Touched:
+    node = state.nodes[event.node]
+    new = replace(node, contact=NodeContact.LOST, since_us=event.at_us, last_heard_us=event.last_heard_us)
+    return put_node(state, node, new)
+
+
+def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:
+    return put_node(state, state.nodes[event.node], None)
+
+
+def _scheduler_started(state: ClusterState, event: e.SchedulerStarted) -> Touched:
+    state.suspected = state.overruled = False
+    state.trusted_us = event.at_us
+    for node in list(state.nodes.values()):
+        if node.contact is NodeContact.LOST:
+            set_node_timer(state, node)
+            continue
+        why = "the scheduler has started anew and has not heard of it yet"
+        put_node(
+            state,
+            node,
+            replace(node, contact=NodeContact.UNKNOWN, since_us=event.at_us, session=0, why=why),
+        )
+    return None
+
+
+def _cluster_suspected(state: ClusterState, event: e.ClusterSuspected) -> Touched:
+    state.suspected = True
+    return None
+
+
+def _cluster_trusted(state: ClusterState, event: e.ClusterTrusted) -> Touched:
+    state.suspected = False
+    state.overruled = bool(event.by)
+    state.trusted_us = event.at_us
+    for node in state.nodes.values():
+        set_node_timer(state, node)
+    return None
+
+
+# --- volatile
+
+
+def _node_heard(state: ClusterState, event: e.NodeHeard) -> Touched:
+    node = state.nodes[event.node]
+    state.nodes[event.node] = replace(node, last_heard_us=max(node.last_heard_us, event.at_us))
+    return None
+
+
+def _lane_parked(state: ClusterState, event: e.LaneParked) -> Touched:
+    state.queue.park(state.jobs[event.job])
+    return None
+
+
+def _timers_passed(state: ClusterState, event: e.TimersPassed) -> Touched:
+    settle_timers(state, event.at_us)
+    return None
+
+
+HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
+    e.JobSubmitted: _job_submitted,
+    e.AttemptStarted: _attempt_started,
+    e.TaskStarted: _task_started,
+    e.RankExited: _rank_exited,
+    e.TaskEnded: _task_ended,
+    e.CheckpointAccepted: _checkpoint_accepted,
+    e.CheckpointRestored: _checkpoint_restored,
+    e.StartRefused: _start_refused,
+    e.StopRequested: _stop_requested,
+    e.AttemptEnded: _attempt_ended,
+    e.LingererGone: _lingerer_gone,
+    e.JobEnded: _job_ended,
+    e.NodeJoined: _node_joined,
+    e.NodeChanged: _node_changed,
+    e.NodeConnected: _node_connected,
+    e.NodeUnknown: _node_unknown,
+    e.NodeLost: _node_lost,
+    e.NodeForgotten: _node_forgotten,
+    e.SchedulerStarted: _scheduler_started,
+    e.ClusterSuspected: _cluster_suspected,
+    e.ClusterTrusted: _cluster_trusted,
+    e.NodeHeard: _node_heard,
+    e.MetricsReported: _metrics_reported,
+    e.LaneParked: _lane_parked,
+    e.TimersPassed: _timers_passed,
+}

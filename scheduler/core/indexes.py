@@ -1,0 +1,189 @@
+"""Keeps the indexes of a ClusterState true when a job or node changes. Only evolve and recovery come here.
+
+A job is in exactly one place: in line, held back, placed on nodes, or (when over) nowhere.
+"""
+
+from ...spec.ids import Micros
+from ...spec.lifecycle import JobState, NodeContact, check_transition
+from .deadlines import job_deadline, node_deadline
+from .job import Job
+from .node import Load, Node, NodeInventory
+from .state import ClusterState
+
+
+def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
+    """`new` takes the place of `old`. Raises IllegalTransition, with the job's story."""
+    if old is not None and old.state is not new.state:
+        check_transition(old.state, new.state, story(old))
+    if old is None or _place_changes(old, new):
+        if old is not None:
+            _leave(state, old)
+        _enter(state, new)
+    if new.over:
+        del state.jobs[new.number]
+        state.timers.drop((0, new.number))
+        return new
+    state.jobs[new.number] = new
+    deadline = job_deadline(state, new)
+    if deadline is not None:
+        state.timers.set((0, new.number), deadline)
+    return new
+
+
+def story(job: Job) -> str:
+    """What is known of a job, for the message of a bug."""
+    course = job.course
+    tasks = ", ".join(f"task {task.task} on {task.node} {task.state}" for task in course.tasks)
+    return (
+        f"job {job.number} ({job.name}): attempt {course.attempt} {course.state}; {tasks or 'no tasks'}; "
+        f"last ending: {course.ending}; stop: {course.stop}"
+    )
+
+
+def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | None:
+    """`new` takes the place of `old`; None: it is forgotten."""
+    if old is not None:
+        state.contacts[old.contact] -= 1
+    if new is None:
+        assert old is not None
+        del state.nodes[old.node], state.loads[old.node]
+        state.timers.drop((1, old.node))
+        return None
+    state.contacts[new.contact] += 1
+    state.nodes[new.node] = new
+    if old is None or old.inventory != new.inventory:
+        _rebuild_load(state, new)
+    if old is None or old.inventory != new.inventory or _came_or_went(old, new):
+        state.queue.unpark_all()
+    if old is None or old.contact is not new.contact or old.inventory != new.inventory:
+        state.freed += 1
+    set_node_timer(state, new)
+    return new
+
+
+def set_node_timer(state: ClusterState, node: Node) -> None:
+    deadline = node_deadline(state, node)
+    if deadline is not None:
+        state.timers.set((1, node.node), deadline)
+
+
+def settle_timers(state: ClusterState, now_us: Micros) -> None:
+    """Take out what was due, set what still stands, and let those back in line whose backoff is over."""
+    for _, name in state.timers.pop_due(now_us):
+        if isinstance(name, str):
+            node = state.nodes.get(name)
+            if node is not None:
+                set_node_timer(state, node)
+            continue
+        job = state.jobs.get(name)
+        if job is None:
+            continue
+        if job.number in state.held and not _must_wait(state, job):
+            _leave(state, job)
+            _enter(state, job)
+        deadline = job_deadline(state, job)
+        if deadline is not None:
+            state.timers.set((0, job.number), deadline)
+
+
+def fresh_load(inventory: NodeInventory) -> Load:
+    return Load(
+        inventory.capacity.cpu_milli,
+        inventory.capacity.memory_bytes,
+        {gpu.index: gpu.model for gpu in inventory.gpus},
+    )
+
+
+def enter_recovered(state: ClusterState, job: Job) -> None:
+    """A job from the store, when its nodes are already there."""
+    state.jobs[job.number] = job
+    _enter(state, job)
+    deadline = job_deadline(state, job)
+    if deadline is not None:
+        state.timers.set((0, job.number), deadline)
+
+
+def _came_or_went(old: Node, new: Node) -> bool:
+    return (old.contact is NodeContact.LOST) != (new.contact is NodeContact.LOST)
+
+
+def _place_changes(old: Job, new: Job) -> bool:
+    return (
+        (old.state is not new.state and not (old.placed and new.placed))
+        or old.course.lingering is not new.course.lingering
+        or old.course.held_until_us != new.course.held_until_us
+    )
+
+
+def _must_wait(state: ClusterState, job: Job) -> bool:
+    return bool(job.course.lingering) or job.course.held_until_us > state.last_at_us
+
+
+def _enter(state: ClusterState, job: Job) -> None:
+    if job.placed:
+        _take(state, job)
+    elif job.state is JobState.QUEUED:
+        for one in job.course.lingering:
+            state.loads[one.node].lingering.add(one.key)
+            set_node_timer(state, state.nodes[one.node])
+        if _must_wait(state, job):
+            state.held.add(job.number)
+        else:
+            state.queue.add(job)
+            state.freed += job.course.attempt > 0
+
+
+def _leave(state: ClusterState, job: Job) -> None:
+    if job.placed:
+        _give_back(state, job)
+    elif job.state is JobState.QUEUED:
+        for one in job.course.lingering:
+            state.loads[one.node].lingering.discard(one.key)
+        if job.number in state.held:
+            state.held.remove(job.number)
+        else:
+            state.queue.remove(job)
+
+
+def _take(state: ClusterState, job: Job) -> None:
+    need = job.demand.per_task
+    for task in job.tasks:
+        load = state.loads[task.node]
+        load.free_cpu_milli -= need.cpu_milli
+        load.free_memory_bytes -= need.memory_bytes
+        for index in task.gpu_indices:
+            load.free_gpus.pop(index, None)
+        load.tasks[job.key(task.task)] = task.gpu_indices
+    if job.course.rendezvous_port:
+        state.loads[job.tasks[0].node].ports[job.course.rendezvous_port] = job.key(0)
+
+
+def _give_back(state: ClusterState, job: Job) -> None:
+    need = job.demand.per_task
+    state.freed += 1
+    for task in job.tasks:
+        load = state.loads[task.node]
+        del load.tasks[job.key(task.task)]
+        load.free_cpu_milli += need.cpu_milli
+        load.free_memory_bytes += need.memory_bytes
+        if task.gpu_indices:
+            usable = {gpu.index: gpu.model for gpu in state.nodes[task.node].inventory.gpus}
+            load.free_gpus |= {index: usable[index] for index in task.gpu_indices if index in usable}
+    if job.course.rendezvous_port:
+        state.loads[job.tasks[0].node].ports.pop(job.course.rendezvous_port, None)
+
+
+def _rebuild_load(state: ClusterState, node: Node) -> None:
+    """The inventory changed: what is taken stays taken."""
+    old = state.loads.get(node.node)
+    load = state.loads[node.node] = fresh_load(node.inventory)
+    if old is None:
+        return
+    load.ports, load.lingering = old.ports, old.lingering
+    for key, indices in old.tasks.items():
+        need = state.jobs[key.job].demand.per_task
+        load.tasks[key] = indices
+        load.free_cpu_milli -= need.cpu_milli
+        load.free_memory_bytes -= need.memory_bytes
+        for index in indices:
+            load.free_gpus.pop(index, None)

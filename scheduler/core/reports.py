@@ -1,0 +1,200 @@
+"""What agents report: each entry of a task's journal, decided alone.
+
+Only the current attempt is listened to (fencing). An entry that was applied before is dropped by its seq; one
+that skips a seq is not taken, so the agent sends again from the committed position. The first rank that fails
+on its own is the cause of the attempt's end; ranks that were killed by us are not.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+
+from ...spec.ids import Micros, NodeId
+from ...spec.lifecycle import AttemptOutcome, NodeContact
+from . import events as e
+from .effects import Plan
+from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
+from .job import Ending, Job, TaskRun, TaskState
+from .signals import how_it_exited, job_exit_code
+from .state import ClusterState
+from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, Started
+
+AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
+
+
+def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
+    """Answer: the seq up to which this task's journal is now applied (stale tasks: all of it)."""
+    job = state.jobs.get(entry.task.job)
+    if job is None or job.attempt != entry.task.attempt or not job.placed:
+        return _stale(job, entry, now_us)
+    if entry.task.task >= len(job.tasks) or job.tasks[entry.task.task].node != node:
+        return Plan(entry.seq)
+    task = job.tasks[entry.task.task]
+    if entry.seq != task.applied_seq + 1:
+        return Plan(task.applied_seq)
+    plan = _decide(state, job, entry, now_us)
+    return Plan(entry.seq, plan.events, plan.effects)
+
+
+def _stale(job: Job | None, entry: Entry, now_us: Micros) -> Plan[int]:
+    """Nothing of it counts, except that a leftover of an exclusive attempt is gone."""
+    if job is None or not isinstance(entry.said, Ended):
+        return Plan(entry.seq)
+    gone = tuple(
+        e.LingererGone(now_us, one.key, one.node, "it has ended")
+        for one in job.course.lingering
+        if one.key == entry.task
+    )
+    return Plan(entry.seq, gone)
+
+
+def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan[None]:
+    key, seq = entry.task, entry.seq
+    match entry.said:
+        case Started(pids, start_mode):
+            return Plan(None, (e.TaskStarted(now_us, key, seq, pids, start_mode),))
+        case Exited():
+            return _on_exited(state, job, entry, entry.said, now_us)
+        case Ended():
+            return _on_ended(state, job, entry, entry.said, now_us)
+        case Metrics(rank, step, values):
+            return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, _finite(values)),))
+        case Published() as said:
+            return Plan(None, (_accepted(entry, said, now_us),))
+        case Restored(step, path, duration_us, rejected):
+            return Plan(None, (e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected),))
+        case Refused():
+            return _on_refused(state, job, entry, entry.said, now_us)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """JSON and SQL have no NaN and no infinity."""
+    return {name: value for name, value in values.items() if isfinite(value)}
+
+
+def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAccepted:
+    return e.CheckpointAccepted(
+        now_us,
+        entry.task,
+        entry.seq,
+        said.step,
+        said.path,
+        said.manifest_hash,
+        said.size_bytes,
+        said.stall_us,
+        _finite(said.metrics),
+        said.removed_steps,
+    )
+
+
+def _on_exited(state: ClusterState, job: Job, entry: Entry, said: Exited, now_us: Micros) -> Plan[None]:
+    rank = job.first_rank(entry.task.task) + said.local_rank
+    event = e.RankExited(
+        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us
+    )
+    if said.exit_code == 0 or said.killed_by_us or job.course.stop is not None:
+        return Plan(None, (event,))
+    node = job.tasks[entry.task.task].node
+    return _and_end(state, job, now_us, event, _failure(state, job, node, rank, said))
+
+
+def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exited) -> Ending:
+    """A rank fell. When a peer's node is silent, that node is the likelier cause, and no retry is used."""
+    silent = next(
+        (
+            task.node
+            for task in job.tasks
+            if task.node != node and state.nodes[task.node].contact is not NodeContact.CONNECTED
+        ),
+        None,
+    )
+    text = f"rank {rank} on {state.nodes[node].name} {how_it_exited(said.exit_code)}"
+    if said.last_line:
+        text += f": {said.last_line}"
+    if silent is not None:
+        text = f"{state.nodes[silent].name} is silent and its peer fell: {text}"
+        return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=silent, exit_code=EXIT_NOT_RUN)
+    return Ending(
+        AttemptOutcome.WORKER_FAILED,
+        "worker-failed",
+        text,
+        f"see `pace logs {job.number} --rank {rank}`",
+        job_exit_code(said.exit_code),
+        node,
+        rank,
+    )
+
+
+def _on_ended(state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: Micros) -> Plan[None]:
+    task = job.tasks[entry.task.task]
+    event = e.TaskEnded(now_us, entry.task, entry.seq, said.exit_codes, said.log_bytes, said.why)
+    ending = _ending_of_task(state, job, task, said)
+    if ending is not None:
+        return _and_end(state, job, now_us, event, ending)
+    others = [other for other in job.tasks if other.task != task.task]
+    if any(other.state is not TaskState.ENDED for other in others):
+        return Plan(None, (event,))
+    by_itself = said.why == "exited" and all(other.ended_why == "exited" for other in others)
+    codes = [code for codes in (said.exit_codes, *(other.exit_codes for other in others)) for code in codes]
+    if job.course.stop is not None and not (by_itself and not any(codes)):
+        return _and_end(state, job, now_us, event, stopped(job))
+    succeeded = Ending(AttemptOutcome.SUCCEEDED, "succeeded", "all ranks exited with code 0")
+    return _and_end(state, job, now_us, event, succeeded)
+
+
+def _ending_of_task(state: ClusterState, job: Job, task: TaskRun, said: Ended) -> Ending | None:
+    """How the attempt ends because of the way this task ended; None: it goes on, or ends when all have."""
+    name = state.nodes[task.node].name
+    if job.course.stop is not None:
+        return None
+    if said.why == "timeout":
+        return timed_out(job)
+    if said.why in AGENT_GAVE_UP:
+        text = f"the agent on {name} ended task {task.task}: {said.why}"
+        return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=task.node, exit_code=EXIT_NOT_RUN)
+    failed = next(((at, code) for at, code in enumerate(said.exit_codes) if code), None)
+    if said.why == "stopped" or (failed is None and said.why != "exited"):
+        text = f"the agent on {name} stopped task {task.task} without being asked to: {said.why}"
+        return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=task.node, exit_code=EXIT_NOT_RUN)
+    if failed is None:
+        return None
+    rank = job.first_rank(task.task) + failed[0]
+    return _failure(state, job, task.node, rank, Exited(failed[0], failed[1]))
+
+
+def _on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_us: Micros) -> Plan[None]:
+    """The job's fault: it is over. The node's fault or a race: elsewhere, after a short, growing backoff."""
+    task = job.tasks[entry.task.task]
+    event = e.StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
+    text = f"{state.nodes[task.node].name} refused to start task {task.task}: {said.text}"
+    ending = Ending(AttemptOutcome.START_FAILED, said.code, text, "", EXIT_NOT_STARTABLE, task.node)
+    if not said.transient:
+        return _and_end(state, job, now_us, event, ending, again=False)
+    again = len(job.course.avoid)
+    held_us = state.settings.refusal_backoff_us * min(2**again, 64)
+    avoid = None if task.node in job.course.avoid else task.node
+    return _and_end(state, job, now_us, event, ending, avoid=avoid, held_us=held_us)
+
+
+def _and_end(
+    state: ClusterState,
+    job: Job,
+    now_us: Micros,
+    event: e.Event,
+    ending: Ending,
+    *,
+    again: bool = True,
+    avoid: NodeId | None = None,
+    held_us: int = 0,
+) -> Plan[None]:
+    """The entry, and the attempt's end because of it. The task of an end or a refusal is itself gone."""
+    gone_task = event.task.task if isinstance(event, e.TaskEnded | e.StartRefused) else None
+    plan = end_attempt(
+        state, _without(job, gone_task), now_us, ending, again=again, avoid=avoid, held_us=held_us
+    )
+    return Plan(None, (event, *plan.events), plan.effects)
+
+
+def _without(job: Job, gone_task: int | None) -> Job:
+    if gone_task is None:
+        return job
+    return job.with_task_ended(gone_task)

@@ -1,0 +1,78 @@
+"""What clients ask: new jobs, cancels, trust."""
+
+from ...spec.errors import LimitExceeded, NotFound
+from ...spec.ids import JobId, Micros
+from ...spec.lifecycle import AttemptOutcome, JobState
+from .effects import Effect, Plan, StopTask, Submitted
+from .ending import EXIT_CANCELLED
+from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
+from .job import Ending, Job, Stop, TaskState
+from .state import ClusterState
+from .stimuli import Cancel, Submit, TrustCluster
+
+
+def on_submit(
+    state: ClusterState, asked: Submit, now_us: Micros, known: tuple[JobId, ...] | None
+) -> Plan[Submitted]:
+    """`known`: what the key made when it was used before. Raises LimitExceeded."""
+    if known is not None:
+        return Plan(Submitted(known, repeated=True))
+    most = state.settings.jobs_max
+    if len(state.jobs) + len(asked.jobs) > most:
+        raise LimitExceeded(
+            f"{len(state.jobs)} jobs wait or run; {len(asked.jobs)} more would pass the limit of {most}",
+            hint="wait until some have finished",
+            jobs=len(state.jobs),
+            asked=len(asked.jobs),
+            limit=most,
+        )
+    events = tuple(
+        JobSubmitted(now_us, JobId(state.last_job + 1 + at), new.name, asked.user, new.priority, new.shape)
+        for at, new in enumerate(asked.jobs)
+    )
+    return Plan(Submitted(tuple(event.job for event in events)), events)
+
+
+def on_cancel(state: ClusterState, asked: Cancel, now_us: Micros) -> Plan[None]:
+    """A waiting job is over at once; a placed one gets notice, and ends when its tasks have."""
+    job = state.jobs.get(asked.job)
+    if job is None:
+        raise NotFound(f"job {asked.job} is not waiting or running", job=asked.job)
+    if not job.placed:
+        by = f" by {asked.by}" if asked.by else ""
+        ending = Ending(
+            AttemptOutcome.CANCELLED, "cancelled", f"cancelled{by} while it waited", "", EXIT_CANCELLED
+        )
+        return Plan(None, (JobEnded(now_us, job.number, JobState.CANCELLED, ending),))
+    grace_us = job.shape.policy.grace_us if asked.grace_us is None else asked.grace_us
+    return request_stop(job, Stop(AttemptOutcome.CANCELLED, now_us, grace_us, asked.by))
+
+
+def request_stop(job: Job, stop: Stop) -> Plan[None]:
+    """A second stop counts only when it is to be over sooner."""
+    standing = job.course.stop
+    if standing is not None:
+        if stop.requested_us + stop.grace_us >= standing.requested_us + standing.grace_us:
+            return Plan(None)
+        stop = Stop(standing.outcome, stop.requested_us, stop.grace_us, standing.by)
+    return Plan(
+        None,
+        (StopRequested(stop.requested_us, job.number, stop),),
+        stop_effects(job, stop, stop.requested_us),
+    )
+
+
+def stop_effects(job: Job, stop: Stop, now_us: Micros) -> tuple[Effect, ...]:
+    """The notice to each task that has not ended, with what is left of the grace."""
+    left_us = max(0, stop.requested_us + stop.grace_us - now_us)
+    return tuple(
+        StopTask(task.node, job.key(task.task), left_us, stop.outcome.value)
+        for task in job.tasks
+        if task.state is not TaskState.ENDED
+    )
+
+
+def on_trust(state: ClusterState, asked: TrustCluster, now_us: Micros) -> Plan[None]:
+    if not state.suspected:
+        return Plan(None)
+    return Plan(None, (ClusterTrusted(now_us, asked.by or "an operator"),))

@@ -1,0 +1,237 @@
+"""One step of the loop, without a thread or a clock: what arrived goes in, a Batch and what follows come out.
+
+asyncio (`loop.py`) and the simulation drive the same object. A step changes the state at once; if its batch is
+not committed, the engine is thrown away and made anew from the store.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..spec.errors import PacelineError
+from ..spec.ids import JobId, Micros, NodeId
+from .core import events as e
+from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
+from .core.due import on_due
+from .core.effects import Acked, Effect, Plan, Position
+from .core.evolve import evolve
+from .core.job import Job
+from .core.node import Node
+from .core.placement import place
+from .core.reports import on_entry
+from .core.settings import Settings
+from .core.state import ClusterState
+from .core.stimuli import (
+    Cancel,
+    ContactLost,
+    Heartbeat,
+    Hello,
+    InventoryChanged,
+    Reports,
+    Stimulus,
+    Submit,
+    Tick,
+    TrustCluster,
+)
+from .core.submit import on_cancel, on_submit, on_trust
+from .records import event_row, forgotten_row, job_row, node_row, recover
+from .store.base import Batch, KeyRow, Loaded, MetricRow, NodeRow
+
+PLACEMENTS_MAX = 512
+"""In one step, so that a long line does not keep callers waiting; the next step goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
+
+    seq: int
+    event: e.Event
+    job: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`answers` match the stimuli; a refusal is one too. Nothing may leave before `batch` is committed."""
+
+    answers: Sequence[object]
+    batch: Batch
+    effects: Sequence[Effect]
+    committed: Sequence[Committed]
+    more: bool
+    """Places were left to give: step again at once."""
+
+    @property
+    def empty(self) -> bool:
+        batch = self.batch
+        return not (batch.events or batch.jobs or batch.nodes or batch.keys or batch.metrics)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What a step has gathered so far."""
+
+    facts: list[tuple[int, e.Event]] = field(default_factory=list)
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
+    documents: dict[JobId, str] = field(default_factory=dict)
+    keys: dict[str, KeyRow] = field(default_factory=dict)
+    metrics: list[MetricRow] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+
+
+class Engine:
+    """The state and the one way to change it."""
+
+    def __init__(self, loaded: Loaded, settings: Settings | None = None) -> None:
+        self.state: ClusterState = recover(loaded, settings)
+        self._stuck: tuple[JobId | None, int] | None = None
+        """The first in line and `freed` when nothing fitted: not worth another look before one changes."""
+
+    def begin(self, now_us: Micros) -> Step:
+        """The first step after recovery: contact with every node is unknown."""
+        return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
+
+    def step(
+        self, stimuli: Sequence[Stimulus], now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+    ) -> Step:
+        """`known`: what the store says of the keys of these Submits."""
+        return self._run(now_us, stimuli, known, ())
+
+    def heard(self, node: NodeId, session: int, now_us: Micros) -> bool | None:
+        """A heartbeat's short way: True, False as on_heartbeat; None: it changes history, submit it."""
+        plan = on_heartbeat(self.state, Heartbeat(node, session), now_us)
+        if not plan.answer:
+            return False
+        evolve(self.state, e.NodeHeard(now_us, node))
+        return True if len(plan.events) == 1 and isinstance(plan.events[0], e.NodeHeard) else None
+
+    def next_due_us(self) -> Micros | None:
+        return self.state.timers.next_us()
+
+    def _run(
+        self,
+        now_us: Micros,
+        stimuli: Sequence[Stimulus],
+        known: Mapping[str, tuple[JobId, ...]],
+        first: Iterable[e.Event],
+    ) -> Step:
+        now_us = max(now_us, self.state.last_at_us)
+        draft = _Draft()
+        self._apply(draft, Plan(None, tuple(first)))
+        answers = [self._answer(draft, stimulus, now_us, known) for stimulus in stimuli]
+        self._pass_time(draft, now_us)
+        more = self._place(draft, now_us)
+        return Step(answers, self._batch(draft), draft.effects, self._committed(draft), more)
+
+    def _answer(
+        self, draft: _Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+    ) -> object:
+        try:
+            return self._decide(draft, stimulus, now_us, known)
+        except PacelineError as refusal:
+            return refusal
+
+    def _decide(
+        self, draft: _Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+    ) -> object:
+        state = self.state
+        match stimulus:
+            case Submit():
+                return self._submit(draft, stimulus, now_us, known)
+            case Cancel():
+                self._apply(draft, on_cancel(state, stimulus, now_us))
+                return draft.jobs.get(stimulus.job) or state.jobs[stimulus.job]
+            case Hello():
+                return self._apply(draft, on_hello(state, stimulus, now_us))
+            case Reports():
+                return self._reports(draft, stimulus, now_us)
+            case ContactLost():
+                return self._apply(draft, on_contact_lost(state, stimulus, now_us))
+            case Heartbeat():
+                return self._apply(draft, on_heartbeat(state, stimulus, now_us))
+            case InventoryChanged():
+                return self._apply(draft, on_inventory(state, stimulus, now_us))
+            case TrustCluster():
+                return self._apply(draft, on_trust(state, stimulus, now_us))
+            case Tick():
+                return None
+
+    def _submit(
+        self, draft: _Draft, asked: Submit, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+    ) -> object:
+        before = draft.keys.get(asked.key)
+        made = before.jobs if before else known.get(asked.key)
+        answer = self._apply(draft, on_submit(self.state, asked, now_us, made))
+        if made is None:
+            draft.keys[asked.key] = KeyRow(asked.key, now_us, answer.jobs)
+            for number, new in zip(answer.jobs, asked.jobs, strict=True):
+                draft.documents[number] = new.document
+        return answer
+
+    def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
+        seqs = {
+            entry.task: self._apply(draft, on_entry(self.state, reports.node, entry, now_us))
+            for entry in reports.entries
+        }
+        return Acked(tuple(Position(task, seq) for task, seq in seqs.items()))
+
+    def _pass_time(self, draft: _Draft, now_us: Micros) -> None:
+        due = self.state.timers.due(now_us)
+        for key in due:
+            self._apply(draft, on_due(self.state, key, now_us))
+        if due:
+            self._apply(draft, Plan(None, (e.TimersPassed(now_us),)))
+
+    def _place(self, draft: _Draft, now_us: Micros) -> bool:
+        for _ in range(PLACEMENTS_MAX):
+            stands = (self.state.queue.first(), self.state.freed)
+            if stands == self._stuck or stands[0] is None:
+                return False
+            plan = place(self.state, now_us)
+            if plan is None:
+                self._stuck = stands
+                return False
+            self._apply(draft, plan)
+        return True
+
+    def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
+        for event in plan.events:
+            if isinstance(event, e.MetricsReported):
+                draft.metrics += self._metric_rows(event)
+            touched = evolve(self.state, event)
+            if isinstance(touched, Job):
+                draft.jobs[touched.number] = touched
+            elif isinstance(touched, Node):
+                draft.nodes[touched.node] = node_row(touched)
+            elif isinstance(event, e.NodeForgotten):
+                draft.nodes[event.node] = forgotten_row(event)
+            if isinstance(event, e.DurableEvent):
+                draft.facts.append((self.state.last_seq, event))
+        draft.effects += plan.effects
+        return plan.answer
+
+    def _metric_rows(self, event: e.MetricsReported) -> list[MetricRow]:
+        """As many as the job's bound still allows."""
+        key = event.task
+        room = self.state.settings.metric_rows_max - self.state.jobs[key.job].course.metric_rows
+        return [
+            MetricRow(key.job, key.attempt, event.rank, event.step, name, value, event.at_us)
+            for name, value in list(event.values.items())[: max(room, 0)]
+        ]
+
+    def _batch(self, draft: _Draft) -> Batch:
+        return Batch(
+            events=[event_row(seq, event) for seq, event in draft.facts],
+            jobs=[job_row(job, draft.documents.get(number)) for number, job in draft.jobs.items()],
+            nodes=list(draft.nodes.values()),
+            keys=list(draft.keys.values()),
+            metrics=draft.metrics,
+        )
+
+    def _committed(self, draft: _Draft) -> list[Committed]:
+        committed = []
+        for seq, event in draft.facts:
+            number = e.job_of(event)
+            committed.append(Committed(seq, event, None if number is None else draft.jobs.get(number)))
+        return committed

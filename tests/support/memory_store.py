@@ -1,0 +1,115 @@
+"""A store in memory that can be killed at any commit, before or after it took effect.
+
+For the loop's and the core's own tests and for the simulation; it keeps rows as the real ones do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from paceline.scheduler.store.base import (
+    Batch,
+    EventRow,
+    JobRow,
+    KeyRow,
+    Loaded,
+    MetricRow,
+    NodeRow,
+)
+from paceline.spec.errors import StoreFailure
+from paceline.spec.ids import JobId, Micros, NodeId
+from paceline.spec.lifecycle import TERMINAL
+
+OVER = frozenset(state.value for state in TERMINAL)
+
+
+class MemoryStore:
+    """`fail_before` and `fail_after` hold the numbers (from 1) of the commits that fail."""
+
+    cluster_id = "memory"
+
+    def __init__(self) -> None:
+        self.event_rows: list[EventRow] = []
+        self.job_rows: dict[JobId, JobRow] = {}
+        self.live: dict[JobId, None] = {}
+        self.node_rows: dict[NodeId, NodeRow] = {}
+        self.key_rows: dict[str, KeyRow] = {}
+        self.metric_rows: list[MetricRow] = []
+        self.commits = 0
+        self.fail_before: set[int] = set()
+        self.fail_after: set[int] = set()
+
+    def load(self) -> Loaded:
+        last_at_us = self.event_rows[-1].at_us if self.event_rows else Micros(0)
+        jobs = [replace(self.job_rows[number], document=None) for number in sorted(self.live)]
+        last_job = max(self.job_rows, default=JobId(0))
+        return Loaded(len(self.event_rows), last_job, last_at_us, jobs, list(self.node_rows.values()))
+
+    def commit(self, batch: Batch) -> None:
+        self.commits += 1
+        if self.commits in self.fail_before:
+            raise StoreFailure(f"commit {self.commits} was killed before it took effect")
+        self._check(batch)
+        self.event_rows += batch.events
+        for row in batch.jobs:
+            self._put_job(row)
+        self.node_rows |= {row.node: row for row in batch.nodes}
+        self.key_rows |= {row.key: row for row in batch.keys}
+        self.metric_rows += batch.metrics
+        if self.commits in self.fail_after:
+            raise StoreFailure(f"commit {self.commits} was killed after it took effect")
+
+    def key(self, key: str) -> KeyRow | None:
+        return self.key_rows.get(key)
+
+    def job(self, job: JobId) -> JobRow | None:
+        return self.job_rows.get(job)
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        user: str = "",
+        name_contains: str = "",
+        before: JobId | None = None,
+        limit: int = 100,
+    ) -> Sequence[JobRow]:
+        found = [
+            replace(row, document=None)
+            for number, row in sorted(self.job_rows.items(), reverse=True)
+            if (not states or row.state in states)
+            and (not user or row.user == user)
+            and name_contains in row.name
+            and (before is None or number < before)
+        ]
+        return found[:limit]
+
+    def documents(self, jobs: Sequence[JobId]) -> dict[JobId, str]:
+        return {job: self.job_rows[job].document or "" for job in jobs if job in self.job_rows}
+
+    def events(
+        self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000
+    ) -> Sequence[EventRow]:
+        rows: Iterable[EventRow] = self.event_rows[after_seq:]
+        return [row for row in rows if job is None or row.job == job][:limit]
+
+    def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]:
+        return [row for row in self.metric_rows if row.job == job and name in ("", row.name)][:limit]
+
+    def close(self) -> None:
+        return None
+
+    def _check(self, batch: Batch) -> None:
+        for at, row in enumerate(batch.events, len(self.event_rows) + 1):
+            assert row.seq == at, f"event {row.seq} where {at} was due"
+        for key in batch.keys:
+            assert key.key not in self.key_rows, f"key {key.key} written twice"
+
+    def _put_job(self, row: JobRow) -> None:
+        standing = self.job_rows.get(row.job)
+        if row.document is None and standing is not None:
+            row = replace(row, document=standing.document)
+        self.job_rows[row.job] = row
+        if row.state in OVER:
+            self.live.pop(row.job, None)
+        else:
+            self.live[row.job] = None
