@@ -48,17 +48,23 @@ def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") ->
         spec, cautions = job_from_data(apply_overrides(_plain(job), overrides), "job")
         prepared = Prepared(spec.rooted(str(Path.cwd())), "job", cautions)
     else:
-        prepared = _from_file(Path(job), overrides)
+        path = Path(job)
+        prepared = _from_text(read_job_file(path), str(path), path.absolute().parent, overrides)
+    return _named(prepared, name)
+
+
+def prepare_bytes(
+    text: str | bytes, source: str, folder: Path, *, overrides: Sequence[str] = (), name: str = ""
+) -> Prepared:
+    """Check the job of a YAML text as if it stood in a file in `folder`. Raises InvalidDocument."""
+    return _named(_from_text(text, source, folder, overrides), name)
+
+
+def _named(prepared: Prepared, name: str) -> Prepared:
     if not name:
         return prepared
     named = job_from_data({"command": "true", "name": name}, "--name")[0].name
     return Prepared(prepared.spec.model_copy(update={"name": named}), prepared.source, prepared.cautions)
-
-
-def prepare_text(text: str, *, source: str = "job.yaml", overrides: Sequence[str] = ()) -> Prepared:
-    """Check the job of a YAML text; its paths are below the working directory. Raises InvalidDocument."""
-    spec, cautions = parse_job(text, source, overrides)
-    return Prepared(spec.rooted(str(Path.cwd())), source, cautions)
 
 
 def read_job_file(path: Path) -> bytes:
@@ -83,13 +89,13 @@ def read_job_file(path: Path) -> bytes:
     return data
 
 
-def _from_file(path: Path, overrides: Sequence[str]) -> Prepared:
-    spec, cautions = parse_job(read_job_file(path), str(path), overrides)
+def _from_text(text: str | bytes, source: str, folder: Path, overrides: Sequence[str]) -> Prepared:
+    spec, cautions = parse_job(text, source, overrides)
     # Links are not resolved: nodes may know the link, and not what is behind it.
-    folder = os.path.normpath(path.absolute().parent)
+    where = os.path.normpath(folder)
     if spec.code is None:
-        spec = spec.model_copy(update={"code": folder})
-    return Prepared(spec.rooted(folder), str(path), cautions)
+        spec = spec.model_copy(update={"code": where})
+    return Prepared(spec.rooted(where), source, cautions)
 
 
 def _too_large(path: Path, size: int) -> InvalidRequest:

@@ -93,6 +93,19 @@ def with_environment(name: str, is_ours: Callable[[str], bool]) -> Iterator[Iden
                     break
 
 
+def descendants(process: Identity) -> Iterator[Identity]:
+    """Running processes below this one, as of one look at /proc."""
+    children: dict[int, list[Identity]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := _stat(int(entry.name))) is not None and stat[0] != "Z":
+            children.setdefault(stat[2], []).append(Identity(int(entry.name), stat[1]))
+    pending = [process.pid]
+    while pending:
+        for child in children.pop(pending.pop(), []):
+            yield child
+            pending.append(child.pid)
+
+
 def kill_all(find: Callable[[], Iterator[Identity]], timeout_s: float) -> list[Identity]:
     """SIGKILL what `find` finds until it finds nothing; the processes killed. Raises TimeoutError."""
     killed: dict[Identity, None] = {}
@@ -108,11 +121,11 @@ def kill_all(find: Callable[[], Iterator[Identity]], timeout_s: float) -> list[I
     return list(killed)
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """(state, start time) of a pid; None when there is no such process."""
+def _stat(pid: int) -> tuple[str, int, int] | None:
+    """(state, start time, parent's pid) of a pid; None when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()
-    return fields[0].decode(), int(fields[19])
+    return fields[0].decode(), int(fields[19]), int(fields[1])

@@ -1,0 +1,101 @@
+"""`pace validate` and `pace schema`: job files without a scheduler."""
+
+import json
+
+import click
+
+from ...spec.errors import PacelineError
+from . import output as out
+from .options import json_option
+
+
+@click.command(short_help="Check job files without submitting them.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in submit.")
+@json_option
+def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) -> int:
+    """Check job files without submitting them: every problem with its file, line and column.
+
+    \b
+    JSON: {"files": [{"file", "valid", "name", "problems", "warnings"}, ...]}; each problem or warning
+    has source, line, column (0 where there is none), key, text, and a problem also nearest.
+    """
+    results = [_checked(file, overrides) for file in files]
+    if output == "json":
+        out.show_json({"files": results})
+    else:
+        for result in results:
+            _tell(result)
+    return 0 if all(result["valid"] for result in results) else 2
+
+
+@click.command(short_help="Print the JSON Schema of job files, for editors.")
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    from ...spec.schema import job_schema
+
+    click.echo(json.dumps(job_schema(), indent=2))
+    if out.is_terminal():
+        out.hint("keep it: `pace schema > job.schema.json`, and in the job file's first line:")
+        out.hint("# yaml-language-server: $schema=job.schema.json")
+
+
+def _checked(file: str, overrides: tuple[str, ...]) -> dict[str, object]:
+    from pathlib import Path
+
+    from ...spec.problems import InvalidDocument
+    from ..documents import prepare
+
+    try:
+        prepared = prepare(Path(file), overrides=overrides)
+    except InvalidDocument as error:
+        return _result(file, problems=[_problem(problem) for problem in error.problems])
+    except PacelineError as error:
+        text = f"{error.message}; {error.hint}" if error.hint else error.message
+        return _result(
+            file, problems=[{"source": file, "line": 0, "column": 0, "key": "", "text": text, "nearest": ""}]
+        )
+    warnings = [
+        {"source": item.source, "line": item.line, "column": item.column, "key": item.key, "text": item.text}
+        for item in prepared.cautions
+    ]
+    return _result(file, name=prepared.spec.label, warnings=warnings)
+
+
+def _result(
+    file: str,
+    *,
+    name: str = "",
+    problems: list[dict[str, object]] | None = None,
+    warnings: list[dict[str, object]] | None = None,
+) -> dict[str, object]:
+    return {
+        "file": file,
+        "valid": problems is None,
+        "name": name,
+        "problems": problems or [],
+        "warnings": warnings or [],
+    }
+
+
+def _problem(problem: object) -> dict[str, object]:
+    names = ("source", "line", "column", "key", "text", "nearest")
+    return {name: getattr(problem, name) for name in names}
+
+
+def _tell(result: dict[str, object]) -> None:
+    for kind in ("problems", "warnings"):
+        items = result[kind]
+        assert isinstance(items, list)
+        for item in items:
+            click.echo(place_line(item, warning=kind == "warnings"), err=True)
+    if result["valid"]:
+        out.show(f"{out.clean(str(result['file']))}: ok, job {result['name']!r}")
+
+
+def place_line(item: dict[str, object], *, warning: bool = False) -> str:
+    """`file:line:col: key: text; did you mean 'x'?`, as compilers write it."""
+    place = f"{item['source']}:{item['line']}:{item['column']}" if item["line"] else str(item["source"])
+    key = f"{item['key']}: " if item["key"] else ""
+    guess = f"; did you mean '{item['nearest']}'?" if item.get("nearest") else ""
+    return out.clean(f"{place}: {'warning: ' if warning else ''}{key}{item['text']}{guess}")

@@ -1,0 +1,82 @@
+"""`pace nodes`: what each node has, what is free, and why one takes no work."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ...spec.lifecycle import NodeContact
+from .. import views
+from . import output as out
+from .options import connection, json_option, open_client
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+COLUMNS = (
+    out.Column("node", flex=True),
+    out.Column("contact"),
+    out.Column("cpus free", right=True),
+    out.Column("memory free", right=True),
+    out.Column("GPUs free", right=True),
+    out.Column("GPU", flex=True, drop=3),
+    out.Column("tasks", right=True, drop=1),
+    out.Column("warm pool", flex=True, drop=4),
+    out.Column("address", drop=6),
+    out.Column("heard", right=True, drop=5),
+    out.Column("note", flex=True, drop=2),
+)
+
+
+@click.command(short_help="List nodes: what they have, what is free.")
+@json_option
+@connection
+def nodes(settings: "Settings", output: str) -> None:
+    """List nodes: what they have, what is free.
+
+    \b
+    JSON: {"nodes": [...], "suspected": BOOL}; keys of a node: node_id, name, address, contact, last_heard_us,
+    capacity, free, gpus, gpu_status, containment, warm_pool, labels, environments, version, driver_version,
+    tasks, reason.
+    """
+    with open_client(settings) as client:
+        cluster = client.nodes()
+    if output == "json":
+        out.show_json(cluster)
+        return
+    if cluster.suspected:
+        out.show(
+            "most nodes vanished at once: none is replaced until contact returns", style="yellow", err=True
+        )
+    if not cluster.nodes:
+        out.hint(f"no nodes yet: `pace agent --scheduler {settings.with_found_scheduler().address}` on each")
+        return
+    rows = [_row(node) for node in sorted(cluster.nodes, key=lambda node: node.name)]
+    out.show_table(out.Table(COLUMNS, rows))
+
+
+def _row(node: views.Node) -> tuple[str, ...]:
+    return (
+        node.name,
+        node.contact,
+        f"{out.human_cpus(node.free.cpu_milli)} of {out.human_cpus(node.capacity.cpu_milli)}",
+        f"{out.human_bytes(node.free.memory_bytes)} of {out.human_bytes(node.capacity.memory_bytes)}",
+        f"{node.free.gpus} of {node.capacity.gpus}" if node.capacity.gpus else "-",
+        ", ".join(dict.fromkeys(gpu.name for gpu in node.gpus)) or "-",
+        str(len(node.tasks)),
+        node.warm_pool,
+        node.address,
+        "now" if node.contact is NodeContact.CONNECTED else _ago(node.last_heard_us),
+        note(node),
+    )
+
+
+def note(node: views.Node) -> str:
+    """The weightiest thing to know: why it takes no work, a sick GPU, or nothing."""
+    if node.reason is not None:
+        return node.reason.text
+    sick = next((gpu for gpu in node.gpus if gpu.health not in ("ok", "")), None)
+    return f"GPU {sick.index}: {sick.health}" if sick else ""
+
+
+def _ago(at_us: int) -> str:
+    return f"{out.human_time(max(0, out.now_us() - at_us))} ago" if at_us else "never"

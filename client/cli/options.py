@@ -1,0 +1,58 @@
+"""The options that several verbs share, and the client that they lead to."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..sdk import Client
+    from ..settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATIENCE_S = 3.0
+"""A person waits for an answer: long enough for a scheduler that is restarting, no longer."""
+
+job_argument = click.argument("job", type=click.IntRange(1, 2**63 - 1), metavar="JOB")
+
+state_option = click.option(
+    "--state", metavar="DIR", type=click.Path(file_okay=False), help="State folder. [$PACELINE_STATE]"
+)
+
+json_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="json: one document with stable keys.",
+)
+
+
+def connection(command: F) -> F:
+    """Options that say where the scheduler is; the verb gets them as one `settings`."""
+    import functools
+
+    @click.option("--scheduler", metavar="HOST:PORT", help="Where it listens. [$PACELINE_SCHEDULER]")
+    @state_option
+    @click.option("--ca", metavar="FILE", type=click.Path(), help="Certificate of its TLS. [$PACELINE_CA]")
+    @click.option("--insecure", is_flag=True, help="Call without TLS beyond this machine.")
+    @functools.wraps(command)
+    def with_settings(
+        *args: Any, scheduler: str | None, state: str | None, ca: str | None, insecure: bool, **kwargs: Any
+    ) -> Any:
+        from .. import settings
+
+        loaded = settings.load(scheduler=scheduler, state=state, ca_file=ca, insecure=insecure)
+        return command(*args, settings=loaded, **kwargs)
+
+    return with_settings  # type: ignore[return-value]
+
+
+def open_client(settings: "Settings") -> "Client":
+    """A client for one command. Raises Unavailable at once where no scheduler is known, or it is gone."""
+    from ..local import check_alive
+    from ..sdk import Client
+
+    check_alive(settings)
+    return Client(config=settings, patience_s=PATIENCE_S)

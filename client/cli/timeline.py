@@ -1,0 +1,120 @@
+"""`pace timeline`: what happened to a job, and where its time went, as parts that add up to the whole."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import views
+from . import output as out
+from .options import connection, job_argument, json_option, open_client
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+STYLES = {
+    "queued": "yellow",
+    "starting": "cyan",
+    "productive": "green",
+    "checkpoint": "blue",
+    "lost": "red",
+    "restarting": "magenta",
+    "hung": "bright_red",
+}
+LETTERS = {
+    "queued": "q",
+    "starting": "s",
+    "productive": "#",
+    "checkpoint": "c",
+    "lost": "x",
+    "restarting": "r",
+    "hung": "h",
+}
+BAR_CELLS_MAX = 60
+
+
+@click.command(short_help="Show what happened to a job and where its time went.")
+@job_argument
+@json_option
+@connection
+def timeline(settings: "Settings", job: int, output: str) -> None:
+    """Show what happened to a job and where its time went.
+
+    \b
+    JSON keys: job, entries (seq, at_us, attempt, kind, text, body), ledger (wall_us and its parts queued_us,
+    starting_us, productive_us, checkpoint_us, lost_us, restarting_us, hung_us, which add up to it exactly).
+    """
+    with open_client(settings) as client:
+        found = client.timeline(job)
+    if output == "json":
+        out.show_json(found)
+        return
+    job_ = found.job
+    out.show(
+        f"job {job_.job}  {out.clean(job_.name)}  {job_.state}, submitted {out.clock(job_.submitted_us)}"
+    )
+    out.show()
+    for line in entry_lines(found):
+        out.show(line)
+    out.show()
+    _show_ledger(found.ledger)
+
+
+def entry_lines(found: views.Timeline) -> Iterator[str]:
+    """One line per entry: time since the submit, attempt, text."""
+    start_us = found.entries[0].at_us if found.entries else 0
+    for entry in found.entries:
+        attempt = f"a{entry.attempt}" if entry.attempt else "-"
+        yield f"{seconds(entry.at_us - start_us):>12}  {attempt:<4} {out.clean(entry.text)}"
+
+
+def seconds(us: int) -> str:
+    """`+12.345` below an hour, `+1:02:03.45` above."""
+    if us < 3_600_000_000:
+        return f"+{us / 1e6:.3f}"
+    whole, rest_us = divmod(us, 1_000_000)
+    return f"+{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}.{rest_us // 10_000:02d}"
+
+
+def goodput_line(ledger: views.Ledger) -> str:
+    """The ledger in one line, for the end of a followed job."""
+    parts = ", ".join(f"{name} {out.human_time(us)}" for name, us in ledger.parts if us)
+    held = out.human_time(ledger.wall_us - ledger.queued_us)
+    return f"goodput {ledger.goodput:.0%} of {held}: {parts or 'nothing yet'}"
+
+
+def cells(ledger: views.Ledger, width: int) -> list[tuple[str, int]]:
+    """How many of `width` cells each part gets: they add up to `width`, and every part has at least one."""
+    parts = [(name, us) for name, us in ledger.parts if us > 0]
+    total_us = sum(us for _, us in parts)
+    if not parts or width < len(parts):
+        return []
+    counts = {name: 1 for name, _ in parts}
+    shares = {name: us * (width - len(parts)) / total_us for name, us in parts}
+    for name, share in shares.items():
+        counts[name] += int(share)
+    # The largest remainders get the cells that rounding down left over.
+    for name in sorted(shares, key=lambda name: int(shares[name]) - shares[name])[
+        : width - sum(counts.values())
+    ]:
+        counts[name] += 1
+    return list(counts.items())
+
+
+def _show_ledger(ledger: views.Ledger) -> None:
+    if not ledger.wall_us:
+        return
+    coloured = out.is_terminal()
+    width = min(BAR_CELLS_MAX, (out.console().width if coloured else 80) - 20)
+    bar = "".join(
+        out.styled("█" * count, STYLES[name]) if coloured else LETTERS[name] * count
+        for name, count in cells(ledger, width)
+    )
+    out.show(f"  {'where the time went':<20} {out.human_time(ledger.wall_us)}")
+    out.show(f"  {bar}")
+    for name, us in ledger.parts:
+        if us:
+            mark = out.styled("█", STYLES[name]) if coloured else LETTERS[name]
+            out.show(f"  {mark} {name:<12} {out.human_time(us):>10}  {us / ledger.wall_us:6.1%}")
+    held = out.human_time(ledger.wall_us - ledger.queued_us)
+    out.show(f"  goodput {ledger.goodput:.1%} of the {held} off the queue")
