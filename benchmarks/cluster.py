@@ -41,7 +41,7 @@ class Cluster:
         try:
             run([PACE, "up", "--state", str(self.state), *sizes])
             self.client = Client(state=self.state)
-            wait_until(self._all_warm, "all warm pools ready", timeout_s=90, every_s=0.1)
+            self.wait_warm()
         except BaseException:
             self._down()
             raise
@@ -77,8 +77,7 @@ class Cluster:
         raise LookupError(f"no agent of the name {node} below {self.state / 'agents'}")
 
     def kill_node(self, node: str) -> float:
-        """SIGKILL all processes of a node; gives the time at which it began, and starts its agent anew later
-        with `restart_node`."""
+        """SIGKILL all processes of a node; the time at which it began. `start_agent` brings the node back."""
         agent = psutil.Process(self.agent_pid(node))
         self._command = agent.cmdline()
         family = [agent, *agent.children(recursive=True)]
@@ -87,14 +86,23 @@ class Cluster:
             os.kill(process.pid, signal.SIGKILL)
         return killed
 
-    def restart_node(self) -> None:
-        """Start the agent that `kill_node` killed, as it had been started, and wait until it is warm."""
+    def kill_agent(self, node: str) -> None:
+        """SIGKILL the agent alone; its tasks go on. `start_agent` brings it back."""
+        agent = psutil.Process(self.agent_pid(node))
+        self._command = agent.cmdline()
+        agent.kill()
+
+    def start_agent(self) -> None:
+        """Start the agent that was killed last, as it had been started."""
         with (self.state / "restarted.log").open("ab") as log:
             process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._restarted.append(process)
-        wait_until(self._all_warm, "the restarted node's warm pool", timeout_s=90, every_s=0.1)
+
+    def wait_warm(self) -> None:
+        """Wait until all nodes are back and their warm pools ready."""
+        wait_until(self._all_warm, "all warm pools ready", timeout_s=90, every_s=0.1)
 
     def finish(self, job: int, timeout_s: float = 120.0) -> None:
         """Wait for a job; raises with its reason and the end of its output unless it succeeded."""

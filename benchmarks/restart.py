@@ -112,7 +112,8 @@ class OurRuns:
 
         killed, stepped, job = self._disturbed(kill)
         self.after_detection_s.append(stepped - self._detected_at(job))
-        self._cluster.restart_node()
+        self._cluster.start_agent()
+        self._cluster.wait_warm()
         return stepped - killed
 
     def verdict(self) -> str:

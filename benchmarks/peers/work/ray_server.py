@@ -2,6 +2,7 @@
 
 `launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks.
 `restart`: seconds from the SIGKILL of one worker to the next step.
+`logs`: seconds until all lines of many tasks are in the driver's output.
 """
 
 import os
@@ -27,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # its sockets' paths have a bound
         ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=short)
         work = Training(folder)
-        serve(answers, launch=work.launch, restart=work.restart)
+        serve(answers, launch=work.launch, restart=work.restart, logs=work.logs)
         ray.shutdown()
 
 
@@ -56,6 +57,26 @@ class Training:
         at = wait_until(lambda: records.next_step_at(folder, killed, known), "next step", timeout_s=120)
         self.thread.join(120)
         return at - killed
+
+    def logs(self, tasks, lines):
+        """Seconds from the submit of tasks that print 100-byte lines to the last one in the driver's output."""
+        import ray
+
+        @ray.remote(num_cpus=1)
+        def write(task):
+            for number in range(lines):
+                print(f"PACE {task:03d} {number:08d} {'x' * 82}")
+
+        seen = (self.folder / "ray.out").open("rb")
+        seen.seek(0, os.SEEK_END)
+        began, found = time.monotonic(), 0
+        handles = [write.remote(task) for task in range(tasks)]
+        while found < tasks * lines:
+            found += seen.read().count(b" PACE ")
+            time.sleep(0.01)
+        took = time.monotonic() - began
+        ray.get(handles)
+        return took
 
     def fit(self, ranks, *, steps, save_every, step_s):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
