@@ -133,13 +133,15 @@ def _literal(value: Any) -> str | int | float | bool:
             return value
         case str():
             return _bounded(value, TEXT_CHARS_MAX)
-        case int() if abs(value) < 1 << 63:
-            return value
-        case float() if math.isfinite(value):
+        case int() | float() if _is_storable(value):
             return value
     raise refusal(
         f"expected a text, a finite number, true, false or a mapping with 'path'; found {shown(value)}"
     )
+
+
+def _is_storable(value: float) -> bool:
+    return abs(value) < 1 << 63 if isinstance(value, int) else math.isfinite(value)
 
 
 def size_bytes(value: Any) -> int:
@@ -166,15 +168,15 @@ def _plain(value: Any, depth: int = 0) -> Any:
             return value
         case str():
             return _text(value)
-        case int() | float():
-            return _literal(value)
+        case int() | float() if _is_storable(value):
+            return value
         case list() | dict() if depth >= DEPTH_MAX or len(value) > ENTRIES_MAX:
             raise refusal(f"expected at most {ENTRIES_MAX} entries, nested at most {DEPTH_MAX} deep")
         case list():
             return [_plain(item, depth + 1) for item in value]
         case dict():
             return {_line(_key(name)): _plain(item, depth + 1) for name, item in value.items()}
-    raise refusal(f"expected plain data; found {shown(value)}")
+    raise refusal(f"expected texts, finite numbers, lists and mappings; found {shown(value)}")
 
 
 def _key(name: Any) -> str:

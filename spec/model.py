@@ -100,9 +100,9 @@ class JobSpec(Model):
     priority: Count = Field(default=0, ge=-1000, le=1000)
     """Higher goes first; 0 is usual."""
     retry: Retry = Retry()
-    """What happens when the job fails by its own doing."""
+    """How often the job is started again when it fails by its own doing."""
     checkpoint: Checkpoint = Checkpoint()
-    """Which checkpoints are kept."""
+    """How many checkpoints are kept, and which."""
     exclusive: bool = Field(default=False, strict=True)
     """Never two attempts at once, not even fenced ones: a lost node is replaced only when its lease has
     run out on both sides."""

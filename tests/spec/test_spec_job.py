@@ -207,8 +207,7 @@ limits: {timeout: .nan}
         ),
         (
             "command: x\nservices: {a: {b: .inf}}",
-            "job.yaml:2:15: services.a: expected a text, a finite number, true,"
-            " false or a mapping with 'path'; found inf",
+            "job.yaml:2:15: services.a: expected texts, finite numbers, lists and mappings; found inf",
         ),
         (
             "command: x\nenvironment_variables: {PACELINE_JOB: 1}",

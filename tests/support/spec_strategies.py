@@ -50,7 +50,7 @@ RESOURCES = mapping(
     {},
     {
         "instance_count": st.integers(2, 100),
-        "min_instance_count": st.integers(1, 2),
+        "min_instance_count": st.just(1),
         "max_instance_count": st.integers(100, 200),
         "cpus": st.one_of(st.integers(1, 64), st.floats(0.01, 64)),
         "memory": st.one_of(st.integers(0, 2**40), st.sampled_from(["16Gi", "512MB", "1.5Gi"])),
