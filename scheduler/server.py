@@ -1,0 +1,193 @@
+"""Puts the scheduler together and serves it: store, loop, services, listener; and takes it apart again.
+
+Nothing answers before the state is recovered; scheduler.json names an address only while it answers.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ..proto.auth import Tokens, ensure_token
+from ..proto.channels import SERVER_OPTIONS, split_address
+from ..proto.generated import (
+    agent_pb2,
+    agent_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    logs_pb2,
+    nodes_pb2,
+    nodes_pb2_grpc,
+)
+from ..proto.guard import Guard
+from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
+from ..spec.errors import StoreFailure, Unavailable
+from .config import SchedulerConfig
+from .loop import Loop
+from .services.agents import AgentService, Samples
+from .services.documents import Documents
+from .services.jobs import JobService
+from .services.nodes import NodeService
+from .store import open_store
+from .store.base import Store
+
+_log = logging.getLogger(__name__)
+STOP_GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What runs, as those who start it need it."""
+
+    address: str
+    """HOST:PORT that a client on this machine can dial."""
+    tokens: Tokens
+    ca_file: Path | None
+    cluster_id: str
+    loop: Loop
+    store: Store
+
+
+@asynccontextmanager
+async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
+    """Serve while the context is open. Raises StoreFailure, InvalidRequest, Unavailable (port taken)."""
+    _make_folders(config)
+    tokens = Tokens(ensure_token(config.state / "client.token"), ensure_token(config.state / "agent.token"))
+    tls = _tls_files(config)
+    store = await asyncio.to_thread(open_store, config.store_location)
+    try:
+        loop = Loop(store, config.settings)
+        await loop.start()
+        try:
+            async with _listening(config, tokens, tls, loop, store) as address:
+                made = Serving(
+                    address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
+                )
+                record = _write_record(config.state, made)
+                try:
+                    yield made
+                finally:
+                    record.unlink(missing_ok=True)
+        finally:
+            await loop.close()
+    finally:
+        await asyncio.to_thread(store.close)
+
+
+@asynccontextmanager
+async def _listening(
+    config: SchedulerConfig, tokens: Tokens, tls: TlsFiles | None, loop: Loop, store: Store
+) -> AsyncIterator[str]:
+    server = grpc.aio.server(interceptors=[Guard(tokens)], options=SERVER_OPTIONS)
+    documents = Documents(store)
+    samples = Samples()
+    jobs_pb2_grpc.add_JobsServicer_to_server(
+        JobService(loop, store, documents, storage=config.storage_folder), server
+    )
+    nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples), server)
+    agents = AgentService(
+        loop,
+        documents,
+        cluster_id=store.cluster_id,
+        storage=config.storage_folder,
+        settings=config.settings,
+        samples=samples,
+    )
+    agent_pb2_grpc.add_AgentSessionServicer_to_server(agents, server)
+    health = _add_health_and_reflection(server)
+    address = _bind(server, config.listen, tls)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(STOP_GRACE_S)
+        await agents.drained()
+
+
+def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
+    from grpc_health.v1 import health, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = [
+        service.full_name
+        for file in (jobs_pb2, logs_pb2, nodes_pb2, agent_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    ]
+    reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+    return servicer
+
+
+def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
+    host, wanted = split_address(listen)
+    try:
+        if tls is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, server_credentials(tls))
+    except RuntimeError as error:
+        raise Unavailable(
+            f"cannot listen on {listen}: the port is taken, or the address is not this machine's",
+            hint="is a scheduler running already? Name another with --listen HOST:PORT (port 0: any)",
+            listen=listen,
+        ) from error
+    assert wanted in (0, port)
+    dialled = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{dialled}]:{port}" if ":" in dialled else f"{dialled}:{port}"
+
+
+def _make_folders(config: SchedulerConfig) -> None:
+    for folder in (config.state, config.storage_folder, config.state / "logs"):
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreFailure(
+                f"cannot make the folder {folder}: {error.strerror}",
+                hint="name a folder that the scheduler's user may write to, with --state or --storage",
+            ) from error
+
+
+def _tls_files(config: SchedulerConfig) -> TlsFiles | None:
+    if config.tls_files is not None or not config.tls_generated:
+        return config.tls_files
+    host, _ = split_address(config.listen)
+    return ensure_certificate(config.state / "tls", own_names(host))
+
+
+def _write_record(state: Path, made: Serving) -> Path:
+    """scheduler.json, whole or not at all."""
+    path = state / "scheduler.json"
+    fresh = state / f".scheduler.json.{secrets.token_hex(4)}"
+    fresh.write_text(
+        json.dumps(
+            {
+                "address": made.address,
+                "pid": os.getpid(),
+                "start_time": _start_time(),
+                "ca_file": str(made.ca_file or ""),
+                "cluster_id": made.cluster_id,
+            }
+        )
+    )
+    fresh.rename(path)
+    return path
+
+
+def _start_time() -> int:
+    """Field 22 of /proc/self/stat: with the pid it names this process for good. 0 where there is no /proc."""
+    try:
+        stat = Path("/proc/self/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])

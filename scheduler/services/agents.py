@@ -1,0 +1,302 @@
+"""AgentSession: one stream per node. Hello and reports become stimuli, committed effects become messages.
+
+The first reply is Welcome; a report is acknowledged only after its commit; a newer stream of a node takes
+the older one's place. What waits to be sent is bounded: an agent that does not read loses its stream, not
+its jobs.
+"""
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.json_format import MessageToJson
+
+from ...proto.codecs import resources_of, task_key_message, task_key_of
+from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
+from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
+from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, PacelineError, Unavailable
+from ...spec.ids import NodeId
+from ..core import stimuli
+from ..core.effects import Acked, Effect, StartTask, StopTask, Welcome
+from ..core.node import NodeGpu, NodeInventory
+from ..core.settings import Settings
+from ..loop import Loop
+from .documents import Documents
+from .reports import entry_of
+from .starts import start_message, stop_message
+
+_log = logging.getLogger(__name__)
+
+OUTBOX_MAX: Final = 50_000
+"""Messages that wait for one agent."""
+REPORTS_IN_FLIGHT_MAX: Final = 8
+"""Batches of one agent that wait for their commit; further ones wait in the connection."""
+HELLO_TIMEOUT_S: Final = 20.0
+INVENTORY_BYTES_MAX: Final = 256 << 10
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SECOND_US: Final = 1_000_000
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Outgoing = agent_pb2.ToAgent | Effect
+
+
+@dataclass(slots=True)
+class Samples:
+    """The newest GPU readings of each connected node; not kept."""
+
+    by_node: dict[NodeId, tuple[agent_pb2.GpuSample, ...]] = field(default_factory=dict)
+
+
+class AgentService(agent_pb2_grpc.AgentSessionServicer):
+    """Role: agent."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        documents: Documents,
+        *,
+        cluster_id: str,
+        storage: Path,
+        settings: Settings,
+        samples: Samples,
+    ) -> None:
+        self._loop = loop
+        self._documents = documents
+        self._cluster_id = cluster_id
+        self._storage = storage
+        self._settings = settings
+        self._samples = samples
+        self._partings: set[asyncio.Task[None]] = set()
+
+    async def Session(
+        self, request_iterator: AsyncIterator[agent_pb2.FromAgent], context: _Context
+    ) -> AsyncIterator[agent_pb2.ToAgent]:
+        hello = await _first(request_iterator)
+        node = _node_id(hello.node_id)
+        session = self._loop.next_session()
+        outbox = Outbox(node)
+        self._loop.attach(node, session, outbox)
+        reader: asyncio.Task[None] | None = None
+        try:
+            welcome = await self._loop.submit(_hello_stimulus(hello, node, session))
+            _log.info("node %s (%s) connected, %d tasks", hello.inventory.name, node, len(hello.tasks))
+            yield self._welcome_message(welcome)
+            reader = asyncio.create_task(self._read(request_iterator, node, session, outbox))
+            async for messages in outbox.batches():
+                for message in await self._rendered(messages):
+                    yield message
+        finally:
+            if reader is not None:
+                reader.cancel()
+            self._part(node, session, outbox.why)
+        if outbox.error is not None:
+            raise outbox.error
+
+    async def drained(self) -> None:
+        """All partings that are under way have reached the loop."""
+        await asyncio.gather(*self._partings, return_exceptions=True)
+
+    async def _read(
+        self, requests: AsyncIterator[agent_pb2.FromAgent], node: NodeId, session: int, outbox: "Outbox"
+    ) -> None:
+        """Until the agent closes, errs, or is replaced. How it ends is what the stream ends with."""
+        in_flight = asyncio.Semaphore(REPORTS_IN_FLIGHT_MAX)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for message in requests:
+                    kind = message.WhichOneof("kind")
+                    if kind == "heartbeat":
+                        self._on_heartbeat(message.heartbeat, node, session, outbox)
+                    elif kind == "reports":
+                        await in_flight.acquire()
+                        group.create_task(self._report(message.reports, node, outbox, in_flight))
+                    elif kind == "inventory":
+                        inventory = inventory_of(message.inventory)
+                        await self._loop.submit(stimuli.InventoryChanged(node, session, inventory))
+                    else:
+                        raise InvalidRequest(f"an agent's stream goes on with {kind or 'an empty message'}")
+            outbox.end("the agent closed its stream")
+        except BaseExceptionGroup as group_error:
+            outbox.fail(_first_of(group_error))
+        except Exception as error:  # noqa: BLE001 - the stream ends with it, and the guard tells it
+            outbox.fail(error)
+
+    def _on_heartbeat(
+        self, heartbeat: agent_pb2.Heartbeat, node: NodeId, session: int, outbox: "Outbox"
+    ) -> None:
+        if not self._loop.heard(node, session):
+            raise Conflict(f"node {node} has a newer stream; this one is over")
+        if heartbeat.gpus:
+            self._samples.by_node[node] = tuple(heartbeat.gpus)
+        reply = agent_pb2.HeartbeatReply(
+            sequence=heartbeat.sequence, sent_monotonic_s=heartbeat.sent_monotonic_s
+        )
+        outbox.put(agent_pb2.ToAgent(heartbeat=reply))
+
+    async def _report(
+        self, reports: agent_pb2.Reports, node: NodeId, outbox: "Outbox", in_flight: asyncio.Semaphore
+    ) -> None:
+        try:
+            if len(reports.entries) > REPORTS_MAX:
+                raise LimitExceeded(f"{len(reports.entries)} entries in one report; at most {REPORTS_MAX}")
+            entries = tuple(entry_of(entry) for entry in reports.entries)
+            acked = await self._loop.submit(stimuli.Reports(node, entries))
+            outbox.put(agent_pb2.ToAgent(ack=_ack_message(acked)))
+        finally:
+            in_flight.release()
+
+    async def _rendered(self, messages: Sequence[_Outgoing]) -> list[agent_pb2.ToAgent]:
+        specs = await self._documents.of_jobs(m.key.job for m in messages if isinstance(m, StartTask))
+        rendered = []
+        for message in messages:
+            if isinstance(message, StartTask):
+                start = start_message(message, specs[message.key.job], self._storage)
+                rendered.append(agent_pb2.ToAgent(start=start))
+            elif isinstance(message, StopTask):
+                rendered.append(agent_pb2.ToAgent(stop=stop_message(message)))
+            else:
+                rendered.append(message)
+        return rendered
+
+    def _welcome_message(self, welcome: Welcome) -> agent_pb2.ToAgent:
+        settings = self._settings
+        return agent_pb2.ToAgent(
+            welcome=agent_pb2.Welcome(
+                cluster_id=self._cluster_id,
+                heartbeat_s=settings.heartbeat_us / _SECOND_US,
+                lease_exclusive_s=settings.lease_exclusive_us / _SECOND_US,
+                lease_fenced_s=settings.lease_fenced_us / _SECOND_US,
+                positions=_ack_message(Acked(welcome.positions)).positions,
+                forget=[task_key_message(key) for key in welcome.forget],
+            )
+        )
+
+    def _part(self, node: NodeId, session: int, why: str) -> None:
+        """Tell the loop, in a task of its own: the stream's handler may be cancelled at any await."""
+        self._loop.detach(node, session)
+        task = asyncio.create_task(self._lose_contact(node, session, why))
+        self._partings.add(task)
+        task.add_done_callback(self._partings.discard)
+
+    async def _lose_contact(self, node: NodeId, session: int, why: str) -> None:
+        _log.info("node %s: the stream ended: %s", node, why)
+        try:
+            await self._loop.submit(stimuli.ContactLost(node, session, why))
+        except Unavailable:
+            # The loop starts anew or is closing: then all contact is unknown in any case.
+            _log.debug("node %s: the loop is away", node)
+
+
+class Outbox:
+    """What waits to be sent to one agent, in order. The loop's Sink for its node."""
+
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
+        self._waiting: deque[_Outgoing] = deque()
+        self._filled = asyncio.Event()
+        self._over = False
+        self.error: BaseException | None = None
+        self.why = "the connection broke"
+
+    def send(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            self.put(effect)
+
+    def close(self, why: str) -> None:
+        self.fail(Unavailable(why))
+
+    def put(self, message: _Outgoing) -> None:
+        if len(self._waiting) >= OUTBOX_MAX:
+            self.fail(LimitExceeded(f"node {self._node} does not read: {OUTBOX_MAX} messages wait for it"))
+            return
+        self._waiting.append(message)
+        self._filled.set()
+
+    def end(self, why: str) -> None:
+        """Send what waits, then end."""
+        self._over = True
+        self.why = why
+        self._filled.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End now, with this error; the first one counts."""
+        if self.error is None:
+            self.error = error
+            self.why = error.message if isinstance(error, PacelineError) else repr(error)
+        self._waiting.clear()
+        self.end(self.why)
+
+    async def batches(self) -> AsyncIterator[Sequence[_Outgoing]]:
+        """What waits, all at once; ends after `end` or `fail`."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            taken = tuple(self._waiting)
+            self._waiting.clear()
+            if taken:
+                yield taken
+            if self._over and not self._waiting:
+                return
+
+
+async def _first(requests: AsyncIterator[agent_pb2.FromAgent]) -> agent_pb2.Hello:
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            message = await anext(requests)
+    except (TimeoutError, StopAsyncIteration) as error:
+        raise InvalidRequest("an agent's stream begins with Hello, and none came") from error
+    if message.WhichOneof("kind") != "hello":
+        raise InvalidRequest(f"an agent's stream begins with Hello, not {message.WhichOneof('kind')}")
+    return message.hello
+
+
+def _hello_stimulus(hello: agent_pb2.Hello, node: NodeId, session: int) -> stimuli.Hello:
+    if len(hello.tasks) > TASKS_PER_NODE_MAX:
+        raise LimitExceeded(f"{len(hello.tasks)} tasks on one node; at most {TASKS_PER_NODE_MAX}")
+    tasks = tuple(task_key_of(key) for key in hello.tasks)
+    return stimuli.Hello(node, session, hello.incarnation[:100], inventory_of(hello.inventory), tasks)
+
+
+def _node_id(text: str) -> NodeId:
+    if not _NODE_ID.fullmatch(text):
+        raise InvalidRequest(f"{text[:100]!r} is no node id", hint="1 to 100 characters of A-Z a-z 0-9 _ . -")
+    return NodeId(text)
+
+
+def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
+    """What placement needs: of the GPUs only those that are healthy and whole."""
+    if message.ByteSize() > INVENTORY_BYTES_MAX:
+        raise LimitExceeded(f"an inventory of {message.ByteSize()} bytes; at most {INVENTORY_BYTES_MAX}")
+    if not all(0 < port < 65536 for port in message.rendezvous_ports):
+        raise InvalidRequest(f"rendezvous ports {list(message.rendezvous_ports)} are not all ports")
+    usable = (gpu for gpu in message.gpus if gpu.health in ("", "ok") and not gpu.mig_enabled)
+    return NodeInventory(
+        name=message.name[:200],
+        address=message.address[:200],
+        capacity=resources_of(message.capacity),
+        gpus=tuple(NodeGpu(gpu.index, gpu.name) for gpu in usable),
+        environments=tuple(sorted(message.environments)),
+        rendezvous_ports=tuple(message.rendezvous_ports),
+        details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
+    )
+
+
+def _ack_message(acked: Acked) -> agent_pb2.ReportsAck:
+    return agent_pb2.ReportsAck(
+        positions=[
+            agent_pb2.TaskPosition(task=task_key_message(position.task), journal_seq=position.seq)
+            for position in acked.positions
+        ]
+    )
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

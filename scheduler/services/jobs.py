@@ -1,0 +1,258 @@
+"""Jobs: submit, list, get, cancel, why, timeline, watch. What a reply says was committed before it is sent.
+
+A live job is read from the loop, a finished one from the store; a listing is read from the store alone.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+
+from ...proto.codecs import job_id_of, page_of
+from ...proto.generated import jobs_pb2, jobs_pb2_grpc
+from ...proto.limits import (
+    DOCUMENT_BYTES_MAX,
+    KEY_PATTERN,
+    NAME_CHARACTERS_MAX,
+    PAGE_BYTES_MAX,
+    SUBMIT_JOBS_MAX,
+)
+from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
+from ...spec.ids import JobId, NodeId
+from ...spec.job import JobSpec
+from ...spec.lifecycle import TERMINAL, JobState
+from ...spec.problems import escaped
+from ..core import stimuli
+from ..core.events import AttemptStarted
+from ..core.job import Job, Policy, Shape
+from ..core.state import ClusterState
+from ..loop import Loop
+from ..records import event_from_row, event_row, job_from_row
+from ..store.base import EventRow, Store
+from .documents import Documents
+from .messages import add_document, job_message
+from .starts import output_folders
+from .story import entry_message
+
+_KEY: Final = re.compile(KEY_PATTERN)
+_SECOND_US: Final = 1_000_000
+TIMELINE_ENTRIES_MAX: Final = 20_000
+_EVENTS_AT_ONCE: Final = 1000
+_PARSE_AT_ONCE: Final = 50
+"""Documents of one submit that are parsed before other calls get their turn."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class JobService(jobs_pb2_grpc.JobsServicer):
+    """Role: client."""
+
+    def __init__(self, loop: Loop, store: Store, documents: Documents, *, storage: Path) -> None:
+        self._loop = loop
+        self._store = store
+        self._documents = documents
+        self._storage = storage
+
+    async def Submit(self, request: jobs_pb2.SubmitRequest, context: _Context) -> jobs_pb2.SubmitReply:
+        _check_submit(request)
+        specs = await self._parsed(request.jobs)
+        jobs = tuple(_new_job(spec, self._documents.canonical(spec)) for spec in specs)
+        done = await self._loop.submit(stimuli.Submit(request.key, request.user, jobs))
+        if not done.repeated:
+            self._documents.remember(done.jobs, specs)
+        return jobs_pb2.SubmitReply(jobs=done.jobs, repeated_call=done.repeated)
+
+    async def List(self, request: jobs_pb2.ListJobsRequest, context: _Context) -> jobs_pb2.ListJobsReply:
+        limit, before = page_of(request.page)
+        states = [_state(name) for name in request.states]
+        rows = await asyncio.to_thread(
+            self._store.jobs,
+            states=states,
+            user=request.user,
+            name_contains=request.name_contains,
+            before=None if before is None else JobId(before),
+            limit=limit,
+        )
+        jobs = [job_from_row(row) for row in rows]
+        names = await self._loop.read(lambda state: _names(state, jobs))
+        reply = jobs_pb2.ListJobsReply()
+        size = 0
+        for job in jobs:
+            view = job_message(job, node_names=names)
+            size += view.ByteSize()
+            if reply.jobs and size > PAGE_BYTES_MAX:
+                break
+            reply.jobs.append(view)
+        if len(rows) == limit or len(reply.jobs) < len(rows):
+            reply.next_cursor = str(reply.jobs[-1].job)
+        return reply
+
+    async def Get(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.JobView:
+        return await self._view(job_id_of(request.job))
+
+    async def Cancel(self, request: jobs_pb2.CancelRequest, context: _Context) -> jobs_pb2.JobView:
+        number = job_id_of(request.job)
+        if not 0 <= request.grace_s <= 86_400:
+            raise InvalidRequest(f"grace_s is {request.grace_s}; expected 0 to 86400 seconds")
+        grace_us = round(request.grace_s * _SECOND_US) or None
+        try:
+            await self._loop.submit(stimuli.Cancel(number, grace_us, by="a client"))
+        except NotFound:
+            job = await self._stored(number)
+            # A cancel whose reply was lost is asked again: what it wanted is so.
+            if job.state is not JobState.CANCELLED:
+                raise Conflict(
+                    f"job {number} is over: {job.state}",
+                    hint="there is nothing to cancel",
+                    job=number,
+                    state=job.state,
+                ) from None
+        return await self._view(number)
+
+    async def Why(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.WhyReply:
+        number = job_id_of(request.job)
+        view = await self._view(number)
+        return jobs_pb2.WhyReply(job=view, reasons=[view.reason] if view.HasField("reason") else [])
+
+    async def Timeline(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.TimelineReply:
+        number = job_id_of(request.job)
+        view = await self._view(number)
+        reply = jobs_pb2.TimelineReply(job=view)
+        async for row in self._history(number, 0):
+            reply.entries.append(await self._entry(row))
+            if len(reply.entries) >= TIMELINE_ENTRIES_MAX:
+                break
+        return reply
+
+    async def Watch(
+        self, request: jobs_pb2.WatchRequest, context: _Context
+    ) -> AsyncIterator[jobs_pb2.WatchReply]:
+        number = job_id_of(request.job)
+        if request.after_seq < 0:
+            raise InvalidRequest(f"after_seq is {request.after_seq}; expected 0 or the seq of an entry")
+        watch = self._loop.watch(number)  # before the history is read, so that nothing falls between
+        try:
+            seen = request.after_seq
+            view = await self._view(number)
+            async for row in self._history(number, seen):
+                seen = row.seq
+                yield jobs_pb2.WatchReply(entry=await self._entry(row), job=view)
+            if JobState(view.state) in TERMINAL:
+                return
+            async for committed in watch:
+                if committed.seq > seen:
+                    seen = committed.seq
+                    row = event_row(committed.seq, committed.event)
+                    view = await self._view(number)
+                    yield jobs_pb2.WatchReply(entry=await self._entry(row), job=view)
+        finally:
+            watch.close()
+
+    async def _history(self, number: JobId, after_seq: int) -> AsyncIterator[EventRow]:
+        while True:
+            rows = await asyncio.to_thread(
+                self._store.events, job=number, after_seq=after_seq, limit=_EVENTS_AT_ONCE
+            )
+            for row in rows:
+                yield row
+            if len(rows) < _EVENTS_AT_ONCE:
+                return
+            after_seq = rows[-1].seq
+
+    async def _entry(self, row: EventRow) -> jobs_pb2.TimelineEntry:
+        event = event_from_row(row)
+        nodes = [place.node for place in event.places] if isinstance(event, AttemptStarted) else []
+        names = await self._loop.read(lambda state: _names_of(state, nodes)) if nodes else {}
+        return entry_message(row, event, names)
+
+    async def _view(self, number: JobId) -> jobs_pb2.JobView:
+        """A job with its document: live from the loop, over from the store."""
+        found = await self._loop.read(lambda state: _live(state, number))
+        if found is not None:
+            job, names = found
+            document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
+        else:
+            row = await asyncio.to_thread(self._store.job, number)
+            if row is None:
+                raise _no_job(number)
+            job, document = job_from_row(row), row.document
+            names = await self._loop.read(lambda state: _names(state, [job]))
+        view = job_message(job, node_names=names)
+        if document is not None:
+            spec = self._documents.parse(document)
+            outputs = output_folders(self._storage, number, job.attempt, spec) if job.attempt else {}
+            add_document(view, document, spec, outputs)
+        return view
+
+    async def _stored(self, number: JobId) -> Job:
+        row = await asyncio.to_thread(self._store.job, number)
+        if row is None:
+            raise _no_job(number)
+        return job_from_row(row)
+
+    async def _parsed(self, documents: Sequence[jobs_pb2.JobDocument]) -> list[JobSpec]:
+        specs = []
+        for at, each in enumerate(documents):
+            if len(each.document) > DOCUMENT_BYTES_MAX:
+                raise LimitExceeded(
+                    f"{escaped(each.source[:200])}: the document has {len(each.document)} characters;"
+                    f" at most {DOCUMENT_BYTES_MAX}",
+                    hint="keep data out of the job file: name a file in `inputs`",
+                )
+            specs.append(
+                self._documents.parse(each.document, each.source[:NAME_CHARACTERS_MAX] or f"job {at}")
+            )
+            if at % _PARSE_AT_ONCE == _PARSE_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return specs
+
+
+def _check_submit(request: jobs_pb2.SubmitRequest) -> None:
+    if not _KEY.fullmatch(request.key):
+        raise InvalidRequest(
+            f"{request.key[:80]!r} is no idempotency key; expected 1 to 64 characters of A-Z a-z 0-9 _ -"
+        )
+    if not 1 <= len(request.jobs) <= SUBMIT_JOBS_MAX:
+        raise InvalidRequest(f"{len(request.jobs)} jobs in one call; expected 1 to {SUBMIT_JOBS_MAX}")
+    if len(request.user) > NAME_CHARACTERS_MAX or not request.user.isprintable():
+        raise InvalidRequest(
+            f"the user's name is not one: expected at most {NAME_CHARACTERS_MAX} printable characters"
+        )
+
+
+def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
+    policy = Policy(
+        retries_max=spec.retry.max_attempts - 1,
+        timeout_us=(spec.limits.timeout or 0) * _SECOND_US,
+        grace_us=round(spec.grace_s * _SECOND_US),
+    )
+    return stimuli.NewJob(spec.label, spec.effective_priority, Shape(spec.demand(), policy), document)
+
+
+def _state(name: str) -> JobState:
+    try:
+        return JobState(name)
+    except ValueError:
+        raise InvalidRequest(
+            f"there is no job state {escaped(name[:40])!r}", hint=f"expected one of {', '.join(JobState)}"
+        ) from None
+
+
+def _no_job(number: JobId) -> NotFound:
+    return NotFound(f"there is no job {number}", hint="`pace jobs` lists what there is", job=number)
+
+
+def _live(state: ClusterState, number: JobId) -> tuple[Job, dict[NodeId, str]] | None:
+    job = state.jobs.get(number)
+    return None if job is None else (job, _names(state, [job]))
+
+
+def _names(state: ClusterState, jobs: Iterable[Job]) -> dict[NodeId, str]:
+    return _names_of(state, {task.node for job in jobs for task in job.tasks})
+
+
+def _names_of(state: ClusterState, nodes: Iterable[NodeId]) -> dict[NodeId, str]:
+    return {node: state.nodes[node].name for node in nodes if node in state.nodes}

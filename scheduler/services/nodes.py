@@ -1,0 +1,95 @@
+"""Nodes: what there is, what is free on it, and why a node takes no work."""
+
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.json_format import Parse
+
+from ...proto.codecs import reason_message, resources_message, task_key_message
+from ...proto.generated import common_pb2, nodes_pb2, nodes_pb2_grpc
+from ...proto.limits import PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
+from ...spec.errors import InvalidRequest
+from ...spec.ids import NodeId, TaskKey
+from ...spec.lifecycle import NodeContact
+from ...spec.resources import Resources
+from ..core.node import Node
+from ..core.state import ClusterState
+from ..loop import Loop
+from .agents import Samples
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_CURSOR_MAX: Final = 200
+
+_Seen = tuple[Node, Resources, tuple[TaskKey, ...]]
+
+
+class NodeService(nodes_pb2_grpc.NodesServicer):
+    """Role: client. In the order of node ids."""
+
+    def __init__(self, loop: Loop, samples: Samples) -> None:
+        self._loop = loop
+        self._samples = samples
+
+    async def List(self, request: nodes_pb2.ListNodesRequest, context: _Context) -> nodes_pb2.ListNodesReply:
+        if not 0 <= request.page.limit <= PAGE_MAX or len(request.page.cursor) > _CURSOR_MAX:
+            raise InvalidRequest(f"page.limit is {request.page.limit}; expected 0 to {PAGE_MAX}")
+        limit = request.page.limit or PAGE_DEFAULT
+        seen, suspected = await self._loop.read(
+            lambda state: (_page(state, request.page.cursor, limit), state.suspected)
+        )
+        reply = nodes_pb2.ListNodesReply(cluster_suspected=suspected)
+        size = 0
+        for node, free, tasks in seen:
+            view = self._view(node, free, tasks)
+            size += view.ByteSize()
+            if reply.nodes and size > PAGE_BYTES_MAX:
+                break
+            reply.nodes.append(view)
+        if len(seen) == limit or len(reply.nodes) < len(seen):
+            reply.next_cursor = reply.nodes[-1].node_id
+        return reply
+
+    def _view(self, node: Node, free: Resources, tasks: tuple[TaskKey, ...]) -> nodes_pb2.NodeView:
+        inventory = Parse(node.inventory.details or "{}", nodes_pb2.Inventory(), ignore_unknown_fields=True)
+        _add_samples(inventory, self._samples.by_node.get(node.node, ()))
+        return nodes_pb2.NodeView(
+            node_id=node.node,
+            inventory=inventory,
+            contact=node.contact,
+            last_heard_us=node.last_heard_us,
+            free=resources_message(free),
+            tasks=[task_key_message(task) for task in tasks],
+            reason=_reason(node),
+        )
+
+
+def _page(state: ClusterState, after: str, limit: int) -> list[_Seen]:
+    chosen = sorted(node for node in state.nodes if node > after)[:limit]
+    return [_seen(state, node) for node in chosen]
+
+
+def _seen(state: ClusterState, node: NodeId) -> _Seen:
+    load = state.loads.get(node)
+    if load is None:
+        return state.nodes[node], Resources(), ()
+    return state.nodes[node], load.free, tuple(sorted(load.tasks))
+
+
+def _add_samples(inventory: nodes_pb2.Inventory, samples: tuple[Any, ...]) -> None:
+    """Newer readings over those of the inventory."""
+    by_index = {gpu.index: gpu for gpu in inventory.gpus}
+    for sample in samples:
+        gpu = by_index.get(sample.index)
+        if gpu is None:
+            continue
+        for name in ("memory_used_bytes", "utilization_percent", "temperature_c", "power_mw"):
+            if sample.HasField(name):
+                setattr(gpu, name, getattr(sample, name))
+
+
+def _reason(node: Node) -> common_pb2.Reason | None:
+    if node.contact is NodeContact.CONNECTED:
+        return None
+    return reason_message(
+        f"node-{node.contact}", node.why or f"contact is {node.contact}", fields={"node": node.node}
+    )

@@ -1,0 +1,72 @@
+"""A StartTask as the agent gets it: the job's document with its expressions resolved, and the gang's numbers.
+
+Everything a node needs is in the message; an agent never asks back.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from ...proto.codecs import resources_message, task_key_message
+from ...proto.generated import agent_pb2
+from ...spec.ids import Attempt, JobId
+from ...spec.job import JobSpec
+from ..core.effects import StartTask, StopTask
+
+_SECOND_US: Final = 1_000_000
+
+
+def job_folder(storage: Path, job: JobId) -> Path:
+    """What all attempts of a job share; the same path on every node."""
+    return storage / str(job)
+
+
+def output_folders(storage: Path, job: JobId, attempt: Attempt, spec: JobSpec) -> dict[str, str]:
+    """Where `${{outputs.NAME}}` leads in one attempt."""
+    base = job_folder(storage, job) / "outputs" / str(attempt)
+    return {name: str(base / name) for name in spec.outputs}
+
+
+def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.StartTask:
+    """Raises nothing: the document was checked when it was accepted."""
+    job, course, demand = effect.job, effect.job.course, effect.job.demand
+    task = course.tasks[effect.key.task]
+    outputs = output_folders(storage, job.number, course.attempt, spec)
+    folder = job_folder(storage, job.number)
+    return agent_pb2.StartTask(
+        task=task_key_message(effect.key),
+        command=spec.resolved_command(outputs),
+        cwd=spec.code or str(folder),
+        environment=spec.resolved_variables(outputs),
+        interpreter_environment=demand.environment,
+        resources=resources_message(demand.per_task),
+        processes=demand.processes_per_task,
+        world_size=job.world_size,
+        first_rank=job.first_rank(effect.key.task),
+        node_rank=effect.key.task,
+        node_count=len(course.tasks),
+        rendezvous=demand.rendezvous,
+        master_address=effect.master_address,
+        master_port=course.rendezvous_port,
+        hosts_rendezvous=demand.rendezvous and effect.key.task == 0,
+        gpu_indices=task.gpu_indices,
+        exclusive=demand.exclusive,
+        grace_s=job.shape.policy.grace_us / _SECOND_US,
+        timeout_s=effect.timeout_us / _SECOND_US,
+        job_folder=str(folder),
+        checkpoints=[
+            agent_pb2.Checkpoint(step=c.step, attempt=c.attempt, path=c.path, manifest_hash=c.manifest_hash)
+            for c in course.checkpoints
+        ],
+        log_bytes_max=spec.limits.log_size,
+        keep_last=spec.checkpoint.keep_last,
+        keep_best=spec.checkpoint.keep_best,
+        best_metric=spec.checkpoint.best_metric,
+        output_folders=list(outputs.values()),
+        job_name=job.name,
+    )
+
+
+def stop_message(effect: StopTask) -> agent_pb2.StopTask:
+    return agent_pb2.StopTask(
+        task=task_key_message(effect.key), grace_s=effect.grace_us / _SECOND_US, why=effect.why
+    )
