@@ -39,7 +39,7 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         checkpoints=tuple(to_checkpoint(checkpoint) for checkpoint in message.checkpoints),
         outputs=dict(message.outputs),
         metrics=dict(message.metrics),
-        step=message.step,
+        step=message.step if message.step >= 0 else None,
         cancel_requested=message.cancel_requested,
         warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
         document=message.document,

@@ -160,7 +160,7 @@ def read_up(state: Path) -> Up | None:
 
 
 def check_alive(settings: client_settings.Settings) -> None:
-    """Raise Unavailable when the state folder's scheduler is gone; an address that was given is not judged."""
+    """Raise Unavailable when the state folder's scheduler is gone; a given address is not judged."""
     if settings.address:
         return
     served = client_settings.read_served(settings.state)

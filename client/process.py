@@ -93,6 +93,12 @@ def with_environment(name: str, is_ours: Callable[[str], bool]) -> Iterator[Iden
                     break
 
 
+def parent_of(process: Identity) -> int | None:
+    """Pid of its parent; None when it is gone."""
+    stat = _stat(process.pid)
+    return stat[2] if stat is not None and stat[1] == process.start_time else None
+
+
 def descendants(process: Identity) -> Iterator[Identity]:
     """Running processes below this one, as of one look at /proc."""
     children: dict[int, list[Identity]] = {}

@@ -86,7 +86,8 @@ class Job:
     outputs: Mapping[str, str]
     metrics: Mapping[str, float]
     """The last reported value of each."""
-    step: int
+    step: int | None
+    """The last reported one."""
     cancel_requested: bool
     warnings: tuple[Warning, ...]
     document: str

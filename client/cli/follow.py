@@ -25,7 +25,7 @@ STILL_QUEUED_S = 1.0
 
 
 def follow(settings: "Settings", job: int, *, attempt: int = 0, rank: int = -1, offset: int = 0) -> views.Job:
-    """Follow a job to its end; the job as it ended. Raises KeyboardInterrupt after saying how to come back."""
+    """Follow a job to its end; the job as it ended. On Ctrl-C says how to come back, and raises it."""
     try:
         return asyncio.run(_Follower(settings, job, attempt, rank, offset).run())
     except KeyboardInterrupt:

@@ -187,7 +187,7 @@ def _row(job: views.Job) -> tuple[str, ...]:
         job.state + ("*" if job.cancel_requested and not job.is_over else ""),
         str(job.attempt or "-"),
         gang(job),
-        str(job.step) if job.step or job.metrics else "-",
+        "-" if job.step is None else str(job.step),
         out.human_time((job.finished_us or out.now_us()) - job.submitted_us),
         job.user,
         job.reason.text if job.reason else "",
@@ -238,7 +238,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
     yield "gang", f"{gang(job)}, each with {resources(job)}"
     if job.priority:
         yield "priority", str(job.priority)
-    if job.metrics or job.step:
+    if job.step is not None:
         values = "  ".join(f"{out.clean(name)}={value:.6g}" for name, value in sorted(job.metrics.items()))
         yield "step", f"{job.step}  {values}".rstrip()
     for name, path in sorted(job.outputs.items()):

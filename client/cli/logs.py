@@ -27,19 +27,19 @@ def logs(
     Bytes pass unchanged into pipes and files; on a terminal, escape sequences other than colours and line
     drawing are shown and not obeyed.
     """
-    where = {"attempt": attempt or 0, "rank": -1 if rank is None else rank, "offset": -(tail or 0)}
+    of_attempt, of_rank, offset = attempt or 0, -1 if rank is None else rank, -(tail or 0)
     if follow:
         from ..local import check_alive
         from .follow import follow as follow_job
 
         check_alive(settings)
-        follow_job(settings, job, **where)
+        follow_job(settings, job, attempt=of_attempt, rank=of_rank, offset=offset)
         return
     with open_client(settings) as client:
         found = client.job(job)
-        writer = stream.writer_for(found, where["rank"])
+        writer = stream.writer_for(found, of_rank)
         empty = True
-        for chunk in client.logs(job, **where):
+        for chunk in client.logs(job, attempt=of_attempt, rank=of_rank, offset=offset):
             writer.write(chunk)
             empty = False
         writer.finish()
