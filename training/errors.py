@@ -22,8 +22,7 @@ class GangNotReady(Conflict):
 
 
 class CheckpointMismatch(Conflict):
-    """The checkpoint is good, but it does not fit the model, the optimizer or the names given to `restore`.
-    """
+    """The checkpoint is good, but it does not fit the objects or the names given to `restore`."""
 
 
 class RestoreFailed(PacelineError):

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 class Gang:
-    """The ranks of this run. Reads the state of torch.distributed at each call, for scripts make groups late.
-    """
+    """The ranks of this run. Looks at torch.distributed at each call: scripts make groups late."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment

@@ -1,8 +1,8 @@
 """The line to the shim: JSON lines over the unix socket in the task's folder.
 
-Training never waits for it and never dies of it, except where an answer is asked for, and then for a bounded
-time. What cannot be sent now waits in a bounded buffer whose oldest lines go first. A forked child makes
-a connection of its own, so that two processes never mix bytes on one.
+`post` never waits and never fails: what cannot be sent now waits in a bounded buffer whose oldest lines go
+first, and nothing is ever answered. `ask` waits for its one answer, for a bounded time, on a connection of
+its own. A forked child makes its own connections, so that two processes never mix their bytes.
 """
 
 import json
@@ -12,73 +12,65 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 BUFFER_BYTES_MAX = 256 * 1024
 RECONNECT_S = 1.0
 ANSWER_BYTES_MAX = 64 * 1024
 _NAME = "shim.sock"
+_DIAL_AGAIN_S = 0.01
 
 
 class ShimLink:
-    """One rank's connection. `post` is fire and forget; `ask` waits for the one answer, None if there is
-    none.
-    """
+    """One rank's line."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._rank = rank
-        self._socket: socket.socket | None = None
         self._pid = os.getpid()
+        self._socket: socket.socket | None = None
         self._retry_at_s = 0.0
         self._lines: deque[memoryview] = deque()
         self._lines_bytes = 0
         self._started = False
-        """The first of `_lines` is on the wire in part: it must be finished or the connection dropped."""
-        self._received = b""
-        self._answers_due = 0
+        """Part of the first of `_lines` is on the wire: the rest must follow, or the connection go."""
         self.dropped_lines = 0
 
     def post(self, message: Mapping[str, object]) -> None:
-        """Send without waiting. When the shim is away or slow, the oldest unsent lines are dropped and
+        """Send without waiting. While the shim is away or slow, the newest lines are kept, the others
         counted.
         """
-        self._push(message)
+        if self._pid != os.getpid():
+            self._start_anew()
+        self._push(memoryview(_encode(message)))
         if self._connect():
             self._drain()
 
     def ask(self, message: Mapping[str, object], timeout_s: float = 10.0) -> dict[str, object] | None:
         """Send and wait for the answer. None when the shim is away or silent for `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
-        if not self._connect_until(deadline_s):
-            return None
-        self._push(message)
-        self._answers_due += 1
         try:
-            self._drain_until(deadline_s)
-            answer: dict[str, object] | None = None
-            while self._answers_due:
-                answer = self._next_answer(deadline_s)
-                self._answers_due -= 1
+            with _dial_until(self._folder, deadline_s) as connection:
+                _send_all(connection, memoryview(_encode(message)), deadline_s)
+                return _receive_answer(connection, deadline_s)
         except (OSError, ValueError):
-            self._drop_connection()
-            self._forget_lines()  # the question is among them, and nobody awaits its answer any more
             return None
-        return answer
 
-    def flush(self, timeout_s: float) -> None:
-        """Give what is still unsent this long; used when the process ends."""
-        if not self._lines or not self._connect():
+    def close(self, timeout_s: float) -> None:
+        """Give what is still unsent this long, then let go."""
+        if self._pid != os.getpid():
             return
-        with suppress(OSError):
-            self._drain_until(time.monotonic() + timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while self._lines and self._connect():
+            self._drain()
+            if (
+                not self._lines
+                or self._socket is None
+                or not _ready(self._socket, select.POLLOUT, deadline_s)
+            ):
+                break
+        self._hang_up()
 
-    def close(self) -> None:
-        self._drop_connection()
-
-    def _push(self, message: Mapping[str, object]) -> None:
-        line = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    def _push(self, line: memoryview) -> None:
         self._lines.append(line)
         self._lines_bytes += len(line)
         oldest = 1 if self._started else 0
@@ -88,35 +80,15 @@ class ShimLink:
             self.dropped_lines += 1
 
     def _connect(self) -> bool:
-        if (
-            self._pid != os.getpid()
-        ):  # forked: the parent's connection is not ours to write to, nor are its lines
-            self._pid = os.getpid()
-            self._drop_connection()
-            self._forget_lines()
         if self._socket is not None:
             return True
         if time.monotonic() < self._retry_at_s:
             return False
         try:
             self._socket = _dial(self._folder)
-            self._socket.send(json.dumps({"op": "hello", "rank": self._rank}).encode() + b"\n")
-        except BlockingIOError:  # the shim's listen queue is full: it lives
-            self._drop_connection()
-            return False
         except OSError:
-            self._drop_connection()
             self._retry_at_s = time.monotonic() + RECONNECT_S
             return False
-        self._answers_due = 1
-        return True
-
-    def _connect_until(self, deadline_s: float) -> bool:
-        self._retry_at_s = 0.0
-        while not self._connect():
-            if self._retry_at_s or time.monotonic() > deadline_s:
-                return False
-            time.sleep(0.01)
         return True
 
     def _drain(self) -> None:
@@ -135,57 +107,28 @@ class ShimLink:
         except BlockingIOError:
             return
         except OSError:
-            self._drop_connection()
+            self._hang_up()
 
-    def _drain_until(self, deadline_s: float) -> None:
-        while self._lines:
-            self._drain()
-            if self._socket is None:
-                raise ConnectionError("the shim closed the connection")
-            if self._lines:
-                self._wait(deadline_s, write=True)
-
-    def _next_answer(self, deadline_s: float) -> dict[str, object]:
-        assert self._socket is not None
-        while b"\n" not in self._received:
-            try:
-                data = self._socket.recv(ANSWER_BYTES_MAX)
-            except BlockingIOError:
-                self._wait(deadline_s, write=False)
-                continue
-            if not data:
-                raise ConnectionError("the shim closed the connection")
-            self._received += data
-            if len(self._received) > ANSWER_BYTES_MAX:
-                raise ValueError("the shim's answer is longer than any answer may be")
-        line, self._received = self._received.split(b"\n", 1)
-        answer = json.loads(line)
-        if not isinstance(answer, dict):
-            raise ValueError("the shim's answer is not an object")
-        return answer
-
-    def _wait(self, deadline_s: float, *, write: bool) -> None:
-        poller = select.poll()
-        assert self._socket is not None
-        poller.register(self._socket, select.POLLOUT if write else select.POLLIN)
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0 or not poller.poll(left_s * 1000):
-            raise TimeoutError("the shim does not answer")
-
-    def _forget_lines(self) -> None:
-        self.dropped_lines += len(self._lines)
-        self._lines.clear()
-        self._lines_bytes = 0
-
-    def _drop_connection(self) -> None:
+    def _hang_up(self) -> None:
         if self._socket is not None:
             self._socket.close()
         self._socket = None
         if self._started:  # the rest of a line makes no sense on the next connection
             self._lines_bytes -= len(self._lines.popleft())
+            self.dropped_lines += 1
         self._started = False
-        self._received = b""
-        self._answers_due = 0
+
+    def _start_anew(self) -> None:
+        """In a forked child: the connection and the lines are the parent's."""
+        self._pid = os.getpid()
+        self._started = False
+        self._hang_up()
+        self._lines.clear()
+        self._lines_bytes = 0
+
+
+def _encode(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def _dial(folder: Path) -> socket.socket:
@@ -202,3 +145,42 @@ def _dial(folder: Path) -> socket.socket:
         if descriptor >= 0:
             os.close(descriptor)
     return link
+
+
+def _dial_until(folder: Path, deadline_s: float) -> socket.socket:
+    while True:
+        try:
+            return _dial(folder)
+        except BlockingIOError:  # the listen queue is full: the shim lives, and offers nothing to wait on
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_DIAL_AGAIN_S)
+
+
+def _send_all(connection: socket.socket, data: memoryview, deadline_s: float) -> None:
+    while data:
+        if not _ready(connection, select.POLLOUT, deadline_s):
+            raise TimeoutError("the shim takes nothing")
+        data = data[connection.send(data) :]
+
+
+def _receive_answer(connection: socket.socket, deadline_s: float) -> dict[str, object]:
+    received = b""
+    while not received.endswith(b"\n"):
+        if not _ready(connection, select.POLLIN, deadline_s):
+            raise TimeoutError("the shim does not answer")
+        data = connection.recv(ANSWER_BYTES_MAX)
+        received += data
+        if not data or len(received) > ANSWER_BYTES_MAX:
+            raise ConnectionError("the shim closed the connection, or says more than an answer")
+    answer = json.loads(received)
+    if not isinstance(answer, dict):
+        raise ValueError("the shim's answer is not an object")
+    return answer
+
+
+def _ready(connection: socket.socket, events: int, deadline_s: float) -> bool:
+    poller = select.poll()
+    poller.register(connection, events)
+    left_s = deadline_s - time.monotonic()
+    return left_s > 0 and bool(poller.poll(left_s * 1000))

@@ -38,7 +38,7 @@ def check_values(values: Mapping[str, object]) -> dict[str, float]:
 
 
 def to_json(values: Mapping[str, float]) -> dict[str, float | str]:
-    """As protobuf's JSON mapping has it: JSON knows no NaN and no infinities, so they are words."""
+    """For files that any JSON reader can read: it knows no NaN and no infinities, so they are words."""
     return {name: value if math.isfinite(value) else _word(value) for name, value in values.items()}
 
 
@@ -55,9 +55,9 @@ def _check_name(name: str) -> str:
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, SupportsFloat) and not isinstance(value, str | bytes):
+    if isinstance(value, SupportsFloat):
         try:
-            return float(value)
+            return float(value.item() if hasattr(value, "item") else value)
         except (
             TypeError,
             ValueError,

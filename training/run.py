@@ -15,7 +15,7 @@ from .environment import Environment, read_environment
 from .errors import UnsavableState
 from .gang import Gang
 from .link import ShimLink
-from .metrics import check_step, check_values, to_json
+from .metrics import check_step, check_values
 from .outcome import Restored, SaveOutcome
 from .stop import StopAgreement, StopNotice
 from .task import Retention, Task, read_task
@@ -49,7 +49,7 @@ class Run:
         self._environment = environment
         self._local = (local_root, local_retention)
         folder = environment.task_folder
-        self._link = ShimLink(folder, environment.rank) if folder is not None else None
+        self._link = ShimLink(folder) if folder is not None else None
         self._gang = Gang(environment)
         self._stopping = StopAgreement(self._gang, StopNotice(folder), catches_sigterm=environment.managed)
         self._latest: dict[str, float] = {}
@@ -85,7 +85,7 @@ class Run:
         checked_step, checked = check_step(step), check_values(values)
         self._latest |= checked
         if self._link is not None:
-            message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": to_json(checked)}
+            message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": checked}
             self._link.post(message)
 
     def save(
@@ -135,8 +135,7 @@ class Run:
     def close(self) -> None:
         """Give what is still unsent a moment; called at exit."""
         if self._link is not None:
-            self._link.flush(_FLUSH_AT_EXIT_S)
-            self._link.close()
+            self._link.close(_FLUSH_AT_EXIT_S)
 
     def _checkpoints(self) -> "Checkpoints":
         if self._lazy_checkpoints is None:

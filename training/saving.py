@@ -25,7 +25,6 @@ from .gang import Gang
 from .keeper import Keeper, discard_aside
 from .link import ShimLink
 from .manifest import FileEntry, Manifest
-from .metrics import to_json
 from .outcome import SaveOutcome
 from .retention import Kept
 from .say import say
@@ -132,7 +131,7 @@ class Saver:
                 "manifest_hash": manifest_hash,
                 "size_bytes": document.size_bytes,
                 "stall_s": save.stall_s,
-                "metrics": to_json(save.metrics),
+                "metrics": dict(save.metrics),
                 "removed_steps": self._keeper.removed_steps(),
             }
         )

@@ -122,8 +122,7 @@ class State:
         return [name for name, its in self.kinds.items() if its == kind]
 
     def _of_first_rank(self, checked: set[str]) -> dict[str, Any]:
-        """In a tuple, which DCP takes as one value: it would turn the integer keys of a mapping into texts.
-        """
+        """In a tuple, which DCP takes as one value: of a mapping it would turn integer keys into texts."""
         state: dict[str, Any] = {}
         for name in self._of("stateful"):
             state[name] = (_plain(self._given[name].state_dict()),)
@@ -162,8 +161,7 @@ def _check_keys(name: str, state: Mapping[str, Any], metadata: Metadata) -> None
 
 
 def _drop_unsaved(name: str, state: dict[str, Any], metadata: Metadata) -> None:
-    """A parameter that had no gradient before the save has no optimizer state there: then it has none here.
-    """
+    """A parameter without a gradient before the save has no optimizer state there: then none here."""
     saved = metadata.state_dict_metadata
     for parameter, entries in list(state["state"].items()):
         if not any(f"{name}.state.{parameter}.{entry}" in saved for entry in entries):
