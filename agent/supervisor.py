@@ -4,13 +4,45 @@ A task starts at most once per key, an older attempt of the same job is dead bef
 every task whose folder exists ends in a journal that holds `ended` or `refused`. Shims outlive this process.
 """
 
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
 
 from ..proto.generated import agent_pb2
-from ..spec.ids import TaskKey
+from ..spec.errors import NotFound
+from ..spec.ids import Attempt, JobId, TaskKey
+from . import containment, kernel
+from .entries import JournalReader
+from .journal import Journal
+from .launch import Launch, Refusal, base_environment, make_launch, mark_of, shadowing
+from .rendezvous import RendezvousPorts
+from .shim import last_line
+from .shim_link import ShimLink, dial
+from .warm import Zygote, ZygoteFailed, ZygotePool
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+KILL_S = 60.0
+_FORK_TRIES = 3
+_WAIT_WORTH_SAYING_S = 0.05
+_TRIM_BYTES = 256 * 1024
+_DISK_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +56,7 @@ class SupervisorConfig:
     warm: bool = True
     """Keep a process that has imported torch & co., and start Python jobs by forking it."""
     zygotes_max: int = 4
-    """Warm processes kept for different interpreters and import-sensitive environments, least used go first."""
+    """Warm processes for different interpreters and import-sensitive environments; least used go first."""
     rendezvous_address: str = "127.0.0.1"
     """On which the rendezvous ports listen."""
     rendezvous_ports: int = 8
@@ -33,12 +65,38 @@ class SupervisorConfig:
     """A shim or zygote that does not answer in this time is killed."""
 
 
+class _Task:
+    """One folder, as the supervisor knows it."""
+
+    def __init__(self, key: TaskKey, folder: Path, request: agent_pb2.StartTask) -> None:
+        self.key = key
+        self.folder = folder
+        self.request = request
+        self.journal = JournalReader(folder / "journal.jsonl")
+        self.link: ShimLink | None = None
+        self.stop_why = ""
+        self.group: Path | None = None
+        self.over = asyncio.Event()
+        self.starting = False
+        """A zygote was asked to fork its shim: the end of the link means that there is none."""
+        self.trimmed_bytes = 0
+        self.acked_fd = -1
+
+    def shim(self) -> tuple[int, int] | None:
+        """(pid, start time) of whoever claimed the task; (0, 0): nobody ever may. None: not claimed."""
+        try:
+            pid, started = (self.folder / "shim.pid").read_text(encoding="ascii").split()
+        except (FileNotFoundError, ValueError):
+            return None
+        return int(pid), int(started)
+
+
 class Supervisor:
     """Starts, stops and watches tasks. All methods belong to the event loop's thread.
 
     `on_growth(key)` is called whenever a task's journal has grown (also once per task during `recover`);
-    `on_change()` when `rendezvous_ports()` or `warm_pool()` say something new: the inventory is to be sent again.
-    Both must return at once.
+    `on_change()` when `rendezvous_ports()` or `warm_pool()` say something new: the inventory is to be sent
+    again. Both must return at once.
     """
 
     def __init__(
@@ -50,68 +108,527 @@ class Supervisor:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`state` is the agent's state folder; nothing is touched before `recover`."""
+        self._state = state
+        self._folder = state / "tasks"
+        self._config = config
+        self._on_growth = on_growth
+        self._on_change = on_change
+        self._base = base_environment(os.environ)
+        self._tasks: dict[TaskKey, _Task] = {}
+        self._turns: defaultdict[JobId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._background: set[asyncio.Task[None]] = set()
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
+        self._pool = ZygotePool(
+            state,
+            self._base,
+            sys.executable,
+            warm_max=config.zygotes_max,
+            on_change=self._tell_change,
+        )
+        self._groups = containment.CgroupTree(None, "not looked for yet")
+        self._ports: RendezvousPorts | None = None
+        self._closed = False
 
     async def recover(self) -> None:
-        """Once, before anything else: adopt living shims, finish the journals of dead ones, start the zygotes."""
-        raise NotImplementedError
+        """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._groups = containment.find_cgroup_tree(self._state)
+        self._ports = RendezvousPorts(self._config.rendezvous_address, self._config.rendezvous_ports)
+        self._pool.begin(self._pool.key(self._config.interpreter) if self._config.warm else None)
+        found = [
+            task for folder in sorted(self._folder.iterdir()) if (task := self._load(folder)) is not None
+        ]
+        for task in found:
+            self._tasks[task.key] = task
+        await asyncio.gather(*(self._adopt(task) for task in found))
 
     async def start(self, request: agent_pb2.StartTask) -> None:
-        """Start the task, unless its key is known already. Returns when its shim was forked or a `refused` entry
-        is in its journal. Older attempts of the job on this node are killed first, completely. May be called
-        for many tasks at once; calls for one job are done in turn. A start for an attempt older than one
-        already here is refused (`stale-attempt`)."""
-        raise NotImplementedError
+        """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
+        entry is in its journal. Older attempts of the job on this node are killed first, completely. May be
+        called for many tasks at once; calls for one job are done in turn. A start for an attempt older than
+        one already here is refused (`stale-attempt`)."""
+        key = _key(request)
+        turn = self._turns[key.job]
+        try:
+            async with turn:
+                if key not in self._tasks:
+                    await self._start(key, request)
+        finally:
+            if not turn.locked():
+                self._turns.pop(key.job, None)
 
     async def stop(self, key: TaskKey, grace_s: float, why: str) -> None:
         """Ask the task to end: notice byte and SIGTERM, after `grace_s` SIGKILL. Unknown and ended: nothing.
         Returns when the shim has taken it over, or, where it does not answer, when everything is dead."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is None or task.over.is_set():
+            return
+        task.stop_why = task.stop_why or why
+        message = {"op": "stop", "grace_s": grace_s, "why": why}
+        try:
+            if task.link is not None:
+                await task.link.ask(message, self._config.answer_s)
+        except TimeoutError:
+            log.warning("task %s: its shim does not answer; killing it and all that it started", key)
+            await self._kill_shim(task)
+            await task.over.wait()
+        except ConnectionError:  # it is gone: whoever saw that buries the task
+            await task.over.wait()
 
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is None:
+            return
+        if not task.over.is_set():
+            await self.stop(key, 0.0, "superseded")
+            await task.over.wait()
+        if self._tasks.pop(key, None) is None:
+            return
+        self._let_go(task)
+        await self._on_disk(lambda: shutil.rmtree(task.folder, ignore_errors=True))
 
     def acknowledge(self, key: TaskKey, seq: int) -> None:
         """The scheduler has stored the journal up to `seq`: the shim may give that space back."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is None or task.over.is_set():
+            return
+        _write_acked(task, seq)
+        end = task.journal.end_of(seq)
+        if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
+            task.trimmed_bytes = end
+            task.link.send({"op": "trim", "bytes": end})
 
     def tasks(self) -> tuple[TaskKey, ...]:
         """All whose folders are here, running or ended."""
-        raise NotImplementedError
+        return tuple(self._tasks)
 
     def request(self, key: TaskKey) -> agent_pb2.StartTask:
         """What `start` was given. Raises NotFound."""
-        raise NotImplementedError
+        if key not in self._tasks:
+            raise NotFound(f"task {key} is not on this node", task=str(key))
+        return self._tasks[key].request
 
     def entries(self, key: TaskKey, after_seq: int, limit: int) -> list[agent_pb2.JournalEntry]:
         """Journal entries with seq > after_seq, in order, at most `limit`. Unknown: none."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is None:
+            return []
+        found = task.journal.entries(after_seq, limit)
+        for entry in found:
+            entry.task.CopyFrom(task.request.task)
+        return found
 
     def log_files(self, key: TaskKey) -> dict[int, Path]:
         """Global rank -> its output file (which may not exist yet). Unknown: none."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is None:
+            return {}
+        first = task.request.first_rank
+        ranks = range(first, first + task.request.processes)
+        return {rank: task.folder / f"rank-{rank}.log" for rank in ranks}
 
     def ended(self, key: TaskKey) -> bool:
         """True when the journal holds `ended` or `refused`: no process is left and nothing will be added.
         True for an unknown key."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        return task is None or task.over.is_set()
 
     async def wait_ended(self, key: TaskKey) -> None:
         """Return as soon as `ended(key)`."""
-        raise NotImplementedError
+        task = self._tasks.get(key)
+        if task is not None:
+            await task.over.wait()
 
     def rendezvous_ports(self) -> tuple[int, ...]:
         """Ports that listen now and are free to give to a gang (Inventory.rendezvous_ports)."""
-        raise NotImplementedError
+        return self._ports.ports() if self._ports else ()
 
     def warm_pool(self) -> str:
         """For Inventory.warm_pool: "ready", "starting", "none: <why>"."""
-        raise NotImplementedError
+        return self._pool.status() if self._config.warm else "none: turned off"
 
     def containment(self) -> str:
         """For Inventory.containment: "cgroup v2", or "process groups and subreaper: <why>"."""
-        raise NotImplementedError
+        return self._groups.describe()
 
     async def close(self) -> None:
         """Let go of everything and end the zygotes; shims and their tasks live on."""
-        raise NotImplementedError
+        self._closed = True
+        for running in self._background:
+            running.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for task in self._tasks.values():
+            self._let_go(task)
+        if self._ports is not None:
+            self._ports.close()
+        await self._pool.close()
+        self._groups.close()
+        self._disk.shutdown()
+
+    # Starting.
+
+    async def _start(self, key: TaskKey, request: agent_pb2.StartTask) -> None:
+        task = _Task(
+            key, self._folder / str(key), agent_pb2.StartTask.FromString(request.SerializeToString())
+        )
+        others = [each for each in self._tasks if each.job == key.job and each.attempt != key.attempt]
+        newer = max((each.attempt for each in others), default=0)
+        self._tasks[key] = task
+        try:
+            if newer > key.attempt:
+                raise Refusal(
+                    "stale-attempt",
+                    f"attempt {newer} of this job has been started here already",
+                    transient=False,
+                )
+            await asyncio.gather(*(self._end_older(each) for each in others))
+            launch = self._plan(task)
+            await self._on_disk(lambda: _make_folder(task))
+            await self._launch(task, launch)
+        except Refusal as refusal:
+            await self._refuse(task, refusal)
+        except OSError as error:
+            text = f"this node could not start it: {error.strerror}" + (
+                f": {error.filename}" if error.filename else ""
+            )
+            await self._refuse(task, Refusal("node-trouble", text, transient=True, errno=error.errno))
+
+    async def _end_older(self, key: TaskKey) -> None:
+        await self.stop(key, 0.0, "superseded")
+        await self.wait_ended(key)
+
+    def _plan(self, task: _Task) -> Launch:
+        name = task.request.interpreter_environment
+        if name and name not in self._config.environments:
+            raise Refusal(
+                "no-environment",
+                f"this node maps no interpreter to the environment {name!r}",
+                transient=True,
+                hint="Map it in the agent's configuration.",
+                environment=name,
+            )
+        interpreter = self._config.environments[name] if name else self._config.interpreter
+        return make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+
+    async def _launch(self, task: _Task, launch: Launch) -> None:
+        listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
+        try:
+            for _ in range(_FORK_TRIES):
+                chosen, zygote = await self._choose(launch)
+                if await self._fork(task, chosen, zygote, listener):
+                    return
+            raise Refusal(
+                "zygote-failed", "the processes that start tasks on this node keep failing", transient=True
+            )
+        finally:
+            if listener is not None:
+                listener.close()
+
+    def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:
+        assert self._ports is not None
+        listener = self._ports.take(request.master_port)
+        self._on_change()
+        if listener is None:
+            raise Refusal(
+                "rendezvous-port-gone",
+                f"port {request.master_port} is in use by another program on this node",
+                transient=True,
+                port=request.master_port,
+            )
+        return listener
+
+    async def _choose(self, launch: Launch) -> tuple[Launch, Zygote]:
+        """The zygote to fork from; where the warm one will not do, the same launch as a cold one."""
+        if not launch.warm and not launch.torch_needed:
+            return launch, self._pool.lean()
+        begun = time.monotonic()
+        zygote = self._pool.warm(launch.warm_key)
+        try:
+            await zygote.ready()
+        except ZygoteFailed as failure:
+            if launch.torch_needed:
+                raise Refusal(
+                    "no-rendezvous", f"cannot serve the rendezvous: {failure}", transient=True
+                ) from failure
+            return launch.cold(str(failure)), self._pool.lean()
+        waited_s = time.monotonic() - begun
+        if launch.torch_needed and "torch" in zygote.missing:
+            text = f"the rendezvous needs torch in {launch.warm_key.interpreter}: {zygote.missing['torch']}"
+            raise Refusal("no-torch", text, transient=False, hint="Install torch in that environment.")
+        if launch.warm and (name := shadowing(launch.script_folder, zygote.shadowable)):
+            return launch.cold(
+                f"{launch.script_folder} has {name}, which stands in for a preloaded module"
+            ), zygote
+        if launch.warm and waited_s > _WAIT_WORTH_SAYING_S:
+            mode = f"warm: waited {waited_s:.1f} s for the imports"
+            launch = replace(launch, document={**launch.document, "start_mode": mode})
+        return launch, zygote
+
+    async def _fork(
+        self, task: _Task, launch: Launch, zygote: Zygote, listener: socket.socket | None
+    ) -> bool:
+        """False: the zygote failed and no shim came of it."""
+        task.group = self._groups.make(
+            str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
+        )
+        document = {**launch.document, "cgroup": str(task.group) if task.group else None}
+        data = json.dumps(document).encode()
+        await self._on_disk(lambda: _write(task.folder / "launch.json", data))
+        ours, theirs = socket.socketpair()
+        task.starting = True
+        self._link(task, ours)
+        try:
+            with theirs:
+                fds = [theirs.fileno()] + ([listener.fileno()] if listener is not None else [])
+                await zygote.fork(task.folder, fds, self._config.answer_s)
+        except ZygoteFailed as failure:
+            log.warning("task %s: %s", task.key, failure)
+            if not await self._shim_came(task):
+                return False
+        task.starting = False
+        if not task.over.is_set() and task.link is None:
+            self._in_background(self._on_shim_lost(task))
+        return True
+
+    async def _shim_came(self, task: _Task) -> bool:
+        """After a zygote failed: a shim holds the other end of the link, and nobody else does."""
+        until = time.monotonic() + self._config.answer_s
+        while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        return task.link is not None or task.over.is_set() or task.journal.started is not None
+
+    async def _refuse(self, task: _Task, refusal: Refusal) -> None:
+        reason = {"code": refusal.reason_code, "text": refusal.message, "hint": refusal.hint}
+        fields = {name: str(value) for name, value in refusal.fields.items()}
+        entry = {"reason": {**reason, "fields": fields}, "transient": refusal.transient}
+        await self._append(task, [("refused", entry)])
+
+    # Watching.
+
+    def _link(self, task: _Task, sock: socket.socket) -> None:
+        task.link = ShimLink(sock, lambda: self._grow(task), lambda: self._on_link_end(task))
+
+    def _grow(self, task: _Task) -> None:
+        grown = task.journal.grow()
+        if task.journal.last is not None and not task.over.is_set():
+            task.over.set()
+            self._let_go(task)
+        if grown and self._tasks.get(task.key) is task:
+            self._on_growth(task.key)
+
+    def _on_link_end(self, task: _Task) -> None:
+        task.link = None
+        self._grow(task)
+        if not task.over.is_set() and not task.starting:
+            self._in_background(self._on_shim_lost(task))
+
+    async def _on_shim_lost(self, task: _Task) -> None:
+        """The connection ended before the journal did: the shim died, or has only dropped us."""
+        shim = task.shim()
+        if shim is not None and await _lives_on(*shim, self._config.answer_s) and await self._redial(task):
+            return
+        await self._bury(task)
+
+    async def _redial(self, task: _Task) -> bool:
+        """Connect to a shim that lives. False: it cannot be reached, and is dead now."""
+        until = time.monotonic() + self._config.answer_s
+        while (shim := task.shim()) is not None and kernel.is_alive(*shim):
+            try:
+                sock = dial(task.folder)
+            except OSError as error:
+                if time.monotonic() > until:
+                    log.warning("task %s: its shim cannot be reached (%s); killing it", task.key, error)
+                    await self._kill_shim(task)
+                    return False
+                await asyncio.sleep(0.01)
+                continue
+            self._link(task, sock)
+            assert task.link is not None
+            task.link.send({"op": "watch"})
+            return True
+        return False
+
+    async def _kill_shim(self, task: _Task) -> None:
+        shim = task.shim()
+        if shim is not None and kernel.is_alive(*shim):
+            containment.signal_all([shim[0]], signal.SIGKILL)
+
+    async def _bury(self, task: _Task) -> None:
+        """There is no shim: kill what it left, then write the end that it could not write."""
+        await self._on_disk(lambda: _claim(task.folder))
+        left = await self._on_disk(lambda: _kill_leftovers(task))
+        self._grow(task)
+        if task.over.is_set():
+            return
+        if task.journal.started is None:
+            reason = {"code": "shim-died", "text": "the task's shim died before it had started the ranks"}
+            await self._append(task, [("refused", {"reason": reason, "transient": True})])
+            return
+        unkillable = f"; {len(left)} processes cannot be killed: {left[:10]}" if left else ""
+        await self._append(task, _missing_entries(task, (task.stop_why or "shim died") + unkillable))
+
+    async def _append(self, task: _Task, entries: list[tuple[str, dict[str, Any]]]) -> None:
+        """Write what no shim will. Where the disk refuses, it is kept in memory: somebody must hear of it."""
+        try:
+            await self._on_disk(lambda: _write_entries(task.folder, entries))
+        except OSError as error:
+            log.error("task %s: cannot write its journal: %s", task.key, error)
+            for kind, fields in entries:
+                task.journal.keep(kind, fields, time.monotonic())
+            self._on_growth(task.key)
+        self._grow(task)
+
+    # After a restart of the agent.
+
+    def _load(self, folder: Path) -> _Task | None:
+        try:
+            key = TaskKey.parse(folder.name)
+        except ValueError:
+            log.warning("%s is not the folder of a task: left alone", folder)
+            return None
+        request = agent_pb2.StartTask()
+        try:
+            json_format.Parse((folder / "task.json").read_bytes(), request)
+        except (FileNotFoundError, json_format.ParseError):  # cut short: no shim was asked for yet
+            request = agent_pb2.StartTask()
+            request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
+        task = _Task(key, folder, request)
+        task.group = self._groups.root / str(key) if self._groups.root else None
+        return task
+
+    async def _adopt(self, task: _Task) -> None:
+        await self._on_disk(lambda: _claim(task.folder))
+        self._grow(task)
+        if not task.over.is_set() and not await self._redial(task):
+            await self._bury(task)
+
+    # Helpers.
+
+    def _tell_change(self) -> None:
+        self._on_change()
+
+    def _let_go(self, task: _Task) -> None:
+        if task.link is not None:
+            task.link.close()
+            task.link = None
+        if task.acked_fd >= 0:
+            os.close(task.acked_fd)
+            task.acked_fd = -1
+
+    async def _on_disk(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            work.close()
+            return
+        running = asyncio.ensure_future(work)
+        self._background.add(running)
+        running.add_done_callback(self._on_background_done)
+
+    def _on_background_done(self, done: "asyncio.Future[None]") -> None:
+        self._background.discard(done)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("a task could not be looked after", exc_info=error)
+
+
+def _key(request: agent_pb2.StartTask) -> TaskKey:
+    return TaskKey(JobId(request.task.job), Attempt(request.task.attempt), request.task.task)
+
+
+async def _lives_on(pid: int, started: int, patience_s: float) -> bool:
+    """False as soon as the process is dead; True when it still lives after that time."""
+    until = time.monotonic() + patience_s
+    while kernel.is_alive(pid, started):
+        if time.monotonic() > until:
+            return True
+        await asyncio.sleep(0.005)
+    return False
+
+
+def _make_folder(task: _Task) -> None:
+    if task.folder.exists():  # of an earlier life that could not be dropped
+        shutil.rmtree(task.folder)
+    task.folder.mkdir(mode=0o700)
+    text = json_format.MessageToJson(
+        task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
+    )
+    _write(task.folder / "task.json", text.encode(), durable=True)
+    for folder in task.request.output_folders:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Readable by this user alone: there are the job's secrets in it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(fd)
+
+
+def _write_acked(task: _Task, seq: int) -> None:
+    if task.acked_fd < 0:
+        task.acked_fd = os.open(task.folder / "acked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.pwrite(task.acked_fd, f"{seq:020d}".encode(), 0)
+
+
+def _claim(folder: Path) -> None:
+    """If nobody has claimed the task, nobody may any more: a late shim finds this and goes."""
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(folder / "shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.write(fd, b"0 0")
+        os.close(fd)
+
+
+def _kill_leftovers(task: _Task) -> list[int]:
+    """All that carries the task's mark, or is in its group; returns what cannot be killed."""
+    mark = mark_of(task.request.task)
+    group = str(task.group) if task.group is not None else ""
+
+    def find() -> list[int]:
+        return list({*kernel.marked(mark), *(containment.group_pids(group) if group else [])})
+
+    if group:
+        containment.kill_group(group)
+    left = containment.kill_until_gone(find, KILL_S)
+    if group:
+        containment.drop_group(group)
+    return left
+
+
+def _write_entries(folder: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _claim(folder)
+    journal = Journal(str(folder / "journal.jsonl"))
+    try:
+        for kind, fields in entries:
+            journal.append(kind, fields)
+        journal.flush()
+    finally:
+        journal.close()
+
+
+def _missing_entries(task: _Task, why: str) -> list[tuple[str, dict[str, Any]]]:
+    """`exited` of every rank that has none, and `ended`."""
+    entries: list[tuple[str, dict[str, Any]]] = []
+    codes, sizes = [], []
+    started = task.journal.started or {"pids": []}
+    for local_rank in range(len(started["pids"])):
+        log_file = task.folder / f"rank-{task.request.first_rank + local_rank}.log"
+        known = task.journal.exited.get(local_rank)
+        if known is None:
+            line = last_line(str(log_file))
+            fields = {
+                "local_rank": local_rank,
+                "exit_code": -9,
+                "last_line": line,
+                "killed_by_us": bool(task.stop_why),
+            }
+            entries.append(("exited", fields))
+        codes.append(known["exit_code"] if known else -9)
+        sizes.append(log_file.stat().st_size if log_file.exists() else 0)
+    entries.append(("ended", {"exit_codes": codes, "log_bytes": sizes, "why": why}))
+    return entries

@@ -1,0 +1,314 @@
+"""Makes of a StartTask what a shim is to do: warm or cold, and the environment of the ranks.
+
+Reads the file system, changes nothing. Warm is only what a fork can do exactly as a fresh interpreter would;
+for everything else the reason is part of the start mode.
+"""
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..proto.generated import agent_pb2
+from ..spec.errors import PacelineError
+
+PRELOAD: Final = (
+    "numpy",
+    "torch",
+    "torch._dynamo",
+    "torch.optim",
+    "torch.utils.data",
+    "torch.nn.parallel",
+    "torch.distributed",
+    "torch.distributed.checkpoint",
+    "paceline.training",
+    "paceline.training.run",
+)
+
+# Read when the interpreter, the C library or torch is loaded: another value needs another zygote.
+_SENSITIVE: Final = re.compile(
+    r"PYTHON(?!UNBUFFERED$)\w*|LD_\w+|MALLOC_\w+|GLIBC_TUNABLES|MIMALLOC_\w+|JEMALLOC_\w+|LANG|LC_\w+|HOME"
+    r"|TORCH_(?!NCCL_)\w+|PYTORCH_\w+|TORCHDYNAMO_\w+|TORCHINDUCTOR_\w+|ATEN_\w+|OPENBLAS_\w+|MKL_\w+|KMP_\w+"
+    r"|GOMP_\w+|OMP_(?!NUM_THREADS$)\w+|DNNL_\w+|ONEDNN_\w+|NPY_\w+|NUMPY_\w+|VIRTUAL_ENV|CONDA_\w+"
+)
+_ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
+_SHELL_CHARACTERS: Final = frozenset("|&;<>()$`\\*?[]{}~#!\n")
+_SHELL_IN_QUOTES: Final = frozenset("$`\\!")
+_PYTHONS: Final = re.compile(r"python(3(\.\d+)?)?")
+
+
+class Refusal(PacelineError):
+    """This node does not start the task. `transient`: the node's fault or a race; another try may go well."""
+
+    code = "start-refused"
+
+    def __init__(self, code: str, message: str, *, transient: bool, hint: str = "", **fields: object) -> None:
+        super().__init__(message, hint=hint, **fields)
+        self.reason_code = code
+        self.transient = transient
+
+
+@dataclass(frozen=True, slots=True)
+class WarmKey:
+    """What a zygote was made for: nothing else may be forked from it."""
+
+    interpreter: str
+    sensitive: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """`document` becomes launch.json. `warm_key` names the zygote that could run it; `torch_needed`: it is
+    needed even when the start is cold, for the rendezvous store. `script_folder` is where the script imports
+    from first."""
+
+    document: dict[str, Any]
+    warm_key: WarmKey
+    warm: bool
+    torch_needed: bool
+    script_folder: str
+
+    def cold(self, why: str) -> "Launch":
+        """The same, exec'd."""
+        document = {**self.document, "mode": "exec", "start_mode": f"cold: {why}"}
+        return Launch(document, self.warm_key, False, self.torch_needed, self.script_folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    executable: str
+    argv: list[str]
+    assignments: dict[str, str]
+    shell: bool = False
+    python: dict[str, Any] | None = None
+    cold: str = ""
+
+
+def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What tasks inherit of the agent's own environment: all but what is Paceline's (tokens above all)."""
+    return {name: value for name, value in environment.items() if not name.startswith("PACELINE_")}
+
+
+def make_launch(
+    request: agent_pb2.StartTask, folder: Path, interpreter: str, base: Mapping[str, str], *, warm: bool
+) -> Launch:
+    """Raises Refusal when the task cannot be started here."""
+    cwd = request.cwd or str(folder)
+    if not os.path.isdir(cwd):  # noqa: PTH112
+        raise Refusal(
+            "no-working-folder",
+            f"the working folder {cwd} is not on this node",
+            transient=False,
+            hint="The job's code must lie on a path that every node sees.",
+            cwd=cwd,
+        )
+    environment = _environment(request, folder, interpreter, base, cwd)
+    command = _parse(request.command, interpreter, environment, cwd)
+    environment.update(command.assignments)
+    cold = command.cold or ("" if warm else "warm starts are turned off on this node")
+    document = {
+        "mark": mark_of(request.task),
+        "mode": "exec" if cold else "warm",
+        "start_mode": f"cold: {cold}" if cold else "warm",
+        "executable": command.executable,
+        "argv": command.argv,
+        "python": command.python,
+        "shell": command.shell,
+        "cwd": cwd,
+        "environment": environment,
+        "ranks": [_rank(request, local_rank) for local_rank in range(request.processes)],
+        "node_count": request.node_count,
+        "grace_s": request.grace_s,
+        "timeout_s": request.timeout_s,
+        "exclusive": request.exclusive,
+        "log_bytes_max": request.log_bytes_max,
+        "store": {"address": request.master_address, "port": request.master_port}
+        if request.hosts_rendezvous
+        else None,
+        "cgroup": None,
+    }
+    sensitive = frozenset(item for item in environment.items() if is_sensitive(item[0]))
+    script_folder = _script_folder(command.python, cwd) if command.python else ""
+    return Launch(
+        document, WarmKey(interpreter, sensitive), not cold, request.hosts_rendezvous, script_folder
+    )
+
+
+def is_sensitive(name: str) -> bool:
+    """True when a process must have been started with this variable for it to have its effect."""
+    return _SENSITIVE.fullmatch(name) is not None
+
+
+def mark_of(task: Any) -> str:
+    """PACELINE_MARK of a task."""
+    return f"{task.job}.{task.attempt}.{task.task}"
+
+
+def shadowing(folder: str, shadowable: frozenset[str]) -> str:
+    """Name of a file there that a fresh interpreter would import instead of what the zygote has imported."""
+    try:
+        entries = sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError:  # the script will not be found either, and the interpreter says so
+        return ""
+    for entry in entries:
+        if entry.partition(".")[0] not in shadowable:
+            continue
+        if entry.endswith((".py", ".so", ".pyc")) or Path(folder, entry, "__init__.py").exists():
+            return entry
+    return ""
+
+
+# The environment.
+
+
+def _environment(
+    request: agent_pb2.StartTask, folder: Path, interpreter: str, base: Mapping[str, str], cwd: str
+) -> dict[str, str]:
+    """What all ranks of the task have in common."""
+    user = request.environment
+    home = Path(interpreter).parent
+    path = user.get("PATH") or base.get("PATH") or os.defpath
+    mine = {
+        "PATH": f"{home}:{path}",
+        "PWD": cwd,
+        "PACELINE_JOB": str(request.task.job),
+        "PACELINE_ATTEMPT": str(request.task.attempt),
+        "PACELINE_TASK": str(request.task.task),
+        "PACELINE_JOB_NAME": request.job_name,
+        "PACELINE_TASK_FOLDER": str(folder),
+        "PACELINE_JOB_FOLDER": request.job_folder,
+        "PACELINE_MARK": mark_of(request.task),
+    }
+    merged = {"PYTHONUNBUFFERED": "1", **base, **user, **mine}
+    if (home.parent / "pyvenv.cfg").exists():
+        merged["VIRTUAL_ENV"] = str(home.parent)
+    if request.processes > 1:
+        merged.setdefault("OMP_NUM_THREADS", "1")
+    if request.gpu_indices:
+        merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
+        merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
+    elif "CUDA_VISIBLE_DEVICES" not in user:
+        merged["CUDA_VISIBLE_DEVICES"] = ""  # none was given: those of others are not to be seen
+    return merged
+
+
+def _rank(request: agent_pb2.StartTask, local_rank: int) -> dict[str, Any]:
+    """A rank's own variables: torchrun's, where the gang meets."""
+    rank = request.first_rank + local_rank
+    if not request.rendezvous:
+        return {"rank": rank, "environment": {}}
+    restarts = str(max(0, request.task.attempt - 1))
+    environment = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(request.world_size),
+        "LOCAL_WORLD_SIZE": str(request.processes),
+        "GROUP_RANK": str(request.node_rank),
+        "GROUP_WORLD_SIZE": str(request.node_count),
+        "ROLE_RANK": str(rank),
+        "ROLE_WORLD_SIZE": str(request.world_size),
+        "ROLE_NAME": "default",
+        "MASTER_ADDR": request.master_address,
+        "MASTER_PORT": str(request.master_port),
+        "TORCHELASTIC_RESTART_COUNT": restarts,
+        "TORCHELASTIC_MAX_RESTARTS": restarts,
+        "TORCHELASTIC_RUN_ID": str(request.task.job),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": request.environment.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    }
+    return {"rank": rank, "environment": environment}
+
+
+# The command.
+
+
+def _parse(text: str, interpreter: str, environment: Mapping[str, str], cwd: str) -> _Command:
+    line = _without_continuations(text).strip()
+    if _needs_shell(line):
+        return _shell(text, environment, "a shell runs the command")
+    try:
+        words = shlex.split(line)
+    except ValueError:  # an open quote: the shell will say so
+        return _shell(text, environment, "a shell runs the command")
+    assignments = {}
+    while words and _ASSIGNMENT.match(words[0]):
+        name, _, value = words.pop(0).partition("=")
+        assignments[name] = value
+    if not words:
+        return _shell(text, environment, "a shell runs the command")
+    path = assignments.get("PATH", environment["PATH"])
+    executable = _find(words[0], interpreter, path, cwd)
+    if not executable:
+        return _shell(text, environment, "a shell runs the command")
+    if not _is_interpreter(executable, words[0], interpreter):
+        return _Command(executable, words, assignments, cold="not a script of this node's interpreter")
+    python, cold = _parse_python(words[1:], cwd)
+    return _Command(executable, words, assignments, python=python, cold=cold)
+
+
+def _without_continuations(text: str) -> str:
+    return text if "'" in text else text.replace("\\\n", " ")
+
+
+def _needs_shell(line: str) -> bool:
+    quote = ""
+    for character in line:
+        if quote:
+            if character == quote:
+                quote = ""
+            elif quote == '"' and character in _SHELL_IN_QUOTES:
+                return True
+        elif character in "'\"":
+            quote = character
+        elif character in _SHELL_CHARACTERS:
+            return True
+    return False
+
+
+def _shell(text: str, environment: Mapping[str, str], why: str) -> _Command:
+    shell = shutil.which("bash", path=environment["PATH"]) or "/bin/sh"
+    return _Command(shell, [os.path.basename(shell), "-c", text], {}, shell=True, cold=why)  # noqa: PTH119
+
+
+def _find(word: str, interpreter: str, path: str, cwd: str) -> str:
+    if "/" in word:
+        found = os.path.join(cwd, word)  # noqa: PTH118
+        return found if os.access(found, os.X_OK) and os.path.isfile(found) else ""  # noqa: PTH113
+    if on_path := shutil.which(word, path=path):
+        return os.path.join(cwd, on_path)  # noqa: PTH118
+    return interpreter if _PYTHONS.fullmatch(word) else ""
+
+
+def _is_interpreter(executable: str, word: str, interpreter: str) -> bool:
+    if not _PYTHONS.fullmatch(os.path.basename(word)):  # noqa: PTH119
+        return False
+    same_folder = os.path.dirname(executable) == os.path.dirname(interpreter)  # noqa: PTH120
+    return same_folder and Path(executable).samefile(interpreter)
+
+
+def _parse_python(words: list[str], cwd: str) -> tuple[dict[str, Any] | None, str]:
+    """(what to run, "") or (None, why it must be a fresh interpreter)."""
+    unbuffered = False
+    while words and words[0] == "-u":
+        unbuffered = True
+        words = words[1:]
+    if not words:
+        return None, "an interpreter without a script"
+    if words[0] == "-m" and len(words) > 1:
+        return {"kind": "module", "target": words[1], "args": words[2:], "unbuffered": unbuffered}, ""
+    if words[0].startswith("-"):
+        return None, f"interpreter option {words[0]}"
+    path = os.path.join(cwd, words[0])  # noqa: PTH118
+    if os.path.isdir(path) or not path.endswith(".py"):  # noqa: PTH112
+        return None, f"{words[0]} is not a .py file"
+    return {"kind": "script", "target": words[0], "args": words[1:], "unbuffered": unbuffered}, ""
+
+
+def _script_folder(python: Mapping[str, Any], cwd: str) -> str:
+    if python["kind"] == "module":
+        return cwd
+    return os.path.dirname(os.path.realpath(os.path.join(cwd, python["target"])))  # noqa: PTH118, PTH120

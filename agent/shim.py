@@ -1,0 +1,598 @@
+"""A task's parent: starts its ranks, outlives agent and zygote, reaps every descendant, and writes what
+became of them into the journal before anyone hears of it.
+One thread, one event loop; no process is left at its end.
+
+Limits that must hold while the agent is dead (grace, timeout, lease, the logs' bound) are kept here, on the
+monotonic clock. Standard library only.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import time
+import traceback
+from typing import Any, NamedTuple
+
+from . import kernel
+from .containment import drop_group, enter_group, kill_all, kill_group, signal_all
+from .journal import Journal
+from .messages import LINE_BYTES_MAX, Invalid, checked
+from .rendezvous import serve_store
+
+_NEVER = float("inf")
+_LOOK_S = 1.0
+_LEASE_MERCY_S = 2.0
+_TAIL_BYTES = 4096
+_ROUNDS_MAX = 256
+_METRICS_PER_S = 100.0
+_CONNECTIONS_MAX = 1024
+_LAST_LINE_CHARS_MAX = 500
+_DRAIN_S = 5.0
+_KILL_S = 60.0
+
+
+class Rank(NamedTuple):
+    """What a worker process is to become."""
+
+    launch: dict[str, Any]
+    rank: int
+    environment: dict[str, str]
+    memory: kernel.InitialMemory
+
+
+class _Worker:
+    """One rank's process, as its parent sees it."""
+
+    def __init__(self, local_rank: int, rank: int, log: str) -> None:
+        self.local_rank = local_rank
+        self.rank = rank
+        self.log = log
+        self.log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.hole_bytes = 0
+        self.pid = 0
+        self.exit_code: int | None = None
+        self.killed_by_us = False
+        self.metrics_at = 0.0
+        self.metrics_waiting: dict[str, Any] | None = None
+
+    @property
+    def lives(self) -> bool:
+        return self.pid > 0 and self.exit_code is None
+
+
+class _Connection:
+    """Someone at the socket: a rank, or the agent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.watching = False
+        self.told_bytes = -1
+        self.incoming = b""
+        self.outgoing = b""
+        self.events = selectors.EVENT_READ
+
+
+def become_shim(
+    folder: str, control_fd: int, listener_fd: int, memory: kernel.InitialMemory, keep: set[int]
+) -> Rank:
+    """In a process just forked from a zygote. Returns only in the ranks, forked from here in turn."""
+    os.setsid()
+    if not _claim(folder):
+        os._exit(0)
+    close_all_but(keep | {control_fd, listener_fd})
+    try:
+        shim = _Shim(folder, control_fd, memory, keep)
+        rank = shim.start(listener_fd)
+        if rank is None:
+            shim.serve()
+    except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
+        traceback.print_exc()  # into the zygote's log; the agent sees the end of the connection and cleans up
+        os._exit(70)
+    if rank is None:
+        os._exit(0)
+    return rank
+
+
+def _claim(folder: str) -> bool:
+    """Make shim.pid. False when somebody has: the task is theirs."""
+    try:
+        fd = os.open(folder + "/shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    pid = os.getpid()
+    os.write(fd, f"{pid} {kernel.start_time(pid)}".encode())
+    os.close(fd)
+    return True
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor from 3 on that is not in `keep`."""
+    low = 3
+    for fd in sorted(fd for fd in keep if fd > 2):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
+class _Shim:
+    def __init__(self, folder: str, control_fd: int, memory: kernel.InitialMemory, keep: set[int]) -> None:
+        self._pid = os.getpid()
+        self._folder = folder
+        self._memory = memory
+        self._keep = keep
+        with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
+            self._launch: dict[str, Any] = json.loads(file.read())
+        memory.set_mark(self._launch["mark"])
+        kernel.set_name("pace-shim")
+        kernel.set_child_subreaper()
+        self._journal = Journal(folder + "/journal.jsonl")
+        self._selector = selectors.DefaultSelector()
+        self._connections: set[_Connection] = set()
+        self._replies: list[tuple[_Connection, dict[str, Any]]] = []
+        self._workers: list[_Worker] = []
+        self._store_pid = 0
+        self._drain_fd = -1
+        self._stop_why = ""
+        self._killing = False
+        self._refused: dict[str, Any] | None = None
+        self._over = False
+        self._durable = False
+        self._timeout_at = self._kill_at = self._give_up_at = _NEVER
+        self._look_at = time.monotonic() + _LOOK_S
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._lease = _Lease(folder + "/../../lease", self._launch["exclusive"])
+        self._add(socket.socket(fileno=control_fd)).watching = True
+
+    def start(self, listener_fd: int) -> Rank | None:
+        """Everything up to `started` in the journal. Not None: this process is a rank, forked just now."""
+        self._take_signals()
+        try:
+            self._make_files()
+            if listener_fd >= 0 and self._launch["store"]:
+                self._fork_store(listener_fd)
+            for worker in self._workers:
+                worker.pid = self._fork()
+                if worker.pid == 0:
+                    return self._become_rank(worker)
+        except OSError as error:
+            self._refuse(error)
+            return None
+        if listener_fd >= 0:
+            os.close(listener_fd)
+        timeout_s = self._launch["timeout_s"]
+        self._timeout_at = time.monotonic() + timeout_s if timeout_s > 0 else _NEVER
+        pids = [worker.pid for worker in self._workers]
+        self._append(
+            "started", {"pids": pids, "start_mode": self._launch["start_mode"], "shim_pid": self._pid}
+        )
+        return None
+
+    def _take_signals(self) -> None:
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_signals)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _make_files(self) -> None:
+        self._notice_fd = os.open(self._folder + "/notice", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(self._notice_fd, b"\0", 0)
+        folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._listener.bind(f"/proc/self/fd/{folder_fd}/shim.sock")  # the folder's own path may be too long
+        os.close(folder_fd)
+        self._listener.listen(128)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._on_dial)
+        for local_rank, rank in enumerate(self._launch["ranks"]):
+            self._workers.append(_Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
+
+    def _fork(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            kernel.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != self._pid:
+                os._exit(1)  # the shim died between the two calls
+            reset_signals()
+        return pid
+
+    def _fork_store(self, listener_fd: int) -> None:
+        reader, self._drain_fd = os.pipe()
+        self._store_pid = self._fork()
+        if self._store_pid == 0:
+            try:
+                close_all_but(self._keep | {listener_fd, reader})
+                kernel.set_name("pace-store")
+                self._memory.set_arguments([f"paceline: rendezvous store of {self._launch['mark']}"])
+                store = self._launch["store"]
+                serve_store(listener_fd, store["address"], store["port"], reader, _DRAIN_S)
+            except BaseException:  # noqa: BLE001 - nor into the shim's
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(reader)
+
+    def _become_rank(self, worker: _Worker) -> Rank:
+        """In the forked process: leave the shim behind."""
+        try:
+            os.setsid()
+            if self._launch["cgroup"]:
+                enter_group(self._launch["cgroup"])
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(worker.log_fd, 1)
+            os.dup2(worker.log_fd, 2)
+            close_all_but(self._keep)
+            os.chdir(self._launch["cwd"])
+        except OSError as error:
+            os.write(2, f"paceline: cannot start rank {worker.rank}: {error}\n".encode())
+            os._exit(126)
+        environment = {
+            **self._launch["environment"],
+            **self._launch["ranks"][worker.local_rank]["environment"],
+        }
+        return Rank(self._launch, worker.rank, environment, self._memory)
+
+    def _refuse(self, error: OSError) -> None:
+        """What was started so far dies; the node's fault, so another try may go well."""
+        text = f"the shim could not start the ranks: {error}"
+        reason = {
+            "code": "node-trouble",
+            "text": text,
+            "fields": {"errno": errno.errorcode.get(error.errno or 0, "")},
+        }
+        self._refused = {"reason": reason, "transient": True}
+        self._kill_ranks()
+
+    # -- the loop ------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Until the task has ended and its journal says so."""
+        self._on_children()
+        while not self._over:
+            self._flush()
+            for key, _ in self._selector.select(max(0.0, self._next_look() - time.monotonic())):
+                key.data()
+            self._on_clock()
+        self._flush()
+        self._journal.close()
+        self._say_goodbye()
+
+    def _next_look(self) -> float:
+        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at)
+
+    def _append(self, kind: str, fields: dict[str, Any]) -> int:
+        self._durable = True
+        return self._journal.append(kind, fields)
+
+    def _flush(self) -> None:
+        """Make durable what this round brought, then tell whoever waits: one fsync however many there are."""
+        self._journal.flush(self._durable)
+        self._durable = False
+        replies, self._replies = self._replies, []
+        for connection, reply in replies:
+            self._send(connection, reply)
+        for connection in list(self._connections):
+            if (
+                connection.watching
+                and connection.told_bytes != self._journal.size_bytes
+                and not connection.outgoing
+            ):
+                connection.told_bytes = self._journal.size_bytes
+                self._send(connection, {"journal": self._journal.size_bytes})
+
+    def _say_goodbye(self) -> None:
+        """The last answers are in the socket's buffers: closing keeps them there for the reader."""
+        for connection in self._connections:
+            connection.sock.close()
+
+    # -- processes ------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        numbers = self._wakeup.recv(4096)
+        if signal.SIGTERM in numbers:
+            self._stop(self._launch["grace_s"], "stopped")
+        if signal.SIGCHLD in numbers:
+            self._on_children()
+
+    def _on_children(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._end("")
+                return
+            if pid == 0:
+                break
+            self._on_exit(pid, os.waitstatus_to_exitcode(status))
+        if not any(worker.lives for worker in self._workers):
+            self._end_store_and_leftovers()
+
+    def _on_exit(self, pid: int, exit_code: int) -> None:
+        if pid == self._store_pid:
+            self._store_pid = 0
+        for worker in self._workers:
+            if worker.pid == pid and worker.lives:
+                self._hear_out()
+                worker.exit_code = exit_code
+                worker.killed_by_us = bool(exit_code and (self._stop_why or self._killing))
+                self._write_exit(worker)
+                if exit_code:
+                    self._kill_ranks()
+
+    def _hear_out(self) -> None:
+        """What a rank said before it ended comes before its end."""
+        for _ in range(_ROUNDS_MAX):
+            ready = [key for key, _ in self._selector.select(0) if key.fileobj is not self._wakeup]
+            for key in ready:
+                key.data()
+            if not ready:
+                break
+        self._write_metrics(everything=True)
+
+    def _kill_ranks(self) -> None:
+        """SIGKILL to every rank that lives, and to its session's process group."""
+        self._killing = True
+        for worker in self._workers:
+            if worker.lives:
+                signal_all([worker.pid], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+
+    def _end_store_and_leftovers(self) -> None:
+        """No rank lives. The store may serve other nodes' ranks to their end; everything else dies now."""
+        if self._give_up_at == _NEVER:
+            self._give_up_at = time.monotonic() + _KILL_S
+        if self._drain_fd >= 0:
+            os.close(self._drain_fd)
+            self._drain_fd = -1
+        spare_store = self._store_pid and self._launch["node_count"] > 1 and not self._failed()
+        if self._launch["cgroup"]:
+            kill_group(self._launch["cgroup"])
+        kill_all(
+            lambda: [
+                pid for pid in kernel.descendants(self._pid) if pid != self._store_pid or not spare_store
+            ]
+        )
+
+    def _failed(self) -> bool:
+        return bool(self._stop_why) or any(worker.exit_code for worker in self._workers)
+
+    def _write_exit(self, worker: _Worker) -> None:
+        if self._refused:
+            return
+        self._append(
+            "exited",
+            {
+                "local_rank": worker.local_rank,
+                "exit_code": worker.exit_code,
+                "last_line": last_line(worker.log),
+                "killed_by_us": worker.killed_by_us,
+            },
+        )
+
+    def _end(self, problem: str) -> None:
+        """Nothing is left that could run: the last entry."""
+        if self._refused:
+            self._append("refused", self._refused)
+        else:
+            fields = {
+                "exit_codes": [worker.exit_code for worker in self._workers],
+                "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._workers],
+                "why": (self._stop_why or "exited") + problem,
+            }
+            self._append("ended", fields)
+        if self._launch["cgroup"]:
+            drop_group(self._launch["cgroup"])
+        self._over = True
+
+    # -- the clock ------------------------------------------------------------
+
+    def _on_clock(self) -> None:
+        now = time.monotonic()
+        if now >= self._timeout_at:
+            self._timeout_at = _NEVER
+            self._stop(self._launch["grace_s"], "timeout")
+        if now >= self._kill_at:
+            self._kill_at = _NEVER
+            self._kill_ranks()
+        if now >= self._give_up_at and not self._over:
+            left = kernel.descendants(self._pid)
+            self._end(f"; {len(left)} processes cannot be killed: {left[:10]}")
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            self._bound_logs()
+            self._write_metrics(everything=False)
+            if self._lease.ran_out():
+                self._stop(0.0, "lease ran out")
+            if self._give_up_at != _NEVER and not self._over:
+                self._end_store_and_leftovers()
+
+    def _stop(self, grace_s: float, why: str) -> None:
+        now = time.monotonic()
+        if self._over or self._refused:
+            return
+        if not self._stop_why:
+            self._stop_why = why
+            os.pwrite(self._notice_fd, b"\1", 0)
+            if grace_s > 0:
+                self._terminate_ranks()
+        if grace_s <= 0:
+            self._kill_at = _NEVER
+            self._kill_ranks()
+        else:
+            self._kill_at = min(self._kill_at, now + grace_s)
+
+    def _terminate_ranks(self) -> None:
+        """SIGTERM to the ranks themselves: what they have forked is theirs to end. A shell passes no signal
+        on, so there its children get it too."""
+        for worker in self._workers:
+            if worker.lives:
+                below = kernel.children(worker.pid) if self._launch["shell"] else []
+                signal_all([worker.pid, *below], signal.SIGTERM)
+
+    def _bound_logs(self) -> None:
+        """Give back the oldest blocks of a log that is longer than it may be; offsets stay as they are."""
+        bytes_max = self._launch["log_bytes_max"]
+        for worker in self._workers:
+            beyond = os.fstat(worker.log_fd).st_size - bytes_max if bytes_max > 0 else 0
+            end = beyond // kernel.BLOCK_BYTES * kernel.BLOCK_BYTES
+            if end > worker.hole_bytes:
+                kernel.punch_hole(worker.log_fd, worker.hole_bytes, end - worker.hole_bytes)
+                worker.hole_bytes = end
+
+    # -- the socket ------------------------------------------------------------
+
+    def _on_dial(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # the caller has gone already, or no descriptor is free: it dials again
+            return
+        if len(self._connections) >= _CONNECTIONS_MAX:
+            sock.close()
+            return
+        self._add(sock)
+
+    def _add(self, sock: socket.socket) -> "_Connection":
+        sock.setblocking(False)
+        connection = _Connection(sock)
+        self._connections.add(connection)
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._on_ready(connection))
+        return connection
+
+    def _drop(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._selector.unregister(connection.sock)
+            connection.sock.close()
+
+    def _on_ready(self, connection: _Connection) -> None:
+        if connection.outgoing:
+            self._push(connection)
+        try:
+            data = connection.sock.recv(1 << 16) if connection in self._connections else b""
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, rest = (connection.incoming + data).split(b"\n")
+        connection.incoming = rest
+        for line in lines:
+            self._on_line(connection, line)
+        if not data or len(rest) > LINE_BYTES_MAX:
+            self._drop(connection)
+
+    def _on_line(self, connection: _Connection, line: bytes) -> None:
+        try:
+            op, fields = checked(line)
+        except Invalid as error:
+            self._replies.append((connection, {"ok": False, "error": str(error)}))
+            return
+        if op == "metrics":
+            self._on_metrics(fields)
+        elif op in ("checkpoint", "restored", "checkpoint_failed"):
+            self._replies.append((connection, {"ok": True, "seq": self._append(op, fields)}))
+        elif op == "watch":
+            connection.watching, connection.told_bytes = True, -1
+        elif op == "trim":
+            self._journal.trim(fields.get("bytes", 0))
+        else:
+            if op == "stop":
+                self._stop(float(fields.get("grace_s", 0.0)), fields.get("why") or "stopped")
+            self._replies.append((connection, {"ok": True}))
+
+    def _on_metrics(self, fields: dict[str, Any]) -> None:
+        """Keep at most so many a second for each rank; of those that come too fast, the latest."""
+        worker = next((worker for worker in self._workers if worker.rank == fields.get("rank")), None)
+        if worker is not None:
+            worker.metrics_waiting = fields
+            self._write_metrics(everything=False)
+
+    def _write_metrics(self, everything: bool) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.metrics_waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
+                self._journal.append_metrics(worker.metrics_waiting)
+                worker.metrics_waiting, worker.metrics_at = None, now
+
+    def _send(self, connection: _Connection, message: dict[str, Any]) -> None:
+        if connection in self._connections:
+            connection.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+            self._push(connection)
+
+    def _push(self, connection: _Connection) -> None:
+        try:
+            sent = connection.sock.send(connection.outgoing)
+            connection.outgoing = connection.outgoing[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(connection)
+            return
+        if len(connection.outgoing) > LINE_BYTES_MAX:  # asks and asks, and never reads
+            self._drop(connection)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outgoing else 0)
+        if events != connection.events:
+            connection.events = events
+            self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
+
+
+class _Lease:
+    """`STATE/lease` (contributing/contracts.md): what the agent acts on, if it is not stopped or dead."""
+
+    _FORM = struct.Struct("<ddd36s")
+
+    def __init__(self, path: str, exclusive: bool) -> None:
+        self._exclusive = exclusive
+        self._fd = -1
+        with contextlib.suppress(FileNotFoundError):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def ran_out(self) -> bool:
+        """True when the agent should have killed the task some time ago."""
+        data = os.pread(self._fd, self._FORM.size, 0) if self._fd >= 0 else b""
+        if len(data) < self._FORM.size:
+            return False
+        renewed_s, exclusive_s, fenced_s, boot = self._FORM.unpack(data)
+        if renewed_s <= 0 or boot.rstrip(b"\0") != boot_id():
+            return False
+        lease_s: float = exclusive_s if self._exclusive else fenced_s
+        return lease_s > 0 and time.clock_gettime(time.CLOCK_BOOTTIME) > renewed_s + lease_s + _LEASE_MERCY_S
+
+
+def boot_id() -> bytes:
+    """Names this boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123
+        return file.read().strip()
+
+
+def reset_signals() -> None:
+    """As a fresh Python process has them."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def last_line(path: str) -> str:
+    """The end of the last line of output that is not empty."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        size = os.fstat(fd).st_size
+        data = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    finally:
+        os.close(fd)
+    lines = data.replace(b"\r", b"\n").rstrip().rsplit(b"\n", 1)
+    return lines[-1].decode("utf-8", "replace").replace("\0", "")[-_LAST_LINE_CHARS_MAX:]

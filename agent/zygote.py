@@ -1,0 +1,110 @@
+"""A single-purpose process that has imported what jobs import, and forks shims from itself.
+
+It touches no GPU, starts no thread and opens no connection: what is forked from it is as clean as a fresh
+interpreter. End of file on its channel ends it; the shims live on. Standard library only.
+"""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, NoReturn
+
+from . import kernel, worker
+from .shim import become_shim
+
+REQUEST_BYTES_MAX = 64 * 1024
+ARGUMENTS_ROOM = "." * 1024
+"""Passed as the last argument, so that a rank can show its own command line in `ps`."""
+COMMAND = (
+    "import sys; sys.path.pop(0); modules, path = set(sys.modules), list(sys.path);"
+    " from paceline.agent.zygote import main; main(modules, path)"
+)
+"""What the pool starts an interpreter with, then: channel's descriptor, modules to import, ARGUMENTS_ROOM."""
+
+
+def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
+    """Serve until the channel ends. Returns only in a rank, when its script has come to its end."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    preload = [name for name in sys.argv[2].split(",") if name]
+    memory = kernel.InitialMemory()
+    memory.set_arguments(["paceline: zygote,", *(preload or ["lean"])])
+    kernel.set_name("pace-zygote")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims that end are nobody's business here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ready = _preload(preload)
+    settings = worker.Settings(path_at_start)
+    keep = {fd for fd in _open_descriptors() if fd > 2} - {channel.fileno()}
+    ready["shadowable"] = _shadowable(modules_at_start)
+    gc.collect()
+    gc.freeze()  # the collector writes to every object that it knows: shared pages would be copied
+    channel.send(json.dumps(ready).encode())
+    folder, control_fd, listener_fd = _serve(channel)
+    rank = become_shim(folder, control_fd, listener_fd, memory, keep)
+    del channel, memory, ready
+    worker.become_rank(rank, settings)
+
+
+def _preload(names: list[str]) -> dict[str, Any]:
+    begun = time.monotonic()
+    loaded, missing = [], {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+            loaded.append(name)
+        except Exception as error:  # noqa: BLE001 - whatever a broken package raises; the pool hears of it
+            traceback.print_exc()
+            missing[name] = f"{type(error).__name__}: {error}"[:500]
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    return {"ready": loaded, "missing": missing, "import_s": time.monotonic() - begun, "threads": threads}
+
+
+def _open_descriptors() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        try:
+            os.fstat(int(name))
+        except OSError:  # the listing's own
+            continue
+        found.add(int(name))
+    return found
+
+
+def _shadowable(modules_at_start: set[str]) -> list[str]:
+    """Top-level modules that a script's folder could replace in a fresh interpreter, but no longer here."""
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - modules_at_start}
+    return sorted(loaded - modules_at_start - set(sys.builtin_module_names))
+
+
+def _serve(channel: socket.socket) -> tuple[str, int, int]:
+    """Fork for each request. Returns in the forked child: folder, control connection, listener or -1."""
+    while True:
+        data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2)
+        if not data:
+            _leave()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            answer: dict[str, Any] = {"error": f"fork: {error.strerror}"}
+        else:
+            if pid == 0:
+                channel.close()
+                return json.loads(data)["folder"], fds[0], fds[1] if len(fds) > 1 else -1
+            answer = {"pid": pid}
+        for fd in fds:
+            os.close(fd)
+        try:
+            channel.send(json.dumps(answer).encode())
+        except OSError:  # the agent is gone
+            _leave()
+
+
+def _leave() -> NoReturn:
+    os._exit(0)
