@@ -85,6 +85,28 @@ def parse(text: str | bytes, source: str) -> Document:
     return _Reader(_decoded(text, source), source).read()
 
 
+def plain_document(data: Any, source: str) -> Document:
+    """A document of data that a program made, under the same bounds. Raises InvalidDocument."""
+    document = Document(data, source)
+    seen = 0
+    waiting: list[tuple[Any, Path]] = [(data, ())]
+    while waiting:
+        value, path = waiting.pop()
+        seen += 1
+        if seen > NODES_MAX:
+            raise InvalidDocument([document.problem((), f"more than {NODES_MAX} keys and values")])
+        if len(path) > DEPTH_MAX:
+            raise InvalidDocument([document.problem(path[:4], f"nested more than {DEPTH_MAX} deep")])
+        if isinstance(value, dict):
+            for key, below in value.items():
+                if not isinstance(key, str):
+                    raise InvalidDocument([document.problem(path, f"a key must be text, found {shown(key)}")])
+                waiting.append((below, (*path, key)))
+        elif isinstance(value, list | tuple):
+            waiting.extend((item, (*path, index)) for index, item in enumerate(value))
+    return document
+
+
 def plain_scalar(text: str) -> object:
     """The value of an unquoted scalar by YAML 1.2's core rules; ValueError where it has no value."""
     if text in _WORDS:

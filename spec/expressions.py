@@ -4,7 +4,7 @@ The value goes in as it is, once, unquoted, as Azure does; what comes in is not 
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,20 +56,20 @@ def parse_expressions(text: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def check_expressions(text: str, inputs: Collection[str], outputs: Collection[str]) -> list[BadExpression]:
-    """All that is wrong with the expressions of a text, given the names that the document defines."""
+def check_expressions(
+    text: str, inputs: Collection[str], outputs: Collection[str]
+) -> Iterator[BadExpression]:
+    """What is wrong with the expressions of a text, given the names that the document defines."""
     known = {"inputs": inputs, "outputs": outputs}
-    bad = []
     for part in parse_expressions(text):
         if isinstance(part, BadExpression):
-            bad.append(part)
+            yield part
         elif isinstance(part, Reference) and part.root not in known:
             why = f"{_quoted(part.raw)} has a value only in a trial of a sweep, which is not supported yet"
-            bad.append(BadExpression(part.raw, part.start, why))
+            yield BadExpression(part.raw, part.start, why)
         elif isinstance(part, Reference) and part.name not in known[part.root]:
             why = f"{_quoted(part.raw)}: {part.root} has no '{part.name}'"
-            bad.append(BadExpression(part.raw, part.start, why, nearest(part.name, known[part.root])))
-    return bad
+            yield BadExpression(part.raw, part.start, why, nearest(part.name, known[part.root]))
 
 
 def resolve(text: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:

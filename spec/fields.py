@@ -114,18 +114,6 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise refusal(f"expected a number; found {shown(value)}")
-    return value
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise refusal(f"expected a finite number; found {value}")
-    return value
-
-
 def _literal(value: Any) -> str | int | float | bool:
     """An input's literal value: text, number or truth value, bounded."""
     match value:
@@ -205,7 +193,7 @@ Loose = Annotated[str, BeforeValidator(_as_text), AfterValidator(_text), WithJso
 PlainData = Annotated[Any, PlainValidator(_plain), WithJsonSchema({})]
 """Lists, mappings and scalars of any shape."""
 Count = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_no_truth), AfterValidator(_finite), Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Value = Annotated[Any, PlainValidator(_literal), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 SizeBytes = Annotated[
     int, PlainValidator(size_bytes), WithJsonSchema({"type": ["string", "integer"], "examples": ["16Gi"]})

@@ -6,7 +6,16 @@ Every field's docstring becomes its description in the JSON Schema. A default is
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from .fields import (
     ENTRIES_MAX,
@@ -134,8 +143,9 @@ def _listed(value: Any) -> Any:
 
 Words = Annotated[
     tuple[Line, ...],
-    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    BeforeValidator(_listed),
     Field(max_length=64),
+    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "maxItems": 64}),
 ]
 """One text, or a list of them."""
 

@@ -8,11 +8,13 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from .errors import InvalidRequest
 
 PROBLEMS_MAX = 50
-"""Further ones are counted, not shown."""
+"""Further ones are not looked at, so that a document cannot buy work with its faults."""
+_VALID_MAX = 200
 
 Path = tuple[str | int, ...]
 """Where in a document: keys and list positions from the root."""
@@ -52,8 +54,8 @@ class InvalidDocument(InvalidRequest):
     def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
         self.problems = tuple(problems)
         lines = [str(problem) for problem in self.problems[:PROBLEMS_MAX]]
-        if len(self.problems) > PROBLEMS_MAX:
-            lines.append(f"... and {len(self.problems) - PROBLEMS_MAX} more problems")
+        if len(self.problems) >= PROBLEMS_MAX:
+            lines.append("... and perhaps more")
         super().__init__("\n".join(lines), hint=hint, problems=len(self.problems))
 
 
@@ -61,7 +63,7 @@ def nearest(word: object, valid: Iterable[str]) -> str:
     """The valid word most like `word`, or an empty string when none is near."""
     if not isinstance(word, str):
         return ""
-    by_lower = {name.lower(): name for name in valid}
+    by_lower = {name.lower(): name for name in islice(valid, _VALID_MAX)}
     close = difflib.get_close_matches(word.lower()[:64], by_lower, n=1, cutoff=0.65)
     return by_lower[close[0]] if close else ""
 

@@ -7,22 +7,24 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
-from .document import DOCUMENT_BYTES_MAX, Document, parse
+from .document import DOCUMENT_BYTES_MAX, Document, parse, plain_document
 from .expressions import BadExpression, check_expressions
 from .model import JobSpec
 from .parts import TAGS, DataInput
-from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
+from .problems import PROBLEMS_MAX, InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
 
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "int_parsing_size": "a whole number of sensible size",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "string_type": "a text",
     "bool_type": "true or false",
     "dict_type": "a mapping",
@@ -62,9 +64,8 @@ def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
         spec = JobSpec.model_validate({key: value for key, value in plain.items() if key not in REFUSED_KEYS})
     except ValidationError as error:
         problems += _problems(document, error)
-    except RecursionError:
-        problems.append(document.problem((), "nested too deep"))
-    problems += _expression_problems(document, plain)
+    texts = ((("command",), plain.get("command")), *_variable_texts(plain.get("environment_variables")))
+    problems += _expression_problems(document, texts, plain.get("inputs"), plain.get("outputs"))
     if spec is not None:
         problems += [document.problem(path, text) for path, text in refusals_of(spec)]
     if problems or spec is None:
@@ -82,14 +83,11 @@ def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
         spec = JobSpec.model_validate_json(text)
     except ValidationError as error:
         raise InvalidDocument(_problems(document, error)) from error
-    problems = [document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))]
-    for path, body in (
-        (("command",), spec.command),
-        *((("environment_variables", name), value) for name, value in spec.environment_variables.items()),
-    ):
-        if "${{" in body:
-            bad = check_expressions(body, spec.inputs, spec.outputs)
-            problems += [document.problem(path, b.text, nearest=b.nearest) for b in bad]
+    texts = ((("command",), spec.command), *_variable_texts(spec.environment_variables))
+    problems = [
+        *(document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))),
+        *_expression_problems(document, texts, spec.inputs, spec.outputs),
+    ]
     if problems:
         raise InvalidDocument(problems)
     return spec
@@ -97,7 +95,7 @@ def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
 
 def job_from_data(data: Any, source: str = "job") -> tuple[JobSpec, tuple[Caution, ...]]:
     """The job of a plain mapping, such as one that a program made. Raises InvalidDocument."""
-    return job_of(Document(data, source))
+    return job_of(plain_document(data, source))
 
 
 def _relative_paths(spec: JobSpec) -> Iterable[tuple[Path, str]]:
@@ -152,22 +150,24 @@ def _caution(document: Document, path: Path, text: str) -> Caution:
     return Caution(source, mark.line, mark.column, dotted(path), text)
 
 
-def _expression_problems(document: Document, data: dict[str, Any]) -> list[Problem]:
-    inputs, outputs = data.get("inputs"), data.get("outputs")
-    variables = data.get("environment_variables")
-    texts: list[tuple[Path, Any]] = [(("command",), data.get("command"))]
-    if isinstance(variables, dict):
-        texts += [(("environment_variables", name), value) for name, value in variables.items()]
-    problems = []
-    for path, text in texts:
-        if isinstance(text, str) and "${{" in text:
-            bad = check_expressions(text, _names(inputs), _names(outputs))
-            problems += [_at_expression(document, path, item) for item in bad]
-    return problems
+def _expression_problems(
+    document: Document, texts: Iterable[tuple[Path, Any]], inputs: Any, outputs: Any
+) -> list[Problem]:
+    """What is wrong with expressions, whatever else is wrong: `inputs` and `outputs` may be anything."""
+    names = [mapping if isinstance(mapping, dict) else {} for mapping in (inputs, outputs)]
+    found = (
+        _at_expression(document, path, bad)
+        for path, text in texts
+        if isinstance(text, str) and "${{" in text
+        for bad in check_expressions(text, *names)
+    )
+    return list(islice(found, PROBLEMS_MAX))
 
 
-def _names(mapping: Any) -> list[str]:
-    return [name for name in mapping if isinstance(name, str)] if isinstance(mapping, dict) else []
+def _variable_texts(variables: Any) -> list[tuple[Path, Any]]:
+    if not isinstance(variables, dict):
+        return []
+    return [(("environment_variables", name), text) for name, text in variables.items()]
 
 
 def _at_expression(document: Document, path: Path, bad: BadExpression) -> Problem:
@@ -184,7 +184,8 @@ def _at_expression(document: Document, path: Path, bad: BadExpression) -> Proble
 
 
 def _problems(document: Document, error: ValidationError) -> list[Problem]:
-    problems = [_problem(document, item) for item in error.errors(include_url=False)]
+    items = error.errors(include_url=False)[:PROBLEMS_MAX]
+    problems = [_problem(document, item) for item in items]
     if any(problem.key == "distribution.type" for problem in problems):
         problems = [p for p in problems if p.key == "distribution.type" or not _below(p, "distribution")]
     return problems
@@ -221,14 +222,18 @@ def _problem(document: Document, item: Any) -> Problem:
 def _bound(kind: str, context: dict[str, Any]) -> str:
     match kind:
         case "greater_than_equal":
-            return f"at least {context['ge']}"
+            return f"at least {_plainly(context['ge'])}"
         case "greater_than":
-            return f"more than {context['gt']}"
+            return f"more than {_plainly(context['gt'])}"
         case "less_than_equal":
-            return f"at most {context['le']}"
+            return f"at most {_plainly(context['le'])}"
         case "too_long":
             return f"at most {context['max_length']} entries"
     return ""
+
+
+def _plainly(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def valid_keys(path: Path) -> list[str] | None:

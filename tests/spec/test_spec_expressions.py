@@ -94,5 +94,5 @@ def test_parts_are_the_whole_text(text: str) -> None:
 def test_resolving_puts_each_value_in_its_place(inputs: dict[str, str], gaps: list[str]) -> None:
     references = [f"${{{{ inputs.{name}}}}}" for name in inputs]
     text = "|".join([*gaps, *references])
-    assert check_expressions(text, inputs, ()) == []
+    assert list(check_expressions(text, inputs, ())) == []
     assert resolve(text, inputs, {}) == "|".join([*gaps, *inputs.values()])
