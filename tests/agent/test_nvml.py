@@ -1,0 +1,223 @@
+"""GPUs through the real nvidia-ml-py binding, against a stub of the library built from C."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nvml_node import NvmlNode, build_stub, h100
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_stub(tmp_path_factory.mktemp("nvml"))
+
+
+def read(node: NvmlNode) -> dict[str, Any]:
+    report: dict[str, Any] = node.ask("read")
+    return report
+
+
+def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, h100(0)) as node:
+        assert node.ask("open") is True
+        report = read(node)
+    assert report["status"] == "ok" and report["driver_version"] == "570.86.15"
+    assert report["gpus"] == [
+        {
+            "index": 0,
+            "uuid": "GPU-0000",
+            "name": "NVIDIA H100 80GB HBM3",
+            "memory_total_bytes": 80 << 30,
+            "memory_used_bytes": 1 << 30,
+            "pci_bus_id": "00000000:10:00.0",
+            "links": [],
+            "mig_enabled": False,
+            "mig_devices": [],
+            "utilization_percent": 37,
+            "temperature_c": 54,
+            "power_mw": 310000,
+            "ecc_uncorrected": 0,
+            "last_xid": None,
+            "health": "ok",
+        }
+    ]
+
+
+def test_what_a_device_does_not_give_is_unknown_and_no_error(stub: Path, tmp_path: Path) -> None:
+    bare = "gpu 0 uuid=GPU-bare"
+    with NvmlNode(stub, tmp_path, bare) as node:
+        assert node.ask("open") is False  # no events either
+        gpu = read(node)["gpus"][0]
+    assert gpu["health"] == "ok" and gpu["uuid"] == "GPU-bare"
+    unknown = ("memory_used_bytes", "utilization_percent", "temperature_c", "power_mw", "ecc_uncorrected")
+    assert [gpu[name] for name in unknown] == [None] * 5
+
+
+def test_one_reading_that_fails_spoils_no_other(stub: Path, tmp_path: Path) -> None:
+    faults = "\nfault 0 nvmlDeviceGetPowerUsage 999\nfault 0 nvmlDeviceGetTotalEccErrors 4\n"
+    with NvmlNode(stub, tmp_path, h100(0) + faults) as node:
+        node.ask("open")
+        gpu = read(node)["gpus"][0]
+    assert (gpu["power_mw"], gpu["ecc_uncorrected"], gpu["temperature_c"]) == (None, None, 54)
+    assert gpu["health"] == "ok"
+
+
+def test_an_old_driver_without_the_newer_symbols(tmp_path: Path) -> None:
+    old = build_stub(tmp_path / "old", "-DOLD_DRIVER")
+    with NvmlNode(old, tmp_path, h100(0)) as node:
+        node.ask("open")
+        gpu = read(node)["gpus"][0]
+    assert (gpu["memory_total_bytes"], gpu["memory_used_bytes"], gpu["health"]) == (80 << 30, 1 << 30, "ok")
+
+
+def test_a_gpu_that_falls_off_the_bus_keeps_its_facts_and_the_rest_go_on(stub: Path, tmp_path: Path) -> None:
+    two = h100(0) + "\n" + h100(1) + "\n"
+    with NvmlNode(stub, tmp_path, two) as node:
+        node.ask("open")
+        assert [gpu["health"] for gpu in read(node)["gpus"]] == ["ok", "ok"]
+        node.write(two + "fault 1 * 15\n")
+        lost = read(node)["gpus"]
+        assert lost[0]["health"] == "ok" and lost[0]["temperature_c"] == 54
+        assert "fallen off the bus" in lost[1]["health"]
+        assert (lost[1]["uuid"], lost[1]["memory_total_bytes"]) == ("GPU-0001", 80 << 30)
+        assert lost[1]["temperature_c"] is None
+        node.write(two)
+        assert [gpu["health"] for gpu in read(node)["gpus"]] == ["ok", "ok"]
+
+
+def test_a_gpu_that_was_lost_before_the_agent_came(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, h100(0) + "\n" + h100(1) + "\nfault 0 * 15\n") as node:
+        node.ask("open")
+        gpus = read(node)["gpus"]
+    assert [gpu["index"] for gpu in gpus] == [0, 1]
+    assert "fallen off the bus" in gpus[0]["health"] and gpus[1]["health"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (9, "driver is not loaded"),
+        (18, "version mismatch"),
+        (4, "no permission"),
+        (999, "NVML does not start"),
+    ],
+)
+def test_no_nvml_says_why(stub: Path, tmp_path: Path, code: int, says: str) -> None:
+    with NvmlNode(stub, tmp_path, f"init {code}\n") as node:
+        assert says in node.ask("open")
+
+
+def test_no_library_and_no_gpu_say_so(stub: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "libnvidia-ml.so.1").write_bytes(b"not a library")
+    with NvmlNode(empty, tmp_path) as node:
+        assert "libnvidia-ml.so.1" in node.ask("open")
+    with NvmlNode(stub, tmp_path) as node:
+        node.ask("open")
+        assert read(node)["status"].startswith("no GPU")
+
+
+def test_links_between_gpus(stub: Path, tmp_path: Path) -> None:
+    gpus = "\n".join(h100(index) for index in range(4))
+    lines = "\nlink 0 0 1\nlink 0 1 1\nlink 1 0 0\nlink 1 1 0\n"
+    lines += "link 2 0 switch\nlink 2 1 switch\nlink 3 0 switch\n"
+    topology = "topology 0 2 50\ntopology 0 3 40\ntopology 1 2 10\n"
+    with NvmlNode(stub, tmp_path, gpus + lines + topology) as node:
+        node.ask("open")
+        links = [
+            {link["peer_index"]: (link["kind"], link["width"]) for link in gpu["links"]}
+            for gpu in read(node)["gpus"]
+        ]
+    assert links[0] == {1: ("nvlink", 2), 2: ("system", 0), 3: ("node", 0)}
+    assert links[1] == {0: ("nvlink", 2), 2: ("pix", 0)}
+    assert links[2] == {0: ("system", 0), 1: ("pix", 0), 3: ("nvlink", 1)}
+
+
+def test_mig_slices_are_listed_and_the_whole_gpu_is_not_offered(stub: Path, tmp_path: Path) -> None:
+    lines = h100(0) + "\n" + h100(1, mig=1) + "\nslice 1 0 MIG-a\nslice 1 3 MIG-b\n"
+    with NvmlNode(stub, tmp_path, lines) as node:
+        assert node.ask("watch") is True
+        gpus = node.ask("until MIG-b")["gpus"]
+        assert (gpus[1]["mig_enabled"], gpus[1]["mig_devices"]) == (True, ["MIG-a", "MIG-b"])
+        assert gpus[0]["mig_devices"] == []
+        assert node.ask("capacity") == 1
+
+
+def test_worn_out_memory_is_unhealthy(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, h100(0, remap=1)) as node:
+        node.ask("open")
+        assert "row remapping failed" in read(node)["gpus"][0]["health"]
+
+
+def test_xids_arrive_as_events(stub: Path, tmp_path: Path) -> None:
+    two = h100(0) + "\n" + h100(1) + "\n"
+    with NvmlNode(stub, tmp_path, two) as node:
+        assert node.ask("open") is True
+        assert node.ask("wait 0.05") is False
+        node.write(two + "event 1 8 13\n")  # the application's fault
+        assert node.ask("wait 2") is True
+        gpus = read(node)["gpus"]
+        assert [(gpu["last_xid"], gpu["health"]) for gpu in gpus] == [(None, "ok"), (13, "ok")]
+        node.write(two + "event 1 8 13\nevent 0 8 79\n")
+        assert node.ask("wait 2") is True
+        gpus = read(node)["gpus"]
+        assert gpus[0]["last_xid"] == 79 and "XID 79" in gpus[0]["health"] and gpus[1]["health"] == "ok"
+        node.write(two + "event 1 8 13\nevent 0 8 79\nevent 1 2 0\n")
+        assert node.ask("wait 2") is True
+        assert "double-bit ECC" in read(node)["gpus"][1]["health"]
+
+
+def test_an_event_of_an_unknown_device_concerns_all(stub: Path, tmp_path: Path) -> None:
+    two = h100(0) + "\n" + h100(1) + "\n"
+    with NvmlNode(stub, tmp_path, two + "event -1 8 79\n") as node:
+        node.ask("open")
+        assert node.ask("wait 2") is True
+        assert all("XID 79" in gpu["health"] for gpu in read(node)["gpus"])
+
+
+def test_the_watch_tells_of_faults_and_not_of_mere_readings(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, h100(0)) as node:
+        assert node.ask("watch") is True
+        assert node.ask("changed") is True
+        assert node.ask("capacity") == 1
+        node.write(h100(0, temp=71, util=99, used=5 << 30))
+        assert node.ask("until 71")["gpus"][0]["utilization_percent"] == 99
+        node.write(h100(0, temp=71) + "\nevent 0 8 48\n")
+        assert node.ask("changed") is True
+        assert "XID 48" in node.ask("until XID")["gpus"][0]["health"]
+        assert node.ask("capacity") == 0
+
+
+def test_a_driver_that_comes_later_is_found(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, "init 9\n") as node:
+        assert node.ask("watch") is True
+        assert "not loaded" in node.ask("until loaded")["status"]
+        node.write(h100(0))
+        assert node.ask("until H100")["status"] == "ok"
+
+
+def test_a_hanging_driver_makes_gpus_unhealthy_and_nobody_wait(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, h100(0)) as node:
+        node.ask("watch")
+        node.ask("until H100")
+        node.write(h100(0) + "\nfault 0 nvmlDeviceGetUUID hang\n")
+        report = node.ask("until answered")
+        assert "has not answered" in report["status"]
+        assert "has not answered" in report["gpus"][0]["health"]
+
+
+def test_only_the_wanted_gpus_are_offered(stub: Path, tmp_path: Path) -> None:
+    lines = "\n".join(h100(index) for index in range(3))
+    with NvmlNode(stub, tmp_path, lines) as node:
+        node.ask("watch 2,GPU-0000,7")
+        report = node.ask("until H100")
+        assert [gpu["index"] for gpu in report["gpus"]] == [0, 2]
+        assert report["status"] == "GPUs 7 are not on this node"
+    with NvmlNode(stub, tmp_path, lines) as node:
+        node.ask("watch none")
+        assert node.ask("until offered") == {
+            "status": "none offered: the agent was started so",
+            "driver_version": "",
+            "gpus": [],
+        }
