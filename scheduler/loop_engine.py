@@ -1,7 +1,7 @@
 """One step of the loop, without a thread or a clock: what arrived goes in, a Batch and what follows come out.
 
-asyncio (`loop.py`) and the simulation drive the same object. A step changes the state at once; if its batch is
-not committed, the engine is thrown away and made anew from the store.
+asyncio (`loop.py`) and the simulation drive the same object. A step changes the state at once; if its batch
+is not committed, the engine is thrown away and made anew from the store.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

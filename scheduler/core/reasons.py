@@ -1,0 +1,155 @@
+"""Why a job waits, runs or ended, with the numbers in it; never and not now are told apart.
+
+Reasons are computed when somebody asks, from the state, by the same rules that placement goes by.
+"""
+
+from dataclasses import dataclass
+
+from ...spec.ids import JobId, Micros
+from ...spec.lifecycle import JobState, NodeContact
+from .amounts import demand_text, duration_text
+from .deadlines import lease_end, silent_since
+from .job import Job, TaskState
+from .node import Node
+from .placement import can_ever
+from .reason import Reason
+from .shortage import never_reason, not_now_reason
+from .state import ClusterState
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """`reasons`: the weightiest first, at least one."""
+
+    reasons: tuple[Reason, ...]
+    never: bool = False
+
+
+def why(state: ClusterState, job: Job, now_us: Micros) -> Why:
+    """For any job, also one that is over."""
+    if job.over:
+        return Why((ending_reason(job),))
+    if job.placed:
+        return Why((*_contact_reasons(state, job, now_us), _placed_reason(state, job, now_us)))
+    return _why_waiting(state, job, now_us)
+
+
+def ending_reason(job: Job) -> Reason:
+    ending = job.course.ending
+    if ending is None:
+        return Reason("none", f"job {job.number} has not ended")
+    fields: dict[str, str | int] = {"exit_code": ending.exit_code, "outcome": ending.outcome.value}
+    if ending.rank is not None:
+        fields["rank"] = ending.rank
+    if ending.node is not None:
+        fields["node"] = ending.node
+    return Reason(ending.code, ending.text, ending.hint, fields)
+
+
+def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | None:
+    """Why a node takes no work; None when it does."""
+    if node.contact is NodeContact.CONNECTED:
+        return None
+    return _silence(state, node, now_us, exclusive=False)
+
+
+def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
+    last = _last_attempt(job)
+    if job.number in state.held:
+        return Why((_held_reason(state, job, now_us), *last))
+    if not can_ever(state, job.demand):
+        return Why((never_reason(state, job.demand), *last), never=True)
+    ahead, first = state.queue.ahead_of(job)
+    shortage = not_now_reason(state, job)
+    suspected = _suspected(state)
+    if not ahead:
+        return Why((shortage, *suspected, *last))
+    return Why((_behind(ahead, first), shortage, *suspected, *last))
+
+
+def _behind(ahead: int, first: JobId | None) -> Reason:
+    jobs = "1 job" if ahead == 1 else f"{ahead} jobs"
+    fields: dict[str, str | int] = {"ahead": ahead, "first": first or 0}
+    hint = f"see `pace why {first}`"
+    return Reason("behind", f"waits behind {jobs}; first in line is job {first}", hint, fields)
+
+
+def _last_attempt(job: Job) -> tuple[Reason, ...]:
+    return (ending_reason(job),) if job.course.ending is not None else ()
+
+
+def _held_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    if not job.course.lingering:
+        left_us = max(0, job.course.held_until_us - now_us)
+        text = f"tries again in {duration_text(left_us)}, after a refused start"
+        return Reason("backoff", text, fields={"left_us": left_us})
+    one = job.course.lingering[0]
+    node = state.nodes[one.node]
+    text = f"job is exclusive: task {one.key} on {node.name} must be gone before the next attempt"
+    if node.contact is not NodeContact.CONNECTED and not state.suspected:
+        left_us = max(0, lease_end(state, node) - now_us)
+        text += f"; it is silent, and its lease has surely run out in {duration_text(left_us)}"
+    return Reason("lingering", text, fields={"task": str(one.key), "node": node.name})
+
+
+def _placed_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    course = job.course
+    ended = sum(task.state is TaskState.ENDED for task in job.tasks)
+    if course.stop is not None:
+        left_us = max(0, course.stop.requested_us + course.stop.grace_us - now_us)
+        text = (
+            f"stopping ({course.stop.outcome}): {ended} of {len(job.tasks)} tasks have ended, "
+            f"the others are killed in {duration_text(left_us)}"
+        )
+        return Reason("stopping", text, fields={"ended": ended, "tasks": len(job.tasks), "left_us": left_us})
+    since = duration_text(max(0, now_us - course.attempt_us))
+    if course.state is JobState.STARTING:
+        waiting = [task for task in job.tasks if task.state is TaskState.ASSIGNED]
+        name = state.nodes[waiting[0].node].name
+        text = (
+            f"attempt {job.attempt} was placed {since} ago; {len(job.tasks) - len(waiting)} of "
+            f"{len(job.tasks)} tasks have started, task {waiting[0].task} on {name} has not"
+        )
+        return Reason("starting", text, fields={"waiting": len(waiting), "tasks": len(job.tasks)})
+    names = sorted({state.nodes[task.node].name for task in job.tasks})
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    text = f"attempt {job.attempt} runs on {shown}, placed {since} ago: {demand_text(job.demand)}"
+    return Reason("running", text, fields={"attempt": job.attempt, "nodes": len(names)})
+
+
+def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
+    silent = {task.node: state.nodes[task.node] for task in job.tasks if task.state is not TaskState.ENDED}
+    return tuple(
+        _silence(state, node, now_us, exclusive=job.demand.exclusive)
+        for node in silent.values()
+        if node.contact is not NodeContact.CONNECTED
+    )
+
+
+def _silence(state: ClusterState, node: Node, now_us: Micros, *, exclusive: bool) -> Reason:
+    silent_us = max(0, now_us - silent_since(state, node))
+    because = f" ({node.why})" if node.why else ""
+    text = f"node {node.name} lost contact {duration_text(silent_us)} ago{because}"
+    fields: dict[str, str | int] = {"node": node.name, "silent_us": silent_us, "contact": node.contact.value}
+    hint = f"look at the agent on {node.name}; what runs there goes on meanwhile"
+    if state.suspected:
+        text += "; nobody is replaced, because most nodes are silent at once"
+        return Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone", fields)
+    limit_us = state.settings.replace_exclusive_us if exclusive else state.settings.lost_after_us
+    if exclusive:
+        text += f"; replaced after {duration_text(limit_us)} because the job is exclusive"
+    elif node.contact is NodeContact.UNKNOWN:
+        text += f"; replaced after {duration_text(limit_us)}"
+    return Reason("node-silent", text, hint, {**fields, "limit_us": limit_us})
+
+
+def _suspected(state: ClusterState) -> tuple[Reason, ...]:
+    if not state.suspected:
+        return ()
+    silent = state.contacts[NodeContact.UNKNOWN]
+    known = silent + state.contacts[NodeContact.CONNECTED]
+    text = f"{silent} of {known} nodes are silent at once: the scheduler suspects itself and replaces none"
+    return (Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone"),)
+
+
+__all__ = ["Reason", "Why", "ending_reason", "node_reason", "why"]

@@ -1,0 +1,147 @@
+"""What is missing for a gang: on the nodes as they are free now, or as they are at all (never)."""
+
+from ...spec.lifecycle import NodeContact
+from ...spec.resources import GangDemand
+from .amounts import cpu_text, demand_text, gpus_text, size_text
+from .job import Job
+from .node import Load, Node, gpus_matching
+from .placement import free_ports, most_tasks, tasks_that_fit
+from .reason import Reason
+from .state import ClusterState
+
+SHOWN_NODES = 3
+SHOWN_HOLDERS = 2
+START_AGENT = "start an agent: `pace agent --scheduler HOST:PORT`"
+
+
+def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
+    """No node of this cluster could ever run it; nodes that are lost do not count."""
+    nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
+    text = _never_text(nodes, demand)
+    lost = sum(
+        node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
+        for node in state.nodes.values()
+    )
+    hint = "ask for less, or add nodes; it starts when such nodes join"
+    if lost:
+        text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
+    return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
+
+
+def not_now_reason(state: ClusterState, job: Job) -> Reason:
+    """What it needs, how much of it fits now, and who holds the rest where it would fit best."""
+    demand = job.demand
+    needs = f"needs {demand_text(demand)}"
+    connected = [node for node in state.nodes.values() if node.contact is NodeContact.CONNECTED]
+    if not connected:
+        return _nobody(state, needs)
+    fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
+    fits = min(sum(fit_now.values()), demand.instance_count)
+    fields: dict[str, str | int] = {"tasks": demand.instance_count, "fit_now": fits, "nodes": len(connected)}
+    if fits >= demand.instance_count:
+        return _about_to_start(state, job, needs, fields)
+    useful = sorted(
+        (node for node in connected if most_tasks(node.inventory, demand)),
+        key=lambda node: (-most_tasks(node.inventory, demand) + fit_now[node.node], node.name),
+    )
+    parts = [_node_text(state, node, demand) for node in useful[:SHOWN_NODES]]
+    more = f"; and {len(useful) - SHOWN_NODES} more nodes" if len(useful) > SHOWN_NODES else ""
+    silent = state.contacts[NodeContact.UNKNOWN]
+    if silent:
+        more += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
+    text = f"{needs}; {fits} of {demand.instance_count} fit now; {'; '.join(parts) or 'no node fits'}{more}"
+    return Reason("not-now", text, "it starts by itself when there is room", fields)
+
+
+def _nobody(state: ClusterState, needs: str) -> Reason:
+    if not state.nodes:
+        return Reason("no-nodes", f"{needs}; no node has joined yet", START_AGENT)
+    silent, lost = state.contacts[NodeContact.UNKNOWN], state.contacts[NodeContact.LOST]
+    text = f"{needs}; none of the {len(state.nodes)} nodes is connected ({silent} silent, {lost} lost)"
+    return Reason("no-contact", text, "look at the agents", {"silent": silent, "lost": lost})
+
+
+def _about_to_start(state: ClusterState, job: Job, needs: str, fields: dict[str, str | int]) -> Reason:
+    with_port = any(free_ports(state, name) for name in state.nodes)
+    if job.demand.rendezvous and not with_port:
+        text = f"{needs}; there is room, but no node has a rendezvous port free"
+        return Reason("no-port", text, "ports are freed as attempts end", fields)
+    return Reason("next", f"{needs}; there is room for it", "it is placed when its turn comes", fields)
+
+
+def _node_text(state: ClusterState, node: Node, demand: GangDemand) -> str:
+    load, need = state.loads[node.node], demand.per_task
+    matching = gpus_matching(load.free_gpus.items(), demand.gpu_models)
+    if len(matching) < need.gpus:
+        count = gpus_text(len(matching), demand.gpu_models)
+        free = f"{node.name} has {count} free of {len(node.inventory.gpus)}"
+    elif load.free_cpu_milli < need.cpu_milli:
+        free = (
+            f"{node.name} has {cpu_text(load.free_cpu_milli)} of "
+            f"{cpu_text(node.inventory.capacity.cpu_milli)} cpus free"
+        )
+    elif load.free_memory_bytes < need.memory_bytes:
+        free = (
+            f"{node.name} has {size_text(load.free_memory_bytes)} of "
+            f"{size_text(node.inventory.capacity.memory_bytes)} free"
+        )
+    else:
+        return f"{node.name} has room for {tasks_that_fit(node, load, demand)}"
+    return free + _holders_text(state, load, demand)
+
+
+def _holders_text(state: ClusterState, load: Load, demand: GangDemand) -> str:
+    """Who holds most of what is short there."""
+    held: dict[int, int] = {}
+    for key, indices in load.tasks.items():
+        need = state.jobs[key.job].demand.per_task
+        amount = len(indices) if demand.per_task.gpus else need.cpu_milli
+        held[key.job] = held.get(key.job, 0) + amount
+    largest = sorted((-amount, number) for number, amount in held.items() if amount)[:SHOWN_HOLDERS]
+    if not largest:
+        return ""
+    parts = [
+        f"job {number} holds {-amount if demand.per_task.gpus else cpu_text(-amount)}"
+        for amount, number in largest
+    ]
+    return f" ({', '.join(parts)} there)"
+
+
+def _never_text(nodes: list[Node], demand: GangDemand) -> str:
+    need, count = demand.per_task, len(nodes)
+    of_nodes = f"of {count} node{'s' if count != 1 else ''}"
+    if demand.environment:
+        having = [node for node in nodes if demand.environment in node.inventory.environments]
+        if not having:
+            known = sorted({name for node in nodes for name in node.inventory.environments})
+            has = ", ".join(known) or "none"
+            return f"none {of_nodes} has the environment {demand.environment!r}; they have {has}"
+        nodes = having
+    if need.gpus:
+        most = max(len(_gpus(node, demand)) for node in nodes)
+        if most < need.gpus:
+            return _never_gpus(nodes, demand, most)
+    cpu_most = max(node.inventory.capacity.cpu_milli for node in nodes)
+    if cpu_most < need.cpu_milli:
+        return f"the largest node has {cpu_text(cpu_most)} cpus, asked {cpu_text(need.cpu_milli)} per task"
+    memory_most = max(node.inventory.capacity.memory_bytes for node in nodes)
+    if memory_most < need.memory_bytes:
+        return f"the largest node has {size_text(memory_most)}, asked {size_text(need.memory_bytes)} per task"
+    room = sum(most_tasks(node.inventory, demand) for node in nodes)
+    asked = demand_text(demand)
+    return f"all {count} nodes together hold at most {room} such tasks when empty, asked {asked}"
+
+
+def _never_gpus(nodes: list[Node], demand: GangDemand, most: int) -> str:
+    kind = " or ".join(demand.gpu_models)
+    if most == 0 and kind:
+        known = sorted({gpu.model for node in nodes for gpu in node.inventory.gpus})
+        return f"no node has a GPU like {kind}; they have {', '.join(known) or 'no GPUs'}"
+    if most == 0:
+        return f"no node has GPUs, asked {demand.per_task.gpus} per task"
+    kind = f"{kind} " if kind else ""
+    return f"the largest node has {most} {kind}GPUs, asked {demand.per_task.gpus} per task"
+
+
+def _gpus(node: Node, demand: GangDemand) -> list[int]:
+    return gpus_matching([(gpu.index, gpu.model) for gpu in node.inventory.gpus], demand.gpu_models)

@@ -1,0 +1,128 @@
+"""The story of a job or node: one line of text for each event."""
+
+from collections.abc import Mapping
+
+from ...spec.ids import NodeId
+from ...spec.lifecycle import AttemptOutcome, JobState
+from . import events as e
+from .amounts import demand_text, duration_text, size_text
+from .ending import COUNTED
+from .signals import how_it_exited
+
+Names = Mapping[NodeId, str]
+NO_NAMES: Names = {}
+
+
+def attempt_of(event: e.Event) -> int:
+    """The attempt that an event belongs to; 0: none."""
+    task = getattr(event, "task", None)
+    return int(task.attempt if task is not None else getattr(event, "attempt", 0))
+
+
+def describe(event: e.Event, names: Names = NO_NAMES) -> str:
+    """One line for a person; `names` says how nodes are called."""
+    text = _job_text(event, names) or _task_text(event) or _node_text(event, names)
+    return " ".join(text.split())
+
+
+def _job_text(event: e.Event, names: Names) -> str:
+    match event:
+        case e.JobSubmitted():
+            who = f" by {event.user}" if event.user else ""
+            return f"submitted{who}: {demand_text(event.shape.demand)}"
+        case e.AttemptStarted():
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
+        case e.StopRequested():
+            stop = event.stop
+            why = "timeout" if stop.outcome is AttemptOutcome.TIMED_OUT else "cancel"
+            by = f" by {stop.by}" if stop.by else ""
+            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+        case e.AttemptEnded():
+            return _attempt_ended_text(event)
+        case e.JobEnded():
+            return f"{event.state}: {event.ending.text}"
+        case e.LingererGone():
+            return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
+    return ""
+
+
+def _attempt_ended_text(event: e.AttemptEnded) -> str:
+    ending = event.ending
+    if event.then is not JobState.QUEUED:
+        return f"{event.then}: {ending.text}"
+    counts = "uses a retry" if ending.outcome in COUNTED else "uses no retry"
+    waits = "; the next one waits until its tasks are gone" if event.lingering else ""
+    return f"attempt {event.attempt} ended ({ending.outcome}, {counts}): {ending.text}{waits}"
+
+
+def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
+    """`n1 (tasks 0-1, GPUs 0,1,2,3), n2 (task 2)`; of a large gang the first eight nodes."""
+    by_node: dict[NodeId, list[int]] = {}
+    for task, place in enumerate(places):
+        by_node.setdefault(place.node, []).append(task)
+    parts = []
+    for node, tasks in list(by_node.items())[:8]:
+        gpus = [index for task in tasks for index in places[task].gpu_indices]
+        span = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]}-{tasks[-1]}"
+        with_gpus = f", GPUs {','.join(map(str, gpus))}" if gpus else ""
+        parts.append(f"{names.get(node, node)} ({span}{with_gpus})")
+    more = f" and {len(by_node) - 8} more nodes" if len(by_node) > 8 else ""
+    return ", ".join(parts) + more
+
+
+def _task_text(event: e.Event) -> str:
+    match event:
+        case e.TaskStarted():
+            mode = f", {event.start_mode}" if event.start_mode else ""
+            return f"task {event.task.task} started with {len(event.pids)} ranks{mode}"
+        case e.RankExited():
+            by_us = " (we killed it)" if event.killed_by_us else ""
+            last = f": {event.last_line}" if event.last_line and event.exit_code else ""
+            return f"rank {event.rank} {how_it_exited(event.exit_code)}{by_us}{last}"
+        case e.TaskEnded():
+            codes = ", ".join(map(str, event.exit_codes))
+            return f"task {event.task.task} ended ({event.why}), exit codes {codes or 'unknown'}"
+        case e.CheckpointAccepted():
+            size = f", {size_text(event.size_bytes)}" if event.size_bytes else ""
+            return f"checkpoint of step {event.step} accepted{size}, stalled {duration_text(event.stall_us)}"
+        case e.CheckpointRestored():
+            return _restored_text(event)
+        case e.StartRefused():
+            kind = "for now" if event.transient else "for good"
+            return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
+    return ""
+
+
+def _restored_text(event: e.CheckpointRestored) -> str:
+    rejected = f"; not good: {'; '.join(event.rejected)}" if event.rejected else ""
+    if event.step < 0:
+        return f"no checkpoint to go on from, starts anew{rejected}"
+    took = duration_text(event.duration_us)
+    return f"goes on from the checkpoint of step {event.step}, read in {took}{rejected}"
+
+
+def _node_text(event: e.Event, names: Names) -> str:
+    node = e.node_of(event)
+    name = names.get(node, node) if node is not None else ""
+    match event:
+        case e.NodeJoined():
+            return f"node {event.inventory.name or name} joined"
+        case e.NodeChanged():
+            return f"the inventory of node {name} changed"
+        case e.NodeConnected():
+            return f"node {name} is connected"
+        case e.NodeUnknown():
+            return f"contact with node {name} is lost: {event.why}"
+        case e.NodeLost():
+            return (
+                f"node {name} is given up after {duration_text(event.at_us - event.last_heard_us)} of silence"
+            )
+        case e.NodeForgotten():
+            return f"node {name} is forgotten"
+        case e.SchedulerStarted():
+            return "the scheduler started"
+        case e.ClusterSuspected():
+            return f"{event.silent} of {event.known} nodes are silent at once: none is replaced"
+        case e.ClusterTrusted():
+            return f"silence counts again: {event.by or 'contact has returned'}"
+    return type(event).__name__
