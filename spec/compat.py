@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .expressions import resolved_bytes_max
 from .model import JobSpec
 from .parts import DataInput, Environment
 from .problems import Path
@@ -44,6 +45,10 @@ _RESOURCES: Final = {
     "locations": "not used: nodes have no location",
     "properties": "not used here",
 }
+
+
+ARGUMENT_BYTES_MAX: Final = 120_000
+ARGUMENTS_BYTES_MAX: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,26 @@ def refusals_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     for name in spec.environment_variables:
         if name.startswith("PACELINE_"):
             yield ("environment_variables", name), "PACELINE_ variables are set by paceline alone"
+    yield from _oversized(spec)
+
+
+def _oversized(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    """Linux starts no program with an argument or variable of 128 KiB, or with more than 2 MiB of both."""
+    inputs, total = spec.input_values(), 0
+    variables = spec.environment_variables.items()
+    texts: list[tuple[Path, str]] = [(("command",), spec.command)]
+    texts += [(("environment_variables", name), text) for name, text in variables]
+    for path, text in texts:
+        size = resolved_bytes_max(text, inputs)
+        total += size
+        if size > ARGUMENT_BYTES_MAX or total > ARGUMENTS_BYTES_MAX:
+            bound = ARGUMENT_BYTES_MAX if size > ARGUMENT_BYTES_MAX else ARGUMENTS_BYTES_MAX
+            what = "" if size > ARGUMENT_BYTES_MAX else " together with what stands before it"
+            yield (
+                path,
+                f"gets up to {max(size, total)} bytes long{what} when resolved; at most {bound} can be run",
+            )
+            return
 
 
 def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:

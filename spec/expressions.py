@@ -11,6 +11,8 @@ from typing import Final
 from .problems import escaped, nearest
 
 ROOTS: Final = ("inputs", "outputs", "search_space")
+OUTPUT_BYTES_MAX: Final = 1024
+"""What the path of an output is taken to need at most."""
 _OPEN: Final = "${{"
 _REFERENCE = re.compile(r"\s*([A-Za-z_]\w*)\.([A-Za-z_][\w-]*)\s*\Z", re.ASCII)
 
@@ -78,6 +80,17 @@ def resolve(text: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) ->
         return text
     values = {"inputs": inputs, "outputs": outputs}
     return "".join(_resolved(part, values) for part in parse_expressions(text))
+
+
+def resolved_bytes_max(text: str, inputs: Mapping[str, str]) -> int:
+    """How long the text can get when it is resolved; unknown names count nothing."""
+    size = len(text.encode())
+    if _OPEN not in text:
+        return size
+    for part in parse_expressions(text):
+        if isinstance(part, Reference):
+            size += OUTPUT_BYTES_MAX if part.root == "outputs" else len(inputs.get(part.name, "").encode())
+    return size
 
 
 def _resolved(part: Part, values: Mapping[str, Mapping[str, str]]) -> str:

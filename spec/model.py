@@ -72,7 +72,8 @@ class JobSpec(Model):
     command: Command
     """What each process runs, by `sh -c` unless it is plainly a program with arguments."""
     code: LocalPath | None = None
-    """Folder in which the command runs, relative to the job file; the same path on every node."""
+    """Folder in which the command runs, relative to the job file; the same path on every node. Absent:
+    the folder that holds the job file."""
     inputs: dict[Identifier, InputValue] = Field(default={}, max_length=ENTRIES_MAX)
     """Values and data for `${{inputs.NAME}}`."""
     outputs: dict[Identifier, OutputValue] = Field(default={}, max_length=ENTRIES_MAX)

@@ -1,6 +1,7 @@
 """The mappings that a job document is made of: what each key is called, may hold, and means.
 
-Every field's docstring becomes its description in the JSON Schema. A default is part of the canonical form.
+Every field's docstring becomes its description in the JSON Schema (schema.py). A default is part of
+the canonical form.
 """
 
 import re
@@ -49,7 +50,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataInput(Model):

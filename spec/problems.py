@@ -33,11 +33,20 @@ class Problem:
     key: str
     """Dotted path, such as `resources.instance_count`; empty for the document itself."""
     text: str
-    """What is wrong, in one line."""
-    expected: str = ""
-    found: str = ""
+    """What is wrong, in one line; mostly `expected ...; found ...`."""
     nearest: str = ""
     """The nearest valid key or value, if one is near."""
+
+    @property
+    def expected(self) -> str:
+        """What should have stood there, where the text says so."""
+        before, word, after = self.text.partition("expected ")
+        return after.partition("; found ")[0] if word and (not before or before.endswith("; ")) else ""
+
+    @property
+    def found(self) -> str:
+        """What stood there instead, where the text says so."""
+        return self.text.partition("; found ")[2]
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}:{self.column}: " if self.line else f"{self.source}: "

@@ -215,7 +215,7 @@ def _problem(document: Document, item: Any) -> Problem:
     if expected:
         if kind == "int_type" and isinstance(item["input"], str) and item["input"].strip("+-").isdecimal():
             expected += " without quotes"
-        return document.problem(path, f"expected {expected}; found {found}", expected=expected, found=found)
+        return document.problem(path, f"expected {expected}; found {found}")
     return document.problem(path, escaped(str(item["msg"]))[:200])
 
 

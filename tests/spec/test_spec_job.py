@@ -257,6 +257,28 @@ def test_errors_are_invalid_requests_with_fields() -> None:
     assert (problem.nearest, caught.value.code, caught.value.retryable) == ("name", "invalid-document", False)
 
 
+def test_a_problem_says_what_was_expected_and_found() -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_job("command: x\npriority: high\ndistribution: {type: mpi}", "job.yaml")
+    assert [(problem.expected, problem.found) for problem in caught.value.problems] == [
+        ("a whole number", "'high'"),
+        ("pytorch", ""),
+    ]
+
+
+def test_what_linux_could_not_start_is_refused() -> None:
+    long = {"a": "é" * 6000}
+    with pytest.raises(
+        InvalidDocument, match="command: gets up to 132144 bytes long when resolved; at most 120000"
+    ):
+        job_from_data({"command": "x" + "${{inputs.a}}" * 11, "inputs": long})
+    variables = {f"V{n}": "${{inputs.a}}" * 9 for n in range(20)}
+    with pytest.raises(
+        InvalidDocument, match=r"environment_variables\.V9: gets up to 10\d+ bytes long together"
+    ):
+        job_from_data({"command": "x", "inputs": long, "environment_variables": variables})
+
+
 def test_defaults() -> None:
     spec = job()
     assert spec.demand() == GangDemand(per_task=Resources(cpu_milli=1000))
