@@ -117,7 +117,7 @@ def down(state: Path, tell: Tell, *, kill_jobs: bool, grace_s: float = 5.0) -> b
         for agent in current.agents:
             _stop(agent, tell)
         if kill:
-            _kill_tasks(state, tell)
+            kill_tasks(state, tell)
         else:
             _tell_left(state, tell)
         (state / "up.json").unlink()
@@ -442,7 +442,7 @@ def task_shims(state: Path) -> Iterator[tuple[str, Identity]]:
             yield path.parent.name, shim
 
 
-def _kill_tasks(state: Path, tell: Tell) -> None:
+def kill_tasks(state: Path, tell: Tell) -> None:
     """SIGKILL every process of every task: first what is below the shims, which reap it, then the shims."""
     agents = str(state / "agents") + "/"
     shims = dict.fromkeys(shim for _, shim in task_shims(state))

@@ -8,9 +8,9 @@ goes through `clean`.
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,6 +18,10 @@ from .. import views
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+GAP = 2
+FLEX_MIN = 12
+"""Cells that a flexible column keeps; with fewer it would tell nothing."""
 
 STATE_STYLES = {
     "QUEUED": "yellow",
@@ -108,44 +112,49 @@ def _show_rich(table: Table) -> None:
     from rich.text import Text
 
     out = console()
-    keep = kept_columns(table, out.width)
-    rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for index in keep:
+    widths = fitted_widths(table, out.width)
+    rich = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_edge=False)
+    for index, width in widths.items():
         column = table.columns[index]
-        rich.add_column(
-            Text(column.title),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=8 if column.flex else _natural_width(table, index),
-        )
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        rich.add_column(Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in table.rows:
-        rich.add_row(*(Text(clean(row[index]), style=STATE_STYLES.get(row[index], "")) for index in keep))
+        rich.add_row(*(Text(clean(row[index]), style=STATE_STYLES.get(row[index], "")) for index in widths))
     out.print(rich)
 
 
-def kept_columns(table: Table, width: int) -> list[int]:
-    """Indices of the columns that fit into `width` cells, a flexible one counted with its least width."""
-    keep = list(range(len(table.columns)))
+def fitted_widths(table: Table, width: int) -> dict[int, int]:
+    """Index and cells of each column that is shown, so that all fit into `width`.
 
-    def needed() -> int:
-        return sum(
-            (min(_natural_width(table, i), 16) if table.columns[i].flex else _natural_width(table, i)) + 2
-            for i in keep
-        )
+    First the columns that may go do so, until the rest fits with its flexible ones at their least; then the
+    widest flexible ones are cut until all fits.
+    """
+    widths = {index: _natural_width(table, index) for index in range(len(table.columns))}
 
-    while needed() > width + 2:
-        optional = [i for i in keep if table.columns[i].drop]
+    def excess(of: Mapping[int, int]) -> int:
+        return sum(of.values()) + GAP * (len(of) - 1) - width
+
+    def at_least() -> dict[int, int]:
+        return {i: min(cells, FLEX_MIN) if table.columns[i].flex else cells for i, cells in widths.items()}
+
+    while excess(at_least()) > 0:
+        optional = [index for index in widths if table.columns[index].drop]
         if not optional:
             break
-        keep.remove(max(optional, key=lambda i: table.columns[i].drop))
-    return keep
+        del widths[max(optional, key=lambda index: table.columns[index].drop)]
+    while excess(widths) > 0:
+        flexible = [i for i in widths if table.columns[i].flex and widths[i] > FLEX_MIN]
+        if not flexible:
+            break
+        widths[max(flexible, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def _natural_width(table: Table, index: int) -> int:
     from rich.cells import cell_len
 
-    return max(cell_len(table.columns[index].title), *(cell_len(clean(row[index])) for row in table.rows), 0)
+    texts = (table.columns[index].title, *(clean(row[index]) for row in table.rows))
+    return max(map(cell_len, texts))
 
 
 def show(text: str = "", *, style: str = "", err: bool = False) -> None:

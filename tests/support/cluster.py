@@ -16,11 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from paceline.client import documents, process, views
+from paceline.client import documents, local, process, views
 from paceline.client.process import Identity
 from paceline.client.sdk import Client
 from paceline.spec.ids import JobId
@@ -36,7 +36,7 @@ LEFT_S = 10.0
 
 
 def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float = WAIT_S) -> T:
-    """The first value of `condition()` that is not None or False. Fails, saying `what`, when the time is up."""
+    """The first value of `condition()` that is not None or False. Fails, saying `what`, after the time."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -231,7 +231,7 @@ class Cluster:
         return self.client.submit_prepared([job])[0]
 
     def wait_state(self, job: int, *states: str, timeout_s: float = WAIT_S) -> views.Job:
-        """Wait until the job is in one of `states` (none given: over). Fails at once when it ended otherwise."""
+        """Wait until the job is in one of `states` (none: over). Fails at once when it ended otherwise."""
 
         def there() -> views.Job | None:
             found = self.client.job(job)
@@ -295,9 +295,6 @@ class Cluster:
         parts = [part for part in (*self.agents.values(), self.scheduler) if part is not None]
         for part in parts:
             part.send(signal.SIGCONT)
-        # Jobs that a test left running are its own business; then nothing of theirs may stay.
-        for shim in self._shims():
-            process.send(shim, signal.SIGTERM)
         left: list[str] = []
         for part in parts:
             if part.is_alive():
@@ -305,16 +302,13 @@ class Cluster:
                     part.stop()
                 except AssertionError as error:
                     left.append(str(error))
+        # Jobs that a test left running are its own business: what is below a living shim did not hide.
+        local.kill_tasks(self.state, lambda line: None)
         with contextlib.suppress(AssertionError):
             wait_until("nothing is left", lambda: not self.marked(), LEFT_S)
         left += [_described(found) for found in self.marked()]
         process.kill_all(lambda: iter(self.marked()), STOP_S)
         return left
-
-    def _shims(self) -> Iterator[Identity]:
-        from paceline.client.local import task_shims
-
-        return (shim for _, shim in task_shims(self.state))
 
 
 def _described(found: Identity) -> str:
