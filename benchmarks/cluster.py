@@ -7,7 +7,6 @@ scheduler) go by pid, as a machine's failure would.
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -34,7 +33,6 @@ class Cluster:
         self.state = folder / "paceline"
         self._agents = agents
         self._slots = slots
-        self._restarted: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         sizes = ["--agents", str(self._agents), "--slots", str(self._slots)]
@@ -54,16 +52,11 @@ class Cluster:
         self._down()
 
     def _down(self) -> None:
-        run([PACE, "down", "--state", str(self.state), "--kill"])
-        for process in self._restarted:
-            process.terminate()
-            process.wait(10)
+        run([PACE, "down", "--state", str(self.state), "--kill-jobs"])
 
     def _all_warm(self) -> bool:
         nodes = self.client.nodes().nodes
-        ready = [
-            node for node in nodes if node.contact == "connected" and node.inventory.warm_pool == "ready"
-        ]
+        ready = [node for node in nodes if node.contact == "connected" and node.warm_pool == "ready"]
         return len(ready) == self._agents
 
     def agent_pid(self, node: str) -> int:
@@ -77,9 +70,8 @@ class Cluster:
         raise LookupError(f"no agent of the name {node} below {self.state / 'agents'}")
 
     def kill_node(self, node: str) -> float:
-        """SIGKILL all processes of a node; the time at which it began. `start_agent` brings the node back."""
+        """SIGKILL all processes of a node; the time at which it began. `start_dead` brings the node back."""
         agent = psutil.Process(self.agent_pid(node))
-        self._command = agent.cmdline()
         family = [agent, *agent.children(recursive=True)]
         killed = time.time()
         for process in family:
@@ -87,18 +79,12 @@ class Cluster:
         return killed
 
     def kill_agent(self, node: str) -> None:
-        """SIGKILL the agent alone; its tasks go on. `start_agent` brings it back."""
-        agent = psutil.Process(self.agent_pid(node))
-        self._command = agent.cmdline()
-        agent.kill()
+        """SIGKILL the agent alone; its tasks go on. `start_dead` brings it back."""
+        os.kill(self.agent_pid(node), signal.SIGKILL)
 
-    def start_agent(self) -> None:
-        """Start the agent that was killed last, as it had been started."""
-        with (self.state / "restarted.log").open("ab") as log:
-            process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        self._restarted.append(process)
+    def start_dead(self) -> None:
+        """Start again what was killed: `pace up` does so."""
+        run([PACE, "up", "--state", str(self.state)])
 
     def wait_warm(self) -> None:
         """Wait until all nodes are back and their warm pools ready."""
@@ -127,6 +113,7 @@ def training(
     """The job document of work/train.py."""
     return {
         "name": "train",
+        "code": str(TRAIN.parent),
         "command": f"python {TRAIN} {records} {steps} {save_every}",
         "distribution": {"type": "pytorch", "process_count_per_instance": processes},
         "resources": {"instance_count": instances, **({} if cpus is None else {"cpus": cpus})},

@@ -102,6 +102,8 @@ class Report:
     def finish(self, options: Options) -> None:
         """Print the table, and write JSON and plot where asked."""
         console = Console()
+        if not console.is_terminal:  # a file or a pipe: no line of the table may be broken
+            console = Console(width=180)
         console.print(table(self))
         for note in self.notes:
             console.print(note, highlight=False, markup=False)

@@ -23,7 +23,11 @@ from .peers import ray_train
 from .peers.work.driver import Driver
 
 LINE = "%03d %08d " + "x" * 87
-WRITER = "awk 'BEGIN { for (i = 0; i < %d; i++) printf \"" + LINE + '\\n", ENVIRON["RANK"], i }\''
+WRITER = (
+    "awk 'BEGIN { for (i = 0; i < %d; i++) printf \""
+    + LINE.replace("%", "%%")
+    + '\\n", ENVIRON["RANK"], i }\''
+)
 """100 bytes a line, as fast as they go."""
 TICKER = (
     "bash -c 'exec {idle}<> <(:); for ((i = 0; i < %d; i++)); do"
@@ -130,11 +134,12 @@ class Ours:
 
     def _bounce_agent(self, job: int) -> bool:
         self._cluster.kill_agent(self._cluster.client.job(job).tasks[0].node)
-        self._cluster.start_agent()
+        self._cluster.start_dead()
         return True
 
     def _document(self, command: str) -> dict[str, Any]:
         return {
+            "code": "/",
             "command": command,
             "distribution": {"type": "pytorch", "process_count_per_instance": self._size.tasks // 2},
             "resources": {"instance_count": 2, "cpus": self._size.tasks // 2},

@@ -112,7 +112,7 @@ class OurRuns:
 
         killed, stepped, job = self._disturbed(kill)
         self.after_detection_s.append(stepped - self._detected_at(job))
-        self._cluster.start_agent()
+        self._cluster.start_dead()
         self._cluster.wait_warm()
         return stepped - killed
 

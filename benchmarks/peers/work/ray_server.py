@@ -59,7 +59,7 @@ class Training:
         return at - killed
 
     def logs(self, tasks, lines):
-        """Seconds from the submit of tasks that print 100-byte lines to the last one in the driver's output."""
+        """Seconds from the submit of tasks that print 100-byte lines to the last one in the driver's log."""
         import ray
 
         @ray.remote(num_cpus=1)
