@@ -90,6 +90,11 @@ class LogShipper:
         self._grew_s = 0.0
         self._files = _OpenFiles()
 
+    @property
+    def flying_bytes(self) -> int:
+        """Sent and not yet known to be stored."""
+        return self._flying
+
     def on_connected(self, connected: bool) -> None:
         """The session is up or gone: while it is gone, no stream is dialled (one that stands goes on)."""
         if connected:
