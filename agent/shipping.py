@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FILE_WINDOW_BYTES: Final = 2 << 20
 WINDOW_BYTES: Final = 8 << 20
-OPEN_FILES_MAX: Final = 64
+OPEN_FILES_MAX: Final = 256
 
 LOOK_BUSY_S: Final = 0.02
 LOOK_IDLE_S: Final = 0.06

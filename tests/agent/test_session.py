@@ -321,3 +321,27 @@ async def test_a_partition_shorter_than_the_lease_stops_nothing(tmp_path: Path) 
                 await scheduler.until(lambda: len(scheduler.heartbeats) > beats + 3)
                 assert node.tasks.stopped == []
                 assert node.leases.lease.remaining_s(True, boottime_s()) > 2.0
+
+
+async def test_a_storm_of_reconnects_is_spread_and_all_come_back(tmp_path: Path) -> None:
+    agents = 30
+    async with contextlib.AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(SmallScheduler(heartbeat_s=0.5))
+        proxy = stack.enter_context(Proxy(("127.0.0.1", scheduler.port)))
+        for number in range(agents):
+            await stack.enter_async_context(Node(tmp_path / str(number), f"127.0.0.1:{proxy.port}"))
+        who = lambda hellos: {hello.node_id for hello in hellos}  # noqa: E731
+        await scheduler.until(lambda: len(who(scheduler.hellos)) == agents)
+        for _ in range(2):
+            before = len(scheduler.hellos)
+            proxy.refuse()
+            assert proxy.cut() >= agents
+            accepted = proxy.accepted
+            await asyncio.sleep(0.7)
+            # Two streams each: without backoff and jitter these would be thousands.
+            assert proxy.accepted - accepted < agents * 2 * 6
+            proxy.refuse(False)
+            await scheduler.until(
+                lambda before=before: len(who(scheduler.hellos[before:])) == agents, timeout_s=20
+            )
+        assert scheduler.offences == []
