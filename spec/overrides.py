@@ -4,14 +4,16 @@ Names under inputs and outputs must be those of the document, since a mistyped o
 effect; keys elsewhere must be those of the job document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from .document import Document, plain_scalar
+from .keys import valid_keys
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
 
+T = TypeVar("T")
 OVERRIDES_MAX: Final = 1000
 _FREE: Final = ("tags", "properties", "environment_variables")
 _NAMED: Final = ("inputs", "outputs")
@@ -30,21 +32,35 @@ def override(document: Document, overrides: Sequence[str]) -> Document:
         )
     if not isinstance(document.data, dict):
         raise InvalidDocument([document.problem((), "expected a mapping of keys; nothing can be set in it")])
-    data, sources, raw = deepcopy(document.data), dict(document.sources), dict(document.raw)
     problems: list[Problem] = []
+    document = replace(document, data=deepcopy(document.data))
     for text in overrides:
         source = f"--set {escaped(text[:80])}"
         try:
-            path, value, scalar = _read(data, text, source)
+            path, value, scalar = _read(document.data, text, source)
         except InvalidDocument as error:
             problems += error.problems
             continue
-        _put(data, path, value)
-        sources[path] = source
-        raw[path] = scalar
+        _put(document.data, path, value)
+        document = _replaced(document, path, source, "" if isinstance(value, str) else scalar)
     if problems:
         raise InvalidDocument(problems)
-    return replace(document, data=data, sources=sources, raw=raw)
+    return document
+
+
+def _replaced(document: Document, path: Path, source: str, raw: str) -> Document:
+    """The document without the places and written forms of what stood at `path` before."""
+
+    def kept(places: Mapping[Path, T]) -> dict[Path, T]:
+        return {at: place for at, place in places.items() if at[: len(path)] != path}
+
+    return replace(
+        document,
+        keys=kept(document.keys),
+        values=kept(document.values),
+        raw=kept(document.raw) | ({path: raw} if raw else {}),
+        sources=kept(document.sources) | {path: source},
+    )
 
 
 def _read(data: Any, text: str, source: str) -> tuple[Path, Any, str]:
@@ -81,8 +97,6 @@ def _value(scalar: str, source: str, path: Path) -> Any:
 
 
 def _check_path(data: Any, path: Path, source: str) -> None:
-    from .reading import valid_keys
-
     at = data
     for depth, part in enumerate(path):
         valid, why = valid_keys(path[:depth]), "unknown key"
@@ -98,9 +112,17 @@ def _check_path(data: Any, path: Path, source: str) -> None:
 
 def _put(data: Any, path: Path, value: Any) -> None:
     at = data
-    for part in path[:-1]:
-        below = at.get(part)
-        if not isinstance(below, dict):
-            below = at[part] = {}
-        at = below
+    for depth, part in enumerate(path[:-1], 1):
+        if not isinstance(at.get(part), dict):
+            at[part] = _long_form(path[:depth], at.get(part))
+        at = at[part]
     at[path[-1]] = value
+
+
+def _long_form(path: Path, value: Any) -> dict[str, Any]:
+    """The mapping that a short form stands for, so that a key can be set in it."""
+    if path == ("resources", "gpus") and isinstance(value, int):
+        return {"count": value}
+    if path == ("environment",) and isinstance(value, str) and value:
+        return {"name": value}
+    return {}

@@ -6,16 +6,17 @@ Whatever comes in, only InvalidDocument comes out.
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
 from itertools import islice
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
 from .document import DOCUMENT_BYTES_MAX, Document, parse, plain_document
 from .expressions import BadExpression, check_expressions
+from .keys import nearest_key
 from .model import JobSpec
+from .overrides import override
 from .parts import TAGS, DataInput
 from .problems import PROBLEMS_MAX, InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
 
@@ -40,8 +41,6 @@ def parse_job(
     text: str | bytes, source: str, overrides: Sequence[str] = ()
 ) -> tuple[JobSpec, tuple[Caution, ...]]:
     """The job of a YAML text, and what in it has no effect here. Raises InvalidDocument."""
-    from .overrides import override
-
     document = parse(text, source)
     return job_of(override(document, overrides) if overrides else document)
 
@@ -203,7 +202,7 @@ def _problem(document: Document, item: Any) -> Problem:
     if kind == "paceline":
         return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
     if kind == "extra_forbidden" and path:
-        return document.problem(path, "unknown key", at_key=True, nearest=_guess(path))
+        return document.problem(path, "unknown key", at_key=True, nearest=nearest_key(path))
     if kind == "missing" and path:
         return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
     found = shown(item["input"])
@@ -234,48 +233,3 @@ def _bound(kind: str, context: dict[str, Any]) -> str:
 
 def _plainly(bound: float) -> str:
     return str(int(bound)) if bound == int(bound) else str(bound)
-
-
-def valid_keys(path: Path) -> list[str] | None:
-    """The keys that may stand in the mapping at `path`; None where any may, empty where none."""
-    model: Any = JobSpec
-    for part in path:
-        if get_origin(model) is dict:
-            model = _inner(get_args(model)[1])
-        elif model is not None:
-            model = _inner(_fields(model).get(str(part)))
-    if model is None:
-        return []
-    return None if get_origin(model) is dict else list(_fields(model))
-
-
-@cache
-def _homes() -> dict[str, str]:
-    """Where each key of the inner mappings belongs, for a key that stands in the wrong one."""
-    homes: dict[str, str] = {}
-    for key, annotation in _fields(JobSpec).items():
-        model = _inner(annotation)
-        if model is not None and get_origin(model) is not dict:
-            for name in _fields(model):
-                homes.setdefault(name, f"{key}.{name}")
-    return {name: home for name, home in homes.items() if name not in _fields(JobSpec)}
-
-
-def _guess(path: Path) -> str:
-    key = str(path[-1])
-    return nearest(key, valid_keys(path[:-1]) or ()) or _homes().get(key, "")
-
-
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    return {info.alias or name: info.annotation for name, info in model.model_fields.items()}
-
-
-def _inner(annotation: Any) -> Any:
-    """The model, or the mapping, that an annotation speaks of among its alternatives."""
-    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return annotation
-    for part in get_args(annotation):
-        found = _inner(part)
-        if found is not None:
-            return found
-    return None

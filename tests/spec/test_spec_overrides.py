@@ -43,6 +43,26 @@ def test_sets(override: str, path: tuple[str, ...], value: object) -> None:
     assert (at, type(at)) == (value, type(value))
 
 
+def test_a_key_set_in_a_short_form_keeps_what_it_said() -> None:
+    data = {"resources": {"gpus": 4}, "environment": "torch"}
+    assert apply_overrides(data, ["resources.gpus.model=H100", "environment.version=2"]) == {
+        "resources": {"gpus": {"count": 4, "model": "H100"}},
+        "environment": {"name": "torch", "version": 2},
+    }
+
+
+def test_what_stood_there_before_leaves_no_trace() -> None:
+    text = "command: x\nenvironment: {name: e, version: 1.10}\ntags: {v: 1.10, w: 2}\n"
+    spec, _ = parse_job(text, "job.yaml", ["environment=torch", "tags.v='1.20'", "tags.w=text"])
+    assert (spec.environment, spec.tags) == ("torch", {"v": "1.20", "w": "text"})
+    with pytest.raises(InvalidDocument) as caught:
+        parse_job(text, "job.yaml", ["tags=5", "environment.version=3.10", "environment.nmae=x"])
+    assert "environment.nmae: unknown key" in str(caught.value)
+    with pytest.raises(InvalidDocument) as caught:
+        parse_job(text, "job.yaml", ["tags=5"])
+    assert str(caught.value) == "--set tags=5: tags: expected a mapping; found 5"
+
+
 def test_the_data_given_is_left_alone() -> None:
     before = repr(DATA)
     apply_overrides(DATA, ["inputs.lr=2", "resources.gpus.count=2"])
@@ -99,6 +119,24 @@ def test_text_keeps_how_it_was_written() -> None:
 def test_a_text_in_quotes_is_itself(value: object) -> None:
     text = str(value)
     assert apply_overrides(DATA, [f"inputs.lr='{text}'"])["inputs"]["lr"] == text
+
+
+KEYS = ["command", "inputs", "inputs.lr", "inputs.data", "inputs.data.path", "tags", "tags.v", "environment"]
+KEYS += ["environment.version", "outputs.o.version", "outputs.o", "resources.gpus", "resources.gpus.model"]
+SETS = st.builds(
+    "{}={}".format, st.sampled_from(KEYS), st.sampled_from(["1.10", "x", "", "'1'", "true", "[]"])
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(SETS, max_size=5))
+def test_overrides_in_any_order_end_in_a_job_or_its_own_error(overrides: list[str]) -> None:
+    text = "command: x\ninputs: {lr: 1, data: {path: p}}\noutputs: {o: {version: 1.0}}\ntags: {v: 1.0}\n"
+    text += "environment: {name: e, version: 1.0}\nresources: {gpus: 2}\n"
+    try:
+        parse_job(text, "job.yaml", overrides)
+    except InvalidDocument as error:
+        assert error.problems
 
 
 @settings(deadline=None)
