@@ -174,7 +174,7 @@ def _judge(error: Exception | None, *, touched: bool) -> _Verdict:
         text = error.message if isinstance(error, StorageFailed) else f"{type(error).__name__}: {error}"
         return _Verdict(problem=text, touched=touched)
     if isinstance(error, ValueError | RuntimeError):  # DCP's words for sizes and keys that differ
-        return _Verdict(mismatch=str(error), touched=touched)
+        return _Verdict(mismatch=f"the checkpoint does not fit: {error}", touched=touched)
     return _Verdict(failure=f"{type(error).__name__}: {error}", touched=touched)
 
 
@@ -185,7 +185,7 @@ def _raise_agreed(verdicts: Sequence[_Verdict], error: Exception | None) -> None
     mismatch = _first_said(verdict.mismatch for verdict in verdicts)
     if mismatch:
         raise CheckpointMismatch(
-            f"the checkpoint does not fit what restore was given: {mismatch}",
+            mismatch,
             hint="give restore what save was given, in the same shapes, or start a new job",
         ) from error
 

@@ -30,9 +30,6 @@ from .retention import Kept
 from .say import say
 from .state import State
 
-# With one process DCP says that it has no process group to agree over. There is nothing to agree on.
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
 _WHY_LENGTH_MAX = 500
 
 
@@ -71,17 +68,21 @@ class Saver:
         since_s = time.monotonic()
         state, contents, error = self._collect(step, given)
         save = _Save(self._next_name(attempt, step), contents, metrics, since_s)
+        writer = PublishingWriter(self._root, save.name, partial(self._complete, save))
         try:
-            save_state_dict(
-                state,
-                storage_writer=PublishingWriter(self._root, save.name, partial(self._complete, save)),
-                planner=AgreedSavePlanner(error),
-                process_group=self._gang.group() if self._gang.joined else None,
-                no_dist=not self._gang.joined,
-            )
+            self._write(state, writer, AgreedSavePlanner(error))
         except CheckpointException as failure:
             return self._on_failed(save, failure)
         return SaveOutcome(step=step, path=self._root / str(save.name), stall_s=save.stall_s)
+
+    def _write(self, state: dict[str, Any], writer: PublishingWriter, planner: AgreedSavePlanner) -> None:
+        if self._gang.joined:
+            group = self._gang.group()
+            save_state_dict(state, storage_writer=writer, planner=planner, process_group=group)
+            return
+        with warnings.catch_warnings():  # DCP says that there is no process group: nothing is there to agree on
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            save_state_dict(state, storage_writer=writer, planner=planner, no_dist=True)
 
     def _next_name(self, attempt: int, step: int) -> FolderName:
         last = self._last_name

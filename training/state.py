@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -111,7 +112,9 @@ class State:
         for name in self._of("module"):
             set_model_state_dict(self._given[name], state[name])
         for name in self._of("optimizer"):
-            set_optimizer_state_dict(self._owner(name), self._given[name], state[name])
+            # Not strict: parameters without a saved state were sorted out, all else was checked, by `template`.
+            options = StateDictOptions(strict=False)
+            set_optimizer_state_dict(self._owner(name), self._given[name], state[name], options=options)
         for name in self._of("stateful"):
             self._given[name].load_state_dict(state[name][0])
         rng.apply(state[OWN].get("rng", {}).get(str(self._rank), {}))

@@ -1,0 +1,207 @@
+"""What the ranks of the training tests do. Imported by name in processes of their own."""
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import paceline
+import torch
+from paceline.training.environment import read_environment
+from paceline.training.run import Run
+from paceline.training.task import Retention
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def own_run(root: Path, keep_last: int = 0) -> Run:
+    return Run(read_environment(os.environ), root, Retention(keep_last=keep_last))
+
+
+def wrapped(net: nn.Module) -> nn.Module:
+    return DistributedDataParallel(net) if torch.distributed.is_initialized() else net
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+
+class Training:
+    """A little training whose loss depends on all that must survive: weights, momenta, schedule,
+    and every rank's dice.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        torch.manual_seed(17 + run.rank)
+        self.model = wrapped(small_net())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [4, 8], gamma=0.5)
+
+    def step(self) -> float:
+        inputs = torch.randn(8, 6)
+        loss = nn.functional.mse_loss(self.model(inputs), inputs[:, :3] ** 2)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.item())
+
+    def save(self, step: int, **more: Any) -> paceline.training.outcome.SaveOutcome:
+        return self.run.save(step, model=self.model, optimizer=self.optimizer, schedule=self.schedule, **more)
+
+    def restore(self) -> paceline.training.outcome.Restored | None:
+        return self.run.restore(model=self.model, optimizer=self.optimizer, schedule=self.schedule)
+
+
+def loss_curve(root: Path, steps: int, save_at: int) -> tuple[int, list[float]]:
+    """Go on from what is there, to `steps`; saves once. (Step it went on from, losses after it.)"""
+    training = Training(paceline.init(checkpoints=root))
+    restored = training.restore()
+    done = restored.step if restored else 0
+    losses = []
+    for step in range(done + 1, steps + 1):
+        losses.append(training.step())
+        if step == save_at:
+            assert training.save(step).published
+    return done, losses
+
+
+def save_forever(root: Path, elements: int) -> None:
+    """Every weight is the step. `progress.RANK` holds the last step whose save had returned at that rank."""
+    run = own_run(root)
+    model = wrapped(nn.Linear(elements, 1, bias=False))
+    step = 0
+    while True:
+        step += 1
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        outcome = run.save(step, model=model, count=step)
+        assert outcome.published, outcome
+        (root / f"progress.{run.rank}").write_text(str(step))
+
+
+def restored_weights(root: Path, elements: int) -> tuple[int, int, list[float]]:
+    """(Step, value saved beside it, distinct weights.)"""
+    run = own_run(root)
+    model = wrapped(nn.Linear(elements, 1, bias=False))
+    restored = run.restore(model=model)
+    if restored is None:
+        return -1, -1, []
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return restored.step, restored["count"], weights.unique().tolist()
+
+
+def save_and_restore(root: Path, elements: int) -> list[Any]:
+    """Saves steps 1 to 3, restores into a fresh model; what each call said."""
+    run = own_run(root)
+    model = wrapped(nn.Linear(elements, 1, bias=False))
+    said: list[Any] = [run.save(step, model=model, count=step) for step in (1, 2, 3)]
+    restored = run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
+    return [*said, restored]
+
+
+def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -> list[Any]:
+    """The poor rank may write no file longer than 4 KiB during the second of three saves."""
+    run = own_run(root)
+    model = wrapped(nn.Sequential(*(nn.Linear(elements, 1, bias=False) for _ in range(4))))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    said = [run.save(1, model=model)]
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if run.rank == poor_rank:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    said.append(run.save(2, model=model))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    said.append(run.save(3, model=model))
+    return said
+
+
+def save_what_one_rank_cannot(root: Path) -> str:
+    """Rank 0's value cannot be saved; what error each rank sees."""
+    run = own_run(root)
+    model = wrapped(nn.Linear(4, 1))
+    try:
+        run.save(1, model=model, thing=object())
+    except paceline.training.errors.UnsavableState as error:
+        return error.message
+    return "saved"
+
+
+def restore_of_other_shape(root: Path) -> str:
+    run = own_run(root)
+    run.save(1, model=wrapped(nn.Linear(4, 1)))
+    try:
+        run.restore(model=wrapped(nn.Linear(4, 2)))
+    except paceline.training.errors.CheckpointMismatch as error:
+        return error.message
+    return "restored"
+
+
+def restore_only(root: Path, elements: int) -> Any:
+    run = own_run(root)
+    return run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
+
+
+def step_until_stop(step_s: float, steps_max: int, sync: bool) -> tuple[int, float]:
+    """The step at which `should_stop` said so, and seconds per call."""
+    run = paceline.init()
+    spent_s = 0.0
+    for step in range(steps_max):
+        if step_s:
+            time.sleep(step_s)  # what a training step takes
+        if sync:
+            torch.distributed.all_reduce(torch.zeros(1))
+        since_s = time.perf_counter()
+        stop = run.should_stop()
+        spent_s += time.perf_counter() - since_s
+        if step == 0:
+            Path(os.environ["READY"]).touch()
+        if stop:
+            assert run.should_stop(), "once said, it stays said"
+            return step, spent_s / (step + 1)
+    return -1, spent_s / steps_max
+
+
+def modules_imported_by_a_run(root: Path) -> list[str]:
+    """What is imported from the first line of a script to its end, that the warm process had not."""
+    before = set(sys.modules)
+    run = paceline.init(checkpoints=root)
+    training = Training(run)
+    for step in (1, 2):
+        training.step()
+        run.report(step, loss=float("nan"))
+        run.should_stop()
+        training.save(step, note="text")
+    training.restore()
+    return sorted(set(sys.modules) - before)
+
+
+def killed_at_file_operation(root: Path, number: int) -> str:
+    """Saves step 1, then dies by SIGKILL right before the so-manieth file operation of saving step 2."""
+    run = own_run(root, keep_last=1)
+    model = nn.Linear(100, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    run.save(1, model=model, count=1)
+    nn.init.constant_(model.weight, 2.0)
+    left = number
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if left and event in FILE_EVENTS and str(root) in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(on_event)
+    run.save(2, model=model, count=2)
+    left = 0
+    return "survived"
+
+
+FILE_EVENTS = frozenset(
+    {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
+)
