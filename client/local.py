@@ -182,11 +182,20 @@ def _scheduler_up(current: Up, plan: Plan, tell: Tell) -> Up:
         return replace(current, address=served.address, scheduler=ours)
     if current.scheduler is not None and current.scheduler.process.is_alive():
         # It was started, but does not serve (yet): wait for it rather than start a second one.
-        started = current.scheduler
-    else:
-        started = _start_scheduler(current, plan, tell)
-        current = replace(current, scheduler=started)
-        _write_up(current)
+        return _serving(current, tell)
+    port = _port(current, plan, tell)
+    try:
+        return _serving(_start_scheduler(current, port), tell)
+    except StartFailed:
+        if plan.port is not None or port == 0 or _is_free(port):
+            raise
+        tell(f"port {port} was taken meanwhile: using a free one")
+        return _serving(_start_scheduler(current, 0), tell)
+
+
+def _serving(current: Up, tell: Tell) -> Up:
+    started = current.scheduler
+    assert started is not None
     begun = time.monotonic()
     served = _wait(lambda: _served_by(current.state, started.process), started, SERVE_S, "serve")
     tell(
@@ -197,18 +206,23 @@ def _scheduler_up(current: Up, plan: Plan, tell: Tell) -> Up:
     return current
 
 
-def _start_scheduler(current: Up, plan: Plan, tell: Tell) -> Started:
+def _port(current: Up, plan: Plan, tell: Tell) -> int:
     before = int(current.address.rpartition(":")[2]) if current.address else PORT
     port = before if plan.port is None else plan.port
-    if port and not _is_free(port):
-        if plan.port is not None:
-            raise Conflict(
-                f"port {port} of 127.0.0.1 is taken", hint="choose another with --port, or 0 for any"
-            )
-        tell(f"port {port} is taken by another program: using a free one")
-        port = 0
+    if port == 0 or _is_free(port):
+        return port
+    if plan.port is not None:
+        raise Conflict(f"port {port} is taken", hint="choose another with --port, or 0 for any")
+    tell(f"port {port} is taken by another program: using a free one")
+    return 0
+
+
+def _start_scheduler(current: Up, port: int) -> Up:
     args = ["--state", str(current.state), "--listen", f"127.0.0.1:{port}"]
-    return _spawn("scheduler", "paceline.scheduler.main", args, current.state, current.state)
+    started = _spawn("scheduler", "paceline.scheduler.main", args, current.state, current.state)
+    current = replace(current, scheduler=started)
+    _write_up(current)
+    return current
 
 
 def _agents_up(current: Up, plan: Plan, tell: Tell) -> Up:
