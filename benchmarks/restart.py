@@ -157,7 +157,7 @@ class OurRuns:
     def _detected_at(self, job: int) -> float:
         """When the scheduler gave the first attempt up, by its own record."""
         entries = self._cluster.client.timeline(job).entries
-        return min(entry.at_us for entry in entries if entry.kind == "attempt_ended") / 1e6
+        return min(entry.at_us for entry in entries if entry.kind == "AttemptEnded") / 1e6
 
 
 def torchrun_rank(folder: Path) -> float:

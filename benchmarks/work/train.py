@@ -99,11 +99,11 @@ class PacelineKeeper:
         self._run = paceline.init()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        state = self._run.restore()
-        return load(state, model, optimizer) if state is not None else 0
+        restored = self._run.restore(model=model, optimizer=optimizer)
+        return restored.step if restored else 0
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._run.save(step=step, state=state_of(step, model, optimizer))
+        self._run.save(step, model=model, optimizer=optimizer)
 
 
 def keeper_for(folder: Path | None, rank: int) -> Any:
