@@ -88,6 +88,10 @@ def _text(value: str) -> str:
     return _bounded(value, TEXT_CHARS_MAX)
 
 
+def _long_text(value: str) -> str:
+    return _bounded(value, COMMAND_CHARS_MAX)
+
+
 def _command(value: str) -> str:
     if not value.strip():
         raise refusal("expected a command; found nothing to run")
@@ -190,6 +194,8 @@ LocalPath = Annotated[str, AfterValidator(_path)]
 _SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
 Loose = Annotated[str, BeforeValidator(_as_text), AfterValidator(_text), WithJsonSchema(_SCALAR)]
 """Text that may be written as a number or truth value."""
+VariableText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_long_text), WithJsonSchema(_SCALAR)]
+"""The same with room for what people put into environment variables: keys, JSON."""
 PlainData = Annotated[Any, PlainValidator(_plain), WithJsonSchema({})]
 """Lists, mappings and scalars of any shape."""
 Count = Annotated[int, Field(strict=True)]

@@ -28,6 +28,7 @@ from .fields import (
     PlainData,
     Text,
     Variable,
+    VariableText,
     refusal,
 )
 from .parts import (
@@ -80,7 +81,7 @@ class JobSpec(Model):
     """Folders for `${{outputs.NAME}}`."""
     environment: EnvironmentValue = ""
     """Name that nodes map to an interpreter; absent: the node's own interpreter."""
-    environment_variables: dict[Variable, Loose] = Field(default={}, max_length=ENTRIES_MAX)
+    environment_variables: dict[Variable, VariableText] = Field(default={}, max_length=ENTRIES_MAX)
     """Set for every process; expressions are resolved."""
     compute: Line = ""
     """`local` or absent: any node. Pools of nodes are not supported yet."""

@@ -266,6 +266,15 @@ def test_a_problem_says_what_was_expected_and_found() -> None:
     ]
 
 
+def test_variables_have_room_for_keys_and_json() -> None:
+    pem = "-----BEGIN-----\n" + "A" * 60_000 + "\n"
+    assert job(environment_variables={"KEY": pem}).resolved_variables({}) == {"KEY": pem}
+    with pytest.raises(
+        InvalidDocument, match="environment_variables.KEY: expected at most 100000 characters"
+    ):
+        job(environment_variables={"KEY": "x" * 100_001})
+
+
 def test_what_linux_could_not_start_is_refused() -> None:
     long = {"a": "é" * 6000}
     with pytest.raises(
