@@ -270,7 +270,7 @@ def test_variables_have_room_for_keys_and_json() -> None:
     pem = "-----BEGIN-----\n" + "A" * 60_000 + "\n"
     assert job(environment_variables={"KEY": pem}).resolved_variables({}) == {"KEY": pem}
     with pytest.raises(
-        InvalidDocument, match="environment_variables.KEY: expected at most 100000 characters"
+        InvalidDocument, match=r"environment_variables\.KEY: expected at most 100000 characters"
     ):
         job(environment_variables={"KEY": "x" * 100_001})
 
