@@ -5,7 +5,6 @@ Standard library only: zygote, shim and worker live on it in any interpreter.
 
 import ctypes
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -15,6 +14,8 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
+_HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
+"""False where the kernel was built without CONFIG_PROC_CHILDREN."""
 BLOCK_BYTES = 4096
 MARK = "PACELINE_MARK"
 MARK_BYTES_MAX = 64
@@ -79,20 +80,24 @@ def all_pids() -> Iterator[int]:
 
 def descendants(root: int) -> list[int]:
     """Children of `root`, their children and so on, parents first; zombies included."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for pid in all_pids():
-        fields = _stat(pid)
-        if fields:
-            children[int(fields[1])].append(pid)
-    found = list(children[root])
+    found = children(root)
     for pid in found:
-        found.extend(children[pid])
+        found.extend(children(pid))
     return found
 
 
 def children(pid: int) -> list[int]:
-    """Direct children of the process."""
-    return [child for child in all_pids() if (fields := _stat(child)) and int(fields[1]) == pid]
+    """Direct children of the process, zombies included; none when it is gone."""
+    if not _HAS_CHILDREN_FILES:
+        return [child for child in all_pids() if (fields := _stat(child)) and int(fields[1]) == pid]
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    return found
 
 
 def marked(mark: str) -> list[int]:

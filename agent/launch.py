@@ -33,7 +33,7 @@ PRELOAD: Final = (
 _SENSITIVE: Final = re.compile(
     r"PYTHON(?!UNBUFFERED$)\w*|LD_\w+|MALLOC_\w+|GLIBC_TUNABLES|MIMALLOC_\w+|JEMALLOC_\w+|LANG|LC_\w+|HOME"
     r"|TORCH_(?!NCCL_)\w+|PYTORCH_\w+|TORCHDYNAMO_\w+|TORCHINDUCTOR_\w+|ATEN_\w+|OPENBLAS_\w+|MKL_\w+|KMP_\w+"
-    r"|GOMP_\w+|OMP_(?!NUM_THREADS$)\w+|DNNL_\w+|ONEDNN_\w+|NPY_\w+|NUMPY_\w+|VIRTUAL_ENV|CONDA_\w+"
+    r"|GOMP_\w+|OMP_(?!NUM_THREADS$)\w+|DNNL_\w+|ONEDNN_\w+|NPY_\w+|NUMPY_\w+"
 )
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _SHELL_CHARACTERS: Final = frozenset("|&;<>()$`\\*?[]{}~#!\n")

@@ -198,11 +198,24 @@ class _Shim:
     def _fork(self) -> int:
         pid = os.fork()
         if pid == 0:
+            self._close_ours()
             kernel.set_parent_death_signal(signal.SIGKILL)
             if os.getppid() != self._pid:
                 os._exit(1)  # the shim died between the two calls
             reset_signals()
         return pid
+
+    def _close_ours(self) -> None:
+        """In a forked process. Left to the garbage collector, these would later close descriptors of the same
+        number that are somebody else's by then."""
+        for sock in (
+            self._wakeup,
+            self._wakeup_writer,
+            self._listener,
+            *(each.sock for each in self._connections),
+        ):
+            sock.close()
+        self._selector.close()
 
     def _fork_store(self, listener_fd: int) -> None:
         reader, self._drain_fd = os.pipe()

@@ -29,7 +29,7 @@ from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment, kernel
 from .entries import JournalReader
 from .journal import Journal
-from .launch import Launch, Refusal, base_environment, make_launch, mark_of, shadowing
+from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, mark_of, shadowing
 from .rendezvous import RendezvousPorts
 from .shim import last_line
 from .shim_link import ShimLink, dial
@@ -55,6 +55,8 @@ class SupervisorConfig:
     """Environment name -> interpreter."""
     warm: bool = True
     """Keep a process that has imported torch & co., and start Python jobs by forking it."""
+    preload: tuple[str, ...] = PRELOAD
+    """Modules that warm processes import; one that is not there is left out."""
     zygotes_max: int = 4
     """Warm processes for different interpreters and import-sensitive environments; least used go first."""
     rendezvous_address: str = "127.0.0.1"
@@ -122,6 +124,7 @@ class Supervisor:
             state,
             self._base,
             sys.executable,
+            preload=config.preload,
             warm_max=config.zygotes_max,
             on_change=self._tell_change,
         )

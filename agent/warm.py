@@ -20,7 +20,7 @@ from typing import Any
 
 from ..spec.errors import PacelineError
 from . import kernel, zygote
-from .launch import PRELOAD, WarmKey, is_sensitive
+from .launch import WarmKey, is_sensitive
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +216,7 @@ class ZygotePool:
         base: Mapping[str, str],
         lean_interpreter: str,
         *,
+        preload: tuple[str, ...],
         warm_max: int,
         on_change: Callable[[], None],
     ) -> None:
@@ -223,6 +224,7 @@ class ZygotePool:
         self._folder = folder
         self._base = base
         self._lean_interpreter = lean_interpreter
+        self._preload = preload
         self._warm_max = warm_max
         self._on_change = on_change
         self._lean: Zygote | None = None
@@ -267,7 +269,7 @@ class ZygotePool:
         if held is None or not held.alive:
             outside = {name: value for name, value in self._base.items() if not is_sensitive(name)}
             outside.pop("OMP_NUM_THREADS", None)  # set in each rank, after the fork
-            argv = [key.interpreter, ",".join(PRELOAD)]
+            argv = [key.interpreter, ",".join(self._preload)]
             held = self._warm[key] = self._start(
                 f"zygote of {key.interpreter}", argv, outside | dict(key.sensitive)
             )

@@ -79,7 +79,7 @@ def _take_over(rank: Rank, settings: Settings) -> None:
     sys.path[:] = [_first_path(python), *settings.path]
     sys.modules["__main__"] = _fresh_main()
     if not (python["unbuffered"] or rank.environment.get("PYTHONUNBUFFERED")):
-        _buffer_stdout()
+        _buffer_stdio()
     _settle_libraries(rank.environment, settings)
 
 
@@ -96,14 +96,26 @@ def _fresh_main() -> ModuleType:
     return module
 
 
-def _buffer_stdout() -> None:
+def _buffer_stdio() -> None:
     """The zygote was started unbuffered, as ranks are unless the user says otherwise."""
-    raw = io.FileIO(1, "w", closefd=False)
-    raw.name = "<stdout>"
-    old = sys.stdout
-    new = io.TextIOWrapper(io.BufferedWriter(raw), old.encoding, old.errors, newline="\n")
-    new.mode = "w"  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = new  # type: ignore[misc]
+    reader = io.BufferedReader(_raw(0, "r", "<stdin>"))
+    sys.stdin = sys.__stdin__ = _text(reader, sys.stdin, "r")  # type: ignore[misc]
+    writer = io.BufferedWriter(_raw(1, "w", "<stdout>"))
+    sys.stdout = sys.__stdout__ = _text(writer, sys.stdout, "w")  # type: ignore[misc]
+    errors = io.BufferedWriter(_raw(2, "w", "<stderr>"))
+    sys.stderr = sys.__stderr__ = _text(errors, sys.stderr, "w", line_buffering=True)  # type: ignore[misc]
+
+
+def _raw(fd: int, mode: str, name: str) -> io.FileIO:
+    raw = io.FileIO(fd, mode, closefd=False)
+    raw.name = name
+    return raw
+
+
+def _text(buffer: Any, old: Any, mode: str, *, line_buffering: bool = False) -> io.TextIOWrapper:
+    text = io.TextIOWrapper(buffer, old.encoding, old.errors, newline="\n", line_buffering=line_buffering)
+    text.mode = mode  # type: ignore[misc]
+    return text
 
 
 def _settle_libraries(environment: dict[str, str], settings: Settings) -> None:
@@ -154,7 +166,7 @@ def _run_script(target: str) -> None:
 def _absolute(target: str) -> str:
     if os.path.isabs(target):  # noqa: PTH117
         return target
-    return os.getcwd() + "/" + target.removeprefix("./")  # noqa: PTH109 - as the interpreter does it
+    return os.getcwd() + "/" + target  # noqa: PTH109 - as the interpreter does it
 
 
 def _read_script(path: str) -> bytes:
