@@ -85,6 +85,7 @@ class LogShipper:
         self._ready: OrderedDict[tuple[TaskKey, int], _Tail] = OrderedDict()
         self._flying = 0
         self._may_dial = asyncio.Event()
+        self._dial_now = asyncio.Event()
         self._wake = asyncio.Event()
         self._heard_s = 0.0
         self._grew_s = 0.0
@@ -99,6 +100,7 @@ class LogShipper:
         """The session is up or gone: while it is gone, no stream is dialled (one that stands goes on)."""
         if connected:
             self._may_dial.set()
+            self._dial_now.set()
         else:
             self._may_dial.clear()
 
@@ -154,6 +156,7 @@ class LogShipper:
         backoff = Backoff()
         while True:
             await self._may_dial.wait()
+            self._dial_now.clear()
             backoff.began()
             try:
                 await self._one_stream()
@@ -165,7 +168,10 @@ class LogShipper:
                 why = f"the scheduler sent what makes no sense: {error.message}"
             wait_s = backoff.failed()
             log.info("the log stream broke (%s); trying again in %.1f s", why, wait_s)
-            await asyncio.sleep(wait_s)
+            # The session has its own pacing: when it is back, so is this stream.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._dial_now.wait()
 
     async def _one_stream(self) -> None:
         self._start_over()
