@@ -7,51 +7,33 @@ scheduler that loses its agents would write the loss into the jobs' stories.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..spec.errors import Conflict, InvalidRequest, PacelineError, Unavailable
 from ..spec.lifecycle import NodeContact
 from . import process as processes
 from . import settings as client_settings
+from .background import POLL_S, StartFailed, check_running, reap, spawn, wait
+from .leftovers import kill_tasks, task_shims
 from .process import Identity
+from .upfile import Started, Up, read_up, write_up, write_whole
 
 PORT: Final = 7223
 AGENTS_MAX: Final = 64
 SERVE_S: Final = 60.0
 CONNECT_S: Final = 60.0
 STOP_S: Final = 20.0
-KILL_S: Final = 20.0
-POLL_S: Final = 0.02
-LOG_BYTES_MAX: Final = 16 << 20
-LOG_LINES_SHOWN: Final = 15
-_CLIENT_ONLY: Final = (
-    "PACELINE_SCHEDULER",
-    "PACELINE_STATE",
-    "PACELINE_TOKEN",
-    "PACELINE_TOKEN_FILE",
-    "PACELINE_CA",
-)
-
 Tell = Callable[[str], None]
 """Told one line about each thing as it happens."""
-
-
-class StartFailed(PacelineError):
-    """A process that `up` started ended, or did not get ready in time."""
-
-    code = "start-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +45,6 @@ class Plan:
     ephemeral: bool = False
     port: int | None = None
     """Of the scheduler; None: as before, else 7223 or a free one; 0: any free one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A process that `up` started."""
-
-    name: str
-    process: Identity
-    log: str
-    state: str
-    cpus: float = 0.0
-    scheduler: str = ""
-    """The address an agent dials."""
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """What is up on a state folder: the contents of up.json."""
-
-    state: Path
-    ephemeral: bool = False
-    address: str = ""
-    scheduler: Started | None = None
-    """None: it runs, but was not started by `up`."""
-    agents: tuple[Started, ...] = field(default=())
 
 
 def up(state: Path, plan: Plan, tell: Tell) -> Up:
@@ -135,41 +92,8 @@ def new_ephemeral(default: Path) -> Path:
             return pointed
     default.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix="paceline-"))
-    _write(pointer, f"{made}\n")
+    write_whole(pointer, f"{made}\n")
     return made
-
-
-def read_up(state: Path) -> Up | None:
-    """What up.json says; None when there is none. Raises Conflict on one that is not ours."""
-    path = state / "up.json"
-    try:
-        said = json.loads(client_settings.read_small(path))
-        return Up(
-            state=state,
-            ephemeral=bool(said["ephemeral"]),
-            address=str(said["address"]),
-            scheduler=_started(said["scheduler"]) if said["scheduler"] else None,
-            agents=tuple(_started(agent) for agent in said["agents"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Conflict(
-            f"{path} is not what `pace up` writes: {error}", hint="stop its processes by hand, then remove it"
-        ) from None
-
-
-def check_alive(settings: client_settings.Settings) -> None:
-    """Raise Unavailable when the state folder's scheduler is gone; a given address is not judged."""
-    if settings.address:
-        return
-    served = client_settings.read_served(settings.state)
-    host = served.address.rpartition(":")[0]
-    if host in ("127.0.0.1", "localhost", "[::1]") and not served.process.is_alive():
-        raise Unavailable(
-            f"the scheduler of {settings.state} is not running (it was pid {served.process.pid})",
-            hint="`pace up` starts it again; its jobs and their history are kept",
-        )
 
 
 def _scheduler_up(current: Up, plan: Plan, tell: Tell) -> Up:
@@ -197,12 +121,12 @@ def _serving(current: Up, tell: Tell) -> Up:
     started = current.scheduler
     assert started is not None
     begun = time.monotonic()
-    served = _wait(lambda: _served_by(current.state, started.process), started, SERVE_S, "serve")
+    served = wait(lambda: _served_by(current.state, started.process), started, SERVE_S, "serve")
     tell(
         f"scheduler serves at {served.address} (pid {started.process.pid}, {time.monotonic() - begun:.1f} s)"
     )
     current = replace(current, address=served.address)
-    _write_up(current)
+    write_up(current)
     return current
 
 
@@ -219,9 +143,9 @@ def _port(current: Up, plan: Plan, tell: Tell) -> int:
 
 def _start_scheduler(current: Up, port: int) -> Up:
     args = ["--state", str(current.state), "--listen", f"127.0.0.1:{port}"]
-    started = _spawn("scheduler", "paceline.scheduler.main", args, current.state, current.state)
+    started = spawn("scheduler", "paceline.scheduler.main", args, current.state, current.state)
     current = replace(current, scheduler=started)
-    _write_up(current)
+    write_up(current)
     return current
 
 
@@ -242,8 +166,8 @@ def _agents_up(current: Up, plan: Plan, tell: Tell) -> Up:
         by_name[name] = agent
         fresh.append(agent)
         current = replace(current, agents=tuple(by_name[key] for key in sorted(by_name, key=_index_of)))
-        _write_up(current)
-    _write_up(current)
+        write_up(current)
+    write_up(current)
     if fresh:
         _wait_connected(current, fresh, begun, tell)
     return current
@@ -259,7 +183,7 @@ def _start_agent(current: Up, index: int, count: int, plan: Plan, before: Starte
     served = _served(current.state)
     if served is not None and served.ca_file is not None:
         args += ["--ca", str(served.ca_file)]
-    started = _spawn(f"local-{index}", "paceline.agent.main", args, folder, current.state)
+    started = spawn(f"local-{index}", "paceline.agent.main", args, folder, current.state)
     return replace(started, cpus=float(cpus), scheduler=current.address)
 
 
@@ -280,7 +204,7 @@ def _wait_connected(current: Up, fresh: list[Started], begun: float, tell: Tell)
                         f" (pid {agent.process.pid}, {time.monotonic() - begun:.1f} s)"
                     )
             for agent in waiting.values():
-                _check_running(agent, deadline, "connect")
+                check_running(agent, deadline, "connect")
             if waiting:
                 time.sleep(POLL_S)
 
@@ -305,74 +229,6 @@ def _gpu_count() -> int:
         return sum(1 for _ in Path("/proc/driver/nvidia/gpus").iterdir())
     except OSError:
         return 0
-
-
-def _spawn(name: str, module: str, args: list[str], folder: Path, state: Path) -> Started:
-    log = state / "up" / f"{name}.log"
-    log.parent.mkdir(mode=0o700, exist_ok=True)
-    with suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_BYTES_MAX:
-            log.replace(log.with_suffix(".log.1"))
-    environment = {key: value for key, value in os.environ.items() if key not in _CLIENT_ONLY}
-    with log.open("ab") as file:
-        # -P: the state folder, where it runs, is no place to import from.
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *args],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
-        )
-    process = processes.identify(child.pid)
-    if process is None:
-        child.wait()
-        raise StartFailed(f"{name} ended at once\n{log_end(log)}", hint=f"its log: {log}")
-    _children.append(child)
-    return Started(name=name, process=process, log=str(log), state=str(folder))
-
-
-_children: list[subprocess.Popen[bytes]] = []
-"""Kept so that a long-lived caller of `up` does not leave zombies: see `_reap`."""
-
-
-def _reap() -> None:
-    _children[:] = [child for child in _children if child.poll() is None]
-
-
-def _wait(ready: Callable[[], Any], started: Started, limit_s: float, verb: str) -> Any:
-    deadline = time.monotonic() + limit_s
-    while (value := ready()) is None:
-        _check_running(started, deadline, verb)
-        time.sleep(POLL_S)
-    return value
-
-
-def _check_running(started: Started, deadline: float, verb: str) -> None:
-    if not started.process.is_alive():
-        _reap()
-        raise StartFailed(
-            f"{started.name} ended before it could {verb}; the end of its log:\n{log_end(Path(started.log))}",
-            hint=f"the whole log: {started.log}",
-        )
-    if time.monotonic() > deadline:
-        raise StartFailed(
-            f"{started.name} runs (pid {started.process.pid}) but does not {verb}; the end of its log:\n"
-            f"{log_end(Path(started.log))}",
-            hint="`pace down` stops it",
-        )
-
-
-def log_end(log: Path, lines: int = LOG_LINES_SHOWN) -> str:
-    """The last lines of a log file."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
-            text = file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return "(no log)"
-    return "\n".join(text.splitlines()[-lines:]) or "(empty)"
 
 
 def _served(state: Path) -> client_settings.Served | None:
@@ -441,42 +297,7 @@ def _stop(started: Started, tell: Tell) -> None:
         tell(f"{started.name} stopped (pid {started.process.pid})")
     else:
         tell(f"{started.name} did not stop within {STOP_S:g} s and was killed (pid {started.process.pid})")
-    _reap()
-
-
-def task_shims(state: Path) -> Iterator[tuple[str, Identity]]:
-    """Task key and shim of each task that runs on this folder's agents."""
-    for path in (state / "agents").glob("*/tasks/*/shim.pid"):
-        try:
-            pid, start_time = client_settings.read_small(path).split()
-            shim = Identity(int(pid), int(start_time))
-        except (OSError, ValueError):
-            continue  # being written or being dropped: then the agent, not we, has it in hand
-        if shim.is_alive():
-            yield path.parent.name, shim
-
-
-def kill_tasks(state: Path, tell: Tell) -> None:
-    """SIGKILL every process of every task: first what is below the shims, which reap it, then the shims."""
-    agents = str(state / "agents") + "/"
-    shims = dict.fromkeys(shim for _, shim in task_shims(state))
-
-    def below() -> Iterator[Identity]:
-        for shim in shims:
-            if shim.is_alive():
-                yield from processes.descendants(shim)
-        yield from (
-            found
-            for found in processes.with_environment(
-                "PACELINE_TASK_FOLDER", lambda value: value.startswith(agents)
-            )
-            if found not in shims
-        )
-
-    killed = processes.kill_all(below, KILL_S)
-    killed += processes.kill_all(lambda: (shim for shim in shims if shim.is_alive()), KILL_S)
-    if killed:
-        tell(f"killed {len(killed)} process{'es' if len(killed) != 1 else ''} of jobs")
+    reap()
 
 
 def _tell_left(state: Path, tell: Tell) -> None:
@@ -522,34 +343,6 @@ def _locked(state: Path) -> Iterator[None]:
                 f"another `pace up` or `pace down` works on {state}", hint="wait for it to end"
             ) from None
         yield
-
-
-def _write_up(current: Up) -> None:
-    body = {
-        "ephemeral": current.ephemeral,
-        "address": current.address,
-        "scheduler": asdict(current.scheduler) if current.scheduler else None,
-        "agents": [asdict(agent) for agent in current.agents],
-    }
-    _write(current.state / "up.json", json.dumps(body, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.replace(path)
-
-
-def _started(said: dict[str, Any]) -> Started:
-    identity = said["process"]
-    return Started(
-        name=str(said["name"]),
-        process=Identity(int(identity["pid"]), int(identity["start_time"])),
-        log=str(said["log"]),
-        state=str(said["state"]),
-        cpus=float(said["cpus"]),
-        scheduler=str(said["scheduler"]),
-    )
 
 
 def _index_of(name: str) -> int:

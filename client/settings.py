@@ -119,6 +119,19 @@ def read_served(state: Path) -> Served:
     return served
 
 
+def check_alive(settings: Settings) -> None:
+    """Raise Unavailable when the state folder's scheduler is gone; a given address is not judged."""
+    if settings.address:
+        return
+    served = read_served(settings.state)
+    host = served.address.rpartition(":")[0]
+    if host in ("127.0.0.1", "localhost", "[::1]") and not served.process.is_alive():
+        raise Unavailable(
+            f"the scheduler of {settings.state} is not running (it was pid {served.process.pid})",
+            hint="`pace up` starts it again; its jobs and their history are kept",
+        )
+
+
 def read_small(path: Path) -> str:
     """A small text file of ours; one that is too large is refused before it is read."""
     with path.open("rb") as file:

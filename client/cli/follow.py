@@ -86,8 +86,7 @@ class _Follower:
         async for change in client.watch(self._job):
             self._on_back()
             self._state = change.job.state
-            attempt = f"attempt {change.entry.attempt}: " if change.entry.attempt else ""
-            out.hint(f"-- {attempt}{out.clean(change.entry.text)}")
+            out.hint(f"-- {out.clean(change.entry.text)}")
 
     async def _ask_why(self, client: "AsyncClient") -> None:
         await asyncio.sleep(STILL_QUEUED_S)

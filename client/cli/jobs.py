@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...spec.errors import NotFound, PacelineError
+from ...spec.errors import Conflict, NotFound, PacelineError
 from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
+from .main import EXIT_CODES, tell
 from .options import connection, job_argument, json_option, open_client
 
 if TYPE_CHECKING:
@@ -138,28 +139,24 @@ def cancel(settings: "Settings", jobs: tuple[int, ...], grace_s: float, output: 
         for job in dict.fromkeys(jobs):
             try:
                 done.append(client.cancel(job, grace_s=grace_s))
-            except NotFound as error:
+            except (NotFound, Conflict) as error:
                 failed.append((job, error))
     if output == "json":
         errors = [{"job": job, "code": error.code, "text": error.message} for job, error in failed]
         out.show_json({"jobs": done, "errors": errors})
     else:
         _tell_cancelled(done, failed)
-    return 3 if failed else 0
+    return EXIT_CODES[failed[0][1].code] if failed else 0
 
 
 def _tell_cancelled(done: list[views.Job], failed: list[tuple[int, PacelineError]]) -> None:
-    from .main import tell
-
     for job in done:
         if not job.is_over:
             out.show(
                 f"job {job.job} ({out.clean(job.name)}) is asked to stop; see it go: `pace logs -f {job.job}`"
             )
-        elif job.state is JobState.CANCELLED:
-            out.show(f"job {job.job} ({out.clean(job.name)}) is cancelled")
         else:
-            out.show(f"job {job.job} ({out.clean(job.name)}) was already over: {job.state}")
+            out.show(f"job {job.job} ({out.clean(job.name)}) is {job.state}")
     for _, error in failed:
         tell(error)
 

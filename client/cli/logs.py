@@ -29,7 +29,7 @@ def logs(
     """
     of_attempt, of_rank, offset = attempt or 0, -1 if rank is None else rank, -(tail or 0)
     if follow:
-        from ..local import check_alive
+        from ..settings import check_alive
         from .follow import follow as follow_job
 
         check_alive(settings)

@@ -51,8 +51,8 @@ def connection(command: F) -> F:
 
 def open_client(settings: "Settings") -> "Client":
     """A client for one command. Raises Unavailable at once where no scheduler is known, or it is gone."""
-    from ..local import check_alive
     from ..sdk import Client
+    from ..settings import check_alive
 
     check_alive(settings)
     return Client(config=settings, patience_s=PATIENCE_S)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from paceline.client import documents, local, process, views
+from paceline.client import documents, leftovers, process, views
 from paceline.client.process import Identity
 from paceline.client.sdk import Client
 from paceline.spec.ids import JobId
@@ -303,7 +303,7 @@ class Cluster:
                 except AssertionError as error:
                     left.append(str(error))
         # Jobs that a test left running are its own business: what is below a living shim did not hide.
-        local.kill_tasks(self.state, lambda line: None)
+        leftovers.kill_tasks(self.state, lambda line: None)
         with contextlib.suppress(AssertionError):
             wait_until("nothing is left", lambda: not self.marked(), LEFT_S)
         left += [_described(found) for found in self.marked()]
