@@ -37,10 +37,11 @@ def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) ->
 
 def _stale(job: Job | None, entry: Entry, now_us: Micros) -> Plan[int]:
     """Nothing of it counts, except that a leftover of an exclusive attempt is gone."""
-    if job is None or not isinstance(entry.said, Ended):
+    if job is None or not isinstance(entry.said, Ended | Refused):
         return Plan(entry.seq)
+    why = "it has ended" if isinstance(entry.said, Ended) else "it never started"
     gone = tuple(
-        e.LingererGone(now_us, one.key, one.node, "it has ended")
+        e.LingererGone(now_us, one.key, one.node, why)
         for one in job.course.lingering
         if one.key == entry.task
     )

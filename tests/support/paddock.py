@@ -1,0 +1,221 @@
+"""A test environment that owns the real engine, an in-memory store and its own clock.
+
+Scenarios are told in domain verbs: nodes join and go silent, jobs are submitted, ranks fail, time passes. The
+agents are obedient: they take each message that is sent to them, and speak only when the scenario says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.effects import Effect, StartTask, StopTask, Submitted
+from paceline.scheduler.core.events import Event
+from paceline.scheduler.core.evolve import replay
+from paceline.scheduler.core.job import Job, Policy, Shape
+from paceline.scheduler.core.ledger import Ledger, ledger_of
+from paceline.scheduler.core.node import NodeGpu, NodeInventory
+from paceline.scheduler.core.reasons import Why, why
+from paceline.scheduler.core.settings import Settings
+from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.loop_engine import Engine
+from paceline.scheduler.records import events_from_rows, job_from_row
+from paceline.spec.errors import PacelineError
+from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
+from paceline.spec.lifecycle import JobState
+from paceline.spec.resources import GangDemand, Resources
+from support.memory_store import MemoryStore
+
+GIB = 1 << 30
+START_US = 1_000_000_000_000
+
+
+def inventory(
+    name: str,
+    *,
+    cpus: int = 8,
+    memory_gib: int = 64,
+    gpus: int = 0,
+    model: str = "NVIDIA H100 80GB HBM3",
+    environments: Sequence[str] = (),
+    ports: Sequence[int] = (41000, 41001, 41002),
+) -> NodeInventory:
+    return NodeInventory(
+        name,
+        f"{name}.test",
+        Resources(cpus * 1000, memory_gib * GIB, gpus),
+        tuple(NodeGpu(index, model) for index in range(gpus)),
+        tuple(environments),
+        tuple(ports),
+    )
+
+
+def shape(
+    tasks: int = 1,
+    *,
+    cpus: float = 1,
+    gpus: int = 0,
+    memory_gib: int = 0,
+    models: Sequence[str] = (),
+    environment: str = "",
+    exclusive: bool = False,
+    rendezvous: bool = False,
+    ranks: int = 1,
+    retries: int = 0,
+    timeout_s: float = 0,
+    grace_s: float = 30,
+) -> Shape:
+    need = Resources(round(cpus * 1000), memory_gib * GIB, gpus)
+    demand = GangDemand(need, tasks, tasks, tasks, ranks, tuple(models), environment, exclusive, rendezvous)
+    return Shape(demand, Policy(retries, round(timeout_s * 1e6), round(grace_s * 1e6)))
+
+
+class Paddock:
+    """The engine, its store, its clock, and what was sent to whom."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.store = MemoryStore()
+        self.now_us = START_US
+        self.sent: list[Effect] = []
+        self.sessions: dict[str, int] = {}
+        self.seqs: dict[TaskKey, int] = {}
+        self.inventories: dict[str, NodeInventory] = {}
+        self._session = 0
+        self._key = 0
+        self.engine = Engine(self.store.load(), self.settings)
+        self._commit(self.engine.begin(Micros(self.now_us)))
+
+    # --- what happens
+
+    def tell(self, stimulus: s.Stimulus) -> Any:
+        """One stimulus as a batch of its own; a refusal is raised."""
+        known = {row.key: row.jobs for row in self.store.key_rows.values()}
+        step = self.engine.step([stimulus], Micros(self.now_us), known)
+        self._commit(step)
+        while step.more:
+            step = self.engine.step([], Micros(self.now_us), known)
+            self._commit(step)
+        answers = step.answers or (None,)
+        if isinstance(answers[0], PacelineError):
+            raise answers[0]
+        return answers[0]
+
+    def node_joins(self, name: str, *tasks: TaskKey, **facts: Any) -> Any:
+        """Dials in (again) with a new session; the answer is its Welcome."""
+        self._session += 1
+        if facts or name not in self.inventories:
+            self.inventories[name] = inventory(name, **facts)
+        self.sessions[name] = self._session
+        return self.tell(s.Hello(NodeId(name), self._session, "boot", self.inventories[name], tasks))
+
+    def stream_breaks(self, name: str) -> None:
+        self.tell(s.ContactLost(NodeId(name), self.sessions.pop(name), "connection reset"))
+
+    def submit(self, *shapes: Shape, priority: int = 0, key: str = "", user: str = "ann") -> list[int]:
+        self._key += 1
+        jobs = tuple(s.NewJob("train", priority, one, "{}") for one in shapes)
+        answer: Submitted = self.tell(s.Submit(key or f"key-{self._key}", user, jobs))
+        return list(answer.jobs)
+
+    def cancel(self, job: int, grace_s: float | None = None) -> None:
+        grace_us = None if grace_s is None else round(grace_s * 1e6)
+        self.tell(s.Cancel(JobId(job), grace_us, "ann"))
+
+    def says(self, job: int, task: int, *said: s.Said, attempt: int | None = None) -> Any:
+        """The task's journal goes on; entries are numbered by themselves."""
+        current = self.job(job)
+        key = TaskKey(JobId(job), current.attempt if attempt is None else attempt, task)  # type: ignore[arg-type]
+        node = self.node_of(key)
+        entries = []
+        for one in said:
+            self.seqs[key] = self.seqs.get(key, 0) + 1
+            entries.append(s.Entry(key, self.seqs[key], one))
+        return self.tell(s.Reports(NodeId(node), tuple(entries)))
+
+    def starts(self, job: int) -> None:
+        """All tasks of the current attempt say that they run."""
+        for task in self.job(job).tasks:
+            self.says(job, task.task, s.Started((100 + task.task,), "warm"))
+
+    def rank_dies(self, job: int, task: int, code: int = -9, line: str = "") -> None:
+        self.says(job, task, s.Exited(0, code, line))
+
+    def finishes(self, job: int) -> None:
+        """All tasks of the current attempt end well."""
+        for task in self.job(job).tasks:
+            self.says(job, task.task, s.Exited(0, 0), s.Ended((0,), (0,)))
+
+    def task_ends(self, job: int, task: int, code: int = 0, why: str = "exited", **more: Any) -> None:
+        self.says(job, task, s.Ended((code,), (0,), why), **more)
+
+    def pass_time(self, seconds: float, *, step_s: float = 0.25) -> None:
+        """Nodes with a session send heartbeats all the while; whatever is due happens."""
+        end_us = self.now_us + round(seconds * 1e6)
+        while self.now_us < end_us:
+            self.now_us = min(end_us, self.now_us + round(step_s * 1e6))
+            for name, session in list(self.sessions.items()):
+                if not self.tell(s.Heartbeat(NodeId(name), session)):
+                    del self.sessions[name]
+            self.tell(s.Tick())
+
+    def goes_silent(self, name: str) -> None:
+        """The stream stays open, but nothing comes any more."""
+        del self.sessions[name]
+
+    def scheduler_restarts(self) -> None:
+        """From the store alone; all streams are gone."""
+        self.sessions.clear()
+        self.engine = Engine(self.store.load(), self.settings)
+        self._commit(self.engine.begin(Micros(self.now_us)))
+
+    # --- what can be seen
+
+    @property
+    def state(self) -> ClusterState:
+        return self.engine.state
+
+    def job(self, job: int) -> Job:
+        """As it is, or as it ended."""
+        live = self.state.jobs.get(JobId(job))
+        return live or job_from_row(self.store.job_rows[JobId(job)])
+
+    def state_of(self, job: int) -> JobState:
+        return self.job(job).state
+
+    def nodes_of(self, job: int) -> list[str]:
+        return [task.node for task in self.job(job).tasks]
+
+    def node_of(self, key: TaskKey) -> str:
+        for effect in self.sent:
+            if isinstance(effect, StartTask) and effect.key == key:
+                return effect.node
+        raise AssertionError(f"task {key} was never sent")
+
+    def why(self, job: int) -> Why:
+        return why(self.state, self.job(job), Micros(self.now_us))
+
+    def history(self, job: int | None = None) -> list[Event]:
+        rows = [row for row in self.store.event_rows if job is None or row.job == job]
+        return events_from_rows(rows)
+
+    def ledger(self, job: int) -> Ledger:
+        return ledger_of(self.history(job), Micros(self.now_us))
+
+    def starts_sent(self, job: int) -> list[StartTask]:
+        return [one for one in self.sent if isinstance(one, StartTask) and one.key.job == job]
+
+    def stops_sent(self, job: int) -> list[StopTask]:
+        return [one for one in self.sent if isinstance(one, StopTask) and one.key.job == job]
+
+    def replayed(self) -> ClusterState:
+        return replay(self.history(), self.settings)
+
+    def _commit(self, step: Any) -> None:
+        if not step.empty:
+            self.store.commit(step.batch)
+        self.sent += step.effects
+
+
+def with_times(settings: Settings, **changes: int) -> Settings:
+    return replace(settings, **changes)

@@ -1,0 +1,329 @@
+"""Simulated nodes: an agent that may die and come back, tasks that outlive it, a disk that outlives both.
+
+They keep the contracts: journals numbered from 1, positions, folders dropped after the end is acknowledged,
+older attempts killed before newer ones start, leases counted from the SENDING of the last renewal that was
+acknowledged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.effects import Acked, Effect, StartTask, StopTask, Welcome
+from paceline.scheduler.core.node import NodeInventory
+from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
+from support.sim_world import MS, SECOND, Link, Stream, World
+
+if TYPE_CHECKING:
+    from support.sim_run import Run
+
+
+@dataclass
+class Folder:
+    """A task's folder on disk, and the processes that belong to it."""
+
+    key: TaskKey
+    exclusive: bool
+    ranks: int
+    gang: int
+    life_us: int
+    journal: list[s.Entry] = field(default_factory=list)
+    running: bool = False
+    acked: int = 0
+    sent: int = 0
+    forgotten: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.journal) and isinstance(self.journal[-1].said, s.Ended | s.Refused)
+
+
+class Gangs:
+    """How the ranks of one attempt depend on each other: they train when all are there, and fall together."""
+
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+        self.there: dict[tuple[JobId, Attempt], set[TaskKey]] = {}
+
+    def joined(self, node: "Node", folder: Folder) -> None:
+        key = folder.key
+        there = self.there.setdefault((key.job, key.attempt), set())
+        there.add(key)
+        if len(there) == folder.gang:
+            for member in there:
+                self.run.holder_of(member).trains(member)
+
+    def fell(self, key: TaskKey) -> None:
+        for member in sorted(self.there.get((key.job, key.attempt), ())):
+            if member != key:
+                self.run.world.later(
+                    self.run.world.between(1 * MS, 400 * MS), self.run.holder_of(member).peer_fell, member
+                )
+
+
+class Node:
+    """One machine. `up` is the machine, `agent_up` the agent's process on it."""
+
+    def __init__(self, run: "Run", name: str, inventory: NodeInventory) -> None:
+        self.run = run
+        self.world: World = run.world
+        self.name = NodeId(name)
+        self.inventory = inventory
+        self.link = Link(self.world)
+        self.folders: dict[TaskKey, Folder] = {}
+        self.up = True
+        self.agent_up = False
+        self.stream: Stream | None = None
+        self.welcomed = False
+        self.incarnation = 0
+        self.renewed_us = 0
+        """When the last acknowledged renewal was sent."""
+        self.answered_us = 0
+        self.start_agent()
+
+    # --- the agent's process
+
+    def start_agent(self) -> None:
+        if not self.up or self.agent_up:
+            return
+        self.agent_up = True
+        self.incarnation += 1
+        for folder in self.folders.values():
+            folder.acked = folder.sent = 0
+            if not folder.running and not folder.ended:
+                self._write(folder, s.Exited(0, -9), s.Ended((-9,) * folder.ranks, (), "shim died"))
+        self._dial(self.incarnation)
+
+    def kill_agent(self) -> None:
+        """SIGKILL: the kernel closes its connection; tasks go on."""
+        if self.agent_up:
+            self.agent_up = False
+            self._hang_up()
+
+    def kill_machine(self) -> None:
+        """Power off: nothing says goodbye; the disk stays."""
+        self.up = self.agent_up = self.welcomed = False
+        if self.stream is not None:
+            self.stream.open_at_agent = False
+            self.stream = None
+        for folder in self.folders.values():
+            folder.running = False
+
+    def boot(self) -> None:
+        if not self.up:
+            self.up = True
+            self.start_agent()
+
+    def _dial(self, incarnation: int) -> None:
+        if not self.agent_up or incarnation != self.incarnation or self.stream is not None:
+            return
+        if self.link.cut or not self.run.scheduler.alive:
+            self.world.later(self.world.between(100 * MS, 600 * MS), self._dial, incarnation)
+            return
+        stream = self.stream = Stream(self.link)
+        self.welcomed = False
+        self.answered_us = sent_us = self.world.now_us
+        tasks = tuple(sorted(self.folders))
+        hello = s.Hello(self.name, 0, str(self.incarnation), self.inventory, tasks)
+        stream.up(self.run.scheduler.hello, self, stream, hello, sent_us)
+        self.world.later(SECOND, self._beat, stream)
+
+    def _hang_up(self) -> None:
+        """This end is closed; the other hears of it, if the link lets it."""
+        stream, self.stream, self.welcomed = self.stream, None, False
+        if stream is not None:
+            stream.open_at_agent = False
+            stream.up(self.run.scheduler.stream_broke, self, stream)
+
+    def stream_closed(self, stream: Stream) -> None:
+        """The scheduler's end is closed."""
+        if self.stream is stream:
+            stream.open_at_agent = False
+            self.stream, self.welcomed = None, False
+            self.world.later(self.world.between(10 * MS, 400 * MS), self._dial, self.incarnation)
+
+    def _beat(self, stream: Stream) -> None:
+        if self.stream is not stream or not self.agent_up:
+            return
+        if self.world.now_us - self.answered_us > 3 * SECOND:
+            self._hang_up()
+            self._dial(self.incarnation)
+            return
+        if self.welcomed:
+            stream.up(self.run.scheduler.heartbeat, self, stream, self.world.now_us)
+        self.world.later(SECOND, self._beat, stream)
+
+    # --- what the scheduler says
+
+    def welcome(self, stream: Stream, welcome: Welcome, sent_us: int) -> None:
+        if self.stream is not stream:
+            return
+        self.welcomed = True
+        self.renewal(stream, sent_us)
+        for position in welcome.positions:
+            folder = self.folders.get(position.task)
+            if folder is not None:
+                folder.acked = folder.sent = position.seq
+        for key in welcome.forget:
+            self._forget(key)
+        for key in list(self.folders):
+            self._ship(key)
+
+    def renewal(self, stream: Stream, sent_us: int) -> None:
+        if self.stream is stream:
+            self.answered_us = self.world.now_us
+            self.renewed_us = max(self.renewed_us, sent_us)
+
+    def acked(self, stream: Stream, acked: Acked) -> None:
+        if self.stream is not stream:
+            return
+        for position in acked.positions:
+            folder = self.folders.get(position.task)
+            if folder is None:
+                continue
+            folder.acked = max(folder.acked, position.seq)
+            folder.sent = min(folder.sent, position.seq)
+            self._ship(folder.key)
+            if folder.ended and folder.acked >= len(folder.journal):
+                self.folders.pop(position.task, None)
+
+    def take(self, stream: Stream, effects: tuple[Effect, ...]) -> None:
+        if self.stream is not stream:
+            return
+        for effect in effects:
+            if isinstance(effect, StartTask):
+                self._start(effect)
+            else:
+                self._stop(effect)
+
+    def _start(self, start: StartTask) -> None:
+        key = start.key
+        if key in self.folders or any(
+            one.job == key.job and one.attempt > key.attempt for one in self.folders
+        ):
+            return
+        for other in list(self.folders.values()):
+            if other.key.job == key.job and other.key.attempt < key.attempt:
+                self._kill(other, "superseded")
+        job = start.job
+        life_us = self.world.between(50 * MS, 8 * SECOND)
+        folder = Folder(key, job.demand.exclusive, job.demand.processes_per_task, len(job.tasks), life_us)
+        self.folders[key] = folder
+        if not self.world.calm and self.world.chance(0.03):
+            self._write(folder, s.Refused("port", "the port is taken", transient=self.world.chance(0.9)))
+            return
+        self.world.later(self.world.between(5 * MS, 200 * MS), self._launch, folder)
+
+    def _launch(self, folder: Folder) -> None:
+        if not self.up or folder.ended or self.folders.get(folder.key) is not folder:
+            return
+        folder.running = True
+        self.run.checks.task_runs(folder.key, folder.exclusive)
+        self._write(folder, s.Started(tuple(range(100, 100 + folder.ranks)), "warm"))
+        self._watch_lease(folder)
+        self.run.gangs.joined(self, folder)
+
+    def _stop(self, stop: StopTask) -> None:
+        folder = self.folders.get(stop.key)
+        if folder is None or folder.ended:
+            return
+        if not folder.running or not stop.grace_us:
+            self._kill(folder, "stopped")
+            return
+        delay_us = self.world.between(0, min(stop.grace_us, 2 * SECOND))
+        self.world.later(delay_us, self._stopped_within_grace, folder)
+
+    def _stopped_within_grace(self, folder: Folder) -> None:
+        if not folder.running:
+            return
+        if self.world.chance(0.5):
+            self._end(folder, 0, "stopped", killed=False)
+        else:
+            self._end(folder, -15, "stopped", killed=True)
+
+    def _forget(self, key: TaskKey) -> None:
+        folder = self.folders.pop(key, None)
+        if folder is not None:
+            folder.running = False
+            folder.forgotten = True
+
+    # --- the life of a task
+
+    def trains(self, key: TaskKey) -> None:
+        """All ranks are there: the clock of the training runs."""
+        folder = self.folders.get(key)
+        if folder is None or not folder.running:
+            return
+        if key.task == 0:
+            self.world.later(folder.life_us // 3, self._saves, folder, 10)
+            self.world.later(2 * folder.life_us // 3, self._saves, folder, 20)
+        fails = self.world.chance(0.05 if self.world.calm else 0.15)
+        self.world.later(folder.life_us, self._exits, folder, self.world.between(1, 3) if fails else 0)
+
+    def peer_fell(self, key: TaskKey) -> None:
+        folder = self.folders.get(key)
+        if folder is not None and folder.running and self.up:
+            self._end(folder, 1, "exited", killed=False)
+
+    def kill_a_task(self) -> None:
+        """SIGKILL of a worker."""
+        running = [folder for folder in self.folders.values() if folder.running]
+        if running:
+            self._exits(self.world.die.choice(running), -9)
+
+    def _saves(self, folder: Folder, step: int) -> None:
+        if not folder.running:
+            return
+        self._write(folder, s.Metrics(0, step, {"loss": 1 / step}))
+        stall_us = self.world.between(0, 50 * MS)
+        self._write(folder, s.Published(step, f"step-{step}.a{folder.key.attempt}", "hash", 1, stall_us))
+
+    def _exits(self, folder: Folder, code: int) -> None:
+        if not folder.running or not self.up:
+            return
+        self._end(folder, code, "exited", killed=False)
+        if code:
+            self.run.gangs.fell(folder.key)
+
+    def _end(self, folder: Folder, code: int, why: str, *, killed: bool) -> None:
+        folder.running = False
+        exits = tuple(s.Exited(rank, code, "bye", killed) for rank in range(folder.ranks))
+        self._write(folder, *exits, s.Ended((code,) * folder.ranks, (1,) * folder.ranks, why))
+
+    def _kill(self, folder: Folder, why: str) -> None:
+        if not folder.ended:
+            self._end(folder, -9, why, killed=True)
+
+    def _watch_lease(self, folder: Folder) -> None:
+        """The shim's own: it works without the agent. A node's clock may be a little slow."""
+        if not folder.running:
+            return
+        settings = self.run.settings
+        lease_us = settings.lease_exclusive_us if folder.exclusive else settings.lease_fenced_us
+        end_us = self.renewed_us + lease_us + lease_us // 100
+        if self.world.now_us >= end_us:
+            self._kill(folder, "lease ran out")
+            self.run.gangs.fell(folder.key)
+            return
+        self.world.later(end_us - self.world.now_us, self._watch_lease, folder)
+
+    # --- the journal
+
+    def _write(self, folder: Folder, *said: s.Said) -> None:
+        for one in said:
+            folder.journal.append(s.Entry(folder.key, len(folder.journal) + 1, one))
+        self.world.later(self.world.between(0, 5 * MS), self._ship, folder.key)
+
+    def _ship(self, key: TaskKey) -> None:
+        folder = self.folders.get(key)
+        if folder is None or self.stream is None or not self.welcomed or not self.agent_up:
+            return
+        first = folder.acked if self.world.chance(0.2) else folder.sent
+        entries = tuple(folder.journal[first:])
+        if entries:
+            folder.sent = len(folder.journal)
+            self.stream.up(self.run.scheduler.reports, self, self.stream, s.Reports(self.name, entries))
+
+
+Reply = Callable[[Any], None]

@@ -1,0 +1,209 @@
+"""What must be true at every moment of a simulated run. Each check raises AssertionError with what it saw."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from paceline.scheduler.core import events as e
+from paceline.scheduler.core.evolve import replay
+from paceline.scheduler.core.job import Job
+from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.node import Load
+from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.timeline import describe
+from paceline.scheduler.loop_engine import Committed
+from paceline.scheduler.records import event_from_row, events_from_rows, recover
+from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
+from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, JobState, NodeContact
+
+if TYPE_CHECKING:
+    from support.sim_run import Run
+
+
+def durable(job: Job) -> Job:
+    """Without what history does not hold: metrics, and how far the journal was applied by metrics alone."""
+    tasks = tuple(replace(task, applied_seq=0) for task in job.tasks)
+    return replace(job, course=replace(job.course, tasks=tasks, step=-1, metrics={}, metric_rows=0))
+
+
+def picture(state: ClusterState) -> dict[str, Any]:
+    """The state as it can be compared: proper state and what follows from it, without contact."""
+    waiting = [number for number, job in state.jobs.items() if job.state is JobState.QUEUED]
+    return {
+        "last_job": state.last_job,
+        "last_seq": state.last_seq,
+        "jobs": {number: durable(job) for number, job in state.jobs.items()},
+        "nodes": {
+            name: (node.inventory, node.contact is NodeContact.LOST) for name, node in state.nodes.items()
+        },
+        "loads": state.loads,
+        "waiting": sorted(waiting),
+        "in line or held": len(state.queue) + len(state.held),
+    }
+
+
+class Checks:
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+        self.world = run.world
+        self.attempts: dict[JobId, int] = {}
+        self.states: dict[JobId, JobState] = {}
+        self.seq = 0
+
+    # --- at every moment
+
+    def committed(self, committed: Committed) -> None:
+        """Each event of the history once, in order, and from the current attempt only."""
+        event = committed.event
+        number = e.job_of(event)
+        self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
+
+    def state_is_sane(self, state: ClusterState) -> None:
+        for name in state.nodes:
+            self._load_is_true(state, name, state.loads[name])
+        for job in state.jobs.values():
+            self._job_is_sane(state, job)
+        placed = sum(len(job.tasks) for job in state.jobs.values() if job.placed)
+        assert placed == sum(len(load.tasks) for load in state.loads.values())
+        waiting = sum(job.state is JobState.QUEUED for job in state.jobs.values())
+        assert waiting == len(state.queue) + len(state.held), (
+            "a waiting job is in line or held, never both or none"
+        )
+        if self.world.chance(0.1):
+            self.state_is_what_is_stored(state)
+
+    def task_runs(self, key: TaskKey, exclusive: bool) -> None:
+        """A process starts, somewhere. Of an exclusive job, no other attempt may run anywhere."""
+        if not exclusive:
+            return
+        for node in self.run.nodes:
+            for other in node.folders.values():
+                if other.running and other.key.job == key.job and other.key.attempt != key.attempt:
+                    raise AssertionError(f"exclusive task {key} runs while {other.key} runs on {node.name}")
+
+    def recovered(self, state: ClusterState) -> None:
+        """What was loaded is what the whole history leads to."""
+        history = events_from_rows(self.run.store.event_rows)
+        told, loaded = picture(replay(history, self.run.settings)), picture(state)
+        for part in told:
+            assert told[part] == loaded[part], f"{part}: history says {told[part]}, rows say {loaded[part]}"
+
+    def state_is_what_is_stored(self, state: ClusterState) -> None:
+        loaded = recover(self.run.store.load(), self.run.settings)
+        live, stored = picture(state), picture(loaded)
+        for part in live:
+            assert live[part] == stored[part], f"{part}: live {live[part]}, stored {stored[part]}"
+        for number, job in state.jobs.items():
+            assert loaded.jobs[number] == job, f"live {job}, stored {loaded.jobs[number]}"
+
+    # --- at the end
+
+    def all_is_told(self) -> None:
+        """The whole history, from its beginning, judged by an eye of its own."""
+        self.recovered(self.run.scheduler.engine.state)
+        self.state_is_what_is_stored(self.run.scheduler.engine.state)
+        for row in self.run.store.event_rows:
+            self._judge(event_from_row(row))
+        for number in self.run.store.job_rows:
+            self._ledger_adds_up(number)
+        self._no_job_is_lost()
+        self._no_metric_twice()
+        self._nothing_is_left()
+
+    def _judge(self, event: e.Event) -> None:
+        number = e.job_of(event)
+        if number is None:
+            return
+        task = getattr(event, "task", None)
+        if isinstance(event, e.AttemptStarted):
+            assert event.attempt == self.attempts.get(number, 0) + 1, f"attempts only grow by one: {event}"
+            self.attempts[number] = event.attempt
+            self._moves(number, JobState.STARTING)
+        elif isinstance(event, e.AttemptEnded):
+            assert event.attempt == self.attempts[number]
+            self._moves(number, event.then)
+        elif isinstance(event, e.JobEnded):
+            self._moves(number, event.state)
+        elif isinstance(event, e.JobSubmitted):
+            assert number not in self.states, f"job {number} was made twice"
+            self.states[number] = JobState.QUEUED
+        elif task is not None and not isinstance(event, e.LingererGone):
+            assert task.attempt == self.attempts[number], f"a stale attempt was listened to: {event}"
+            assert self.states[number] in (JobState.STARTING, JobState.RUNNING), f"job is over: {event}"
+
+    def _moves(self, number: JobId, to: JobState) -> None:
+        standing = self.states[number]
+        via_running = standing is JobState.STARTING and to in TRANSITIONS[JobState.RUNNING]
+        assert to in TRANSITIONS[standing] or via_running, f"job {number}: {standing} -> {to}"
+        self.states[number] = to
+
+    def _ledger_adds_up(self, number: JobId) -> None:
+        rows = [row for row in self.run.store.event_rows if row.job == number]
+        book = ledger_of(events_from_rows(rows), Micros(self.world.now_us))
+        parts = (
+            book.queued_us,
+            book.starting_us,
+            book.productive_us,
+            book.checkpoint_us,
+            book.lost_us,
+            book.restarting_us,
+            book.hung_us,
+        )
+        row = self.run.store.job_rows[number]
+        assert all(part >= 0 for part in parts), book
+        assert sum(parts) == book.wall_us, book
+        assert row.finished_us is not None and book.wall_us == row.finished_us - row.submitted_us, (book, row)
+
+    def _no_job_is_lost(self) -> None:
+        made = [number for numbers in self.run.acknowledged.values() for number in numbers]
+        assert len(made) == len(set(made)), "two keys share a job"
+        for key, numbers in self.run.acknowledged.items():
+            assert self.run.store.key_rows[key].jobs == numbers
+            for number in numbers:
+                row = self.run.store.job_rows.get(number)
+                assert row is not None, f"job {number} was acknowledged and is lost"
+                assert row.state in {state.value for state in TERMINAL}, (
+                    f"job {number} never ended: {row.state}"
+                )
+
+    def _no_metric_twice(self) -> None:
+        rows = [(row.job, row.attempt, row.rank, row.step, row.name) for row in self.run.store.metric_rows]
+        assert len(rows) == len(set(rows)), "a metric was stored twice"
+
+    def _nothing_is_left(self) -> None:
+        state = self.run.scheduler.engine.state
+        assert not state.jobs and not len(state.queue) and not state.held
+        for load in state.loads.values():
+            assert not load.tasks and not load.lingering and not load.ports
+        left = [
+            str(folder.key)
+            for node in self.run.nodes
+            if node.up
+            for folder in node.folders.values()
+            if folder.running
+        ]
+        assert not left, f"processes are left: {left}"
+
+    def _load_is_true(self, state: ClusterState, name: NodeId, load: Load) -> None:
+        """Nothing is given twice, and what is free plus what is taken is what there is."""
+        cpu_milli = memory_bytes = 0
+        taken: list[int] = []
+        for key, indices in load.tasks.items():
+            job = state.jobs[key.job]
+            assert job.attempt == key.attempt and job.tasks[key.task].node == name
+            cpu_milli += job.demand.per_task.cpu_milli
+            memory_bytes += job.demand.per_task.memory_bytes
+            taken += indices
+        capacity = state.nodes[name].inventory.capacity
+        assert load.free_cpu_milli == capacity.cpu_milli - cpu_milli >= 0, f"{name}: {load}"
+        assert load.free_memory_bytes == capacity.memory_bytes - memory_bytes >= 0, f"{name}: {load}"
+        indices = [gpu.index for gpu in state.nodes[name].inventory.gpus]
+        assert sorted([*taken, *load.free_gpus]) == indices, f"{name}: {load}"
+
+    def _job_is_sane(self, state: ClusterState, job: Job) -> None:
+        """Gangs are whole, each rank has its GPUs, attempts only grow."""
+        if job.placed:
+            assert len(job.tasks) == job.demand.instance_count
+            assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks)
+            assert not job.course.lingering, f"{job} was placed while leftovers may run"
+            assert bool(job.course.rendezvous_port) == job.demand.rendezvous
+        assert job.attempt >= self.attempts.get(job.number, 0)

@@ -1,0 +1,211 @@
+"""One simulated run: a cluster, its users and faults, from one seed; it raises on a broken law."""
+
+from collections.abc import Callable
+
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.effects import Submitted
+from paceline.scheduler.core.settings import Settings
+from paceline.spec.ids import JobId, NodeId, TaskKey
+from support.memory_store import MemoryStore
+from support.paddock import inventory, shape
+from support.sim_agent import Gangs, Node
+from support.sim_checks import Checks
+from support.sim_scheduler import Scheduler
+from support.sim_world import MS, SECOND, START_US, World
+
+FAULTS_FOR_US = 30 * SECOND
+DRAIN_MAX_US = 1_800 * SECOND
+
+
+class Run:
+    """Everything of one run."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        die = self.world.die
+        self.settings = Settings(start_timeout_us=60 * SECOND)
+        self.nodes: list[Node] = []
+        self.acknowledged: dict[str, tuple[JobId, ...]] = {}
+        self.waiting_keys: set[str] = set()
+        self.gangs = Gangs(self)
+        self.checks = Checks(self)
+        self.store = MemoryStore()
+        self.scheduler = Scheduler(self)
+        for at in range(die.randint(2, 5)):
+            gpus = die.choice([0, 2, 4])
+            facts = inventory(f"n{at}", cpus=die.choice([2, 4, 8]), gpus=gpus, ports=range(5000, 5003))
+            self.nodes.append(Node(self, f"n{at}", facts))
+        for at in range(die.randint(2, 6)):
+            self.world.later(self.world.between(0, 20 * SECOND), self._submit, f"key-{at}")
+        for _ in range(die.randint(1, 8)):
+            self.world.later(self.world.between(0, FAULTS_FOR_US), self._fault)
+        self.world.later(FAULTS_FOR_US, self._calm_down)
+
+    def holder_of(self, key: TaskKey) -> Node:
+        """The node that holds the task's folder (any node, when it is gone)."""
+        return next((node for node in self.nodes if key in node.folders), self.nodes[0])
+
+    def over(self) -> bool:
+        """Calm, all asked for and answered, no job left, no process left."""
+        if not self.world.calm or self.waiting_keys or not self.scheduler.alive:
+            return False
+        if self.scheduler.engine.state.jobs:
+            return False
+        return not any(folder.running for node in self.nodes if node.up for folder in node.folders.values())
+
+    # --- users
+
+    def _submit(self, key: str) -> None:
+        die = self.world.die
+        self.waiting_keys.add(key)
+        shapes = [self._shape() for _ in range(die.choice([1, 1, 2, 5]))]
+        jobs = tuple(
+            s.NewJob(f"{key}-{at}", die.choice([0, 0, 0, 5]), one, "{}") for at, one in enumerate(shapes)
+        )
+        self._ask(s.Submit(key, "ann", jobs))
+
+    def _shape(self):  # type: ignore[no-untyped-def]
+        die = self.world.die
+        return shape(
+            die.choice([1, 1, 2, 3]),
+            cpus=die.choice([0.5, 1, 2]),
+            gpus=die.choice([0, 0, 0, 1, 2]),
+            exclusive=die.random() < 0.25,
+            rendezvous=die.random() < 0.5,
+            ranks=die.choice([1, 1, 2]),
+            retries=die.choice([0, 1, 3]),
+            timeout_s=die.choice([0, 0, 0, 5, 30]),
+            grace_s=die.choice([0, 1, 5]),
+        )
+
+    def _ask(self, submit: s.Submit) -> None:
+        """As clients do: the same key again until an answer comes. Messages may be lost or doubled."""
+        if submit.key not in self.waiting_keys:
+            return
+        for _ in range(2 if self.world.chance(0.2) else 1):
+            if self.world.calm or self.world.chance(0.9):
+                self.world.later(
+                    self.world.between(50, 20 * MS),
+                    self.scheduler.call,
+                    submit,
+                    lambda answer: self._answered(submit, answer),
+                )
+        self.world.later(SECOND, self._ask, submit)
+
+    def _answered(self, submit: s.Submit, answer: Submitted) -> None:
+        if not self.world.calm and self.world.chance(0.2):
+            return
+        known = self.acknowledged.setdefault(submit.key, answer.jobs)
+        assert known == answer.jobs, f"{submit.key} made {known} and then {answer.jobs}"
+        assert all(number in self.store.job_rows for number in answer.jobs), (
+            "answered before it was committed"
+        )
+        if submit.key in self.waiting_keys:
+            self.waiting_keys.discard(submit.key)
+            for number in answer.jobs:
+                if self.world.chance(0.15):
+                    delay_us = self.world.between(0, 10 * SECOND)
+                    self.world.later(delay_us, self.scheduler.call, s.Cancel(number), lambda _: None)
+
+    # --- faults
+
+    def _fault(self) -> None:
+        if self.world.calm:
+            return
+        node = self.world.die.choice(self.nodes)
+        kind = self.world.die.choice(
+            [
+                "scheduler",
+                "commit",
+                "commit",
+                "agent",
+                "agent",
+                "machine",
+                "partition",
+                "partition",
+                "all",
+                "worker",
+                "wipe",
+            ]
+        )
+        self.world.tell(f"fault: {kind} {node.name}")
+        getattr(self, f"_fault_{kind}")(node)
+
+    def _fault_scheduler(self, node: Node) -> None:
+        self.scheduler.die("killed")
+
+    def _fault_commit(self, node: Node) -> None:
+        self.scheduler.dies_at_commit = self.world.die.choice(["before", "after"])
+
+    def _fault_agent(self, node: Node) -> None:
+        node.kill_agent()
+        self.world.later(self.world.between(50 * MS, 8 * SECOND), node.start_agent)
+
+    def _fault_machine(self, node: Node) -> None:
+        node.kill_machine()
+        if self.world.chance(0.7):
+            self.world.later(self.world.between(SECOND, 90 * SECOND), node.boot)
+
+    def _fault_partition(self, node: Node) -> None:
+        node.link.cut = True
+        long = self.world.chance(0.3)
+        self.world.later(self.world.between(100 * MS, 80 * SECOND if long else 6 * SECOND), node.link.heal)
+
+    def _fault_all(self, node: Node) -> None:
+        """The scheduler's own network is gone."""
+        for one in self.nodes:
+            one.link.cut = True
+            self.world.later(self.world.between(SECOND, 30 * SECOND), one.link.heal)
+
+    def _fault_worker(self, node: Node) -> None:
+        node.kill_a_task()
+
+    def _fault_wipe(self, node: Node) -> None:
+        """The agent's disk is new: it no longer knows its tasks."""
+        node.kill_machine()
+        node.folders.clear()
+        self.world.later(self.world.between(100 * MS, 5 * SECOND), node.boot)
+
+    def _calm_down(self) -> None:
+        """No more faults. What is gone for good stays gone; a big node joins, so that every job can end."""
+        self.world.tell("faults stop")
+        self.world.calm = True
+        self.scheduler.dies_at_commit = ""
+        for node in self.nodes:
+            if node.link.cut:
+                node.link.heal()
+            node.start_agent()
+        self.nodes.append(Node(self, "big", inventory("big", cpus=64, gpus=16, ports=range(6000, 6010))))
+
+
+def simulate(seed: int, look: Callable[[Run], None] = lambda run: None) -> Run:
+    """Run one seed to its end. Raises AssertionError with the seed; `look` gets the run before it begins."""
+    run = Run(seed)
+    look(run)
+    try:
+        ended = run.world.run(START_US + FAULTS_FOR_US + DRAIN_MAX_US, run.over)
+        assert ended, f"not over after all that time: {_left(run)}"
+        run.checks.all_is_told()
+    except Exception as error:
+        tail = "\n".join(run.world.story[-40:])
+        raise AssertionError(
+            f"seed {seed}: {error}\n{tail}\nreplay: python tests/simulation/replay.py --seed {seed} -v"
+        ) from error
+    return run
+
+
+def _left(run: Run) -> str:
+    state = run.scheduler.engine.state
+    running = [
+        f"{folder.key} on {node.name}"
+        for node in run.nodes
+        for folder in node.folders.values()
+        if folder.running
+    ]
+    contacts = {name: node.contact.value for name, node in state.nodes.items()}
+    return (
+        f"jobs {list(state.jobs.values())}, keys {run.waiting_keys}, running {running}, contacts {contacts}"
+    )
+
+
+__all__ = ["NodeId", "Run", "simulate"]
