@@ -53,10 +53,18 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=60
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=n[1-{count}] Default=YES MaxTime=INFINITE State=UP
 """
-TUNED = "batch_sched_delay=0,sched_min_interval=0,bf_interval=1,default_queue_depth=1000,defer"
-PROMPT = "batch_sched_delay=0,sched_min_interval=0,bf_interval=1"
+CLOUD = """\
+NodeName=c[1-{count}] CPUs={cpus} RealMemory=1000 State=CLOUD
+PartitionName=cloud Nodes=c[1-{count}] MaxTime=INFINITE State=UP
+ResumeProgram=/bin/true
+SuspendProgram=/bin/true
+ResumeTimeout=36000
+ResumeRate=0
+SuspendTime=36000
+"""
+TUNED = "batch_sched_delay=0,sched_min_interval=0,bf_interval=1"
 
 
 def missing() -> str:
@@ -83,24 +91,30 @@ class Slurm:
     """A cluster of `nodes` nodes of `cpus` cpus each; `cloud` nodes only allocate and start nothing."""
 
     def __init__(
-        self, folder: Path, *, nodes: int = 2, cpus: int = 64, parameters: str = PROMPT, cloud: int = 0
+        self,
+        folder: Path,
+        *,
+        nodes: int = 2,
+        cpus: int = 64,
+        parameters: str = TUNED,
+        cloud: int = 0,
+        cloud_cpus: int = 64,
     ) -> None:
         self.folder = folder
         self.nodes = nodes
         self._crew = Crew(folder)
-        port = free_port(nodes + 1)
+        port = self.port = free_port(nodes + 1)
         node_lines = (
             f"NodeName=n[1-{nodes}] NodeHostname=localhost NodeAddr=127.0.0.1"
             f" Port=[{port + 1}-{port + nodes}] CPUs={cpus} RealMemory=1000 State=UNKNOWN"
         )
-        if cloud:
-            node_lines += (
-                f"\nNodeName=c[1-{cloud}] CPUs={cpus} RealMemory=1000 State=CLOUD"
-                "\nResumeProgram=/bin/true\nSuspendProgram=/bin/true\nResumeTimeout=3600\nSuspendTime=-1"
-            )
+        cloud_lines = CLOUD.format(count=cloud, cpus=cloud_cpus) if cloud else ""
         self._configuration = folder / "slurm.conf"
         self._configuration.write_text(
-            CONFIGURATION.format(folder=folder, port=port, nodes=node_lines, parameters=parameters)
+            CONFIGURATION.format(
+                folder=folder, port=port, nodes=node_lines, parameters=parameters, count=nodes
+            )
+            + cloud_lines
         )
         (folder / "state").mkdir()
         self.environment = {"SLURM_CONF": str(self._configuration)}

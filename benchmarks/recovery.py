@@ -1,0 +1,238 @@
+"""recovery: SIGKILL of the scheduler with 100,000 jobs, 10,000 of them running; time until it decides.
+
+The store's content comes about as in life: submitted through gRPC, placed, reported as started by simulated
+nodes over real agent streams. Timed is from the start of the new process to the first job that it places,
+on a node that was not there before. Then all nodes come back: every job must be there, none started twice.
+"""
+
+import asyncio
+import signal
+import socket
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from paceline import AsyncClient
+from paceline.spec.lifecycle import JobState
+
+from .cluster import PACE
+from .cluster import version as our_version
+from .harness import Options, Report, Row, Sample, options
+from .peers import slurm
+from .peers.processes import Crew, free_port
+from .peers.work.waiting import wait_until
+from .work.fleet import Fleet
+
+DOCUMENT = {"command": "true", "code": "/", "resources": {"cpus": 1}}
+NEW_CPUS = 8
+METRIC = "process start to first decision"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Jobs in the store, and those of them that run."""
+
+    jobs: int
+    running: int
+    nodes: int
+
+    @property
+    def case(self) -> str:
+        return f"{self.jobs:,} jobs, {self.running:,} running"
+
+
+FULL = Size(jobs=100_000, running=10_000, nodes=100)
+QUICK = Size(jobs=2_000, running=200, nodes=10)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = options("recovery", "SIGKILL of the scheduler to its first new decision, beside slurmctld.", argv)
+    size = QUICK if given.quick else FULL
+    report = Report("recovery", versions={"paceline": our_version()})
+    with tempfile.TemporaryDirectory(prefix="bench-recovery-") as name, Crew(Path(name)) as crew:
+        asyncio.run(Recovery(Path(name), crew, size).run(report, given))
+    report.finish(given)
+
+
+class Recovery:
+    """Our scheduler with a full store, killed again and again."""
+
+    def __init__(self, folder: Path, crew: Crew, size: Size) -> None:
+        self._folder = folder
+        self._state = folder / "state"
+        self._crew = crew
+        self._size = size
+        self._address = f"127.0.0.1:{free_port()}"
+        self._fleet = Fleet(self._state, self._address)
+
+    async def run(self, report: Report, given: Options) -> None:
+        await self._fill()
+        theirs = SlurmRecovery.prepare(report, given, self._size, self._folder)
+        ours, floor, slurms = [], [], []
+        try:
+            for _ in range(given.pairs):
+                ours.append(await self._once())
+                floor.append(await asyncio.to_thread(read_and_decode_s, self._state / "paceline.db"))
+                if theirs is not None:
+                    slurms.append(await asyncio.to_thread(theirs.once))
+        finally:
+            if theirs is not None:
+                theirs.close()
+            await self._fleet.hang_up()
+        taken, floors = Sample(tuple(ours)), Sample(tuple(floor))
+        peer, beside = ("slurmctld", Sample(tuple(slurms))) if slurms else ("", None)
+        report.rows.append(Row(self._size.case, METRIC, "s", taken, peer, beside, "read+decode", floors))
+        report.notes.append(await self._verdict())
+        report.notes.append(f"the fill: {self._filled}")
+
+    async def _fill(self) -> None:
+        self._start()
+        wait_until((self._state / "scheduler.json").exists, "the scheduler serves")
+        self._fleet.dial(self._fleet.add(self._size.nodes, self._size.running // self._size.nodes))
+        began = time.monotonic()
+        async with AsyncClient(state=self._state) as client:
+            await client.submit_many([DOCUMENT] * self._size.jobs)
+            submitted = time.monotonic()
+            await until(lambda: self._fleet.started == self._size.running, "all nodes full", timeout_s=300)
+            await until(lambda: self._running(client), "all starts known", timeout_s=300)
+        took = (submitted - began, time.monotonic() - began)
+        self._filled = f"{self._size.jobs / took[0]:,.0f} submits/s, all running after {took[1]:.1f} s"
+
+    async def _running(self, client: AsyncClient) -> bool:
+        return not await client.jobs(states=[JobState.STARTING], limit=1)
+
+    def _start(self) -> float:
+        command = [PACE, "scheduler", "--state", str(self._state), "--listen", self._address]
+        began = time.time()
+        self._process = self._crew.start("scheduler", command)
+        return began
+
+    async def _once(self) -> float:
+        """Kill, start, and the seconds until a new node is given a job; then wait for all the others."""
+        await self._fleet.hang_up()
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        began = self._start()
+        new = self._fleet.add(1, NEW_CPUS)
+        self._fleet.dial(new)
+        await until(lambda: new[0].tasks, "a job on the new node")
+        self._fleet.dial(self._fleet.nodes[:-1])
+        await until(lambda: all(node.connected.is_set() for node in self._fleet.nodes), "all nodes back")
+        await until(lambda: len(new[0].tasks) == NEW_CPUS, "the new node full")
+        return min(new[0].tasks.values()) - began
+
+    async def _verdict(self) -> str:
+        """One line on what is in the store; raises when a job is lost or was started twice."""
+        async with AsyncClient(state=self._state) as client:
+            await until(lambda: self._running(client), "all starts known")
+            jobs = await client.jobs(limit=self._size.jobs + 1)
+        states = Counter(str(job.state) for job in jobs)
+        again = [job.job for job in jobs if job.attempt > 1]
+        if len(jobs) != self._size.jobs or again or self._fleet.doubled:
+            raise AssertionError(
+                f"{len(jobs)} of {self._size.jobs} jobs are there, {states};"
+                f" started again: {again[:10]}, doubled: {self._fleet.doubled[:10]}"
+            )
+        counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
+        return f"0 lost, 0 started twice: {counts}, each at its first attempt"
+
+
+def read_and_decode_s(file: Path) -> float:
+    """Read all live jobs and nodes with plain sqlite3 and decode their records: no less can be done."""
+    decode = msgspec.json.Decoder().decode
+    began = time.monotonic()
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as store:
+        live = "SELECT * FROM jobs WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED') ORDER BY job"
+        for row in store.execute(live):
+            decode(row[-1])
+            decode(row[-2])
+        for _, record in store.execute("SELECT * FROM nodes"):
+            decode(record)
+    return time.monotonic() - began
+
+
+class SlurmRecovery:
+    """slurmctld with as many jobs: those that run are on nodes that only allocate (State=CLOUD)."""
+
+    def __init__(self, cluster: slurm.Slurm, folder: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._runs = 0
+
+    @classmethod
+    def prepare(cls, report: Report, given: Options, size: Size, folder: Path) -> "SlurmRecovery | None":
+        why = "slurmctld: not with --quick" if given.quick else slurm.missing()
+        if why:
+            report.left_out(why)
+            return None
+        report.versions["slurm"] = slurm.version().split()[-1]
+        report.notes.append(
+            "slurmctld's pending jobs are elements of one array, which it keeps as one record; its running ones"
+            " were placed on nodes that only allocate; its time includes the job's launch by a real slurmd"
+        )
+        here = folder / "slurm"
+        here.mkdir()
+        each = size.running // size.nodes
+        cluster = slurm.Slurm(here, nodes=1, cpus=NEW_CPUS, cloud=size.nodes, cloud_cpus=each)
+        cluster.__enter__()
+        made = cls(cluster, here)
+        try:
+            made._fill(size)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _fill(self, size: Size) -> None:
+        array = f"--array=1-{size.jobs}"
+        self._cluster.run("sbatch", "-Q", "-p", "cloud", "-o", "/dev/null", array, "--wrap", "true")
+        wait_until(lambda: self._allocated() >= size.running, "Slurm's nodes full", timeout_s=600, every_s=2)
+
+    def _allocated(self) -> int:
+        return len(self._cluster.run("squeue", "-h", "-r", "-t", "R,CF", "-o", "%A").split())
+
+    def once(self) -> float:
+        """Kill, start, and the seconds until a job submitted as soon as it listens runs on the real node."""
+        self._runs += 1
+        told = self._folder / f"decided-{self._runs}"
+        self._cluster.controller.kill()
+        self._cluster.controller.wait()
+        began = time.time()
+        self._cluster.start_controller()
+        wait_until(self._listens, "slurmctld listens", timeout_s=120)
+        script = f"bash -c 'echo $EPOCHREALTIME > {told}'"
+        self._cluster.run("sbatch", "-Q", "-p", "main", "-o", "/dev/null", "--wrap", script)
+        wait_until(lambda: told.exists() and told.read_text(), "Slurm's new job", timeout_s=120)
+        return float(told.read_text()) - began
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._cluster.port)) == 0
+
+    def close(self) -> None:
+        self._cluster.__exit__(None, None, None)
+
+
+async def until(
+    condition: Callable[[], object | Awaitable[object]], what: str, *, timeout_s: float = 60.0
+) -> None:
+    """`wait_until` for asyncio; the condition may be a coroutine."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if await found if isinstance(found, Awaitable) else found:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not so after {timeout_s} s")
+        await asyncio.sleep(0.005)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,141 @@
+"""Simulated nodes: real agent streams over gRPC, with tasks that are said to run and never end.
+
+A node answers each StartTask with a journal that says `started`. When it dials in again it names the tasks it
+has, as an agent does; a StartTask for one of them would be a job started twice.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from paceline.proto import channels
+from paceline.proto.generated import agent_pb2, agent_pb2_grpc, common_pb2, nodes_pb2
+
+Key = tuple[int, int, int]
+HEARTBEAT_S = 1.0
+
+
+class SimNode:
+    """One node. `tasks` outlive its connections."""
+
+    def __init__(self, name: str, cpus: int) -> None:
+        self.name = name
+        self.tasks: dict[Key, float] = {}
+        """Key to the time at which the start arrived."""
+        self.doubled: list[Key] = []
+        self.connected = asyncio.Event()
+        self._cpus = cpus
+        self._dials = 0
+
+    async def serve(self, address: str, token: str) -> None:
+        """One connection, until it breaks."""
+        self._dials += 1
+        said: asyncio.Queue[agent_pb2.FromAgent] = asyncio.Queue()
+        said.put_nowait(agent_pb2.FromAgent(hello=self._hello()))
+        beats = asyncio.create_task(self._beat(said))
+        try:
+            async with channels.open_aio_channel(channels.target(address, token)) as channel:
+                stream = agent_pb2_grpc.AgentSessionStub(channel).Session(_messages(said))
+                async for message in stream:
+                    self._on_message(message, said)
+        finally:
+            self.connected.clear()
+            beats.cancel()
+
+    def _on_message(self, message: agent_pb2.ToAgent, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+        if message.HasField("welcome"):
+            self.connected.set()
+        elif message.HasField("start"):
+            self._on_start(message.start.task, said)
+
+    def _on_start(self, task: common_pb2.TaskKey, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+        key = (task.job, task.attempt, task.task)
+        if key in self.tasks:
+            self.doubled.append(key)
+        self.tasks.setdefault(key, time.time())
+        started = agent_pb2.TaskStarted(pids=[1], start_mode="warm", shim_pid=1)
+        entry = agent_pb2.JournalEntry(task=task, seq=1, at_monotonic_s=time.monotonic(), started=started)
+        said.put_nowait(agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=[entry])))
+
+    async def _beat(self, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+        sequence = 0
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            sequence += 1
+            beat = agent_pb2.Heartbeat(sequence=sequence, sent_monotonic_s=time.monotonic())
+            said.put_nowait(agent_pb2.FromAgent(heartbeat=beat))
+
+    def _hello(self) -> agent_pb2.Hello:
+        inventory = nodes_pb2.Inventory(
+            name=self.name,
+            address="127.0.0.1",
+            capacity=common_pb2.Resources(cpu_milli=self._cpus * 1000, memory_bytes=1 << 40),
+            gpu_status="none: simulated",
+            warm_pool="ready",
+        )
+        keys = [common_pb2.TaskKey(job=job, attempt=attempt, task=task) for job, attempt, task in self.tasks]
+        incarnation = f"{self.name}-{self._dials}"
+        return agent_pb2.Hello(node_id=self.name, incarnation=incarnation, inventory=inventory, tasks=keys)
+
+
+async def _messages(said: "asyncio.Queue[agent_pb2.FromAgent]") -> AsyncIterator[agent_pb2.FromAgent]:
+    while True:
+        yield await said.get()
+
+
+class Fleet:
+    """Nodes that keep dialling the scheduler of a state folder."""
+
+    def __init__(self, state: Path, address: str) -> None:
+        self.nodes: list[SimNode] = []
+        self._state = state
+        self._address = address
+        self._dialling: list[asyncio.Task[Any]] = []
+
+    @property
+    def started(self) -> int:
+        return sum(len(node.tasks) for node in self.nodes)
+
+    @property
+    def doubled(self) -> list[Key]:
+        """Tasks that were started twice: on one node, or of one job on two."""
+        seen: set[Key] = set()
+        twice = [key for node in self.nodes for key in node.doubled]
+        for node in self.nodes:
+            twice += [key for key in node.tasks if key in seen]
+            seen |= node.tasks.keys()
+        return twice
+
+    def add(self, count: int, cpus: int) -> list[SimNode]:
+        """Nodes that dial from `dial` on."""
+        new = [SimNode(f"sim-{len(self.nodes) + number}", cpus) for number in range(count)]
+        self.nodes += new
+        return new
+
+    def dial(self, nodes: list[SimNode]) -> None:
+        token = (self._state / "agent.token").read_text().strip()
+        self._dialling += [
+            asyncio.create_task(_keep(lambda node=node: node.serve(self._address, token))) for node in nodes
+        ]
+
+    async def hang_up(self) -> None:
+        """Every connection ends; the tasks stay."""
+        dialling, self._dialling = self._dialling, []
+        for task in dialling:
+            task.cancel()
+        for task in dialling:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _keep(serve: Callable[[], Awaitable[None]]) -> None:
+    """Dial again at once: the benchmark is of the scheduler's return, not of the agents' patience."""
+    while True:
+        with suppress(grpc.RpcError):
+            await serve()
+        await asyncio.sleep(0.02)
