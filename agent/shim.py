@@ -492,10 +492,8 @@ class _Shim:
             self._push(connection)
         try:
             data = connection.sock.recv(1 << 16) if connection in self._connections else b""
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+        except (BlockingIOError, ConnectionResetError):
+            return  # reset: it left without reading our answers; what it had said comes with the next call
         *lines, rest = (connection.incoming + data).split(b"\n")
         connection.incoming = rest
         for line in lines:
@@ -547,9 +545,8 @@ class _Shim:
             connection.outgoing = connection.outgoing[sent:]
         except BlockingIOError:
             pass
-        except OSError:
-            self._drop(connection)
-            return
+        except OSError:  # it no longer listens, but what it has said is still to be read
+            connection.outgoing, connection.watching = b"", False
         if len(connection.outgoing) > LINE_BYTES_MAX:  # asks and asks, and never reads
             self._drop(connection)
             return
