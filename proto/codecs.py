@@ -1,7 +1,5 @@
 """spec <-> messages. What comes in is checked here; a message that makes no sense raises InvalidRequest."""
 
-from collections.abc import Mapping
-
 from ..spec import ids, resources
 from ..spec.errors import InvalidRequest
 from .generated import common_pb2
@@ -36,14 +34,6 @@ def job_id_of(number: int) -> ids.JobId:
     if number < 1:
         raise InvalidRequest(f"{number} is no job number", hint="job numbers start at 1: see `pace jobs`")
     return ids.JobId(number)
-
-
-def reason_message(
-    code: str, text: str, *, hint: str = "", fields: Mapping[str, object] | None = None
-) -> common_pb2.Reason:
-    return common_pb2.Reason(
-        code=code, text=text, hint=hint, fields={name: str(value) for name, value in (fields or {}).items()}
-    )
 
 
 def page_of(message: common_pb2.Page) -> tuple[int, int | None]:

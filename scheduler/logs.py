@@ -7,7 +7,7 @@ All calls come from the scheduler's asyncio thread; only appends, syncs and cold
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from ..proto.logfile import LogFile, Piece
-from ..spec.ids import Attempt, JobId
+from ..spec.ids import Attempt, JobId, TaskKey
 
 T = TypeVar("T")
 
@@ -86,6 +86,24 @@ class LogStore:
             bell.ring(stream)
         return size
 
+    async def note_sizes(self, task: TaskKey, sizes: Sequence[int]) -> None:
+        """How long the streams of a task's ranks are in the end, where no event of the job says it."""
+        path = self._folder / str(task.job) / f"{task.attempt}.sizes"
+        first = task.task * len(sizes)
+        text = "".join(f"{first + local} {size}\n" for local, size in enumerate(sizes))
+        await self._in_thread(lambda: _append_text(path, text))
+        for bell in self._bells.get(task.job, ()):
+            bell.ring()
+
+    def noted_sizes(self, job: JobId, attempt: Attempt) -> dict[int, int]:
+        """By rank; of those that were noted."""
+        try:
+            lines = (self._folder / str(job) / f"{attempt}.sizes").read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        pairs = (line.split() for line in lines)
+        return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
+
     async def sync(self, stream: Stream) -> int:
         """Return the size that survives a power cut."""
         with self._using(stream) as file:
@@ -152,3 +170,9 @@ class LogStore:
 
     def _path(self, stream: Stream) -> Path:
         return self._folder / str(stream.job) / f"{stream.attempt}.{stream.rank}.log"
+
+
+def _append_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)

@@ -25,6 +25,7 @@ from ..proto.generated import (
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
+    logs_pb2_grpc,
     nodes_pb2,
     nodes_pb2_grpc,
 )
@@ -32,11 +33,16 @@ from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
 from ..spec.errors import StoreFailure, Unavailable
 from .config import SchedulerConfig
+from .logs import LogStore
 from .loop import Loop
+from .loop_clock import Clock, steady_clock
 from .services.agents import AgentService, Samples
 from .services.documents import Documents
 from .services.jobs import JobService
+from .services.logs import LogService
+from .services.lookup import Lookup
 from .services.nodes import NodeService
+from .services.shipping import ShippingService
 from .store import open_store
 from .store.base import Store
 
@@ -65,10 +71,11 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
     tls = _tls_files(config)
     store = await asyncio.to_thread(open_store, config.store_location)
     try:
-        loop = Loop(store, config.settings)
+        clock = steady_clock()
+        loop = Loop(store, config.settings, now_us=clock)
         await loop.start()
         try:
-            async with _listening(config, tokens, tls, loop, store) as address:
+            async with _listening(config, _Inside(tokens, tls, loop, store, clock)) as address:
                 made = Serving(
                     address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
                 )
@@ -83,20 +90,35 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
         await asyncio.to_thread(store.close)
 
 
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What the services are made of."""
+
+    tokens: Tokens
+    tls: TlsFiles | None
+    loop: Loop
+    store: Store
+    clock: Clock
+
+
 @asynccontextmanager
-async def _listening(
-    config: SchedulerConfig, tokens: Tokens, tls: TlsFiles | None, loop: Loop, store: Store
-) -> AsyncIterator[str]:
-    server = grpc.aio.server(interceptors=[Guard(tokens)], options=SERVER_OPTIONS)
+async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[str]:
+    loop, store, clock = inside.loop, inside.store, inside.clock
+    server = grpc.aio.server(interceptors=[Guard(inside.tokens)], options=SERVER_OPTIONS)
     documents = Documents(store)
     samples = Samples()
-    jobs_pb2_grpc.add_JobsServicer_to_server(
-        JobService(loop, store, documents, storage=config.storage_folder), server
-    )
-    nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples), server)
+    lookup = Lookup(loop, store)
+    jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=clock)
+    jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
+    nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=clock), server)
+    logs = LogStore(config.state / "logs")
+    logs_pb2_grpc.add_LogsServicer_to_server(LogService(lookup, logs), server)
+    shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
+    logs_pb2_grpc.add_LogShippingServicer_to_server(shipping, server)
     agents = AgentService(
         loop,
         documents,
+        logs,
         cluster_id=store.cluster_id,
         storage=config.storage_folder,
         settings=config.settings,
@@ -104,7 +126,7 @@ async def _listening(
     )
     agent_pb2_grpc.add_AgentSessionServicer_to_server(agents, server)
     health = _add_health_and_reflection(server)
-    address = _bind(server, config.listen, tls)
+    address = _bind(server, config.listen, inside.tls)
     await server.start()
     try:
         yield address
@@ -112,6 +134,7 @@ async def _listening(
         await health.enter_graceful_shutdown()
         await server.stop(STOP_GRACE_S)
         await agents.drained()
+        logs.close()
 
 
 def _add_health_and_reflection(server: grpc.aio.Server) -> Any:

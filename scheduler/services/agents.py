@@ -21,11 +21,14 @@ from ...proto.codecs import resources_of, task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, PacelineError, Unavailable
-from ...spec.ids import NodeId
+from ...spec.ids import NodeId, TaskKey
 from ..core import stimuli
 from ..core.effects import Acked, Effect, StartTask, StopTask, Welcome
+from ..core.job import Job, TaskState
 from ..core.node import NodeGpu, NodeInventory
 from ..core.settings import Settings
+from ..core.state import ClusterState
+from ..logs import LogStore
 from ..loop import Loop
 from .documents import Documents
 from .reports import entry_of
@@ -60,6 +63,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self,
         loop: Loop,
         documents: Documents,
+        logs: LogStore,
         *,
         cluster_id: str,
         storage: Path,
@@ -68,6 +72,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
     ) -> None:
         self._loop = loop
         self._documents = documents
+        self._logs = logs
         self._cluster_id = cluster_id
         self._storage = storage
         self._settings = settings
@@ -147,9 +152,23 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 raise LimitExceeded(f"{len(reports.entries)} entries in one report; at most {REPORTS_MAX}")
             entries = tuple(entry_of(entry) for entry in reports.entries)
             acked = await self._loop.submit(stimuli.Reports(node, entries))
+            endings = [(entry.task, entry.said) for entry in entries if isinstance(entry.said, stimuli.Ended)]
+            if endings:
+                await self._note_untold(endings)
             outbox.put(agent_pb2.ToAgent(ack=_ack_message(acked)))
         finally:
             in_flight.release()
+
+    async def _note_untold(self, endings: Sequence[tuple[TaskKey, stimuli.Ended]]) -> None:
+        """An attempt that was over before its task: no event tells that end, and followers wait for it."""
+
+        def untold(state: ClusterState) -> list[tuple[TaskKey, stimuli.Ended]]:
+            return [
+                (task, said) for task, said in endings if not _is_told(state.jobs.get(task.job), task, said)
+            ]
+
+        for task, said in await self._loop.read(untold):
+            await self._logs.note_sizes(task, said.log_bytes)
 
     async def _rendered(self, messages: Sequence[_Outgoing]) -> list[agent_pb2.ToAgent]:
         specs = await self._documents.of_jobs(m.key.job for m in messages if isinstance(m, StartTask))
@@ -285,6 +304,14 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         rendezvous_ports=tuple(message.rendezvous_ports),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
+
+
+def _is_told(job: Job | None, task: TaskKey, said: stimuli.Ended) -> bool:
+    if job is None:
+        return said.why == "exited" and not any(said.exit_codes)
+    if job.attempt != task.attempt or task.task >= len(job.tasks):
+        return False
+    return job.tasks[task.task].state is TaskState.ENDED
 
 
 def _ack_message(acked: Acked) -> agent_pb2.ReportsAck:

@@ -5,7 +5,9 @@ A live job is read from the loop, a finished one from the store; a listing is re
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,25 +23,27 @@ from ...proto.limits import (
     SUBMIT_JOBS_MAX,
 )
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
-from ...spec.ids import JobId, NodeId
+from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
 from ..core import stimuli
-from ..core.events import AttemptStarted
+from ..core.events import AttemptStarted, Event, node_of
 from ..core.job import Job, Policy, Shape
+from ..core.ledger import ledger_of
+from ..core.reason import Reason
+from ..core.reasons import why
 from ..core.state import ClusterState
-from ..loop import Loop
-from ..records import event_from_row, event_row, job_from_row
-from ..store.base import EventRow, Store
+from ..records import event_from_row, event_row, events_from_rows, job_from_row
+from ..store.base import EventRow
 from .documents import Documents
-from .messages import add_document, job_message
+from .lookup import Lookup, no_job
+from .messages import add_document, entry_message, job_message, reason_message
 from .starts import output_folders
-from .story import entry_message
 
 _KEY: Final = re.compile(KEY_PATTERN)
 _SECOND_US: Final = 1_000_000
-TIMELINE_ENTRIES_MAX: Final = 20_000
+_WAITS_BUDGET_S: Final = 0.005
 _EVENTS_AT_ONCE: Final = 1000
 _PARSE_AT_ONCE: Final = 50
 """Documents of one submit that are parsed before other calls get their turn."""
@@ -50,9 +54,13 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class JobService(jobs_pb2_grpc.JobsServicer):
     """Role: client."""
 
-    def __init__(self, loop: Loop, store: Store, documents: Documents, *, storage: Path) -> None:
-        self._loop = loop
-        self._store = store
+    def __init__(
+        self, lookup: Lookup, documents: Documents, *, storage: Path, now_us: Callable[[], int]
+    ) -> None:
+        self._lookup = lookup
+        self._loop = lookup.loop
+        self._store = lookup.store
+        self._now_us = now_us
         self._documents = documents
         self._storage = storage
 
@@ -77,11 +85,13 @@ class JobService(jobs_pb2_grpc.JobsServicer):
             limit=limit,
         )
         jobs = [job_from_row(row) for row in rows]
-        names = await self._loop.read(lambda state: _names(state, jobs))
+        names, waits = await self._loop.read(
+            lambda state: (_names(state, jobs), _waits(state, jobs, self._now_us()))
+        )
         reply = jobs_pb2.ListJobsReply()
         size = 0
         for job in jobs:
-            view = job_message(job, node_names=names)
+            view = job_message(job, node_names=names, why=waits.get(job.number))
             size += view.ByteSize()
             if reply.jobs and size > PAGE_BYTES_MAX:
                 break
@@ -101,7 +111,7 @@ class JobService(jobs_pb2_grpc.JobsServicer):
         try:
             await self._loop.submit(stimuli.Cancel(number, grace_us, by="a client"))
         except NotFound:
-            job = await self._stored(number)
+            job = await self._lookup.job(number)
             # A cancel whose reply was lost is asked again: what it wanted is so.
             if job.state is not JobState.CANCELLED:
                 raise Conflict(
@@ -115,16 +125,27 @@ class JobService(jobs_pb2_grpc.JobsServicer):
     async def Why(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.WhyReply:
         number = job_id_of(request.job)
         view = await self._view(number)
-        return jobs_pb2.WhyReply(job=view, reasons=[view.reason] if view.HasField("reason") else [])
+        job = await self._lookup.job(number)
+        said = await self._loop.read(lambda state: why(state, job, Micros(self._now_us())))
+        return jobs_pb2.WhyReply(
+            job=view, reasons=[reason_message(reason) for reason in said.reasons], never=said.never
+        )
 
     async def Timeline(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.TimelineReply:
         number = job_id_of(request.job)
         view = await self._view(number)
-        reply = jobs_pb2.TimelineReply(job=view)
-        async for row in self._history(number, 0):
-            reply.entries.append(await self._entry(row))
-            if len(reply.entries) >= TIMELINE_ENTRIES_MAX:
-                break
+        rows = [row async for row in self._history(number, 0)]
+        events = events_from_rows(rows)
+        names = await self._loop.read(lambda state: _names_of(state, _nodes_in(events)))
+        ledger = ledger_of(events, Micros(self._now_us()))
+        reply = jobs_pb2.TimelineReply(job=view, ledger=jobs_pb2.Ledger(**asdict(ledger)))
+        size = view.ByteSize()
+        for row, event in zip(rows, events, strict=True):
+            entry = entry_message(row, event, names)
+            size += entry.ByteSize()
+            if size > PAGE_BYTES_MAX:
+                break  # Watch gives the rest, from a seq on
+            reply.entries.append(entry)
         return reply
 
     async def Watch(
@@ -164,34 +185,28 @@ class JobService(jobs_pb2_grpc.JobsServicer):
 
     async def _entry(self, row: EventRow) -> jobs_pb2.TimelineEntry:
         event = event_from_row(row)
-        nodes = [place.node for place in event.places] if isinstance(event, AttemptStarted) else []
-        names = await self._loop.read(lambda state: _names_of(state, nodes)) if nodes else {}
+        names = await self._loop.read(lambda state: _names_of(state, _nodes_in([event])))
         return entry_message(row, event, names)
 
     async def _view(self, number: JobId) -> jobs_pb2.JobView:
         """A job with its document: live from the loop, over from the store."""
-        found = await self._loop.read(lambda state: _live(state, number))
+        found = await self._loop.read(lambda state: _live(state, number, self._now_us()))
+        said: Reason | None = None
         if found is not None:
-            job, names = found
+            job, names, said = found
             document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
         else:
             row = await asyncio.to_thread(self._store.job, number)
             if row is None:
-                raise _no_job(number)
+                raise no_job(number)
             job, document = job_from_row(row), row.document
             names = await self._loop.read(lambda state: _names(state, [job]))
-        view = job_message(job, node_names=names)
+        view = job_message(job, node_names=names, why=said)
         if document is not None:
             spec = self._documents.parse(document)
             outputs = output_folders(self._storage, number, job.attempt, spec) if job.attempt else {}
             add_document(view, document, spec, outputs)
         return view
-
-    async def _stored(self, number: JobId) -> Job:
-        row = await asyncio.to_thread(self._store.job, number)
-        if row is None:
-            raise _no_job(number)
-        return job_from_row(row)
 
     async def _parsed(self, documents: Sequence[jobs_pb2.JobDocument]) -> list[JobSpec]:
         specs = []
@@ -241,13 +256,30 @@ def _state(name: str) -> JobState:
         ) from None
 
 
-def _no_job(number: JobId) -> NotFound:
-    return NotFound(f"there is no job {number}", hint="`pace jobs` lists what there is", job=number)
-
-
-def _live(state: ClusterState, number: JobId) -> tuple[Job, dict[NodeId, str]] | None:
+def _live(state: ClusterState, number: JobId, now_us: int) -> tuple[Job, dict[NodeId, str], Reason] | None:
     job = state.jobs.get(number)
-    return None if job is None else (job, _names(state, [job]))
+    if job is None:
+        return None
+    return job, _names(state, [job]), why(state, job, Micros(now_us)).reasons[0]
+
+
+def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId, Reason]:
+    """Why they wait, as far as it can be said without holding up the loop; `Why` says the rest."""
+    until_s = time.perf_counter() + _WAITS_BUDGET_S
+    said: dict[JobId, Reason] = {}
+    for listed in jobs:
+        job = state.jobs.get(listed.number)
+        if job is None or job.placed:
+            continue
+        if time.perf_counter() > until_s:
+            break
+        said[job.number] = why(state, job, Micros(now_us)).reasons[0]
+    return said
+
+
+def _nodes_in(events: Iterable[Event]) -> set[NodeId]:
+    nodes = {place.node for event in events if isinstance(event, AttemptStarted) for place in event.places}
+    return nodes | {node for event in events if (node := node_of(event)) is not None}
 
 
 def _names(state: ClusterState, jobs: Iterable[Job]) -> dict[NodeId, str]:

@@ -3,22 +3,26 @@
 from collections.abc import Mapping
 from typing import Final
 
-from ...proto.codecs import reason_message, resources_message
+from ...proto.codecs import resources_message
 from ...proto.generated import common_pb2, jobs_pb2
 from ...spec.ids import NodeId
 from ...spec.job import JobSpec
 from ...spec.problems import Path as DocumentPath
-from ..core.job import Checkpoint, Ending, Job, TaskRun
+from ..core.events import Event
+from ..core.job import Checkpoint, Job, TaskRun
+from ..core.reason import Reason
+from ..core.reasons import ending_reason
+from ..core.timeline import attempt_of, describe
+from ..store.base import EventRow
 
 LAST_CHECKPOINTS_MAX: Final = 100
 
 
-def job_message(
-    job: Job, *, node_names: Mapping[NodeId, str], waits: common_pb2.Reason | None = None
-) -> jobs_pb2.JobView:
+def job_message(job: Job, *, node_names: Mapping[NodeId, str], why: Reason | None = None) -> jobs_pb2.JobView:
     """A job for a listing: everything but its document and what follows from it."""
     course, demand = job.course, job.demand
-    reason = waits if waits is not None else _ending_message(course.ending)
+    if why is None and course.ending is not None:
+        why = ending_reason(job)
     return jobs_pb2.JobView(
         job=job.number,
         name=job.name,
@@ -29,7 +33,7 @@ def job_message(
         submitted_us=job.submitted_us,
         started_us=course.started_us,
         finished_us=course.finished_us,
-        reason=reason,
+        reason=None if why is None else reason_message(why),
         exit_code=course.ending.exit_code if job.over and course.ending is not None else 0,
         instance_count=demand.instance_count,
         processes_per_task=demand.processes_per_task,
@@ -77,15 +81,21 @@ def _checkpoint_message(checkpoint: Checkpoint) -> jobs_pb2.CheckpointView:
     )
 
 
-def _ending_message(ending: Ending | None) -> common_pb2.Reason | None:
-    if ending is None:
-        return None
-    fields: dict[str, object] = {"outcome": ending.outcome}
-    if ending.node is not None:
-        fields["node"] = ending.node
-    if ending.rank is not None:
-        fields["rank"] = ending.rank
-    return reason_message(ending.code, ending.text, hint=ending.hint, fields=fields)
+def reason_message(reason: Reason) -> common_pb2.Reason:
+    fields = {name: str(value) for name, value in reason.fields.items()}
+    return common_pb2.Reason(code=reason.code, text=reason.text, hint=reason.hint, fields=fields)
+
+
+def entry_message(row: EventRow, event: Event, names: Mapping[NodeId, str]) -> jobs_pb2.TimelineEntry:
+    """`row.body` is the event as JSON."""
+    return jobs_pb2.TimelineEntry(
+        seq=row.seq,
+        at_us=row.at_us,
+        attempt=attempt_of(event),
+        kind=row.kind,
+        text=describe(event, names),
+        body=row.body,
+    )
 
 
 def _dotted(path: DocumentPath) -> str:

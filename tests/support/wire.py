@@ -1,0 +1,220 @@
+"""A scheduler served in the test's own process on loopback, and a scripted agent on the real wire."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc.aio
+from paceline.proto.channels import open_aio_channel, target
+from paceline.proto.generated import (
+    agent_pb2,
+    agent_pb2_grpc,
+    common_pb2,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    logs_pb2,
+    logs_pb2_grpc,
+    nodes_pb2,
+    nodes_pb2_grpc,
+)
+from paceline.scheduler.config import SchedulerConfig
+from paceline.scheduler.server import Serving, serving
+
+T = TypeVar("T")
+GIB = 1 << 30
+
+
+class Wire:
+    """The served scheduler with a stub for each service, for both roles."""
+
+    def __init__(self, made: Serving, config: SchedulerConfig) -> None:
+        self.made = made
+        self.config = config
+        self._client = open_aio_channel(target(made.address, made.tokens.client, ca_file=made.ca_file))
+        self._agent = open_aio_channel(target(made.address, made.tokens.agent, ca_file=made.ca_file))
+        self.jobs: Any = jobs_pb2_grpc.JobsStub(self._client)
+        self.logs: Any = logs_pb2_grpc.LogsStub(self._client)
+        self.nodes: Any = nodes_pb2_grpc.NodesStub(self._client)
+        self.sessions: Any = agent_pb2_grpc.AgentSessionStub(self._agent)
+        self.shipping: Any = logs_pb2_grpc.LogShippingStub(self._agent)
+
+    async def close(self) -> None:
+        await self._client.close()
+        await self._agent.close()
+
+    async def submit(self, count: int = 1, *, key: str = "", **spec: object) -> list[int]:
+        """Jobs from keys of the job file; returns their numbers."""
+        document = json.dumps({"type": "command", "command": "true", "code": "/tmp", **spec})
+        request = jobs_pb2.SubmitRequest(
+            key=key or f"k{next(_keys)}",
+            user="tester",
+            jobs=[jobs_pb2.JobDocument(document=document, source="job.yaml")] * count,
+        )
+        return list((await self.jobs.Submit(request)).jobs)
+
+    async def get(self, job: int) -> jobs_pb2.JobView:
+        view: jobs_pb2.JobView = await self.jobs.Get(jobs_pb2.GetJobRequest(job=job))
+        return view
+
+    async def wait_state(self, job: int, state: str) -> jobs_pb2.JobView:
+        async def there() -> jobs_pb2.JobView | None:
+            view = await self.get(job)
+            return view if view.state == state else None
+
+        return await until(f"job {job} is {state}", there)
+
+    @asynccontextmanager
+    async def agent(self, node: str = "n1", **inventory: Any) -> AsyncIterator["Agent"]:
+        agent = Agent(self, node, **inventory)
+        await agent.connect()
+        try:
+            yield agent
+        finally:
+            await agent.close()
+
+
+class Agent:
+    """A node that does what the test says. `starts` and `acks` collect what came down."""
+
+    def __init__(self, wire: Wire, node: str, *, cpus: int = 4, **inventory: Any) -> None:
+        self.node = node
+        self._wire = wire
+        self._call: Any = None
+        self._reader: asyncio.Task[None] | None = None
+        self._seqs: dict[tuple[int, int, int], int] = {}
+        self.inventory = nodes_pb2.Inventory(
+            name=f"{node}-name",
+            address="127.0.0.1",
+            capacity=common_pb2.Resources(cpu_milli=1000 * cpus, memory_bytes=16 * GIB),
+            **inventory,
+        )
+        self.welcome: agent_pb2.Welcome = agent_pb2.Welcome()
+        self.starts: dict[int, agent_pb2.StartTask] = {}
+        self.stops: list[agent_pb2.StopTask] = []
+        self.acks: dict[tuple[int, int, int], int] = {}
+        self.beats: list[int] = []
+        self.error: BaseException | None = None
+
+    async def connect(self, *, incarnation: str = "i1", tasks: Any = ()) -> None:
+        self._call = self._wire.sessions.Session()
+        await self.say(
+            hello=agent_pb2.Hello(
+                node_id=self.node, incarnation=incarnation, inventory=self.inventory, tasks=tasks
+            )
+        )
+        self.welcome = (await self._call.read()).welcome
+        self._reader = asyncio.create_task(self._read())
+
+    async def say(self, **kind: Any) -> None:
+        await self._call.write(agent_pb2.FromAgent(**kind))
+
+    async def beat(self, sequence: int, **more: Any) -> None:
+        sent_s = sequence + 0.5
+        await self.say(heartbeat=agent_pb2.Heartbeat(sequence=sequence, sent_monotonic_s=sent_s, **more))
+
+    async def report(self, task: common_pb2.TaskKey, **kind: Any) -> int:
+        """One journal entry; returns its seq."""
+        key = (task.job, task.attempt, task.task)
+        seq = self._seqs[key] = self._seqs.get(key, 0) + 1
+        await self.say(
+            reports=agent_pb2.Reports(entries=[agent_pb2.JournalEntry(task=task, seq=seq, **kind)])
+        )
+        return seq
+
+    async def wait_start(self, job: int) -> agent_pb2.StartTask:
+        return await until(f"a start of job {job}", lambda: self.starts.get(job))
+
+    async def run(self, job: int) -> common_pb2.TaskKey:
+        """Say that the task of this job runs here."""
+        start = await self.wait_start(job)
+        await self.report(
+            start.task, started=agent_pb2.TaskStarted(pids=[1] * start.processes, start_mode="warm")
+        )
+        return start.task
+
+    async def end(
+        self, task: common_pb2.TaskKey, *, codes: tuple[int, ...] = (0,), log_bytes: Any = None
+    ) -> None:
+        for rank, code in enumerate(codes):
+            await self.report(task, exited=agent_pb2.RankExited(local_rank=rank, exit_code=code))
+        sizes = log_bytes if log_bytes is not None else [0] * len(codes)
+        seq = await self.report(
+            task, ended=agent_pb2.TaskEnded(exit_codes=codes, log_bytes=sizes, why="exited")
+        )
+        key = (task.job, task.attempt, task.task)
+        await until("the end is acknowledged", lambda: self.acks.get(key) == seq or None)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._call.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def wait_broken(self) -> BaseException:
+        assert self._reader is not None
+        await asyncio.wait_for(asyncio.wait([self._reader]), 10)
+        assert self.error is not None
+        return self.error
+
+    async def _read(self) -> None:
+        try:
+            while (message := await self._call.read()) is not grpc.aio.EOF:
+                kind = message.WhichOneof("kind")
+                if kind == "start":
+                    self.starts[message.start.task.job] = message.start
+                elif kind == "stop":
+                    self.stops.append(message.stop)
+                elif kind == "heartbeat":
+                    self.beats.append(message.heartbeat.sequence)
+                for position in message.ack.positions:
+                    task = position.task
+                    key = (task.job, task.attempt, task.task)
+                    self.acks[key] = max(self.acks.get(key, 0), position.journal_seq)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+@asynccontextmanager
+async def wire(state: Path, **changes: Any) -> AsyncIterator[Wire]:
+    """Serve a fresh or standing state folder on a free port."""
+    config = replace(SchedulerConfig(state, "127.0.0.1:0"), **changes)
+    async with serving(config) as made:
+        opened = Wire(made, config)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+
+async def until(what: str, found: Callable[[], Any], deadline_s: float = 15.0) -> Any:
+    """Wait until `found()` (plain or async) gives something that is not None."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + deadline_s
+    while True:
+        result = found()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result is not None:
+            return result
+        assert loop.time() < end_s, f"not within {deadline_s} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+def ship(
+    task: common_pb2.TaskKey, rank: int, offset: int, data: bytes, node: str = "n1"
+) -> logs_pb2.ShipRequest:
+    return logs_pb2.ShipRequest(task=task, rank=rank, offset=offset, data=data, node_id=node)
+
+
+def _count() -> Any:
+    number = 0
+    while True:
+        number += 1
+        yield number
+
+
+_keys = _count()
