@@ -16,7 +16,7 @@ from typing import Final
 import psutil
 
 from ..proto.generated import agent_pb2, common_pb2, nodes_pb2
-from .nvml import Gpu, GpuReport, Nvml, NvmlUnavailable
+from .nvml import Gpu, GpuReport, NoEvents, Nvml, NvmlUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -168,11 +168,19 @@ class GpuWatch:
         return nvml
 
     def _keep_hearing(self, nvml: Nvml) -> None:
+        hearing = True
         while not self._stopping.is_set():
-            if nvml.wait_event(EVENT_WAIT_S):
+            try:
+                happened = nvml.wait_event(EVENT_WAIT_S)
+                hearing = True
+            except NoEvents as error:
+                if hearing:
+                    log.warning("no GPU events at present: %s", error)
+                happened, hearing = hearing, False
+            if happened:
                 self.refresh()
-                # A lost device makes every wait return at once; events that pile up are read in one go.
-                self._stopping.wait(0.2)
+            # A lost device makes every wait fail at once; events that pile up are read in one go.
+            self._stopping.wait(0.1 if hearing else REFRESH_S)
 
     def _offered(self, report: GpuReport) -> GpuReport:
         if self._wanted == "all":

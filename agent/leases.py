@@ -89,9 +89,9 @@ class LeaseKeeper:
     def on_terms(self, exclusive_s: float, fenced_s: float, sent_s: float) -> None:
         """Welcome names the terms and acknowledges the Hello that was sent at `sent_s`."""
         lease = self.lease
-        self._file.write(
-            Lease(max(lease.renewed_s, sent_s), exclusive_s or EXCLUSIVE_S, fenced_s or FENCED_S)
-        )
+        exclusive_s = exclusive_s if exclusive_s > 0 else EXCLUSIVE_S
+        fenced_s = fenced_s if fenced_s > 0 else FENCED_S
+        self._file.write(Lease(max(lease.renewed_s, sent_s), exclusive_s, fenced_s))
 
     def on_renewed(self, sent_s: float, now_s: float) -> None:
         """A reply to the heartbeat sent at `sent_s`; late, repeated and future ones change nothing."""

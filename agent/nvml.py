@@ -94,6 +94,10 @@ class NvmlUnavailable(Exception):
     """There is no NVML to ask; the text says why, for a person."""
 
 
+class NoEvents(Exception):
+    """Waiting for events fails at once, as it does when a device was lost; the text says why."""
+
+
 class Nvml:
     """An open NVML. `read` and `wait_event` may run in two threads; calls may last as the driver likes."""
 
@@ -152,14 +156,13 @@ class Nvml:
         return self._events is not None
 
     def wait_event(self, timeout_s: float) -> bool:
-        """Wait for a fault of some device. True when there was one or a device was lost; `read` shows it."""
+        """Wait for a fault of some device. True when there was one; `read` shows it. Raises NoEvents."""
         try:
             data = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
         except pynvml.NVMLError_Timeout:
             return False
         except pynvml.NVMLError as error:
-            log.warning("waiting for GPU events: %s", error)
-            return True
+            raise NoEvents(str(error)) from error
         index = self._index_of(data.device)
         with self._lock:
             if data.eventType & pynvml.nvmlEventTypeXidCriticalError:

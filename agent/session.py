@@ -18,7 +18,7 @@ import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
 from ..proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
-from ..proto.limits import REPORTS_BYTES_MAX, REPORTS_MAX
+from ..proto.limits import REPORTS_BYTES_MAX, REPORTS_MAX, TASKS_PER_NODE_MAX
 from ..spec.errors import InvalidRequest, PacelineError
 from ..spec.ids import TaskKey
 from .leases import LeaseKeeper, boottime_s
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ENTRIES_UNACKNOWLEDGED: Final = 8 * REPORTS_MAX
 OPERATIONS_MAX: Final = 256
 FORGOTTEN_MAX: Final = 10_000
+GRACE_S_MAX: Final = 7 * 86400.0
 
 HEARTBEAT_S: Final = 1.0
 SILENT_HEARTBEATS: Final = 4
@@ -57,6 +58,7 @@ class Logs(Protocol):
     """What the session needs of agent.shipping.LogShipper."""
 
     def watch(self, key: TaskKey) -> None: ...
+    def look(self, key: TaskKey) -> None: ...
     def drop(self, key: TaskKey) -> None: ...
     async def wait_shipped(self, key: TaskKey) -> None: ...
 
@@ -133,6 +135,8 @@ class Session:
         """The task's journal has grown."""
         self._grown[key] = None
         self._wake.set()
+        if self._tasks.ended(key):
+            self._logs.look(key)
 
     def on_inventory(self) -> None:
         """The inventory says something new."""
@@ -203,13 +207,13 @@ class Session:
             node_id=self._identity.node_id,
             incarnation=self._identity.incarnation,
             inventory=self._inventory(),
-            tasks=[task_key_message(key) for key in self._tasks.tasks()],
+            tasks=[task_key_message(key) for key in self._tasks.tasks()[:TASKS_PER_NODE_MAX]],
         )
 
     def _on_welcome(self, welcome: agent_pb2.Welcome, sent_s: float) -> None:
         self._check_cluster(welcome.cluster_id)
         self._leases.on_terms(welcome.lease_exclusive_s, welcome.lease_fenced_s, sent_s)
-        self._heartbeat_s = min(max(welcome.heartbeat_s, 0.05), 60.0) if welcome.heartbeat_s else HEARTBEAT_S
+        self._heartbeat_s = welcome.heartbeat_s if 0.01 <= welcome.heartbeat_s <= 60.0 else HEARTBEAT_S
         self._ever_welcome = True
         self._positions.clear()
         self._grown.clear()
@@ -278,7 +282,7 @@ class Session:
     def _on_stop(self, stop: agent_pb2.StopTask) -> None:
         key = task_key_of(stop.task)
         if key in self._positions or key in self._tasks.tasks():
-            self._stop(key, max(0.0, stop.grace_s), stop.why or "stopped")
+            self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
 
     def _stop(self, key: TaskKey, grace_s: float, why: str) -> asyncio.Task[None]:
         return self._then(key, lambda: self._tasks.stop(key, grace_s, why))

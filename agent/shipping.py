@@ -113,6 +113,12 @@ class LogShipper:
                 self._asking.append(tail)
         self._wake.set()
 
+    def look(self, key: TaskKey) -> None:
+        """See now, not at the next turn, how far this task's output has grown."""
+        watched = self._watched.get(key)
+        for tail in watched.tails.values() if watched else ():
+            self._measure(tail)
+
     def drop(self, key: TaskKey) -> None:
         """No more of this task."""
         watched = self._watched.pop(key, None)
@@ -123,6 +129,7 @@ class LogShipper:
 
     async def wait_shipped(self, key: TaskKey) -> None:
         """Of a task that has ended: return when every byte of its output is stored, or is not wanted."""
+        self.look(key)
         while (watched := self._watched.get(key)) is not None:
             if all(self._is_stored(tail) for tail in watched.tails.values()):
                 return
@@ -290,12 +297,15 @@ class LogShipper:
             now_s = time.monotonic()
             for watched in self._watched.values():
                 for tail in watched.tails.values():
-                    size = _size(tail.path)
-                    if size > tail.size:
-                        tail.size = size
-                        self._grew_s = now_s
-                        self._mark(tail)
+                    self._measure(tail)
             await asyncio.sleep(LOOK_BUSY_S if now_s - self._grew_s < BUSY_S else LOOK_IDLE_S)
+
+    def _measure(self, tail: _Tail) -> None:
+        size = _size(tail.path)
+        if size > tail.size:
+            tail.size = size
+            self._grew_s = time.monotonic()
+            self._mark(tail)
 
     def close(self) -> None:
         self._files.close_all()

@@ -189,6 +189,18 @@ def test_the_watch_tells_of_faults_and_not_of_mere_readings(stub: Path, tmp_path
         assert node.ask("capacity") == 0
 
 
+def test_a_lost_gpu_that_spoils_the_events_is_still_noticed(stub: Path, tmp_path: Path) -> None:
+    two = h100(0) + "\n" + h100(1) + "\n"
+    with NvmlNode(stub, tmp_path, two) as node:
+        node.ask("watch")
+        assert node.ask("changed") is True
+        node.write(two + "fault -1 nvmlEventSetWait_v2 15\nfault 1 * 15\n")
+        assert node.ask("changed") is True
+        assert [gpu["health"] == "ok" for gpu in node.ask("until bus")["gpus"]] == [True, False]
+        node.write(two + "event 0 8 79\n")
+        assert "XID 79" in node.ask("until XID")["gpus"][0]["health"]
+
+
 def test_a_driver_that_comes_later_is_found(stub: Path, tmp_path: Path) -> None:
     with NvmlNode(stub, tmp_path, "init 9\n") as node:
         assert node.ask("watch") is True

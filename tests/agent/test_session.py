@@ -175,6 +175,7 @@ async def test_many_entries_go_in_bounded_batches_and_a_bounded_window(tmp_path:
         await scheduler.until(lambda: total() == 12002, timeout_s=20)
 
 
+@pytest.mark.serial
 async def test_a_worker_s_death_is_on_the_wire_at_once(tmp_path: Path) -> None:
     async with joined(tmp_path, heartbeat_s=1.0) as (scheduler, _, node):
         scheduler.start(request_for(key(1)))
@@ -284,20 +285,20 @@ async def test_duplicated_connections_are_harmless(tmp_path: Path) -> None:
 
 async def test_exclusive_tasks_die_by_their_lease_in_a_partition_and_fenced_ones_live(tmp_path: Path) -> None:
     async with SmallScheduler(heartbeat_s=0.1) as scheduler:
-        scheduler.lease_exclusive_s = 0.8
+        scheduler.lease_exclusive_s = 1.5
         with Proxy(("127.0.0.1", scheduler.port)) as proxy:
             async with Node(tmp_path, f"127.0.0.1:{proxy.port}") as node:
                 await scheduler.until_connected()
                 scheduler.start(request_for(key(1), exclusive=True))
                 scheduler.start(request_for(key(2)))
                 await scheduler.until(lambda: len(node.tasks.started) == 2)
-                await asyncio.sleep(1.2)  # longer than the lease: heartbeats renew it
+                await asyncio.sleep(2.0)  # longer than the lease: heartbeats renew it
                 assert node.tasks.stopped == []
                 proxy.stall()
                 renewed_s = node.leases.lease.renewed_s
                 await scheduler.until(lambda: node.tasks.stopped)
                 took_s = boottime_s() - renewed_s
-                assert 0.8 <= took_s < 1.0
+                assert 1.5 <= took_s < 3.0
                 assert node.tasks.stopped == [(key(1), 0.0, "lease ran out")]
                 assert not node.tasks.ended(key(2))
                 proxy.heal()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
+import pytest
 from paceline.agent import kernel
 from paceline.agent.shipping import FILE_WINDOW_BYTES, WINDOW_BYTES, LogShipper
 from paceline.proto.channels import open_aio_channel, target
@@ -143,6 +144,7 @@ async def test_a_refused_task_is_left_alone(tmp_path: Path) -> None:
         assert scheduler.stored[key(1), 0] == 0 and scheduler.stored[key(2), 0] == 6
 
 
+@pytest.mark.serial
 async def test_lines_are_late_by_little_and_silence_costs_little(tmp_path: Path) -> None:
     tasks = FolderTasks(tmp_path)
     tasks.put(key(1), processes=100)
