@@ -70,20 +70,18 @@ def _named(prepared: Prepared, name: str) -> Prepared:
 def read_job_file(path: Path) -> bytes:
     """A job file's bytes. Raises InvalidRequest when it is none, too large, or not to be read."""
     try:
-        # Opened without waiting, so that a FIFO or a device named by mistake is told, not read.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise InvalidRequest(f"{path} is not a file", hint=_folder_hint(path))
+        if info.st_size > DOCUMENT_BYTES_MAX:
+            raise _too_large(path, info.st_size)
+        with path.open("rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
     except OSError as error:
         raise InvalidRequest(
             f"cannot read the job file {path}: {error.strerror}",
             hint="give the path of a YAML file, such as examples/digits/job.yaml",
         ) from None
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise InvalidRequest(f"{path} is not a file", hint=_folder_hint(path))
-        if info.st_size > DOCUMENT_BYTES_MAX:
-            raise _too_large(path, info.st_size)
-        data = file.read(DOCUMENT_BYTES_MAX + 1)
     if len(data) > DOCUMENT_BYTES_MAX:
         raise _too_large(path, len(data))
     return data

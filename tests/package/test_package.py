@@ -1,4 +1,4 @@
-"""The package is the checkout: pyproject.toml lists the folders there are, and a wheel carries all of them."""
+"""The package is the checkout: pyproject.toml lists the folders there are; a wheel carries all of them."""
 
 import subprocess
 import sys
