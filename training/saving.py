@@ -80,7 +80,7 @@ class Saver:
             group = self._gang.group()
             save_state_dict(state, storage_writer=writer, planner=planner, process_group=group)
             return
-        with warnings.catch_warnings():  # DCP says that there is no process group: nothing is there to agree on
+        with warnings.catch_warnings():  # DCP says that no process group is there to agree over
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             save_state_dict(state, storage_writer=writer, planner=planner, no_dist=True)
 

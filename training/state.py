@@ -112,7 +112,7 @@ class State:
         for name in self._of("module"):
             set_model_state_dict(self._given[name], state[name])
         for name in self._of("optimizer"):
-            # Not strict: parameters without a saved state were sorted out, all else was checked, by `template`.
+            # Not strict: `template` has sorted out parameters without a saved state, and all else is there.
             options = StateDictOptions(strict=False)
             set_optimizer_state_dict(self._owner(name), self._given[name], state[name], options=options)
         for name in self._of("stateful"):

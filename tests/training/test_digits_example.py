@@ -1,0 +1,83 @@
+"""examples/digits as a user runs it: alone, and under torchrun. Under Paceline it is run by the
+end-to-end tests.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import paceline
+import torch
+
+DIGITS = Path(paceline.__file__).parent / "examples" / "digits"
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("digits_train", DIGITS / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        [*command, str(DIGITS / "train.py"), "--epochs", "12", "--out", str(folder / "model")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def accuracy_in(output: str) -> float:
+    [line] = [line for line in output.splitlines() if line.startswith("test accuracy ")]
+    return float(line.split()[2].rstrip("%"))
+
+
+def test_alone_with_plain_python(tmp_path: Path) -> None:
+    output = run_script(tmp_path, sys.executable)
+    assert accuracy_in(output) >= 97
+    assert "1 processes on" in output
+    script: Any = load_script()
+    model = script.make_model()
+    model.load_state_dict(torch.load(tmp_path / "model" / "model.pt", weights_only=True))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+    again = run_script(tmp_path, sys.executable)
+    assert "264 steps, 264 of them done" in again, "it goes on from its checkpoint"
+    assert accuracy_in(again) == accuracy_in(output)
+
+
+def test_under_torchrun(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    output = run_script(tmp_path, *torchrun)
+    assert accuracy_in(output) >= 97
+    assert "2 processes on" in output
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    script: Any = load_script()
+    images, labels = script.load_digits()
+    theirs = load_digits()
+    order = torch.randperm(len(theirs.target), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images.squeeze(1) * 16, torch.from_numpy(theirs.images).float()[order])
+    assert torch.equal(labels, torch.from_numpy(theirs.target)[order])
+
+
+def test_an_epoch_takes_each_sample_once_whatever_the_step_it_begins_at() -> None:
+    script: Any = load_script()
+    steps = 1437 // 64
+    for epoch in (0, 1):
+        rows = torch.cat([script.rows_of(epoch * steps + index, 1437, 64, 0) for index in range(steps)])
+        assert rows.unique().numel() == rows.numel() == steps * 64
+    assert not torch.equal(script.rows_of(0, 1437, 64, 0), script.rows_of(steps, 1437, 64, 0))

@@ -1,0 +1,176 @@
+"""`paceline.init()` and what needs no torch: the environment, reports, stopping."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from paceline.training.environment import Environment, read_environment
+from paceline.training.errors import GangNotReady, InvalidEnvironment, InvalidMetric
+from paceline.training.stop import StopNotice
+from paceline.training.task import read_acked_seq, read_task
+from support.fake_shim import FakeShim, FakeTask, wait_until
+
+MakeRun = Any
+
+
+def test_no_variables_is_one_process_outside() -> None:
+    assert read_environment({}) == Environment()
+    assert read_environment({"WORLD_SIZE": "4"}).world_size == 1, "without RANK nobody has launched a gang"
+
+
+def test_torchruns_variables(task: FakeTask) -> None:
+    torchrun = {
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "4",
+        "GROUP_RANK": "1",
+        "GROUP_WORLD_SIZE": "2",
+    }
+    here = read_environment(torchrun | task.variables())
+    assert (here.rank, here.local_rank, here.world_size, here.local_world_size) == (5, 1, 8, 4)
+    assert (here.node_rank, here.node_count) == (1, 2)
+    assert (here.job, here.attempt, here.task_folder) == (7, 1, task.folder)
+    assert here.managed
+    assert not read_environment(torchrun).managed
+
+
+@pytest.mark.parametrize("variables", [
+    {"RANK": "x"},
+    {"RANK": "1", "WORLD_SIZE": "1"},
+    {"RANK": "-1", "WORLD_SIZE": "2"},
+    {"PACELINE_ATTEMPT": "1.5"},
+])  # fmt: skip
+def test_wrong_variables_are_named(variables: dict[str, str]) -> None:
+    with pytest.raises(InvalidEnvironment, match="|".join(variables)):
+        read_environment(variables)
+
+
+def test_reports_reach_the_shim_as_numbers(make_run: MakeRun, task: FakeTask, shim: FakeShim) -> None:
+    run = make_run(task)
+    weight = torch.ones((), requires_grad=True)
+    run.report(3, loss=weight * 2, rate=np.float32(0.5), count=7, wild=float("nan"), top=float("inf"))
+    run.report(step=np.int64(4), loss=torch.tensor([1.5]))
+    wait_until(lambda: len(shim.of("metrics")) == 2, "both arrive")
+    first, second = shim.of("metrics")
+    assert (first["rank"], first["step"]) == (0, 3)
+    assert first["values"].pop("wild") != first["values"].get("wild")
+    assert first["values"] == {"loss": 2.0, "rate": 0.5, "count": 7.0, "top": float("inf")}
+    assert (second["step"], second["values"]) == (4, {"loss": 1.5})
+
+
+@pytest.mark.parametrize(("step", "values", "words"), [
+    (1, {"loss": "0.5"}, "loss='0.5'"),
+    (1, {"loss": None}, "loss=None"),
+    (1, {"loss": torch.ones(2)}, "not one real number"),
+    (1, {"loss": 1j}, "complex"),
+    (1, {"loss": [1]}, "loss="),
+    (1, {f"m{number}": 1 for number in range(101)}, "101 values"),
+    (1, {"a\nb": 1}, "metric name"),
+    (1, {"": 1}, "metric name"),
+    (-1, {}, "step is -1"),
+    (1.5, {}, "step is 1.5"),
+    ("1", {}, "step is '1'"),
+    (2**63, {}, "step is"),
+])  # fmt: skip
+def test_what_is_no_number_is_refused_by_name(make_run: MakeRun, step: Any, values: Any, words: str) -> None:
+    with pytest.raises(InvalidMetric, match=words):
+        make_run().report(step, **values)
+
+
+def test_reports_without_an_agent_cost_nothing(make_run: MakeRun, task: FakeTask) -> None:
+    for run in (make_run(), make_run(task)):
+        run.report(1, loss=0.5)
+        assert not run.should_stop()
+
+
+def test_stopping_alone(make_run: MakeRun, task: FakeTask) -> None:
+    run = make_run(task)
+    assert not run.should_stop()
+    task.give_notice()
+    assert run.should_stop()
+    assert not make_run().should_stop(), "outside nobody asks"
+
+
+def test_sigterm_asks_only_from_the_first_question_on(task: FakeTask) -> None:
+    """Real processes: one that never asks dies of it, one that asks may save and leave."""
+    asks = "import os, signal, paceline; run = paceline.init(); {}os.kill(os.getpid(), signal.SIGTERM); "
+    asks += "raise SystemExit(7 if run.should_stop() else 8)"
+    environment = {**os.environ, **task.variables()}
+    codes = [
+        subprocess.run([sys.executable, "-c", asks.format(first)], env=environment, check=False).returncode
+        for first in ("", "run.should_stop(); ")
+    ]
+    assert codes == [-signal.SIGTERM, 7]
+
+
+def test_the_scripts_own_sigterm_handler_stays(task: FakeTask) -> None:
+    def handler(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        StopNotice(task.folder).catch_sigterm()
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_gang_without_a_process_group_is_told_what_to_do(make_run: MakeRun, tmp_path: Path) -> None:
+    from paceline.training.run import Run
+    from paceline.training.task import Retention
+
+    run = Run(read_environment({"RANK": "0", "WORLD_SIZE": "2"}), tmp_path, Retention())
+    with pytest.raises(GangNotReady, match=r"init_process_group\(\) before run.save"):
+        run.save(1, model=torch.nn.Linear(1, 1))
+    with pytest.raises(GangNotReady, match=r"before run\.restore"):
+        run.restore(model=torch.nn.Linear(1, 1))
+
+
+def test_init_reports_and_stops_without_importing_torch(task: FakeTask) -> None:
+    code = (
+        "import sys, paceline; run = paceline.init(); assert run is paceline.init(); run.report(1, loss=0.5);"
+        "run.should_stop(); print(run.job, run.attempt, run.rank, run.world_size);"
+        "heavy = {'torch', 'numpy', 'grpc', 'pydantic', 'google'} & set(sys.modules); assert not heavy, heavy"
+    )
+    with FakeShim(task) as shim:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **task.variables()},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "7 1 0 1\n"), done.stderr
+        wait_until(lambda: shim.of("metrics") != [], "a report from a short-lived process arrives")
+
+
+def test_task_json_is_read_as_protobuf_writes_it(task: FakeTask) -> None:
+    from google.protobuf import json_format
+    from paceline.proto.generated import agent_pb2
+
+    message = agent_pb2.StartTask(keep_last=3, keep_best=1, best_metric="-loss")
+    message.checkpoints.add(step=2**40, attempt=2, path="/x", manifest_hash="ab")
+    text = json_format.MessageToJson(message, preserving_proto_field_name=True)
+    (task.folder / "task.json").write_text(text)
+    read = read_task(task.folder)
+    assert (read.retention.keep_last, read.retention.keep_best, read.retention.best_metric) == (3, 1, "-loss")
+    assert (read.checkpoints[0].step, read.checkpoints[0].path) == (2**40, Path("/x"))
+
+    (task.folder / "task.json").write_text(json.dumps({"checkpoints": [{"step": 1}]}))
+    with pytest.raises(InvalidEnvironment, match=r"task.json cannot be read: KeyError"):
+        read_task(task.folder)
+
+
+def test_acked_is_nothing_until_it_is_written(task: FakeTask) -> None:
+    assert read_acked_seq(task.folder) == 0
+    (task.folder / "acked").write_text("")
+    assert read_acked_seq(task.folder) == 0
+    task.ack(12)
+    assert read_acked_seq(task.folder) == 12
