@@ -123,6 +123,8 @@ def _settle_libraries(environment: dict[str, str], settings: Settings) -> None:
     modules: dict[str, Any] = dict(sys.modules)
     if "numpy.random" in modules:
         modules["numpy.random"].seed()
+    if "torch" in modules:
+        modules["torch"].default_generator.seed()  # drawn from the system when torch is imported
     if "tempfile" in modules:
         modules["tempfile"].tempdir = None
     if "multiprocessing.process" in modules:
