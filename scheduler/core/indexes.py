@@ -48,6 +48,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         assert old is not None
         del state.nodes[old.node], state.loads[old.node]
         state.timers.drop((1, old.node))
+        state.changes.add(old.node, len(state.nodes))
         return None
     state.contacts[new.contact] += 1
     state.nodes[new.node] = new
@@ -55,8 +56,10 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         _rebuild_load(state, new)
     if old is None or old.inventory != new.inventory or _came_or_went(old, new):
         state.queue.unpark_all()
+        state.ever.clear()
     if old is None or old.contact is not new.contact or old.inventory != new.inventory:
         state.freed += 1
+        state.changes.add(new.node, len(state.nodes))
     set_node_timer(state, new)
     return new
 
@@ -154,6 +157,7 @@ def _take(state: ClusterState, job: Job) -> None:
         for index in task.gpu_indices:
             load.free_gpus.pop(index, None)
         load.tasks[job.key(task.task)] = task.gpu_indices
+        state.changes.add(task.node, len(state.nodes))
     if job.course.rendezvous_port:
         state.loads[job.tasks[0].node].ports[job.course.rendezvous_port] = job.key(0)
 
@@ -164,6 +168,7 @@ def _give_back(state: ClusterState, job: Job) -> None:
     for task in job.tasks:
         load = state.loads[task.node]
         del load.tasks[job.key(task.task)]
+        state.changes.add(task.node, len(state.nodes))
         load.free_cpu_milli += need.cpu_milli
         load.free_memory_bytes += need.memory_bytes
         if task.gpu_indices:

@@ -5,14 +5,17 @@ ever run steps aside with its equals. A restarted job prefers the nodes it had. 
 equal states give equal plans.
 """
 
+from collections import Counter
+from contextlib import closing
+
 from ...spec.ids import Attempt, Micros, NodeId
-from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
+from .candidates import Candidates, can_ever, candidates_for
 from .effects import Effect, Plan, StartTask
 from .events import AttemptStarted, LaneParked, Place
 from .evolve import started_job
 from .job import Job
-from .node import Load, Node, NodeInventory, gpus_matching
+from .node import gpus_matching
 from .state import ClusterState
 
 Slots = list[NodeId]
@@ -52,126 +55,73 @@ def start_effect(state: ClusterState, job: Job, task: int, now_us: Micros, addre
     return StartTask(job.tasks[task].node, job.key(task), job, address, left_us)
 
 
-def can_ever(state: ClusterState, demand: GangDemand) -> bool:
-    """Could the nodes that are not lost run it if they were empty? With no nodes at all: who knows."""
-    room, nodes = 0, 0
-    for node in state.nodes.values():
-        if node.contact is NodeContact.LOST:
-            continue
-        nodes += 1
-        room += most_tasks(node.inventory, demand)
-        if room >= demand.instance_count:
-            return True
-    return not nodes
-
-
-def most_tasks(inventory: NodeInventory, demand: GangDemand) -> int:
-    """How many tasks would fit on the empty node."""
-    gpus = [(gpu.index, gpu.model) for gpu in inventory.gpus]
-    capacity = inventory.capacity
-    return _count(inventory, demand, capacity.cpu_milli, capacity.memory_bytes, gpus)
-
-
-def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
-    """How many tasks fit on what is free."""
-    return _count(
-        node.inventory, demand, load.free_cpu_milli, load.free_memory_bytes, list(load.free_gpus.items())
-    )
-
-
 def find_slots(state: ClusterState, job: Job) -> Slots | None:
     """A node for each task, or None. Nodes that refused the job come last."""
+    room = candidates_for(state, job.demand)
     avoid = frozenset(job.course.avoid)
-    slots = _find(state, job, avoid)
-    return _find(state, job, frozenset()) if slots is None and avoid else slots
+    slots = _find(state, job, room, avoid)
+    return _find(state, job, room, frozenset()) if slots is None and avoid else slots
 
 
-def _count(
-    inventory: NodeInventory,
-    demand: GangDemand,
-    cpu_milli: int,
-    memory_bytes: int,
-    gpus: list[tuple[int, str]],
-) -> int:
-    need = demand.per_task
-    if demand.environment and demand.environment not in inventory.environments:
-        return 0
-    fits = demand.instance_count
-    if need.cpu_milli:
-        fits = min(fits, cpu_milli // need.cpu_milli)
-    if need.memory_bytes:
-        fits = min(fits, memory_bytes // need.memory_bytes)
-    if need.gpus:
-        fits = min(fits, len(gpus_matching(gpus, demand.gpu_models)) // need.gpus)
-    return max(fits, 0)
-
-
-def _find(state: ClusterState, job: Job, avoid: frozenset[NodeId]) -> Slots | None:
-    demand = job.demand
-    room: dict[NodeId, int] = {}
-    for name, node in state.nodes.items():
-        if node.contact is NodeContact.CONNECTED and name not in avoid:
-            fits = tasks_that_fit(node, state.loads[name], demand)
-            if fits:
-                room[name] = fits
-    if sum(room.values()) < demand.instance_count:
-        return None
-    slots = _fill(state, job, room)
-    return _rank0_first(state, slots, room) if demand.rendezvous else slots
-
-
-def _fill(state: ClusterState, job: Job, room: dict[NodeId, int]) -> Slots:
-    """Old places first; then nodes of their own, the best fitting first; then shared ones."""
+def _find(state: ClusterState, job: Job, room: Candidates, avoid: frozenset[NodeId]) -> Slots | None:
     count = job.demand.instance_count
-    slots: list[NodeId | None] = [None] * count
-    for task in job.tasks[:count]:
-        if room.get(task.node):
-            slots[task.task] = task.node
-            room[task.node] -= 1
+    if room.room - sum(room.fits.get(name, 0) for name in avoid) < count:
+        return None
+    slots = _old_places(job, room, avoid)
     open_slots = [at for at, node in enumerate(slots) if node is None]
     if open_slots:
-        for at, node in zip(
-            open_slots, _choose(state, job.demand, room, slots, len(open_slots)), strict=True
-        ):
+        chosen = _choose(room, avoid, Counter(node for node in slots if node is not None), len(open_slots))
+        for at, node in zip(open_slots, chosen, strict=True):
             slots[at] = node
-            room[node] -= 1
-    return [node for node in slots if node is not None]
+    whole = [node for node in slots if node is not None]
+    return _rank0_first(state, whole, room, avoid) if job.demand.rendezvous else whole
 
 
-def _choose(
-    state: ClusterState, demand: GangDemand, room: dict[NodeId, int], slots: list[NodeId | None], count: int
-) -> Slots:
-    order = sorted(room, key=lambda name: _fit_key(state, demand, name, taken=name in slots))
+def _old_places(job: Job, room: Candidates, avoid: frozenset[NodeId]) -> list[NodeId | None]:
+    """Each task where it was, as far as there is room."""
+    slots: list[NodeId | None] = [None] * job.demand.instance_count
+    used: Counter[NodeId] = Counter()
+    for task in job.tasks[: len(slots)]:
+        if task.node not in avoid and room.fits.get(task.node, 0) > used[task.node]:
+            slots[task.task] = task.node
+            used[task.node] += 1
+    return slots
+
+
+def _choose(room: Candidates, avoid: frozenset[NodeId], used: Counter[NodeId], count: int) -> Slots:
+    """Nodes of their own, the best first; when there are too few, shared ones, evenly. Tasks of a node stand
+    together, so that their ranks are neighbours."""
+    order: Slots = []
+    with closing(room.best_first()) as best:
+        for name in best:
+            if name not in avoid and not used[name]:
+                order.append(name)
+                if len(order) == count:
+                    return order
+    order += used
+    left = {name: room.fits[name] - used[name] for name in order}
     chosen: Slots = []
-    deepest = max(room.values())
-    for depth in range(deepest):
-        for name in order:
-            if room[name] > depth:
-                chosen.append(name)
-                if len(chosen) == count:
-                    return sorted(chosen, key=order.index)
-    raise AssertionError(f"room for {len(chosen)} of {count} tasks, after it was counted")
+    while len(chosen) < count:
+        round_of = [name for name in order if left[name] > 0]
+        assert round_of, f"room for {len(chosen)} of {count} tasks, after it was counted"
+        for name in round_of:
+            left[name] -= 1
+        chosen += round_of
+    place_of = {name: at for at, name in enumerate(order)}
+    return sorted(chosen[:count], key=place_of.__getitem__)
 
 
-def _fit_key(
-    state: ClusterState, demand: GangDemand, name: NodeId, *, taken: bool
-) -> tuple[bool, int, int, NodeId]:
-    """GPU jobs go where they leave the fewest GPUs over; others where no GPU idles and most cpus are free."""
-    load = state.loads[name]
-    cpu_milli = load.free_cpu_milli if demand.per_task.gpus else -load.free_cpu_milli
-    return taken, len(load.free_gpus), cpu_milli, name
-
-
-def _rank0_first(state: ClusterState, slots: Slots, room: dict[NodeId, int]) -> Slots | None:
+def _rank0_first(
+    state: ClusterState, slots: Slots, room: Candidates, avoid: frozenset[NodeId]
+) -> Slots | None:
     """Rank 0 needs a node with a free rendezvous port: one of the chosen, else one that has room."""
     for at, name in enumerate(slots):
         if free_ports(state, name):
             slots[0], slots[at] = slots[at], slots[0]
             return slots
-    spare = min((name for name, left in room.items() if left and free_ports(state, name)), default=None)
-    if spare is None:
-        return None
-    return [spare, *slots[1:]]
+    with closing(room.best_first()) as best:
+        spare = next((name for name in best if name not in avoid and free_ports(state, name)), None)
+    return None if spare is None else [spare, *slots[1:]]
 
 
 def free_ports(state: ClusterState, name: NodeId) -> list[int]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .amounts import demand_text, duration_text
+from .candidates import can_ever
 from .deadlines import lease_end, silent_since
 from .job import Job, TaskState
 from .node import Node
-from .placement import can_ever
 from .reason import Reason
 from .shortage import never_reason, not_now_reason
 from .state import ClusterState

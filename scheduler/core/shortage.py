@@ -3,9 +3,10 @@
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
 from .amounts import cpu_text, demand_text, gpus_text, size_text
+from .candidates import most_tasks, tasks_that_fit
 from .job import Job
 from .node import Load, Node, gpus_matching
-from .placement import free_ports, most_tasks, tasks_that_fit
+from .placement import free_ports
 from .reason import Reason
 from .state import ClusterState
 

@@ -5,17 +5,35 @@ indexes: they follow from the state proper and are built anew by recovery.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import NodeContact
+from ...spec.resources import GangDemand
 from .job import NEVER, Job, Shape
 from .node import Load, Node
 from .queue import Queue
 from .settings import Settings
 from .timers import Timers
 
+if TYPE_CHECKING:
+    from .candidates import Candidates
+
 NO_JOB: Final = JobId(0)
+
+
+@dataclass(slots=True)
+class Changes:
+    """Which nodes have changed in what they can take, in order; a long log begins a new epoch."""
+
+    epoch: int = 0
+    nodes: list[NodeId] = field(default_factory=list)
+
+    def add(self, name: NodeId, known: int) -> None:
+        self.nodes.append(name)
+        if len(self.nodes) > 4 * known + 1024:
+            self.nodes = []
+            self.epoch += 1
 
 
 @dataclass(slots=True)
@@ -39,5 +57,9 @@ class ClusterState:
     """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
+    changes: Changes = field(default_factory=Changes)
+    candidates: dict[GangDemand, "Candidates"] = field(default_factory=dict)
+    ever: dict[GangDemand, bool] = field(default_factory=dict)
+    """Memos of what the nodes can take: now, and at all."""
     freed: int = 0
     """Grows when something becomes free or a node can take work: what did not fit is tried again."""

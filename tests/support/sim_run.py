@@ -175,7 +175,13 @@ class Run:
             if node.link.cut:
                 node.link.heal()
             node.start_agent()
+        self.world.later(120 * SECOND, self._operator_trusts)
         self.nodes.append(Node(self, "big", inventory("big", cpus=64, gpus=16, ports=range(6000, 6010))))
+
+    def _operator_trusts(self) -> None:
+        """Where most machines are gone for good, somebody must say so."""
+        self.scheduler.call(s.TrustCluster("an operator"), lambda _: None)
+        self.world.later(60 * SECOND, self._operator_trusts)
 
 
 def simulate(seed: int, look: Callable[[Run], None] = lambda run: None) -> Run:

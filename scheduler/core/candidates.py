@@ -1,0 +1,152 @@
+"""Which nodes have room for a demand, best first: a memo per demand that follows the nodes' changes lazily.
+
+Its content follows from the state alone, so that placement stays a function of the state. A look costs what
+has changed since the last look, not the number of nodes.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from ...spec.ids import NodeId
+from ...spec.lifecycle import NodeContact
+from ...spec.resources import GangDemand
+from .node import Load, Node, NodeInventory, gpus_matching
+from .state import ClusterState
+
+MEMOS_MAX: Final = 64
+EVER_MAX: Final = 10_000
+
+FitKey = tuple[int, int, NodeId]
+
+
+@dataclass(slots=True)
+class Candidates:
+    """`fits`: how many tasks fit on each connected node where one does. `room`: their sum."""
+
+    demand: GangDemand
+    epoch: int = -1
+    seen: int = 0
+    room: int = 0
+    fits: dict[NodeId, int] = field(default_factory=dict)
+    keys: dict[NodeId, FitKey] = field(default_factory=dict)
+    order: list[FitKey] = field(default_factory=list)
+    """Heap; an entry that is not in `keys` is stale."""
+
+    def best_first(self) -> Generator[NodeId, None, None]:
+        """Every node with room, best first. Take what is needed and close it."""
+        taken: list[FitKey] = []
+        try:
+            while self.order:
+                key = heappop(self.order)
+                if self.keys.get(key[2]) == key and (not taken or taken[-1] != key):
+                    taken.append(key)
+                    yield key[2]
+        finally:
+            for key in taken:
+                heappush(self.order, key)
+
+    def follow(self, state: ClusterState) -> None:
+        """Look again at the nodes that have changed."""
+        log = state.changes
+        if self.epoch != log.epoch:
+            self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
+            self.fits, self.keys, self.order = {}, {}, []
+            for name in state.nodes:
+                self._look(state, name)
+            return
+        for name in set(log.nodes[self.seen :]):
+            self._look(state, name)
+        self.seen = len(log.nodes)
+        if len(self.order) > 4 * len(self.keys) + 64:
+            self.order = list(self.keys.values())
+            heapify(self.order)
+
+    def _look(self, state: ClusterState, name: NodeId) -> None:
+        self.room -= self.fits.pop(name, 0)
+        node = state.nodes.get(name)
+        fits = 0
+        if node is not None and node.contact is NodeContact.CONNECTED:
+            fits = tasks_that_fit(node, state.loads[name], self.demand)
+        if not fits:
+            self.keys.pop(name, None)
+            return
+        self.fits[name] = fits
+        self.room += fits
+        key = _fit_key(self.demand, name, state.loads[name])
+        if self.keys.get(name) != key:
+            self.keys[name] = key
+            heappush(self.order, key)
+
+
+def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
+    """The memo of `demand`, up to date."""
+    memo = state.candidates.get(demand)
+    if memo is None:
+        if len(state.candidates) >= MEMOS_MAX:
+            del state.candidates[next(iter(state.candidates))]
+        memo = state.candidates[demand] = Candidates(demand)
+    memo.follow(state)
+    return memo
+
+
+def can_ever(state: ClusterState, demand: GangDemand) -> bool:
+    """Could the nodes that are not lost run it if they were empty? With no nodes at all: who knows."""
+    known = state.ever.get(demand)
+    if known is None:
+        if len(state.ever) >= EVER_MAX:
+            state.ever.clear()
+        known = state.ever[demand] = _can_ever(state, demand)
+    return known
+
+
+def most_tasks(inventory: NodeInventory, demand: GangDemand) -> int:
+    """How many tasks would fit on the empty node."""
+    gpus = [(gpu.index, gpu.model) for gpu in inventory.gpus] if demand.per_task.gpus else []
+    capacity = inventory.capacity
+    return _count(inventory, demand, capacity.cpu_milli, capacity.memory_bytes, gpus)
+
+
+def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
+    """How many tasks fit on what is free."""
+    gpus = list(load.free_gpus.items()) if demand.per_task.gpus else []
+    return _count(node.inventory, demand, load.free_cpu_milli, load.free_memory_bytes, gpus)
+
+
+def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
+    room, nodes = 0, 0
+    for node in state.nodes.values():
+        if node.contact is NodeContact.LOST:
+            continue
+        nodes += 1
+        room += most_tasks(node.inventory, demand)
+        if room >= demand.instance_count:
+            return True
+    return not nodes
+
+
+def _count(
+    inventory: NodeInventory,
+    demand: GangDemand,
+    cpu_milli: int,
+    memory_bytes: int,
+    gpus: list[tuple[int, str]],
+) -> int:
+    need = demand.per_task
+    if demand.environment and demand.environment not in inventory.environments:
+        return 0
+    fits = demand.instance_count
+    if need.cpu_milli:
+        fits = min(fits, cpu_milli // need.cpu_milli)
+    if need.memory_bytes:
+        fits = min(fits, memory_bytes // need.memory_bytes)
+    if need.gpus:
+        fits = min(fits, len(gpus_matching(gpus, demand.gpu_models)) // need.gpus)
+    return max(fits, 0)
+
+
+def _fit_key(demand: GangDemand, name: NodeId, load: Load) -> FitKey:
+    """GPU jobs go where they leave the fewest GPUs over; others where no GPU idles and most cpus are free."""
+    cpu_milli = load.free_cpu_milli if demand.per_task.gpus else -load.free_cpu_milli
+    return len(load.free_gpus), cpu_milli, name
