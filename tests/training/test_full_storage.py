@@ -1,0 +1,78 @@
+"""A file system that fills up for real: a small tmpfs. Needs root; test_gang_checkpoints does without, by a size limit."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from support.fake_shim import FakeShim, FakeTask
+
+MakeRun = Any
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def big(value: float) -> nn.Linear:
+    model = nn.Linear(50_000, 1, bias=False)
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+@pytest.mark.parametrize("room_bytes", [0, 4096, 120_000, 200_000, 208_000])
+def test_a_full_disk_costs_one_checkpoint_and_leaves_no_litter(
+    make_run: MakeRun, small_disk: Path, tmp_path: Path, room_bytes: int
+) -> None:
+    """With room for nothing, for a folder, for half the data, for the data only, for all but the manifest."""
+    task = FakeTask(tmp_path)
+    task.job_folder.rmdir()
+    task.job_folder.symlink_to(small_disk)
+    root = small_disk / "checkpoints"
+    with FakeShim(task) as shim:
+        run = make_run(task)
+        assert run.save(1, model=big(1.0)).published
+        ballast = fill_up(small_disk, room_bytes)
+
+        outcome = run.save(2, model=big(2.0))
+        assert not outcome.published
+        assert "No space left on device" in outcome.error
+        assert [path.name for path in root.iterdir()] == ["step-00000001.a1"]
+        assert shim.of("checkpoint_failed")[0]["why"] == outcome.error
+
+        ballast.unlink()
+        assert run.save(3, model=big(3.0)).published
+        told = shim.of("checkpoint")
+    after = task.next_attempt(told)
+    with FakeShim(after):
+        model = big(0.0)
+        assert make_run(after).restore(model=model).step == 3
+        assert torch.all(model.weight == 3.0)
+
+
+def fill_up(disk: Path, room_bytes: int) -> Path:
+    """A file that leaves so many bytes."""
+    ballast = disk / "ballast"
+    status = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - room_bytes)
+    return ballast
