@@ -83,7 +83,7 @@ class Proxy:
     def __enter__(self) -> Self:
         self._thread.start()
         self._set_open(up=True, down=True)
-        self._server = self._run(asyncio.start_server(self._on_client, "127.0.0.1", self._wanted_port))
+        self._server = self._run(asyncio.start_server(self._accept, "127.0.0.1", self._wanted_port))
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         return self
 
@@ -133,12 +133,16 @@ class Proxy:
 
     # Connections.
 
-    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._begin(self._on_client(reader, writer))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.accepted += 1
+
+    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             _reset(writer)
             return
@@ -170,9 +174,7 @@ class Proxy:
             except OSError:
                 return
 
-        task = asyncio.ensure_future(swallow())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begin(swallow())
 
     async def _pump(
         self, link: "_Link", direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
