@@ -1,8 +1,8 @@
 """From what a caller has (a file, a mapping, a JobSpec) to the document that goes over the wire.
 
 Paths become absolute here, below the job file's folder (for mappings: below the working directory),
-because only the client knows where they were written. A job file without `code` runs in the folder
-that holds it, as `python train.py` beside it would; a mapping without `code` runs in the job's own folder.
+because only the client knows where they were written. A job without `code` runs in that same folder, as
+`python train.py` beside the file would; only a JobSpec is taken as it stands.
 A file is looked at with stat before it is read: nothing larger than the bound is.
 """
 
@@ -45,8 +45,8 @@ def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") ->
             )
         prepared = Prepared(job.rooted(str(Path.cwd())), "job")
     elif isinstance(job, Mapping):
-        spec, cautions = job_from_data(apply_overrides(_plain(job), overrides), "job")
-        prepared = Prepared(spec.rooted(str(Path.cwd())), "job", cautions)
+        spec, cautions = job_from_data(apply_overrides(dict(job), overrides), "job")
+        prepared = _rooted(spec, "job", Path.cwd(), cautions)
     else:
         path = Path(job)
         prepared = _from_text(read_job_file(path), str(path), path.absolute().parent, overrides)
@@ -89,6 +89,10 @@ def read_job_file(path: Path) -> bytes:
 
 def _from_text(text: str | bytes, source: str, folder: Path, overrides: Sequence[str]) -> Prepared:
     spec, cautions = parse_job(text, source, overrides)
+    return _rooted(spec, source, folder, cautions)
+
+
+def _rooted(spec: JobSpec, source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
     # Links are not resolved: nodes may know the link, and not what is behind it.
     where = os.path.normpath(folder)
     if spec.code is None:
@@ -109,7 +113,3 @@ def _folder_hint(path: Path) -> str:
     found: Iterable[Path] = (path / name for name in ("job.yaml", "job.yml"))
     there = next((candidate for candidate in found if candidate.is_file()), None)
     return f"did you mean {there}?" if there else "name the YAML file in it"
-
-
-def _plain(job: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(job)

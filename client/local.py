@@ -9,10 +9,11 @@ scheduler that loses its agents would write the loss into the jobs' stories.
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +53,8 @@ def up(state: Path, plan: Plan, tell: Tell) -> Up:
     _check_plan(plan)
     _make_folder(state, ephemeral=plan.ephemeral)
     with _locked(state):
-        before = read_up(state)
-        current = before or Up(state=state, ephemeral=plan.ephemeral)
+        before = read_up(state) or Up(state=state, ephemeral=plan.ephemeral)
+        current = replace(before, is_down=False)
         current = _scheduler_up(current, plan, tell)
         return _agents_up(current, plan, tell)
 
@@ -64,22 +65,22 @@ def down(state: Path, tell: Tell, *, kill_jobs: bool, grace_s: float = 5.0) -> b
         return False
     with _locked(state):
         current = read_up(state)
-        if current is None:
+        if current is None or current.is_down:
             return False
         kill = kill_jobs or current.ephemeral
         if kill:
             _cancel_all(current, grace_s, tell)
         if current.scheduler is not None:
-            _stop(current.scheduler, tell)
-        for agent in current.agents:
-            _stop(agent, tell)
+            _stop([current.scheduler], tell)
+        _stop(current.agents, tell)
         if kill:
             kill_tasks(state, tell)
         else:
             _tell_left(state, tell)
-        (state / "up.json").unlink()
         if current.ephemeral:
             _remove(state, tell)
+        else:
+            write_up(replace(current, is_down=True))
     return True
 
 
@@ -161,7 +162,7 @@ def _agents_up(current: Up, plan: Plan, tell: Tell) -> Up:
             _tell_running(agent, plan, tell)
             continue
         if agent is not None and agent.process.is_alive():
-            _stop(agent, tell)  # it dials an address where the scheduler no longer is
+            _stop([agent], tell)  # it dials an address where the scheduler no longer is
         agent = _start_agent(current, index, max(wanted, len(current.agents)), plan, agent)
         by_name[name] = agent
         fresh.append(agent)
@@ -290,13 +291,19 @@ def _cancel_all(current: Up, grace_s: float, tell: Tell) -> None:
         tell(f"cancelled {len(asked)} job{'s' if len(asked) != 1 else ''}")
 
 
-def _stop(started: Started, tell: Tell) -> None:
-    if not started.process.is_alive():
-        tell(f"{started.name} had already ended (pid {started.process.pid})")
-    elif processes.stop(started.process, STOP_S):
-        tell(f"{started.name} stopped (pid {started.process.pid})")
-    else:
-        tell(f"{started.name} did not stop within {STOP_S:g} s and was killed (pid {started.process.pid})")
+def _stop(parts: Sequence[Started], tell: Tell) -> None:
+    """SIGTERM to all at once, then wait for each; SIGKILL for one that does not stop in time."""
+    asked = [part for part in parts if processes.send(part.process, signal.SIGTERM)]
+    deadline = time.monotonic() + STOP_S
+    for part in parts:
+        if part not in asked:
+            tell(f"{part.name} had already ended (pid {part.process.pid})")
+        elif processes.wait_gone(part.process, deadline - time.monotonic()):
+            tell(f"{part.name} stopped (pid {part.process.pid})")
+        else:
+            processes.send(part.process, signal.SIGKILL)
+            processes.wait_gone(part.process, STOP_S)
+            tell(f"{part.name} did not stop within {STOP_S:g} s and was killed (pid {part.process.pid})")
     reap()
 
 

@@ -67,16 +67,6 @@ def wait_gone(process: Identity, timeout_s: float) -> bool:
         os.close(fd)
 
 
-def stop(process: Identity, grace_s: float) -> bool:
-    """SIGTERM, then SIGKILL after `grace_s`; True when the process ended by itself within the grace."""
-    if not send(process, signal.SIGTERM) or wait_gone(process, grace_s):
-        return True
-    send(process, signal.SIGKILL)
-    # A stopped or sleeping process dies of SIGKILL at once; one stuck in the kernel may take a while.
-    wait_gone(process, 5)
-    return False
-
-
 def with_environment(name: str, is_ours: Callable[[str], bool]) -> Iterator[Identity]:
     """Running processes of this user whose environment has `name` with a value that `is_ours`."""
     prefix = name.encode() + b"="

@@ -30,6 +30,8 @@ class Up:
 
     state: Path
     ephemeral: bool = False
+    is_down: bool = False
+    """Taken down: the rest says how to bring it up as it was."""
     address: str = ""
     scheduler: Started | None = None
     """None: it runs, but was not started by `up`."""
@@ -44,6 +46,7 @@ def read_up(state: Path) -> Up | None:
         return Up(
             state=state,
             ephemeral=bool(said["ephemeral"]),
+            is_down=bool(said["is_down"]),
             address=str(said["address"]),
             scheduler=_started(said["scheduler"]) if said["scheduler"] else None,
             agents=tuple(_started(agent) for agent in said["agents"]),
@@ -59,6 +62,7 @@ def read_up(state: Path) -> Up | None:
 def write_up(current: Up) -> None:
     body = {
         "ephemeral": current.ephemeral,
+        "is_down": current.is_down,
         "address": current.address,
         "scheduler": asdict(current.scheduler) if current.scheduler else None,
         "agents": [asdict(agent) for agent in current.agents],

@@ -143,8 +143,7 @@ def test_cancel_ends_a_job_and_knows_what_it_does_not_know(
     shown = capfd.readouterr()
     assert f"job {job}" in shown.out and str(10**9) in shown.err
     assert cluster.wait_state(job, "CANCELLED").state == "CANCELLED"
-    assert pace("cancel", job) == cli.EXIT_REFUSED
-    assert "CANCELLED" in capfd.readouterr().err
+    assert pace("cancel", job) == 0  # asking twice does no harm
 
 
 @pytest.mark.parametrize("verb", ["show", "why", "timeline", "logs"])
