@@ -2,7 +2,7 @@
 collective.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Checkpoints:
         link: ShimLink | None,
         task: Task | None,
         *,
+        stop_seen: Callable[[], bool],
         root: Path,
         retention: Retention,
     ) -> None:
@@ -38,6 +39,7 @@ class Checkpoints:
         self._task = task
         self._root = root
         self._retention = retention
+        self._stop_seen = stop_seen
         self._attempt = environment.attempt if task is not None else 0
         self._bad: set[Path] = set()
         self._continues = False
@@ -101,5 +103,10 @@ class Checkpoints:
             return {}  # gone or damaged: it cannot be the best
 
     def _acked_seq(self) -> int:
+        """Nothing once a stop was asked for: this attempt may have a successor, and what is acknowledged from
+        then on was perhaps only taken note of.
+        """
         folder = self._environment.task_folder
-        return read_acked_seq(folder) if folder is not None else 0
+        if folder is None:
+            return 0
+        return 0 if self._stop_seen() else read_acked_seq(folder)

@@ -51,7 +51,8 @@ class Run:
         folder = environment.task_folder
         self._link = ShimLink(folder) if folder is not None else None
         self._gang = Gang(environment)
-        self._stopping = StopAgreement(self._gang, StopNotice(folder), catches_sigterm=environment.managed)
+        self._notice = StopNotice(folder)
+        self._stopping = StopAgreement(self._gang, self._notice, catches_sigterm=environment.managed)
         self._latest: dict[str, float] = {}
         self._lazy_checkpoints: Checkpoints | None = None
 
@@ -145,7 +146,13 @@ class Run:
             if task is not None and self._environment.job_folder is not None:
                 root, retention = self._environment.job_folder / "checkpoints", task.retention
             self._lazy_checkpoints = Checkpoints(
-                self._environment, self._gang, self._link, task, root=root, retention=retention
+                self._environment,
+                self._gang,
+                self._link,
+                task,
+                stop_seen=self._notice.seen,
+                root=root,
+                retention=retention,
             )
         return self._lazy_checkpoints
 

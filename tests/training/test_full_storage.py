@@ -1,4 +1,4 @@
-"""A file system that fills up for real: a small tmpfs. Needs root; test_gang_checkpoints does without, by a size limit."""
+"""A file system that fills up for real: a small tmpfs. Needs root; test_gang_checkpoints does without."""
 
 import os
 import subprocess
@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from support.fake_shim import FakeShim, FakeTask
+from torch import nn
 
 MakeRun = Any
 

@@ -237,6 +237,20 @@ def test_nothing_is_deleted_until_a_newer_one_is_acknowledged(make_run: MakeRun,
         assert shim.of("checkpoint")[-1]["removed_steps"] == [3, 4]
 
 
+def test_nothing_is_deleted_once_the_attempt_was_told_to_stop(make_run: MakeRun, tmp_path: Path) -> None:
+    """It may have a successor by then, which restores from what the scheduler accepted before."""
+    task = FakeTask(tmp_path, keep_last=1)
+    with FakeShim(task, auto_ack=True):
+        run = make_run(task)
+        for step in (1, 2, 3):
+            run.save(step, model=net())
+        assert names(task) == ["step-00000002.a1", "step-00000003.a1"]
+        task.give_notice()
+        for step in (4, 5):
+            run.save(step, model=net())
+    assert names(task) == [f"step-0000000{step}.a1" for step in (2, 3, 4, 5)]
+
+
 def test_a_new_attempt_deletes_its_forerunners_only_when_its_own_is_acknowledged(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
