@@ -1,0 +1,322 @@
+"""Nodes go silent, are lost, return; leases run out; the scheduler suspects itself: laws 4 and 5."""
+
+import pytest
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.settings import Settings
+from paceline.spec.errors import LimitExceeded
+from paceline.spec.ids import NodeId, TaskKey
+from paceline.spec.lifecycle import AttemptOutcome, JobState, NodeContact
+from support.paddock import Paddock, inventory, shape
+
+
+@pytest.fixture
+def paddock() -> Paddock:
+    return Paddock()
+
+
+def contact(paddock: Paddock, name: str) -> NodeContact:
+    return paddock.state.nodes[NodeId(name)].contact
+
+
+def outcome(paddock: Paddock, job: int) -> AttemptOutcome | None:
+    ending = paddock.job(job).course.ending
+    return ending.outcome if ending else None
+
+
+def three_nodes(paddock: Paddock) -> None:
+    for name in ("n1", "n2", "n3"):
+        paddock.node_joins(name, cpus=2)
+
+
+def test_a_short_silence_changes_nothing(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    before = paddock.job(job)
+    paddock.stream_breaks("n2")
+    assert contact(paddock, "n2") is NodeContact.UNKNOWN
+    paddock.pass_time(2)
+    assert "node n2 lost contact 2" in paddock.why(job).reasons[0].text
+    welcome = paddock.node_joins("n2", TaskKey(before.number, before.attempt, 1))
+    assert [position.seq for position in welcome.positions] == [1]
+    assert not welcome.forget
+    assert paddock.job(job) == before
+    assert len(paddock.starts_sent(job)) == 2, "nothing was sent again"
+
+
+@pytest.mark.parametrize("how", ["stream_breaks", "goes_silent"])
+def test_a_fenced_job_is_replaced_after_three_missed_heartbeats(paddock: Paddock, how: str) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    paddock.pass_time(1)
+    getattr(paddock, how)("n2")
+    paddock.pass_time(3.25)
+    assert (contact(paddock, "n2"), paddock.job(job).attempt) == (NodeContact.UNKNOWN, 1)
+    paddock.pass_time(0.5)
+    assert contact(paddock, "n2") is NodeContact.LOST
+    assert paddock.job(job).attempt == 2
+    assert paddock.nodes_of(job) == ["n1", "n3"], "the node that stayed keeps its task"
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+    assert paddock.job(job).course.retries_used == 0
+
+
+def test_a_lost_node_that_returns_is_told_to_forget(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(1, cpus=2))
+    paddock.starts(job)
+    stale = TaskKey(paddock.job(job).number, paddock.job(job).attempt, 0)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(5)
+    assert paddock.nodes_of(job) == ["n2"]
+    welcome = paddock.node_joins("n1", stale)
+    assert welcome.forget == (stale,)
+    assert not welcome.positions
+
+
+def test_a_heartbeat_after_the_verdict_is_refused(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    session = paddock.sessions["n1"]
+    paddock.goes_silent("n1")
+    paddock.pass_time(4)
+    assert paddock.tell(s.Heartbeat(NodeId("n1"), session)) is False
+    assert contact(paddock, "n1") is NodeContact.LOST
+
+
+def test_a_heartbeat_before_the_verdict_ends_the_silence(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    session = paddock.sessions["n1"]
+    paddock.goes_silent("n1")
+    paddock.pass_time(2)
+    assert contact(paddock, "n1") is NodeContact.UNKNOWN
+    assert paddock.tell(s.Heartbeat(NodeId("n1"), session)) is True
+    assert contact(paddock, "n1") is NodeContact.CONNECTED
+
+
+def test_an_older_stream_that_breaks_is_no_news(paddock: Paddock) -> None:
+    paddock.node_joins("n1")
+    old = paddock.sessions["n1"]
+    paddock.node_joins("n1")
+    paddock.tell(s.ContactLost(NodeId("n1"), old, "reset"))
+    assert contact(paddock, "n1") is NodeContact.CONNECTED
+    assert paddock.tell(s.Heartbeat(NodeId("n1"), old)) is False
+
+
+def test_a_peer_that_falls_is_evidence_against_a_silent_node(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    paddock.stream_breaks("n2")
+    paddock.rank_dies(job, 0, 1, "connection closed by peer")
+    assert paddock.job(job).attempt == 2, "at once, not after the heartbeats"
+    assert paddock.nodes_of(job) == ["n1", "n3"]
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+    assert paddock.job(job).course.retries_used == 0
+
+
+def test_an_exclusive_job_waits_until_the_lease_has_run_out_on_both_sides(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(1, cpus=2, exclusive=True))
+    paddock.starts(job)
+    paddock.pass_time(10)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(30)
+    assert contact(paddock, "n1") is NodeContact.LOST
+    assert paddock.state_of(job) is JobState.RUNNING
+    assert "replaced after 45 s because the job is exclusive" in paddock.why(job).reasons[0].text
+    paddock.pass_time(14.5)
+    assert paddock.job(job).attempt == 1
+    paddock.pass_time(1)
+    assert (paddock.job(job).attempt, paddock.nodes_of(job)) == (2, ["n2"])
+
+
+def test_an_exclusive_job_rides_on_when_its_node_returns_in_time(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(1, cpus=2, exclusive=True))
+    paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(40)
+    paddock.node_joins("n1", paddock.job(job).key(0))
+    paddock.pass_time(60)
+    assert (paddock.state_of(job), paddock.job(job).attempt) == (JobState.RUNNING, 1)
+    paddock.finishes(job)
+    assert paddock.state_of(job) is JobState.SUCCEEDED
+
+
+def test_an_exclusive_gang_starts_again_when_its_last_task_is_gone(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2, exclusive=True, retries=1))
+    paddock.starts(job)
+    paddock.rank_dies(job, 0, 7)
+    assert paddock.state_of(job) is JobState.QUEUED
+    assert "must be gone" in paddock.why(job).reasons[0].text
+    paddock.task_ends(job, 0, 7, attempt=1)
+    assert paddock.state_of(job) is JobState.QUEUED
+    paddock.task_ends(job, 1, -9, "stopped", attempt=1)
+    assert (paddock.state_of(job), paddock.job(job).attempt) == (JobState.STARTING, 2)
+
+
+def test_an_exclusive_leftover_on_a_silent_node_is_waited_for(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2, exclusive=True, retries=1))
+    paddock.starts(job)
+    paddock.stream_breaks("n2")
+    paddock.rank_dies(job, 0, 1)
+    paddock.task_ends(job, 0, 1, attempt=1)
+    paddock.pass_time(44)
+    assert paddock.state_of(job) is JobState.QUEUED
+    paddock.pass_time(2)
+    assert paddock.nodes_of(job) == ["n1", "n3"]
+
+
+def test_a_leftover_that_its_node_no_longer_has_is_gone(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2, exclusive=True, retries=1))
+    paddock.starts(job)
+    stale = paddock.job(job).key(1)
+    paddock.stream_breaks("n2")
+    paddock.rank_dies(job, 0, 1)
+    paddock.task_ends(job, 0, 1, attempt=1)
+    welcome = paddock.node_joins("n2", stale)
+    assert stale not in welcome.forget, "its end must still be reported"
+    assert paddock.stops_sent(job)[-1].key == stale
+    paddock.node_joins("n2")
+    assert paddock.job(job).attempt == 2
+
+
+def test_a_scheduler_restart_stops_nothing_and_gives_a_fresh_grace(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    before = paddock.job(job)
+    paddock.pass_time(100)
+    paddock.scheduler_restarts()
+    assert contact(paddock, "n1") is NodeContact.UNKNOWN
+    paddock.pass_time(2)
+    for at, name in enumerate(("n1", "n2")):
+        paddock.node_joins(name, before.key(at))
+    paddock.node_joins("n3")
+    paddock.pass_time(10)
+    assert paddock.job(job) == before
+
+
+def test_a_start_that_never_arrived_is_sent_again(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(1, cpus=2))
+    paddock.scheduler_restarts()
+    paddock.node_joins("n1")
+    first, again = paddock.starts_sent(job)
+    assert first.key == again.key
+    assert (first.master_address, first.job.tasks) == (again.master_address, again.job.tasks)
+
+
+def test_a_task_that_its_node_forgot_is_replaced_at_once(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    paddock.node_joins("n1")
+    assert paddock.job(job).attempt == 2
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+
+
+def test_the_cluster_is_suspected_when_most_nodes_vanish(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    jobs = paddock.submit(shape(cpus=2), shape(cpus=2))
+    for job in jobs:
+        paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.stream_breaks("n2")
+    paddock.pass_time(600)
+    assert paddock.state.suspected
+    assert [paddock.job(job).attempt for job in jobs] == [1, 1]
+    assert "most nodes are silent" in paddock.why(jobs[0]).reasons[0].text
+    paddock.node_joins("n1", paddock.job(jobs[0]).key(0))
+    assert not paddock.state.suspected
+    paddock.pass_time(5)
+    assert contact(paddock, "n2") is NodeContact.LOST
+    assert [paddock.job(job).attempt for job in jobs] == [1, 2]
+
+
+def test_an_operator_may_say_that_they_are_really_gone(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    jobs = paddock.submit(shape(cpus=2), shape(cpus=2))
+    for job in jobs:
+        paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.stream_breaks("n2")
+    paddock.pass_time(10)
+    paddock.tell(s.TrustCluster("ann"))
+    paddock.pass_time(5)
+    assert contact(paddock, "n1") is contact(paddock, "n2") is NodeContact.LOST
+    assert paddock.nodes_of(jobs[0]) == ["n3"]
+
+
+def test_a_vanished_half_is_not_most(paddock: Paddock) -> None:
+    paddock.node_joins("n1")
+    paddock.node_joins("n2")
+    paddock.stream_breaks("n1")
+    paddock.pass_time(5)
+    assert not paddock.state.suspected
+    assert contact(paddock, "n1") is NodeContact.LOST
+
+
+def test_a_cancel_reaches_a_node_that_was_away(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(cpus=2, grace_s=30))
+    paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.cancel(job)
+    paddock.pass_time(2)
+    before = len(paddock.stops_sent(job))
+    paddock.node_joins("n1", paddock.job(job).key(0))
+    [again] = paddock.stops_sent(job)[before:]
+    assert again.grace_us == 28_000_000
+
+
+def test_a_cancelled_job_on_a_lost_node_is_cancelled_not_replaced(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(cpus=2))
+    paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.cancel(job)
+    paddock.pass_time(5)
+    assert paddock.state_of(job) is JobState.CANCELLED
+
+
+def test_a_node_that_changes_is_believed(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=2)
+    [job, wants_four] = paddock.submit(shape(gpus=2), shape(gpus=4))
+    assert paddock.why(wants_four).never
+    paddock.tell(s.InventoryChanged(NodeId("n1"), paddock.sessions["n1"], inventory("n1", gpus=6)))
+    assert paddock.job(wants_four).tasks[0].gpu_indices == (2, 3, 4, 5)
+    paddock.tell(s.InventoryChanged(NodeId("n1"), paddock.sessions["n1"], inventory("n1", gpus=1)))
+    assert paddock.state_of(job) is JobState.STARTING, "what runs goes on"
+    assert not paddock.state.loads[NodeId("n1")].free_gpus
+
+
+def test_nodes_are_bounded_and_forgotten() -> None:
+    paddock = Paddock(Settings(nodes_max=2, forget_after_us=60_000_000))
+    paddock.node_joins("n1")
+    paddock.node_joins("n2")
+    with pytest.raises(LimitExceeded):
+        paddock.node_joins("n3")
+    paddock.sessions.pop("n3")
+    paddock.stream_breaks("n1")
+    paddock.pass_time(70, step_s=0.5)
+    assert NodeId("n1") not in paddock.state.nodes
+    paddock.node_joins("n3")
+    paddock.scheduler_restarts()
+    assert sorted(paddock.state.nodes) == ["n2", "n3"]
+
+
+def test_a_node_may_come_with_nothing(paddock: Paddock) -> None:
+    bare = NodeInventory("bare", "", inventory("x").capacity)
+    paddock.tell(s.Hello(NodeId("bare"), 99, "boot", bare, ()))
+    [job] = paddock.submit(shape(environment="jax"))
+    assert "none of 1 node has the environment 'jax'; they have none" in paddock.why(job).reasons[0].text
+
+
+def test_settings_that_would_run_an_exclusive_job_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match="would run twice"):
+        Settings(lease_exclusive_us=40_000_000)
