@@ -23,6 +23,7 @@ LOCK_KEY: Final = 0x7061_6365_6C69_6E65
 """'paceline' in ASCII; one lock per database."""
 
 CONNECT_TIMEOUT_S: Final = 10
+LOCK_WAIT_S: Final = 3
 _SETTINGS: Final = "-c synchronous_commit=on -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 
 _HINTS: Final = (
@@ -110,13 +111,16 @@ class PostgresBackend:
         return psycopg.connect(autocommit=True, **settings)  # type: ignore[arg-type]
 
     def _take_lock(self, connection: psycopg.Connection[Any]) -> None:
-        taken = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
-        if taken is not None and taken[0]:
-            return
-        raise StoreFailure(
-            f"{self.where} is held by another scheduler ({_holder(connection)})",
-            hint="stop that one first, or give this one a database of its own",
-        )
+        """Waits a little: the server may not know yet that the scheduler before this one was killed."""
+        try:
+            connection.execute(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
+            connection.execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+            connection.execute("RESET lock_timeout")
+        except psycopg.errors.LockNotAvailable as error:
+            raise StoreFailure(
+                f"{self.where} is held by another scheduler ({_holder(connection)})",
+                hint="stop that one first, or give this one a database of its own",
+            ) from error
 
     def _migrate(self, writer: psycopg.Connection[Any]) -> None:
         """In a connection of SQLAlchemy's own, under the writer's lock."""

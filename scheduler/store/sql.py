@@ -211,6 +211,7 @@ class SqlStore:
         except Exception:  # noqa: BLE001 - the caller is about to raise the first error, which says more
             writer, self._writer = self._writer, None
             with suppress(Exception):
+                cursor.close()  # an open statement would keep the file open behind the connection's back
                 writer.close()
 
     def _check_follows(self, events: Sequence[EventRow]) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -102,8 +102,7 @@ def _prepared(path: Path, lock: int) -> SqliteBackend:
         else:
             _make(path)
         backend = SqliteBackend(path, lock)
-        with backend.engine.connect() as connection:
-            _bring_forward(connection, path)
+        _bring_forward(backend.engine, path)
     except (sqlite3.Error, DBAPIError, OSError) as error:
         raise _failure(path, error, "opening it") from error
     return backend
@@ -144,10 +143,7 @@ def _make(path: Path) -> None:
     fresh = path.with_name(path.name + ".new")
     for leftover in (fresh, fresh.with_name(fresh.name + "-wal"), fresh.with_name(fresh.name + "-shm")):
         leftover.unlink(missing_ok=True)
-    engine = _engine(fresh)
-    with engine.connect() as connection:
-        _bring_forward(connection, path)
-    engine.dispose()
+    _bring_forward(_engine(fresh), path)
     fresh.chmod(0o600)
     fresh.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -157,21 +153,24 @@ def _make(path: Path) -> None:
         os.close(folder)
 
 
-def _bring_forward(connection: Connection, path: Path) -> None:
+def _bring_forward(engine: Engine, path: Path) -> None:
     """Migrate in one transaction, which also tells whether the file can be written at all."""
-    connection.exec_driver_sql("PRAGMA query_only=OFF")
-    connection.exec_driver_sql("PRAGMA synchronous=FULL")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
-        connection.exec_driver_sql("CREATE TABLE writable (x)")
-        connection.exec_driver_sql("DROP TABLE writable")
-        migrate(connection, f"the store {path}")
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        with suppress(DBAPIError):
-            connection.exec_driver_sql("ROLLBACK")
-        raise
-    connection.exec_driver_sql("PRAGMA query_only=ON")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only=OFF")
+            connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                connection.exec_driver_sql("CREATE TABLE writable (x)")
+                connection.exec_driver_sql("DROP TABLE writable")
+                migrate(connection, f"the store {path}")
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with suppress(DBAPIError):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+    finally:
+        engine.dispose()
 
 
 def _check(path: Path) -> None:
@@ -181,10 +180,13 @@ def _check(path: Path) -> None:
     connection = _connect(path)
     try:
         problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+        tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")]
     finally:
         connection.close()
     if problems != ["ok"]:
         raise _damaged(path, "; ".join(problems))
+    if not tables:
+        raise _damaged(path, "it holds no tables")  # SQLite takes a file of a few bytes for a new database
 
 
 def _damaged(path: Path, found: str) -> StoreFailure:

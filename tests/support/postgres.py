@@ -42,16 +42,11 @@ class PostgresServer:
     def url(self, name: str) -> str:
         return f"postgresql://{self._user}@/{name}?host={quote(str(self.folder))}"
 
-    def stop(self) -> None:
-        """Fast shutdown: sessions are cut, data is written."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(timeout=30)
-
     def kill(self) -> None:
         """Like a crash of the server: SIGQUIT is PostgreSQL's immediate shutdown, without a checkpoint."""
-        self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(timeout=30)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(timeout=30)
 
     def start(self) -> None:
         self._process = _start(self.folder, _preexec_user())
@@ -107,7 +102,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             _wait_ready(server)
             yield server
         finally:
-            server.stop()
+            server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,88 @@
+"""The migrations lead to the schema of tables.py, each whole or not at all; else alembic stays away."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from paceline.scheduler.store import migrate, open_store
+from paceline.scheduler.store.tables import SCHEMA_VERSION, metadata
+from paceline.spec.errors import StoreFailure
+
+
+def test_the_newest_migration_is_the_version_of_the_tables() -> None:
+    script = ScriptDirectory(str(migrate.FOLDER), version_locations=[str(migrate.FOLDER)])
+    assert script.get_current_head() == SCHEMA_VERSION
+    assert len(script.get_bases()) == 1
+
+
+def test_migrations_and_tables_agree(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "paceline.db")
+    try:
+        with store._backend.engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    finally:
+        store.close()
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "paceline.db"
+    open_store(path).close()
+    before = path.read_bytes()
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for file in migrate.FOLDER.glob("*.py"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "v0002_bad.py").write_text(
+        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+        "def upgrade():\n    op.execute('DROP TABLE keys')\n    op.execute('ALTER TABLE nothing ADD x')\n"
+    )
+    monkeypatch.setattr(migrate, "FOLDER", folder)
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    with pytest.raises(StoreFailure, match="nothing"):
+        open_store(path)
+    monkeypatch.undo()
+    assert path.read_bytes()[4096:] == before[4096:]
+    open_store(path).close()
+
+
+def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conformance.store import event
+    from paceline.scheduler.store.base import Batch
+
+    path = tmp_path / "paceline.db"
+    store = open_store(path)
+    store.load()
+    store.commit(Batch(events=[event(1)]))
+    store.close()
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for file in migrate.FOLDER.glob("*.py"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "v0002_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+        "def upgrade():\n    op.add_column('nodes', sa.Column('more', sa.Text))\n"
+    )
+    monkeypatch.setattr(migrate, "FOLDER", folder)
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    newer = open_store(path)
+    assert newer.load().last_seq == 1
+    newer.close()
+    monkeypatch.undo()
+    with pytest.raises(StoreFailure, match="0002"):
+        open_store(path)
+
+
+def test_opening_a_store_of_this_version_does_not_import_alembic(tmp_path: Path) -> None:
+    path = tmp_path / "paceline.db"
+    open_store(path).close()
+    code = (
+        "import sys\nfrom paceline.scheduler.store import open_store\n"
+        "assert 'sqlalchemy' not in sys.modules\n"
+        f"open_store({str(path)!r}).close()\n"
+        "assert 'alembic' not in sys.modules and 'psycopg' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
