@@ -55,8 +55,10 @@ class CgroupTree:
                 self.root.rmdir()
 
 
-def find_cgroup_tree(state: Path) -> CgroupTree:
-    """Try to make the corner for the agent of this state folder."""
+def find_cgroup_tree(state: Path, *, without_limits: bool) -> CgroupTree:
+    """Try to make the corner for the agent of this state folder. `without_limits`: take it also where nothing
+    can be limited, to find and kill by it what hides even from its mark; entering a group costs a task up to
+    milliseconds."""
     import hashlib  # the zygote, which imports this module too, is smaller without it
 
     mount = _mount_point()
@@ -65,19 +67,18 @@ def find_cgroup_tree(state: Path) -> CgroupTree:
     own = mount / _own_group().lstrip("/")
     name = "paceline-" + hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]
     root = own / name
-    try:
-        root.mkdir(exist_ok=True)
-    except OSError as error:
-        return CgroupTree(None, f"cannot make a group in {own}: {error.strerror}")
     offered = set(_read(own / "cgroup.controllers").split())
     missing = [controller for controller in CONTROLLERS if controller not in offered]
-    if missing:
-        return CgroupTree(root, f"cgroup2 at {mount} does not offer {', '.join(missing)}: nothing is limited")
+    problem = f"cgroup2 at {mount} does not offer {', '.join(missing)}: nothing is limited" if missing else ""
+    if missing and not without_limits:
+        return CgroupTree(None, problem)
     try:
-        _enable(own, root, own != mount)
+        root.mkdir(exist_ok=True)
+        if not missing:
+            _enable(own, root, own != mount)
     except OSError as error:
-        return CgroupTree(root, f"cannot turn on {', '.join(CONTROLLERS)} in {own}: {error.strerror}")
-    return CgroupTree(root, "")
+        return CgroupTree(None, f"cannot limit anything in {own}: {error.strerror}")
+    return CgroupTree(root, problem)
 
 
 def _enable(own: Path, root: Path, must_be_empty: bool) -> None:

@@ -63,6 +63,8 @@ class SupervisorConfig:
     """On which the rendezvous ports listen."""
     rendezvous_ports: int = 8
     """How many are held ready."""
+    groups_without_limits: bool = False
+    """Put tasks into cgroups also where these can limit nothing: a last resort for finding processes."""
     answer_s: float = 5.0
     """A shim or zygote that does not answer in this time is killed."""
 
@@ -135,7 +137,9 @@ class Supervisor:
     async def recover(self) -> None:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._groups = containment.find_cgroup_tree(self._state)
+        self._groups = containment.find_cgroup_tree(
+            self._state, without_limits=self._config.groups_without_limits
+        )
         self._ports = RendezvousPorts(self._config.rendezvous_address, self._config.rendezvous_ports)
         self._pool.begin(self._pool.key(self._config.interpreter) if self._config.warm else None)
         found = [
@@ -287,7 +291,6 @@ class Supervisor:
                 )
             await asyncio.gather(*(self._end_older(each) for each in others))
             launch = self._plan(task)
-            await self._on_disk(lambda: _make_folder(task))
             await self._launch(task, launch)
         except Refusal as refusal:
             await self._refuse(task, refusal)
@@ -376,8 +379,7 @@ class Supervisor:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
-        data = json.dumps(document).encode()
-        await self._on_disk(lambda: _write(task.folder / "launch.json", data))
+        await self._on_disk(lambda: _make_folder(task, document))
         ours, theirs = socket.socketpair()
         task.starting = True
         self._link(task, ours)
@@ -550,14 +552,15 @@ async def _lives_on(pid: int, started: int, patience_s: float) -> bool:
     return False
 
 
-def _make_folder(task: _Task) -> None:
-    if task.folder.exists():  # of an earlier life that could not be dropped
+def _make_folder(task: _Task, launch: dict[str, Any]) -> None:
+    if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
         shutil.rmtree(task.folder)
     task.folder.mkdir(mode=0o700)
     text = json_format.MessageToJson(
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
     _write(task.folder / "task.json", text.encode(), durable=True)
+    _write(task.folder / "launch.json", json.dumps(launch).encode())
     for folder in task.request.output_folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
 

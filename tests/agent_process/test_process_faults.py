@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import struct
@@ -147,7 +148,7 @@ async def test_a_killed_zygote_stops_no_task_and_another_takes_its_place(tmp_pat
 async def test_a_stopped_zygote_is_replaced_and_starts_nothing_twice(tmp_path: Path, victim: str) -> None:
     (tmp_path / "a.py").write_text("import time; print('up', flush=True); time.sleep(600)")
     command = SLEEPER if victim == "lean" else "python a.py"
-    async with supervised(tmp_path / "state", answer_s=0.3) as supervisor:
+    async with supervised(tmp_path / "state", answer_s=1.0) as supervisor:
         await run(
             supervisor,
             start_task(key(9), "python --version" if victim == "lean" else "python -m this", tmp_path),
@@ -155,6 +156,7 @@ async def test_a_stopped_zygote_is_replaced_and_starts_nothing_twice(tmp_path: P
         kill(zygote_of(supervisor, victim).pid, signal.SIGSTOP)
         await supervisor.start(start_task(key(1), command, tmp_path))
         await until(lambda: output(supervisor, key(1)), "it is up")
+        await started(supervisor, key(1))
         begun = of_kind(supervisor.entries(key(1), 0, 100), "started")
         assert len(begun) == 1
         assert kernel.marked("1.1.0").count(begun[0].pids[0]) == 1
@@ -365,3 +367,20 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
 def usage(supervisor) -> tuple[int, list[str]]:
     zygote = zygote_of(supervisor, "lean").pid
     return len(list(Path("/proc/self/fd").iterdir())), sorted(map(str, Path(f"/proc/{zygote}/fd").iterdir()))
+
+
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup", os.W_OK), reason="needs a writable cgroup v2")
+async def test_a_group_finds_what_hides_from_everything_else(tmp_path: Path) -> None:
+    """The shim is killed; a grandchild has another session, another parent and no environment."""
+    (tmp_path / "hide.sh").write_text("setsid env -i /bin/sh -c 'echo pid $$; exec sleep 600' & wait")
+    async with supervised(tmp_path / "state", warm=False, groups_without_limits=True) as supervisor:
+        if supervisor._groups.root is None:
+            pytest.skip(supervisor.containment())
+        await supervisor.start(start_task(key(1), "sh hide.sh", tmp_path))
+        [pid] = await until(lambda: pids_in(output(supervisor, key(1))), "it is up")
+        kill((await started(supervisor, key(1))).shim_pid)
+        assert of_kind(await ended(supervisor, key(1)), "ended")[0].why == "shim died"
+        assert not alive(pid)
+        entries = await run(supervisor, start_task(key(2), "sh hide.sh & sleep 0.1; exit 2", tmp_path))
+        assert list(of_kind(entries, "ended")[0].exit_codes) == [2]
+        assert not [each for each in supervisor._groups.root.iterdir() if each.is_dir()]
