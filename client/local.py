@@ -7,7 +7,6 @@ scheduler that loses its agents would write the loss into the jobs' stories.
 """
 
 import fcntl
-import os
 import shutil
 import signal
 import socket
@@ -21,6 +20,7 @@ from typing import Final
 
 from ..spec.errors import Conflict, InvalidRequest, PacelineError, Unavailable
 from ..spec.lifecycle import NodeContact
+from . import machine
 from . import process as processes
 from . import settings as client_settings
 from .background import POLL_S, StartFailed, check_running, reap, spawn, wait
@@ -175,11 +175,13 @@ def _agents_up(current: Up, plan: Plan, tell: Tell) -> Up:
 
 
 def _start_agent(current: Up, index: int, count: int, plan: Plan, before: Started | None) -> Started:
-    cpus = plan.cpus_per_agent or (before.cpus if before else 0) or max(1, usable_cpus() // count)
+    cpus = plan.cpus_per_agent or (before.cpus if before else 0) or machine.cpu_share(count)
     folder = current.state / "agents" / str(index)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     args = ["--scheduler", current.address, "--state", str(folder), "--name", f"local-{index}"]
-    args += ["--slots", f"{cpus:g}", "--gpus", gpu_share(index, count, _gpu_count())]
+    args += ["--slots", f"{cpus:g}", "--gpus", machine.gpu_share(index, count, machine.gpu_count())]
+    if count > 1:
+        args += ["--memory", str(machine.memory_share_bytes(count))]
     args += ["--token-file", str(current.state / "agent.token")]
     served = _served(current.state)
     if served is not None and served.ca_file is not None:
@@ -208,28 +210,6 @@ def _wait_connected(current: Up, fresh: list[Started], begun: float, tell: Tell)
                 check_running(agent, deadline, "connect")
             if waiting:
                 time.sleep(POLL_S)
-
-
-def usable_cpus() -> int:
-    """Cpus that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def gpu_share(index: int, count: int, gpus: int) -> str:
-    """Which GPUs agent `index` of `count` offers, for --gpus: equal shares without overlap."""
-    if count == 1:
-        return "all"
-    mine = range(index * gpus // count, (index + 1) * gpus // count)
-    return ",".join(map(str, mine)) or "none"
-
-
-def _gpu_count() -> int:
-    try:
-        return sum(1 for _ in Path("/proc/driver/nvidia/gpus").iterdir())
-    except OSError:
-        return 0
 
 
 def _served(state: Path) -> client_settings.Served | None:

@@ -32,7 +32,8 @@ def up(agents: int | None, slots: float | None, ephemeral: bool, port: int | Non
     if ephemeral and not state and folder == settings.default_state():
         folder = local.new_ephemeral(folder)
     plan = local.Plan(agents=agents, cpus_per_agent=slots, ephemeral=ephemeral, port=port)
-    current = local.up(folder, plan, out.show)
+    with out.working("starting ...") as tell:
+        current = local.up(folder, plan, tell)
     out.show(f"state is in {current.state}" + (" (temporary)" if current.ephemeral else ""))
     _hint_next(current.state, current.address)
 
@@ -57,7 +58,9 @@ def down(kill_jobs: bool, grace_s: float, state: str | None) -> None:
     from .. import local, settings
 
     folder = settings.state_folder(state)
-    if not local.down(folder, out.show, kill_jobs=kill_jobs, grace_s=grace_s):
+    with out.working("stopping ...") as tell:
+        stopped = local.down(folder, tell, kill_jobs=kill_jobs, grace_s=grace_s)
+    if not stopped:
         out.show(f"nothing to stop: `pace up` has started nothing in {folder}")
 
 

@@ -86,7 +86,7 @@ class _Follower:
         async for change in client.watch(self._job):
             self._on_back()
             self._state = change.job.state
-            out.hint(f"-- {out.clean(change.entry.text)}")
+            out.hint(f"-- {out.clean(change.entry.text)}", indent=3)
 
     async def _ask_why(self, client: "AsyncClient") -> None:
         await asyncio.sleep(STILL_QUEUED_S)
@@ -95,9 +95,9 @@ class _Follower:
         found = await client.why(self._job)
         if found.reasons and not found.job.is_over:
             when = "never, as the cluster stands" if found.never else "not now"
-            out.hint(f"-- waits ({when}): {out.clean(found.reasons[0].text)}")
+            out.hint(f"-- waits ({when}): {out.clean(found.reasons[0].text)}", indent=3)
             if found.reasons[0].hint:
-                out.hint(f"   {out.clean(found.reasons[0].hint)}")
+                out.hint(f"   {out.clean(found.reasons[0].hint)}", indent=3)
 
     async def _tell_end(self, client: "AsyncClient", job: views.Job) -> None:
         style = out.STATE_STYLES.get(job.state, "")
@@ -106,7 +106,7 @@ class _Follower:
             f": {out.clean(job.reason.text)}" if job.reason and job.state is not JobState.SUCCEEDED else ""
         )
         out.show(f"job {job.job} {job.state} after {took}{reason}", style=style, err=True)
-        out.hint(goodput_line((await client.timeline(self._job)).ledger))
+        out.hint(goodput_line((await client.timeline(self._job)).ledger), indent=2)
         if job.state is JobState.FAILED:
             out.hint(f"next: `pace why {job.job}`, `pace timeline {job.job}`, `pace show {job.job}`")
 

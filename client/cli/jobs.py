@@ -113,7 +113,7 @@ def why(settings: "Settings", job: int, output: str) -> None:
         out.show_json(found)
         return
     for text, style in why_lines(found):
-        out.show(text, style=style)
+        out.show(out.wrapped(text, 5), style=style)
 
 
 @click.command(short_help="Cancel jobs.")
@@ -199,7 +199,7 @@ def gang(job: views.Job) -> str:
 def _show_job(job: views.Job) -> None:
     out.show(f"job {job.job}  {out.clean(job.name)}  {job.state}", style=out.STATE_STYLES.get(job.state, ""))
     for label, text in facts(job):
-        out.show(f"  {label:<12} {text}")
+        out.show(out.wrapped(f"  {label:<12} {text}", 15))
     if job.tasks:
         out.show()
         out.show_table(out.Table(TASK_COLUMNS, [_task_row(task) for task in job.tasks]))

@@ -124,8 +124,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code if error.exit_code != 1 else EXIT_USAGE
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "pace"
+        tell(PacelineError(error.format_message(), hint=f"see `{where} --help`"))
+        return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED

@@ -6,9 +6,12 @@ goes through `clean`.
 """
 
 import json
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -175,9 +178,34 @@ def styled(text: str, style: str) -> str:
     )
 
 
-def hint(text: str) -> None:
-    """What to do next: on stderr, so that pipes get data alone; nothing when nobody reads it there."""
-    show(text, style="dim", err=True)
+def hint(text: str, *, indent: int = 0) -> None:
+    """What to do next: on stderr, so that pipes get data alone. Wrapped lines are indented by `indent`."""
+    show(wrapped(text, indent, sys.stderr), style="dim", err=True)
+
+
+def wrapped(text: str, indent: int, stream: IO[Any] | None = None) -> str:
+    """A long line broken between words, on a terminal alone: further lines start after `indent` blanks."""
+    width = shutil.get_terminal_size().columns
+    if not is_terminal(stream) or len(text) <= width or width < indent + 20:
+        return text
+    lead = len(text) - len(text.lstrip())
+    lines = textwrap.wrap(
+        text[lead:], width, initial_indent=" " * lead, subsequent_indent=" " * indent, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """While something takes its time: a spinner on a terminal. Gives what says a line meanwhile."""
+    if not is_terminal():
+        yield show
+        return
+    from rich.text import Text
+
+    screen = console()
+    with screen.status(Text(what)):
+        yield lambda line: screen.print(Text(line))
 
 
 def human_bytes(count: int) -> str:

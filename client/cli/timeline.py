@@ -31,6 +31,8 @@ LETTERS = {
     "hung": "h",
 }
 BAR_CELLS_MAX = 60
+TEXT_AT = 19
+"""Column at which an entry's text begins."""
 
 
 @click.command(short_help="Show what happened to a job and where its time went.")
@@ -55,7 +57,7 @@ def timeline(settings: "Settings", job: int, output: str) -> None:
     )
     out.show()
     for line in entry_lines(found):
-        out.show(line)
+        out.show(out.wrapped(line, TEXT_AT))
     out.show()
     _show_ledger(found.ledger)
 
