@@ -289,12 +289,10 @@ class _Shim:
     def serve(self) -> None:
         """Until the task has ended and its journal says so."""
         self._on_children()
-        while not self._over:
-            self._flush()
+        while not (self._flush() and self._over):
             for key, _ in self._selector.select(max(0.0, self._next_look() - time.monotonic())):
                 key.data()
             self._on_clock()
-        self._flush()
         self._journal.close()
         self._say_goodbye()
 
@@ -305,9 +303,13 @@ class _Shim:
         self._durable = True
         return self._journal.append(kind, fields)
 
-    def _flush(self) -> None:
-        """Make durable what this round brought, then tell whoever waits: one fsync however many there are."""
-        self._journal.flush(self._durable)
+    def _flush(self) -> bool:
+        """Make durable what this round brought, then tell whoever waits: one fsync however many there are.
+        False: the disk does not take it now; nobody is told, and a later round tries again."""
+        try:
+            self._journal.flush(self._durable)
+        except OSError:
+            return False
         self._durable = False
         replies, self._replies = self._replies, []
         for connection, reply in replies:
@@ -320,6 +322,7 @@ class _Shim:
             ):
                 connection.told_bytes = self._journal.size_bytes
                 self._send(connection, {"journal": self._journal.size_bytes})
+        return True
 
     def _say_goodbye(self) -> None:
         """The last answers are in the socket's buffers: closing keeps them there for the reader."""

@@ -200,7 +200,8 @@ class Supervisor:
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
-        _write_acked(task, seq)
+        if task.stop_why != "superseded":  # its checkpoints are not its own to clean up any more
+            _write_acked(task, seq)
         end = task.journal.end_of(seq)
         if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
             task.trimmed_bytes = end
@@ -576,9 +577,12 @@ def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 def _write_acked(task: _Task, seq: int) -> None:
-    if task.acked_fd < 0:
-        task.acked_fd = os.open(task.folder / "acked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.pwrite(task.acked_fd, f"{seq:020d}".encode(), 0)
+    try:
+        if task.acked_fd < 0:
+            task.acked_fd = os.open(task.folder / "acked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(task.acked_fd, f"{seq:020d}".encode(), 0)
+    except OSError as error:  # training then keeps more checkpoints than it need
+        log.warning("task %s: cannot note what is acknowledged: %s", task.key, error)
 
 
 def _claim(folder: Path) -> None:
