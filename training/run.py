@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from .environment import Environment, read_environment
-from .errors import UnsavableState
+from .errors import InvalidEnvironment, UnsavableState
 from .gang import Gang
 from .link import ShimLink
-from .metrics import check_step, check_values
+from .metrics import NAMES_MAX, check_step, check_values
 from .outcome import Restored, SaveOutcome
 from .stop import StopAgreement, StopNotice
 from .task import Retention, Task, read_task
@@ -84,7 +84,7 @@ class Run:
         is away.
         """
         checked_step, checked = check_step(step), check_values(values)
-        self._latest |= checked
+        self._remember(checked)
         if self._link is not None:
             message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": checked}
             self._link.post(message)
@@ -143,8 +143,8 @@ class Run:
             from .checkpoints import Checkpoints
 
             task, (root, retention) = self._task(), self._local
-            if task is not None and self._environment.job_folder is not None:
-                root, retention = self._environment.job_folder / "checkpoints", task.retention
+            if task is not None:
+                root, retention = self._job_folder() / "checkpoints", task.retention
             self._lazy_checkpoints = Checkpoints(
                 self._environment,
                 self._gang,
@@ -159,3 +159,19 @@ class Run:
     def _task(self) -> Task | None:
         folder = self._environment.task_folder
         return read_task(folder) if folder is not None else None
+
+    def _job_folder(self) -> Path:
+        if self._environment.job_folder is None:
+            raise InvalidEnvironment(
+                "PACELINE_TASK_FOLDER is set, but PACELINE_JOB_FOLDER is not",
+                hint="both are set by the agent; a script that cleans its environment must keep them",
+            )
+        return self._environment.job_folder
+
+    def _remember(self, values: Mapping[str, float]) -> None:
+        """The last value of each name, the oldest names forgotten: scripts may make up new ones for ever."""
+        for name, value in values.items():
+            self._latest.pop(name, None)
+            self._latest[name] = value
+        for name in list(self._latest)[:-NAMES_MAX]:
+            del self._latest[name]

@@ -205,3 +205,32 @@ def killed_at_file_operation(root: Path, number: int) -> str:
 FILE_EVENTS = frozenset(
     {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 )
+
+
+def train_sharded(root: Path, steps: int, save_at: int) -> tuple[int, list[float], list[float]]:
+    """FSDP2: parameters and optimizer state are sharded over the ranks. (Step, losses, all weights.)"""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    run = own_run(root)
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(6, 33), nn.ReLU(), nn.Linear(33, 3))
+    if run.world_size > 1:
+        fully_shard(model, mesh=init_device_mesh("cpu", (run.world_size,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    restored = run.restore(model=model, optimizer=optimizer)
+    losses = []
+    for step in range((restored.step if restored else 0) + 1, steps + 1):
+        inputs = torch.linspace(-1, 1, 24).reshape(4, 6) * step
+        loss = model(inputs).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.item()))
+        if step == save_at:
+            assert run.save(step, model=model, optimizer=optimizer).published
+    weights = []
+    for parameter in model.parameters():
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        weights += whole.detach().flatten().tolist()
+    return (restored.step if restored else 0), losses, weights

@@ -81,3 +81,19 @@ def test_a_checkpoint_of_two_ranks_is_restored_by_one_and_by_three(ranks: RankPo
     for world_size in (1, 3):
         restored = ranks.run(rank_scripts.restore_only, root, 1000, folder=tmp_path, world_size=world_size)
         assert [one.step for one in restored] == [3] * world_size
+
+
+def test_sharded_states_are_saved_in_parts_and_come_back_on_more_or_fewer_ranks(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    """FSDP2 on two ranks; what it saved goes on on two, on one without FSDP, and on three."""
+    root = tmp_path / "c"
+    [(_, whole, weights), _] = ranks.run(rank_scripts.train_sharded, tmp_path / "w", 8, 0, folder=tmp_path)
+    ranks.run(rank_scripts.train_sharded, root, 4, 4, folder=tmp_path)
+    for world_size in (2, 1, 3):
+        for step, losses, new_weights in ranks.run(
+            rank_scripts.train_sharded, root, 8, 0, folder=tmp_path, world_size=world_size
+        ):
+            assert step == 4
+            assert losses == pytest.approx(whole[4:], rel=1e-4)
+            assert new_weights == pytest.approx(weights, rel=1e-3, abs=1e-5)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from paceline.training.environment import Environment, read_environment
 from paceline.training.errors import GangNotReady, InvalidEnvironment, InvalidMetric
+from paceline.training.run import Run
 from paceline.training.stop import StopNotice
-from paceline.training.task import read_acked_seq, read_task
+from paceline.training.task import Retention, read_acked_seq, read_task
 from support.fake_shim import FakeShim, FakeTask, wait_until
 
 MakeRun = Any
@@ -85,6 +86,26 @@ def test_what_is_no_number_is_refused_by_name(make_run: MakeRun, step: Any, valu
         make_run().report(step, **values)
 
 
+def test_names_that_never_end_are_forgotten_oldest_first(
+    make_run: MakeRun, task: FakeTask, shim: FakeShim
+) -> None:
+    run = make_run(task)
+    for step in range(250):
+        run.report(step, loss=step, **{f"step_{step}": 1.0})
+    run.save(250, model=torch.nn.Linear(1, 1))
+    [told] = shim.of("checkpoint")
+    assert len(told["metrics"]) == 100
+    assert told["metrics"]["loss"] == 249
+    assert "step_249" in told["metrics"]
+    assert "step_0" not in told["metrics"]
+
+
+def test_a_task_folder_without_a_job_folder_is_said(make_run: MakeRun, task: FakeTask) -> None:
+    environment = read_environment({"PACELINE_TASK_FOLDER": str(task.folder)})
+    with pytest.raises(InvalidEnvironment, match="PACELINE_JOB_FOLDER is not"):
+        Run(environment, task.root, Retention()).restore()
+
+
 def test_reports_without_an_agent_cost_nothing(make_run: MakeRun, task: FakeTask) -> None:
     for run in (make_run(), make_run(task)):
         run.report(1, loss=0.5)
@@ -123,9 +144,6 @@ def test_the_scripts_own_sigterm_handler_stays(task: FakeTask) -> None:
 
 
 def test_a_gang_without_a_process_group_is_told_what_to_do(make_run: MakeRun, tmp_path: Path) -> None:
-    from paceline.training.run import Run
-    from paceline.training.task import Retention
-
     run = Run(read_environment({"RANK": "0", "WORLD_SIZE": "2"}), tmp_path, Retention())
     with pytest.raises(GangNotReady, match=r"init_process_group\(\) before run.save"):
         run.save(1, model=torch.nn.Linear(1, 1))
