@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from ..spec import errors
 from .auth import WrongRole
 from .generated.common_pb2 import Reason
-from .limits import ERROR_DETAILS_BYTES_MAX, ERROR_TEXT_MAX
+from .limits import ERROR_DETAILS_BYTES_MAX, ERROR_TEXT_BYTES_MAX
 
 DETAILS_KEY: Final = "paceline-error-bin"
 
@@ -53,7 +53,7 @@ def status_of(error: errors.PacelineError) -> grpc.StatusCode:
 
 def details_of(error: errors.PacelineError) -> bytes:
     """Code, hint and fields as a serialised Reason, within the bound of the metadata."""
-    reason = Reason(code=error.code, hint=error.hint[: ERROR_TEXT_MAX // 2])
+    reason = Reason(code=error.code, hint=_cut(error.hint, ERROR_DETAILS_BYTES_MAX // 2))
     size = reason.ByteSize()
     for name, value in error.fields.items():
         text = str(value)
@@ -62,6 +62,11 @@ def details_of(error: errors.PacelineError) -> bytes:
             break
         reason.fields[name] = text
     return reason.SerializeToString()
+
+
+def text_of(error: errors.PacelineError) -> str:
+    """The message, within its bound."""
+    return _cut(error.message, ERROR_TEXT_BYTES_MAX)
 
 
 def error_of(failed: grpc.RpcError) -> errors.PacelineError:
@@ -94,6 +99,13 @@ def translated() -> Iterator[None]:
         yield
     except grpc.RpcError as failed:
         raise error_of(failed) from failed
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    data = text.encode("utf-8", "replace")
+    if len(data) <= bytes_max:
+        return text
+    return data[: bytes_max - 3].decode("utf-8", "ignore") + "..."
 
 
 def _reason_in(metadata: Any) -> Reason | None:

@@ -15,8 +15,7 @@ import grpc.aio
 
 from ..spec.errors import PacelineError, Unauthenticated
 from .auth import Tokens
-from .failures import DETAILS_KEY, details_of, status_of
-from .limits import ERROR_TEXT_MAX
+from .failures import DETAILS_KEY, details_of, status_of, text_of
 
 _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -49,7 +48,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 async def _abort(context: _Context, error: PacelineError) -> None:
-    await context.abort(status_of(error), error.message[:ERROR_TEXT_MAX], ((DETAILS_KEY, details_of(error)),))
+    await context.abort(status_of(error), text_of(error), ((DETAILS_KEY, details_of(error)),))
 
 
 async def _abort_incident(context: _Context, method: str, error: Exception) -> None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 MESSAGE_BYTES_MAX: Final = 16 << 20
-METADATA_BYTES_MAX: Final = 16 << 10
+METADATA_BYTES_MAX: Final = 64 << 10
 
 SUBMIT_JOBS_MAX: Final = 1000
 DOCUMENT_BYTES_MAX: Final = 1 << 20
@@ -19,7 +19,8 @@ REPORTS_MAX: Final = 1000
 REPORTS_BYTES_MAX: Final = 1 << 20
 TASKS_PER_NODE_MAX: Final = 10_000
 
-ERROR_TEXT_MAX: Final = 2000
+ERROR_TEXT_BYTES_MAX: Final = 8000
+"""Of an error's message; the wire may need three bytes for one."""
 ERROR_DETAILS_BYTES_MAX: Final = 4096
 
 UNARY_DEADLINE_S: Final = 30.0

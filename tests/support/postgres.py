@@ -21,23 +21,28 @@ PACKAGE = "Debian package `postgresql` (apt-get install postgresql)"
 
 
 class PostgresServer:
-    """A running server; `database()` makes a fresh, empty database and gives its URL."""
+    """A running server; `database()` gives an empty database."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[bytes], user: str) -> None:
         self.folder = folder
         self.pid = process.pid
         self._process = process
         self._user = user
-        self._count = 0
 
     def database(self) -> str:
+        """The URL of a database that holds nothing; the same one each time, emptied."""
         import psycopg
 
-        self._count += 1
-        name = f"paceline_{os.getpid()}_{self._count}"
+        url = self.url("paceline")
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return self.url(name)
+            there = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'paceline'").fetchone()
+            if there is None:
+                connection.execute("CREATE DATABASE paceline")
+                return url
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return url
 
     def url(self, name: str) -> str:
         return f"postgresql://{self._user}@/{name}?host={quote(str(self.folder))}"
