@@ -174,8 +174,8 @@ class SlurmRecovery:
             return None
         report.versions["slurm"] = slurm.version().split()[-1]
         report.notes.append(
-            "slurmctld's pending jobs are elements of one array, which it keeps as one record; its running ones"
-            " were placed on nodes that only allocate; its time includes the job's launch by a real slurmd"
+            "slurmctld: its pending jobs are elements of one array, which it keeps as one record; the running"
+            " ones were placed on nodes that only allocate; its time includes the launch by a real slurmd"
         )
         here = folder / "slurm"
         here.mkdir()

@@ -23,7 +23,6 @@ from .peers.work.waiting import wait_until
 
 RANKS = 2
 STEP_S = 0.02
-STEPS = 150
 SAVE_EVERY = 10
 METRIC = "kill to next step"
 
@@ -33,29 +32,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = Report("restart", versions={"paceline": our_version(), "torch": torchrun.version()})
     with tempfile.TemporaryDirectory(prefix="bench-restart-") as name:
         folder = Path(name)
-        worker(report, given, folder)
-        node(report, given, folder)
+        with Cluster(folder, agents=3, slots=RANKS) as cluster:
+            runs = OurRuns(cluster, folder, steps=50 if given.quick else 150)
+            worker(report, given, runs, folder)
+            worker_beside_ray(report, given, runs, folder)
+            node(report, given, runs, folder)
+            report.notes.append(runs.verdict())
     report.left_out("adding a node: gangs do not grow yet")
     report.finish(given)
 
 
-def worker(report: Report, given: Options, folder: Path) -> None:
+def worker(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
     """SIGKILL of one of two ranks on one node."""
-    with Cluster(folder / "worker", agents=1, slots=RANKS) as cluster:
-        runs = OurRuns(cluster, folder / "worker", instances=1)
-        with floors.fork_server(folder) as floor:
-            taken = alternate(
-                given.pairs,
-                runs.kill_rank,
-                lambda: torchrun_rank(folder),
-                lambda: float(floor.ask("restart", ranks=RANKS)["total"]),
-            )
-        name = "detect+fork+init+load"
-        report.rows.append(
-            Row("one rank of two", METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2])
+    with floors.fork_server(folder) as floor:
+        taken = alternate(
+            given.pairs,
+            runs.kill_rank,
+            lambda: torchrun_rank(folder),
+            lambda: float(floor.ask("restart", ranks=RANKS)["total"]),
         )
-        worker_beside_ray(report, given, runs, folder)
-        report.notes.append(runs.verdict())
+    name = "detect+fork+init+load"
+    report.rows.append(Row("one rank of two", METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2]))
 
 
 def worker_beside_ray(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
@@ -68,32 +65,33 @@ def worker_beside_ray(report: Report, given: Options, runs: "OurRuns", folder: P
     report.rows.append(Row("one rank of two", METRIC, "s", taken[0], ray_train.NAME, taken[1]))
 
 
-def node(report: Report, given: Options, folder: Path) -> None:
+def node(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
     """SIGKILL of all processes of one of the two nodes of a gang; a third has room.
 
     torchrun's survivors go on as a smaller gang, which asks less of it.
     """
-    with Cluster(folder / "node", agents=3, slots=1) as cluster:
-        runs = OurRuns(cluster, folder / "node", instances=2)
+    case = "one node of two"
+    if given.quick:
+        report.left_out("torchrun for a killed node: not with --quick")
+        report.rows.append(Row(case, METRIC, "s", alternate(1, runs.kill_node)[0]))
+    else:
         taken = alternate(given.pairs, runs.kill_node, lambda: torchrun_node(folder))
-        case = "one node of two"
         report.rows.append(Row(case, METRIC, "s", taken[0], torchrun.NAME, taken[1]))
-        report.rows.append(Row(case, "detection to next step", "s", Sample(tuple(runs.after_detection_s))))
-        report.notes.append(runs.verdict())
+    report.rows.append(Row(case, "detection to next step", "s", Sample(tuple(runs.after_detection_s))))
 
 
 class OurRuns:
-    """Training by us, disturbed and undisturbed."""
+    """Training by us, disturbed and undisturbed: two ranks on one node, or one each on two."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *, instances: int) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, *, steps: int) -> None:
         self._cluster = cluster
         self._folder = folder
-        self._instances = instances
+        self._steps = steps
         self._numbers = count()
         self._differences: list[str] = []
         self._checked = 0
         self.after_detection_s: list[float] = []
-        self._whole, job = self._submit()
+        self._whole, job = self._submit(1)
         cluster.finish(job)
 
     def kill_rank(self) -> float:
@@ -103,17 +101,17 @@ class OurRuns:
             os.kill(victim, signal.SIGKILL)
             return killed
 
-        killed, stepped, _ = self._disturbed(kill)
+        killed, stepped, _ = self._disturbed(kill, instances=1)
         return stepped - killed
 
     def kill_node(self) -> float:
         def kill(_out: Path, job: int) -> float:
             return self._cluster.kill_node(self._cluster.client.job(job).tasks[1].node)
 
-        killed, stepped, job = self._disturbed(kill)
-        self.after_detection_s.append(stepped - self._detected_at(job))
         self._cluster.start_dead()
         self._cluster.wait_warm()
+        killed, stepped, job = self._disturbed(kill, instances=2)
+        self.after_detection_s.append(stepped - self._detected_at(job))
         return stepped - killed
 
     def verdict(self) -> str:
@@ -125,8 +123,9 @@ class OurRuns:
             " undisturbed run, none repeated, none skipped"
         )
 
-    def _disturbed(self, kill: Callable[[Path, int], float]) -> tuple[float, float, int]:
-        out, job = self._submit()
+    def _disturbed(self, kill: Callable[[Path, int], float], *, instances: int) -> tuple[float, float, int]:
+        """When it was killed, when the next step was done, and of which job."""
+        out, job = self._submit(instances)
         wait_until(lambda: self._cluster.client.job(job).checkpoints, "an accepted checkpoint", every_s=0.05)
         known = records.processes(out)
         killed = kill(out, job)
@@ -141,16 +140,17 @@ class OurRuns:
         self._checked += 1
         return killed, stepped, job
 
-    def _submit(self) -> tuple[Path, int]:
+    def _submit(self, instances: int) -> tuple[Path, int]:
         out = self._folder / f"run-{next(self._numbers)}"
-        out.mkdir(parents=True)
+        out.mkdir()
         document = training(
             out,
-            steps=STEPS,
+            steps=self._steps,
             save_every=SAVE_EVERY,
             step_s=STEP_S,
-            instances=self._instances,
-            processes=RANKS // self._instances,
+            instances=instances,
+            processes=RANKS // instances,
+            cpus=RANKS,  # a node each
         )
         return out, self._cluster.client.submit(document)
 

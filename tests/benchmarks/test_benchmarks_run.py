@@ -1,0 +1,33 @@
+"""Each benchmark at its smallest size, as a person runs it: it works, and its JSON has the stated form.
+
+Its figures are not looked at: a time limit in a test fails on somebody else's noise.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fraction"}
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["launch", "restart", "jobs", "recovery", "logs"])
+def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(out.read_text())
+    assert told["name"] == name
+    assert told["machine"]["summary"]
+    assert told["versions"]["paceline"]
+    assert told["rows"]
+    for row in told["rows"]:
+        assert row.keys() >= ROW
+        assert row["ours"] > 0
