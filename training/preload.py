@@ -15,7 +15,7 @@ MODULES = (
     "torch.distributed",
     "torch.distributed.checkpoint",
     "torch.distributed.checkpoint.state_dict",
-    "torch.utils.serialization.config",
     "paceline.training.run",
     "paceline.training.checkpoints",
+    "paceline.training.warm",
 )

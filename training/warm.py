@@ -1,0 +1,14 @@
+"""Imported by a warm process only: what torch itself imports late, at the first step, save or load.
+
+Which modules these are depends on torch's version, so one that is not there is no matter: the rank would then import
+what it needs itself, some milliseconds later.
+"""
+
+from contextlib import suppress
+from importlib import import_module
+
+_LATE = ("torch.profiler._cupti_monitor", "torch.utils.serialization.config")
+
+for _name in _LATE:
+    with suppress(ImportError):
+        import_module(_name)
