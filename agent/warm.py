@@ -48,6 +48,7 @@ class Zygote:
         self.loaded: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}
         self.shadowable: frozenset[str] = frozenset()
+        self.has_cuda = False
         self.problem = ""
         self.on_end: Callable[[], None] = lambda: None
         self._log_file = log_file
@@ -162,6 +163,7 @@ class Zygote:
         self.loaded = tuple(message["ready"])
         self.missing = message["missing"]
         self.shadowable = frozenset(message["shadowable"])
+        self.has_cuda = message["cuda"]
         if message["threads"] > 1:
             log.debug("%s has %d threads after its imports", self.name, message["threads"])
         if not self._ready.done():
@@ -275,6 +277,7 @@ class ZygotePool:
         if held is None or not held.alive:
             outside = {name: value for name, value in self._base.items() if not is_sensitive(name)}
             outside.pop("OMP_NUM_THREADS", None)  # set in each rank, after the fork
+            outside["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import that asks for GPUs must not start CUDA
             argv = [key.interpreter, ",".join(self._preload)]
             held = self._warm[key] = self._start(
                 f"zygote of {key.interpreter}", argv, outside | dict(key.sensitive)

@@ -63,7 +63,14 @@ def _preload(names: list[str]) -> dict[str, Any]:
             traceback.print_exc()
             missing[name] = f"{type(error).__name__}: {error}"[:500]
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
-    return {"ready": loaded, "missing": missing, "import_s": time.monotonic() - begun, "threads": threads}
+    seconds = time.monotonic() - begun
+    return {"ready": loaded, "missing": missing, "import_s": seconds, "threads": threads, "cuda": _has_cuda()}
+
+
+def _has_cuda() -> bool:
+    """True when an import has loaded the CUDA driver: a process forked from here could not use it."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+        return "/libcuda.so" in file.read()
 
 
 def _open_descriptors() -> set[int]:

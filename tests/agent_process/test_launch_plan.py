@@ -1,0 +1,173 @@
+"""What a command becomes: warm only where a fork can do exactly the same, else cold with a reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from paceline.agent.journal import Journal, read_lines
+from paceline.agent.launch import base_environment, is_sensitive, make_launch, shadowing
+from paceline.agent.messages import Invalid, checked
+from support.processes import PYTHON, key, start_task
+
+BASE = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    (tmp_path / "a.py").write_text("")
+    (tmp_path / "run").write_text("#!/bin/sh\n")
+    (tmp_path / "run").chmod(0o755)
+    return tmp_path
+
+
+WARM = [
+    ("python a.py", "script", "a.py", []),
+    ("python3 a.py --lr 0.1 'x y' \"z\"", "script", "a.py", ["--lr", "0.1", "x y", "z"]),
+    ("python \\\n  a.py \\\n  --lr 1\n", "script", "a.py", ["--lr", "1"]),
+    ("python -u a.py", "script", "a.py", []),
+    ("python -m pkg.mod -x", "module", "pkg.mod", ["-x"]),
+    ("A=1 B='2 3' python a.py", "script", "a.py", []),
+    (f"{PYTHON} a.py '$HOME' '*'", "script", "a.py", ["$HOME", "*"]),
+    ("python a.py not-there.yaml", "script", "a.py", ["not-there.yaml"]),
+]
+
+
+@pytest.mark.parametrize(("command", "kind", "target", "args"), WARM)
+def test_plain_python_commands_are_warm(
+    code: Path, command: str, kind: str, target: str, args: list[str]
+) -> None:
+    launch = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, warm=True)
+    assert launch.document["start_mode"] == "warm"
+    python = launch.document["python"]
+    assert (python["kind"], python["target"], python["args"]) == (kind, target, args)
+
+
+COLD = [
+    ("python a.py > out", True, "shell"),
+    ("python a.py $HOME", True, "shell"),
+    ('python a.py "$HOME"', True, "shell"),
+    ("python a.py *.txt", True, "shell"),
+    ("cd sub && python a.py", True, "shell"),
+    ("export A=1\npython a.py", True, "shell"),
+    ("python 'a.py", True, "shell"),
+    ("nosuchprogram x", True, "shell"),
+    ("exit 3", True, "shell"),
+    ("A=1", True, "shell"),
+    ("python -O a.py", False, "option -O"),
+    ("python -", False, "option -"),
+    ("python", False, "without a script"),
+    ("python .", False, "not a .py file"),
+    ("/bin/sleep 1", False, "not a script"),
+    ("./run x", False, "not a script"),
+    ("sleep 1", False, "not a script"),
+]
+
+
+@pytest.mark.parametrize(("command", "shell", "why"), COLD)
+def test_everything_else_is_cold_and_says_why(code: Path, command: str, shell: bool, why: str) -> None:
+    document = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, warm=True).document
+    assert document["mode"] == "exec"
+    assert document["shell"] is shell
+    assert document["start_mode"].startswith("cold: ") and why in document["start_mode"]
+    assert Path(document["executable"]).is_absolute()
+
+
+def test_environment_of_ranks(code: Path) -> None:
+    base = base_environment({**BASE, "PACELINE_TOKEN": "secret", "A": "base", "B": "base"})
+    request = start_task(key(7, 3, 1), "A=inline python a.py", code, processes=2, environment={"B": "job"})
+    document = make_launch(request, code, PYTHON, base, warm=True).document
+    environment = document["environment"]
+    assert environment["A"] == "inline"
+    assert environment["B"] == "job"
+    assert "PACELINE_TOKEN" not in environment
+    assert environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+    assert environment["PACELINE_MARK"] == "7.3.1"
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert [rank["environment"] for rank in document["ranks"]] == [{}, {}]
+    request.gpu_indices.extend([2, 5])
+    environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
+
+
+@pytest.mark.parametrize(
+    ("name", "sensitive"),
+    [
+        ("PYTHONHASHSEED", True),
+        ("PYTHONUNBUFFERED", False),
+        ("LD_LIBRARY_PATH", True),
+        ("OMP_NUM_THREADS", False),
+        ("OMP_PROC_BIND", True),
+        ("MALLOC_ARENA_MAX", True),
+        ("TORCH_LOGS", True),
+        ("TORCH_NCCL_ASYNC_ERROR_HANDLING", False),
+        ("PYTORCH_CUDA_ALLOC_CONF", True),
+        ("RANK", False),
+        ("MY_PYTHON", False),
+    ],
+)
+def test_what_needs_a_zygote_of_its_own(name: str, sensitive: bool) -> None:
+    assert is_sensitive(name) is sensitive
+
+
+def test_shadowing_names_the_file(code: Path) -> None:
+    loaded = frozenset({"numpy", "logging"})
+    assert shadowing(str(code), loaded) == ""
+    (code / "numpy").mkdir()
+    assert shadowing(str(code), loaded) == "", "a folder without __init__.py loses to an installed package"
+    (code / "numpy" / "__init__.py").write_text("")
+    assert shadowing(str(code), loaded) == "numpy"
+
+
+def test_a_journal_cut_short_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(str(path))
+    journal.append("started", {"pids": [1]})
+    journal.append("exited", {"exit_code": 1})
+    journal.flush()
+    journal.close()
+    whole = path.read_bytes()
+    for cut in range(whole.index(b"\n") + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        again = Journal(str(path))
+        assert again.append("ended", {}) == 2
+        again.flush()
+        again.close()
+        with path.open("rb") as file:
+            assert [(entry["seq"], entry["kind"]) for _, entry in read_lines(file.fileno(), 0)] == [
+                (1, "started"),
+                (2, "ended"),
+            ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"{}",
+        b'{"op": 1}',
+        b'{"op": "fly"}',
+        b'{"op": "metrics", "rank": "0"}',
+        b'{"op": "metrics", "rank": true}',
+        b'{"op": "metrics", "values": {"a": "b"}}',
+        b'{"op": "metrics", "step": 9223372036854775808}',
+        b'{"op": "checkpoint", "removed_steps": [1.5]}',
+        b'{"op": "restored", "rejected": ["a", 1]}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_bad_requests_are_refused(line: bytes) -> None:
+    with pytest.raises(Invalid):
+        checked(line)
+
+
+def test_good_requests_keep_known_fields_in_the_wire_form() -> None:
+    op, fields = checked(
+        b'{"op": "metrics", "rank": 1, "step": 5, "values": {"a": NaN, "b": 1e999, "c": 2}, "x": 1}'
+    )
+    assert op == "metrics"
+    assert fields == {"rank": 1, "step": 5, "values": {"a": "NaN", "b": "Infinity", "c": 2.0}}
+    assert checked(b'{"op": "restored", "path": "\\ud800"}')[1] == {"path": "?"}
