@@ -1,0 +1,264 @@
+"""The ledger adds up, rows come back as they went, the line and the memos match a plain count."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paceline.scheduler.core import events as e
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.candidates import candidates_for, tasks_that_fit
+from paceline.scheduler.core.evolve import HANDLERS
+from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
+from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.queue import Queue
+from paceline.scheduler.core.timeline import describe
+from paceline.scheduler.core.timers import Timers
+from paceline.scheduler.records import event_from_row, event_row, job_from_row, job_row
+from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from paceline.spec.lifecycle import AttemptOutcome, JobState, NodeContact
+from paceline.spec.resources import GangDemand, Resources
+from support.paddock import Paddock, shape
+
+JOB = JobId(1)
+KEY = TaskKey(JOB, Attempt(1), 0)
+TASKS = 2
+
+steps = st.sampled_from(["start", "task", "checkpoint", "fault", "preempt", "node", "idle"])
+gaps = st.integers(0, 10_000_000)
+
+
+def history(moves: list[tuple[str, int, int]], end: str | None) -> list[e.Event]:
+    """A legal history from whatever is drawn: moves that do not fit are left out."""
+    at_us, attempt, phase, started = 1_000, 0, "queued", 0
+    told: list[e.Event] = [e.JobSubmitted(Micros(at_us), JOB, "j", "u", 0, Shape(GangDemand(Resources())))]
+    for move, gap_us, stall_us in moves:
+        at_us += gap_us
+        now = Micros(at_us)
+        key = TaskKey(JOB, Attempt(attempt), 0)
+        if move == "start" and phase == "queued":
+            attempt, phase, started = attempt + 1, "placed", 0
+            told.append(e.AttemptStarted(now, JOB, Attempt(attempt), (e.Place(NodeId("n")),) * TASKS))
+        elif move == "task" and phase == "placed" and started < TASKS:
+            started += 1
+            told.append(e.TaskStarted(now, key, started))
+        elif move == "checkpoint" and phase == "placed":
+            told.append(e.CheckpointAccepted(now, key, 1, 1, "p", "h", stall_us=stall_us))
+        elif move in ("fault", "preempt") and phase == "placed":
+            outcome = AttemptOutcome.WORKER_FAILED if move == "fault" else AttemptOutcome.PREEMPTED
+            phase = "queued"
+            ending = Ending(outcome, "c", "t")
+            told.append(e.AttemptEnded(now, JOB, Attempt(attempt), JobState.QUEUED, ending))
+    if end is not None:
+        ending = Ending(AttemptOutcome(end), "c", "t")
+        now = Micros(at_us + 5)
+        if phase == "placed":
+            told.append(e.AttemptEnded(now, JOB, Attempt(attempt), JobState.FAILED, ending))
+        else:
+            told.append(e.JobEnded(now, JOB, JobState.FAILED, ending))
+    return told
+
+
+@given(
+    st.lists(st.tuples(steps, gaps, gaps), max_size=40),
+    st.sampled_from([None, "succeeded", "node-lost"]),
+    gaps,
+)
+def test_the_ledger_adds_up_to_the_wall_time(
+    moves: list[tuple[str, int, int]], end: str | None, later_us: int
+) -> None:
+    told = history(moves, end)
+    now_us = Micros(told[-1].at_us + later_us)
+    book = ledger_of(told, now_us)
+    parts = [
+        book.queued_us,
+        book.starting_us,
+        book.productive_us,
+        book.checkpoint_us,
+        book.lost_us,
+        book.restarting_us,
+        book.hung_us,
+    ]
+    assert all(part >= 0 for part in parts)
+    assert sum(parts) == book.wall_us
+    assert book.wall_us == (told[-1].at_us if end else now_us) - told[0].at_us
+
+
+def test_a_ledger_tells_what_was_lost() -> None:
+    place = (e.Place(NodeId("n")),)
+    fault = Ending(AttemptOutcome.WORKER_FAILED, "c", "t")
+    well = Ending(AttemptOutcome.SUCCEEDED, "c", "t")
+    second = TaskKey(JOB, Attempt(2), 0)
+    told = [
+        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        e.TaskStarted(Micros(15), KEY, 1),
+        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
+        e.AttemptEnded(Micros(150), JOB, Attempt(1), JobState.QUEUED, fault),
+        e.AttemptStarted(Micros(151), JOB, Attempt(2), place),
+        e.TaskStarted(Micros(160), second, 1),
+        e.AttemptEnded(Micros(200), JOB, Attempt(2), JobState.SUCCEEDED, well),
+    ]
+    book = ledger_of(told, Micros(999))
+    assert (book.queued_us, book.starting_us, book.checkpoint_us) == (10, 5, 7)
+    assert (book.lost_us, book.restarting_us, book.productive_us, book.wall_us) == (35, 10, 93 + 40, 200)
+
+
+texts = st.text(max_size=20)
+ints = st.integers(0, 2**53)
+values = st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=3)
+keys = st.builds(TaskKey, ints, ints, ints)
+shapes = st.builds(Shape)
+st.register_type_strategy(Resources, st.builds(Resources, ints, ints, ints))
+st.register_type_strategy(TaskKey, keys)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_every_event_comes_back_as_it_went(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([kind for kind in HANDLERS if issubclass(kind, e.DurableEvent)]))
+    event = data.draw(st.from_type(kind))
+    row = event_row(7, event)
+    assert event_from_row(row) == event
+    assert "\n" not in describe(event)
+
+
+@given(
+    st.builds(
+        Job,
+        ints,
+        texts,
+        texts,
+        st.integers(-100, 100),
+        ints,
+        shapes,
+        st.builds(
+            Course,
+            tasks=st.lists(st.builds(TaskRun), max_size=2).map(tuple),
+            checkpoints=st.lists(st.builds(Checkpoint, metrics=values), max_size=2).map(tuple),
+            metrics=values,
+            lingering=st.lists(st.builds(Lingering), max_size=2).map(tuple),
+            stop=st.none() | st.builds(Stop),
+            ending=st.none() | st.builds(Ending),
+        ),
+    )
+)
+def test_every_job_comes_back_as_it_went(job: Job) -> None:
+    assert job_from_row(job_row(job)) == job
+
+
+def test_equal_jobs_share_what_they_can() -> None:
+    rows = [job_row(Job(JobId(at), "n", "u", 0, Micros(1), shape(2, gpus=1))) for at in range(2)]
+    first, second = (job_from_row(row) for row in rows)
+    assert first.shape is second.shape
+    assert first.course is second.course
+
+
+@given(st.lists(st.tuples(st.sampled_from("asrp"), st.integers(0, 3), st.integers(0, 2)), max_size=80))
+def test_the_line_stands_as_a_sorted_list_would(moves: list[tuple[str, int, int]]) -> None:
+    line, plain, parked, number = Queue(), {}, set(), 0
+    for move, priority, kind in moves:
+        if move in "as":
+            number += 1
+            course = Course(attempt=Attempt(1)) if move == "s" else Course()
+            job = Job(JobId(number), "j", "u", priority, Micros(0), shape(kind + 1), course)
+            line.add(job)
+            plain[number] = job
+        elif move == "r" and plain:
+            job = plain.pop(sorted(plain)[priority % len(plain)])
+            line.remove(job)
+        elif move == "p" and line.first() is not None:
+            job = plain[line.first()]
+            line.park(job)
+            parked.add((bool(job.attempt), job.priority, job.demand))
+        parked = {lane for lane in parked if any(_lane(job) == lane for job in plain.values())}
+        standing = [job for job in plain.values() if _lane(job) not in parked]
+        expected = min(standing, key=lambda job: (not job.attempt, -job.priority, job.number), default=None)
+        assert line.first() == (expected.number if expected else None)
+        assert len(line) == len(plain)
+    line.unpark_all()
+    order = sorted(plain.values(), key=lambda job: (not job.attempt, -job.priority, job.number))
+    for at, job in enumerate(order):
+        assert line.ahead_of(job)[0] == at
+    for job in order:
+        assert line.first() == job.number
+        line.remove(job)
+    assert line.first() is None and not line.lanes
+
+
+def _lane(job: Job) -> tuple[bool, int, GangDemand]:
+    return (bool(job.attempt), job.priority, job.demand)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=60))
+def test_timers_miss_nothing_and_name_each_once(sets: list[tuple[int, int]]) -> None:
+    timers, earliest = Timers(), {}
+    for name, at_us in sets:
+        timers.set((0, JobId(name)), Micros(at_us))
+        earliest[name] = min(at_us, earliest.get(name, at_us))
+    timers.drop((0, JobId(3)))
+    earliest.pop(3, None)
+    for now_us in (10, 30, 50):
+        expected = {name for name, at_us in earliest.items() if at_us <= now_us}
+        due = [name for _, name in timers.due(now_us)]
+        assert set(due) == expected and len(due) == len(expected)
+        assert {name for _, name in timers.pop_due(now_us)} == expected
+        earliest = {name: at_us for name, at_us in earliest.items() if name not in expected}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("jjjfdn"), st.integers(0, 7)), max_size=40))
+def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int]]) -> None:
+    paddock = Paddock()
+    for name in ("n1", "n2", "n3"):
+        paddock.node_joins(name, cpus=4, gpus=2)
+    watched = [shape(cpus=1), shape(2, cpus=2, gpus=1), shape(3, cpus=0.5)]
+    for move, which in moves:
+        live = sorted(paddock.state.jobs)
+        if move == "j":
+            paddock.submit(watched[which % 3])
+        elif move == "f" and live:
+            job = live[which % len(live)]
+            if paddock.state.jobs[job].placed:
+                paddock.starts(job)
+                paddock.finishes(job)
+        elif move == "d" and f"n{which % 3 + 1}" in paddock.sessions:
+            paddock.stream_breaks(f"n{which % 3 + 1}")
+        elif move == "n":
+            name = f"n{which % 3 + 1}"
+            tasks = paddock.state.loads[NodeId(name)].tasks
+            paddock.node_joins(name, *tasks)
+        for one in watched:
+            _memo_is_true(paddock, one.demand)
+
+
+def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
+    state = paddock.state
+    memo = candidates_for(state, demand)
+    plain = {
+        name: fits
+        for name, node in state.nodes.items()
+        if node.contact is NodeContact.CONNECTED and (fits := tasks_that_fit(node, state.loads[name], demand))
+    }
+    assert memo.fits == plain
+    assert memo.room == sum(plain.values())
+    order = list(memo.best_first())
+    assert sorted(order) == sorted(plain), "each once"
+    assert order == list(memo.best_first()), "looking changes nothing"
+
+
+def test_a_long_line_does_not_slow_a_cycle() -> None:
+    """Counted, not timed: a cycle looks at the first in line, whatever stands behind it."""
+    paddock = Paddock()
+    paddock.node_joins("n1", cpus=1)
+    paddock.submit(*[shape()] * 2000)
+    looked = 0
+
+    class Counting(dict[JobId, Job]):
+        def __getitem__(self, key: JobId) -> Job:
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(key)
+
+    paddock.state.jobs = Counting(paddock.state.jobs)
+    job = next(iter(paddock.state.jobs))
+    paddock.says(job, 0, s.Started((1,)), s.Exited(0, 0), s.Ended((0,)))
+    assert paddock.state.jobs[JobId(job + 1)].placed
+    assert looked < 30
