@@ -57,7 +57,7 @@ def details_of(error: errors.PacelineError) -> bytes:
     size = reason.ByteSize()
     for name, value in error.fields.items():
         text = str(value)
-        size += 3 * len(name) + 4 * len(text) + 16
+        size += len(name.encode()) + len(text.encode("utf-8", "replace")) + 16
         if size > ERROR_DETAILS_BYTES_MAX:
             break
         reason.fields[name] = text
