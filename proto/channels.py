@@ -71,7 +71,7 @@ SERVER_OPTIONS: Final[Options] = (
     *_BOUNDS,
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Two schedulers on one port would share the calls between them without anyone noticing.
     ("grpc.so_reuseport", 0),
