@@ -7,6 +7,7 @@ indexes true.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import isfinite
 from typing import Any, Final
 
 from ...spec.ids import JobId
@@ -143,7 +144,9 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     course, settings = job.course, state.settings
     metrics = dict(course.metrics)
     for name, value in event.values.items():
-        if name in metrics or len(metrics) < settings.metric_names_max:
+        if not isfinite(value):  # its row says so; the record, which is JSON, cannot
+            metrics.pop(name, None)
+        elif name in metrics or len(metrics) < settings.metric_names_max:
             metrics[name] = value
     rows = min(course.metric_rows + len(event.values), settings.metric_rows_max)
     new = _with(_with_task(job, event), step=max(event.step, course.step), metrics=metrics, metric_rows=rows)

@@ -58,7 +58,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
         case Ended():
             return _on_ended(state, job, entry, entry.said, now_us)
         case Metrics(rank, step, values):
-            return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, _finite(values)),))
+            return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, values),))
         case Published() as said:
             return Plan(None, (_accepted(entry, said, now_us),))
         case Restored(step, path, duration_us, rejected):
@@ -68,7 +68,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    """JSON and SQL have no NaN and no infinity."""
+    """JSON has no NaN and no infinity; metric rows have."""
     return {name: value for name, value in values.items() if isfinite(value)}
 
 

@@ -1,5 +1,7 @@
 """The ledger adds up, rows come back as they went, the line and the memos match a plain count."""
 
+from collections.abc import Mapping
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paceline.scheduler.core import events as e
@@ -108,6 +110,7 @@ keys = st.builds(TaskKey, ints, ints, ints)
 shapes = st.builds(Shape)
 st.register_type_strategy(Resources, st.builds(Resources, ints, ints, ints))
 st.register_type_strategy(TaskKey, keys)
+st.register_type_strategy(Mapping, values)
 
 
 @settings(max_examples=200)
