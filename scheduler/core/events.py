@@ -104,6 +104,17 @@ class CheckpointRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """Training could not write it and goes on without; nothing of it is left."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartRefused:
     at_us: Micros
     task: TaskKey
@@ -267,6 +278,7 @@ JobEvent = (
     | TaskEnded
     | CheckpointAccepted
     | CheckpointRestored
+    | CheckpointFailed
     | StartRefused
     | StopRequested
     | AttemptEnded

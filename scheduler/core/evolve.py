@@ -134,6 +134,11 @@ def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> To
     return put_job(state, job, _with_task(job, event))
 
 
+def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
 def _start_refused(state: ClusterState, event: e.StartRefused) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event, state=TaskState.ENDED, ended_why="refused"))
@@ -296,6 +301,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.TaskEnded: _task_ended,
     e.CheckpointAccepted: _checkpoint_accepted,
     e.CheckpointRestored: _checkpoint_restored,
+    e.CheckpointFailed: _checkpoint_failed,
     e.StartRefused: _start_refused,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,

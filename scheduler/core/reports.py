@@ -16,7 +16,7 @@ from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, time
 from .job import Ending, Job, TaskRun, TaskState
 from .signals import how_it_exited, job_exit_code
 from .state import ClusterState
-from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, Started
+from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, SaveFailed, Started
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 
@@ -63,6 +63,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (_accepted(entry, said, now_us),))
         case Restored(step, path, duration_us, rejected):
             return Plan(None, (e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected),))
+        case SaveFailed(step, why):
+            return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
 

@@ -158,13 +158,21 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveFailed:
+    """A checkpoint that training could not write; training goes on."""
+
+    step: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     code: str
     text: str
     transient: bool
 
 
-Said = Started | Exited | Ended | Metrics | Published | Restored | Refused
+Said = Started | Exited | Ended | Metrics | Published | Restored | SaveFailed | Refused
 
 
 @dataclass(frozen=True, slots=True)

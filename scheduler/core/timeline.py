@@ -87,6 +87,8 @@ def _task_text(event: e.Event) -> str:
             return f"checkpoint of step {event.step} accepted{size}, stalled {duration_text(event.stall_us)}"
         case e.CheckpointRestored():
             return _restored_text(event)
+        case e.CheckpointFailed():
+            return f"checkpoint of step {event.step} could not be written: {event.why}"
         case e.StartRefused():
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"

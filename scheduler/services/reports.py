@@ -57,6 +57,10 @@ def _restored(said: agent_pb2.CheckpointRestored) -> stimuli.Restored:
     return stimuli.Restored(said.step, said.path[:_PATH_MAX], _micros(said.seconds), rejected)
 
 
+def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:
+    return stimuli.SaveFailed(said.step, said.why[:_TEXT_MAX])
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
@@ -77,4 +81,5 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "checkpoint": _published,
     "restored": _restored,
     "refused": _refused,
+    "checkpoint_failed": _save_failed,
 }
