@@ -97,7 +97,7 @@ class Agent:
         self.stops: list[agent_pb2.StopTask] = []
         self.acks: dict[tuple[int, int, int], int] = {}
         self.beats: list[int] = []
-        self.error: BaseException | None = None
+        self.error: Any = None
 
     async def connect(self, *, incarnation: str = "i1", tasks: Any = ()) -> None:
         self._call = self._wire.sessions.Session()
@@ -153,11 +153,9 @@ class Agent:
             self._call.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
-    async def wait_broken(self) -> BaseException:
-        assert self._reader is not None
-        await asyncio.wait_for(asyncio.wait([self._reader]), 10)
-        assert self.error is not None
-        return self.error
+    def is_over(self) -> bool | None:
+        """The stream has ended; `error` says how."""
+        return True if self._reader is not None and self._reader.done() else None
 
     async def _read(self) -> None:
         try:
