@@ -21,9 +21,9 @@ MARK = "PACELINE_MARK"
 MARK_BYTES_MAX = 64
 
 
-def set_child_subreaper() -> None:
+def set_child_subreaper(on: bool) -> None:
     """Orphans among this process's descendants become its children, whatever session they made."""
-    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0))
 
 
 def set_parent_death_signal(signal_number: int) -> None:

@@ -99,6 +99,49 @@ def become_shim(
     return rank
 
 
+def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
+    """In a zygote: run a task of that program in this process some times. The interpreter adapts its code to
+    what it runs, which writes to it; done here once, no shim has to do it again on pages of its own."""
+    folder = f"{os.environ.get('TMPDIR', '/tmp')}/paceline-{os.getpid()}-{os.urandom(6).hex()}"
+    launch: dict[str, Any] = {
+        "mark": "rehearsal",
+        "mode": "exec",
+        "executable": program,
+        "argv": [program],
+        "cwd": "/",
+    }
+    launch |= {
+        "environment": dict(os.environ),
+        "ranks": [{"rank": 0, "environment": {}}],
+        "start_mode": "cold",
+    }
+    launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
+    launch |= {"store": None, "cgroup": None, "shell": False}
+    os.mkdir(folder, 0o700)  # noqa: PTH102
+    try:
+        for _ in range(rounds):
+            _rehearse_once(folder, json.dumps(launch).encode(), memory)
+            for name in os.listdir(folder):  # noqa: PTH208
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108
+    finally:
+        os.rmdir(folder)  # noqa: PTH106
+        kernel.set_child_subreaper(False)
+        reset_signals()
+
+
+def _rehearse_once(folder: str, launch: bytes, memory: kernel.InitialMemory) -> None:
+    _claim(folder)
+    fd = os.open(folder + "/launch.json", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(fd, launch)
+    os.close(fd)
+    ours, theirs = socket.socketpair()
+    shim = _Shim(folder, theirs.detach(), memory, set())
+    shim.start(-1)
+    shim.serve()
+    shim.close()
+    ours.close()
+
+
 def _claim(folder: str) -> bool:
     """Make shim.pid. False when somebody has: the task is theirs."""
     try:
@@ -130,7 +173,7 @@ class _Shim:
             self._launch: dict[str, Any] = json.loads(file.read())
         memory.set_mark(self._launch["mark"])
         kernel.set_name("pace-shim")
-        kernel.set_child_subreaper()
+        kernel.set_child_subreaper(True)
         self._journal = Journal(folder + "/journal.jsonl")
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -183,8 +226,8 @@ class _Shim:
             signal.signal(number, lambda number, frame: None)  # not SIG_IGN: a program would inherit that
 
     def _make_files(self) -> None:
-        self._notice_fd = os.open(self._folder + "/notice", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.pwrite(self._notice_fd, b"\0", 0)
+        if self._launch["mode"] == "warm":
+            self._write_notice(b"\0")
         folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._listener.bind(f"/proc/self/fd/{folder_fd}/shim.sock")  # the folder's own path may be too long
         os.close(folder_fd)
@@ -294,7 +337,6 @@ class _Shim:
                 key.data()
             self._on_clock()
         self._journal.close()
-        self._say_goodbye()
 
     def _next_look(self) -> float:
         return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at)
@@ -324,10 +366,11 @@ class _Shim:
                 self._send(connection, {"journal": self._journal.size_bytes})
         return True
 
-    def _say_goodbye(self) -> None:
-        """The last answers are in the socket's buffers: closing keeps them there for the reader."""
-        for connection in self._connections:
-            connection.sock.close()
+    def close(self) -> None:
+        """All that a shim has open, where its process goes on."""
+        self._close_ours()
+        for worker in self._workers:
+            os.close(worker.log_fd)
 
     # -- processes ------------------------------------------------------------
 
@@ -457,7 +500,7 @@ class _Shim:
             return
         if not self._stop_why:
             self._stop_why = why
-            os.pwrite(self._notice_fd, b"\1", 0)
+            self._write_notice(b"\1")
             if grace_s > 0:
                 self._terminate_ranks()
         if grace_s <= 0:
@@ -465,6 +508,13 @@ class _Shim:
             self._kill_ranks()
         else:
             self._kill_at = min(self._kill_at, now + grace_s)
+
+    def _write_notice(self, value: bytes) -> None:
+        """The ranks have it mapped, or look for it until it is there: a program gets it at the stop only."""
+        with contextlib.suppress(OSError):  # a full disk: SIGTERM says the same
+            fd = os.open(self._folder + "/notice", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.pwrite(fd, value, 0)
+            os.close(fd)
 
     def _terminate_ranks(self) -> None:
         """SIGTERM to the ranks themselves: what they have forked is theirs to end. A shell passes no signal

@@ -16,9 +16,10 @@ import traceback
 from typing import Any, NoReturn
 
 from . import kernel, worker
-from .shim import become_shim
+from .shim import become_shim, rehearse
 
 REQUEST_BYTES_MAX = 64 * 1024
+_REHEARSALS = 12
 ARGUMENTS_ROOM = "." * 1024
 """Passed as the last argument, so that a rank can show its own command line in `ps`."""
 COMMAND = (
@@ -36,10 +37,12 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     memory = kernel.InitialMemory()
     memory.set_arguments(["paceline: zygote,", *(preload or ["lean"])])
     kernel.set_name("pace-zygote")
+    ready = _preload(preload)
+    if not preload:
+        _rehearse(memory)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims that end are nobody's business here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    ready = _preload(preload)
     settings = worker.Settings(path_at_start)
     keep = {fd for fd in _open_descriptors() if fd > 2} - {channel.fileno()}
     ready["shadowable"] = _shadowable(modules_at_start)
@@ -65,6 +68,14 @@ def _preload(names: list[str]) -> dict[str, Any]:
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     seconds = time.monotonic() - begun
     return {"ready": loaded, "missing": missing, "import_s": seconds, "threads": threads, "cuda": _has_cuda()}
+
+
+def _rehearse(memory: kernel.InitialMemory) -> None:
+    try:
+        rehearse(memory, "/bin/true", _REHEARSALS)
+    except OSError:  # nowhere to write, or no such program: the shims are slower, that is all
+        traceback.print_exc()
+    kernel.set_name("pace-zygote")
 
 
 def _has_cuda() -> bool:
