@@ -59,6 +59,7 @@ class LogStore:
         self._open_max = open_max
         self._open: OrderedDict[Stream, _Open] = OrderedDict()
         self._bells: dict[JobId, set[Bell]] = {}
+        self.ending = False
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logs")
 
     def streams(self, job: JobId, attempt: Attempt) -> list[Stream]:
@@ -129,6 +130,13 @@ class LogStore:
             bells.discard(bell)
             if not bells and self._bells.get(job) is bells:
                 del self._bells[job]
+
+    def end_all(self) -> None:
+        """Every follower ends with Unavailable."""
+        self.ending = True
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.ring()
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -132,8 +132,14 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         yield address
     finally:
         await health.enter_graceful_shutdown()
-        await server.stop(STOP_GRACE_S)
+        # No new calls from here on; those under way are told, and what has arrived is committed.
+        stopping = asyncio.create_task(server.stop(STOP_GRACE_S))
+        agents.end_all("the scheduler is stopping")
+        shipping.end_all("the scheduler is stopping")
+        logs.end_all()
         await agents.drained()
+        await loop.close()
+        await stopping
         logs.close()
 
 

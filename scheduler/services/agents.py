@@ -78,6 +78,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._settings = settings
         self._samples = samples
         self._partings: set[asyncio.Task[None]] = set()
+        self._outboxes: set[Outbox] = set()
 
     async def Session(
         self, request_iterator: AsyncIterator[agent_pb2.FromAgent], context: _Context
@@ -87,6 +88,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         session = self._loop.next_session()
         outbox = Outbox(node)
         self._loop.attach(node, session, outbox)
+        self._outboxes.add(outbox)
         reader: asyncio.Task[None] | None = None
         try:
             welcome = await self._loop.submit(_hello_stimulus(hello, node, session))
@@ -99,9 +101,15 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         finally:
             if reader is not None:
                 reader.cancel()
+            self._outboxes.discard(outbox)
             self._part(node, session, outbox.why)
         if outbox.error is not None:
             raise outbox.error
+
+    def end_all(self, why: str) -> None:
+        """End every stream: the agents dial again."""
+        for outbox in tuple(self._outboxes):
+            outbox.close(why)
 
     async def drained(self) -> None:
         """All partings that are under way have reached the loop."""

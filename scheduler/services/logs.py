@@ -92,6 +92,8 @@ class _Follower:
         self._start(number, attempt)
         looked_at: Attempt | None = None
         while True:
+            if self.logs.ending:
+                raise Unavailable("the scheduler is stopping", hint="follow again in a moment")
             self.bell.event.clear()
             grown, self.bell.grown = self.bell.grown, set()
             job = await self.lookup.job(number)

@@ -17,7 +17,7 @@ import grpc.aio
 from ...proto.codecs import task_key_message, task_key_of
 from ...proto.generated import logs_pb2, logs_pb2_grpc
 from ...proto.limits import CHUNK_BYTES_MAX
-from ...spec.errors import InvalidRequest, LimitExceeded, NotFound, StoreFailure
+from ...spec.errors import InvalidRequest, LimitExceeded, NotFound, StoreFailure, Unavailable
 from ...spec.ids import TaskKey
 from ..core.job import Job
 from ..logs import LogStore, Stream
@@ -55,11 +55,13 @@ class ShippingService(logs_pb2_grpc.LogShippingServicer):
         self._documents = documents
         self._logs = logs
         self._bytes_max = bytes_max
+        self._connections: set[_Connection] = set()
 
     async def Ship(
         self, request_iterator: AsyncIterator[logs_pb2.ShipRequest], context: _Context
     ) -> AsyncIterator[logs_pb2.ShipReply]:
         connection = _Connection(self._logs, self._verdict)
+        self._connections.add(connection)
         working = [
             asyncio.create_task(connection.take(request_iterator), name="ship: take"),
             asyncio.create_task(connection.keep_syncing(), name="ship: sync"),
@@ -70,9 +72,15 @@ class ShippingService(logs_pb2_grpc.LogShippingServicer):
             async for reply in connection.replies():
                 yield reply
         finally:
+            self._connections.discard(connection)
             for task in working:
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
+
+    def end_all(self, why: str) -> None:
+        """End every stream: the agents dial again, and ask where to go on from."""
+        for connection in tuple(self._connections):
+            connection.fail(Unavailable(why))
 
     async def _verdict(self, task: TaskKey, rank: int, node: str) -> _Incoming:
         """Whether this node may ship this rank's output, and how much of it is kept."""
@@ -142,6 +150,12 @@ class _Connection:
                 raise self._error
             if self._over and not self._replies:
                 return
+
+    def fail(self, error: BaseException) -> None:
+        """End with this error; the first one counts."""
+        self._error = self._error or error
+        self._over = True
+        self._is_answered.set()
 
     def on_done(self, task: "asyncio.Task[None]") -> None:
         """Taking or syncing has ended: so does the stream."""

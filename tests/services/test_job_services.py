@@ -315,5 +315,5 @@ async def test_stopping_tells_everyone_and_takes_the_record_away(tmp_path: Path)
         assert said["address"] == wired.made.address and said["cluster_id"] == wired.made.cluster_id
         wired.close = agent.close  # the scheduler stops while the client's streams are open
     assert not (tmp_path / "scheduler.json").exists()
-    with pytest.raises(Unavailable), translated():
+    with pytest.raises(Unavailable, match="stopping"), translated():
         await waiting
