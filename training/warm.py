@@ -1,7 +1,7 @@
 """Imported by a warm process only: what torch itself imports late, at the first step, save or load.
 
-Which modules these are depends on torch's version, so one that is not there is no matter: the rank would then import
-what it needs itself, some milliseconds later.
+Which modules these are depends on torch's version. One that is not there is no matter: a rank then
+imports what it needs itself, and is some milliseconds later.
 """
 
 from contextlib import suppress

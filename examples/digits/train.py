@@ -105,11 +105,11 @@ def main() -> None:
         if stop or done % args.save_every == 0:
             run.save(done, model=model, optimizer=optimizer, schedule=schedule)
         if stop:
-            return
+            break
         if run.rank == 0 and done % steps_per_epoch == 0:
             print(f"epoch {done // steps_per_epoch}: loss {loss.item():.4f}", flush=True)
 
-    if run.rank == 0:
+    if run.rank == 0 and done == steps:
         with torch.no_grad():
             hits = net(images[samples:]).argmax(1) == labels[samples:]
         accuracy = hits.float().mean().item()

@@ -92,26 +92,27 @@ class FakeShim:
         self.auto_ack = auto_ack
         self.messages: list[dict[str, Any]] = []
         self.seq = 0
-        self._closing = threading.Event()
         self._connections: list[socket.socket] = []
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         folder = os.open(task.folder, os.O_PATH | os.O_DIRECTORY)
         self._server.bind(f"/proc/self/fd/{folder}/shim.sock")
         os.close(folder)
         self._server.listen(128)
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        self._servers: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def of(self, op: str) -> list[dict[str, Any]]:
         return [message for message in list(self.messages) if message["op"] == op]
 
     def close(self) -> None:
-        self._closing.set()
-        for connection in (self._server, *self._connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        for thread in self._threads:
+        """The listener first: then no connection is accepted after the others were closed."""
+        _hang_up(self._server)
+        self._acceptor.join(5)
+        assert not self._acceptor.is_alive()
+        for connection in self._connections:
+            _hang_up(connection)
+        for thread in self._servers:
             thread.join(5)
         (self.task.folder / "shim.sock").unlink(missing_ok=True)
 
@@ -122,24 +123,20 @@ class FakeShim:
         self.close()
 
     def _accept(self) -> None:
-        while not self._closing.is_set():
+        while True:
             try:
                 connection, _ = self._server.accept()
-            except OSError:
+            except OSError:  # closed
                 return
             self._connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
+            self._servers.append(thread)
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection.makefile("rb") as lines:
-                for line in lines:
-                    self._on_message(connection, json.loads(line))
-        except (OSError, ValueError):
-            if not self._closing.is_set():
-                raise
+        with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                self._on_message(connection, json.loads(line))
 
     def _on_message(self, connection: socket.socket, message: dict[str, Any]) -> None:
         self.messages.append(message)
@@ -153,3 +150,9 @@ class FakeShim:
             if self.auto_ack:
                 self.task.ack(self.seq)
         connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

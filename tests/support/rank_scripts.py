@@ -11,6 +11,7 @@ from typing import Any
 import paceline
 import torch
 from paceline.training.environment import read_environment
+from paceline.training.gang import Gang
 from paceline.training.run import Run
 from paceline.training.task import Retention
 from torch import nn
@@ -146,24 +147,31 @@ def restore_only(root: Path, elements: int) -> Any:
     return run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
 
 
-def step_until_stop(step_s: float, steps_max: int, sync: bool) -> tuple[int, float]:
-    """The step at which `should_stop` said so, and seconds per call."""
+def step_until_stop(step_s: float, steps_max: int, sync: bool) -> tuple[int, int, float]:
+    """(Step at which `should_stop` said so, how often the ranks agreed until then, seconds until then.)"""
     run = paceline.init()
-    spent_s = 0.0
+    agreements = 0
+    largest = Gang.largest
+
+    def counted(gang: Gang, *values: int) -> tuple[int, ...]:
+        nonlocal agreements
+        agreements += 1
+        return largest(gang, *values)
+
+    Gang.largest = counted  # type: ignore[method-assign]
+    since_s = time.monotonic()
     for step in range(steps_max):
         if step_s:
             time.sleep(step_s)  # what a training step takes
         if sync:
             torch.distributed.all_reduce(torch.zeros(1))
-        since_s = time.perf_counter()
         stop = run.should_stop()
-        spent_s += time.perf_counter() - since_s
         if step == 0:
             Path(os.environ["READY"]).touch()
         if stop:
             assert run.should_stop(), "once said, it stays said"
-            return step, spent_s / (step + 1)
-    return -1, spent_s / steps_max
+            return step, agreements, time.monotonic() - since_s
+    return -1, agreements, time.monotonic() - since_s
 
 
 def modules_imported_by_a_run(root: Path) -> list[str]:

@@ -29,7 +29,7 @@ def test_notice_at_one_node_stops_all_at_the_same_step(
 ) -> None:
     gang, tasks, _ = start(ranks, tmp_path, step_s=step_s, sync=False)
     tasks[hearer].give_notice()
-    (first, _), (second, _) = gang.results()
+    (first, *_), (second, *_) = gang.results()
     assert first == second
     assert first >= 0
 
@@ -39,7 +39,7 @@ def test_sigterm_to_one_rank_only_asks_and_stops_all_at_the_same_step(
 ) -> None:
     gang, _, _ = start(ranks, tmp_path, step_s=0.002, sync=True)
     gang.kill(1, signal.SIGTERM)
-    (first, _), (second, _) = gang.results()
+    (first, *_), (second, *_) = gang.results()
     assert first == second
     assert first >= 0
 
@@ -48,6 +48,6 @@ def test_agreeing_costs_little_where_steps_are_short(ranks: RankPool, tmp_path: 
     gang, tasks, _ = start(ranks, tmp_path, step_s=0.002, sync=False)
     gang.processes[0].join(0.5)
     tasks[0].give_notice()
-    (steps, per_call_s), _ = gang.results()
-    assert steps > 20
-    assert per_call_s < 0.001, "agreed at nearly every call"
+    (steps, agreements, seconds), _ = gang.results()
+    assert steps > agreements
+    assert agreements <= 5 + seconds / 0.02, "agreed at nearly every call"
