@@ -34,6 +34,8 @@ GRACE_S_MAX: Final = 7 * 86400.0
 HEARTBEAT_S: Final = 1.0
 SILENT_HEARTBEATS: Final = 4
 WELCOME_S: Final = 10.0
+GATHER_S: Final = 0.005
+"""Between two batches of reports: what comes alone goes at once, what comes in a stream goes together."""
 WRITE_S: Final = 30.0
 
 
@@ -351,6 +353,7 @@ class Session:
         sequence = 0
         due_s = time.monotonic()
         samples: list[agent_pb2.GpuSample] | None = None
+        reported_s = 0.0
         while True:
             now_s = time.monotonic()
             if now_s >= due_s:
@@ -367,9 +370,12 @@ class Session:
             if self._inventory_due:
                 self._inventory_due = False
                 await write_message(call, agent_pb2.FromAgent(inventory=self._inventory()), WRITE_S)
+            if self._grown and (early_s := reported_s + GATHER_S - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
             self._wake.clear()
             entries = self._next_batch()
             if entries:
+                reported_s = time.monotonic()
                 await write_message(
                     call, agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=entries)), WRITE_S
                 )

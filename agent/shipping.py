@@ -58,6 +58,7 @@ class _Tail:
     stored: int | None = None
     sent: int = 0
     size: int = 0
+    asked: bool = False
     refused: bool = False
 
     @property
@@ -110,8 +111,7 @@ class LogShipper:
         for rank, path in self._sources.log_files(key).items():
             if rank not in watched.tails:
                 tail = watched.tails[rank] = _Tail(key, rank, path)
-                self._asking.append(tail)
-        self._wake.set()
+                self._measure(tail)
 
     def look(self, key: TaskKey) -> None:
         """See now, not at the next turn, how far this task's output has grown."""
@@ -198,9 +198,8 @@ class LogShipper:
         self._flying = 0
         for watched in self._watched.values():
             for tail in watched.tails.values():
-                tail.stored, tail.sent = None, 0
-                if not tail.refused:
-                    self._asking.append(tail)
+                tail.stored, tail.sent, tail.asked = None, 0, False
+                self._mark(tail)
 
     # Down: how far the scheduler has stored.
 
@@ -230,10 +229,14 @@ class LogShipper:
     # Up: chunks in turn.
 
     def _mark(self, tail: _Tail) -> None:
-        """Give this file a turn if it has something to send and may."""
-        if tail.refused or tail.stored is None or tail.size <= tail.sent or tail.flying >= FILE_WINDOW_BYTES:
+        """Give this file a turn if it has something to send and may; silent ones are not even asked for."""
+        if tail.refused or tail.size <= tail.sent or tail.flying >= FILE_WINDOW_BYTES:
             return
-        self._ready[(tail.key, tail.rank)] = tail
+        if tail.stored is not None:
+            self._ready[(tail.key, tail.rank)] = tail
+        elif not tail.asked:
+            tail.asked = True
+            self._asking.append(tail)
         self._wake.set()
 
     async def _keep_writing(self, call: _Call) -> None:

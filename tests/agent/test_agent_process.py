@@ -48,11 +48,17 @@ class AgentProcess:
         """Send it, wait for the end; the exit code."""
         assert self.child is not None
         self.child.send_signal(number)
-        return self.child.wait(20)
+        try:
+            return self.child.wait(20)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"the agent goes on:\n{self.said()}") from error
 
     def wait(self) -> int:
         assert self.child is not None
-        return self.child.wait(20)
+        try:
+            return self.child.wait(20)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"the agent goes on:\n{self.said()}") from error
 
     def said(self) -> str:
         return self.log.read_text()
@@ -175,7 +181,7 @@ async def test_sigterm_leaves_the_tasks_and_says_so(agent: AgentProcess, tmp_pat
         await scheduler.until(lambda: scheduler.stored[key(1), 0] > 0)
         pid = int(scheduler.logs[key(1), 0])
         assert agent.signal(signal.SIGTERM) == 0
-        assert "1 tasks go on without the agent (1.1.0)" in agent.said()
+        assert "1 tasks go on without the agent (1.1.0)" in agent.said(), scheduler.entries
         assert psutil.pid_exists(pid)
         agent.start(scheduler.address)
         await scheduler.until_connected(2, timeout_s=30)
@@ -209,6 +215,7 @@ async def test_one_agent_per_state_folder(agent: AgentProcess, tmp_path: Path) -
 
 async def test_another_cluster_s_scheduler_is_not_obeyed(agent: AgentProcess, tmp_path: Path) -> None:
     async with joined(agent) as scheduler:
+        await scheduler.until((agent.state / "agent.json").exists)  # it knows the cluster
         agent.signal(signal.SIGTERM)
         scheduler.cluster_id = "cluster-b"
         agent.start(scheduler.address)
