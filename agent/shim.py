@@ -417,8 +417,10 @@ class _Shim:
         self._write_metrics(everything=True)
 
     def _kill_ranks(self) -> None:
-        """SIGKILL to every rank that lives, and to its session's process group."""
+        """SIGKILL to every rank that lives and its process group; nobody needs the store then."""
         self._killing = True
+        if self._store_pid:
+            signal_all([self._store_pid], signal.SIGKILL)
         for worker in self._workers:
             if worker.lives:
                 signal_all([worker.pid], signal.SIGKILL)

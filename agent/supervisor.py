@@ -40,6 +40,8 @@ Result = TypeVar("Result")
 
 KILL_S = 60.0
 _FORK_TRIES = 3
+_DYING_S = 0.2
+"""A shim that lives so long after its connection has ended has only dropped us."""
 _WAIT_WORTH_SAYING_S = 0.05
 _TRIM_BYTES = 256 * 1024
 _DISK_THREADS = 4
@@ -172,15 +174,21 @@ class Supervisor:
             return
         task.stop_why = task.stop_why or why
         message = {"op": "stop", "grace_s": grace_s, "why": why}
-        try:
-            if task.link is not None:
-                await task.link.ask(message, self._config.answer_s)
-        except TimeoutError:
-            log.warning("task %s: its shim does not answer; killing it and all that it started", key)
-            await self._kill_shim(task)
-            await task.over.wait()
-        except ConnectionError:  # it is gone: whoever saw that buries the task
-            await task.over.wait()
+        until = time.monotonic() + self._config.answer_s
+        while not task.over.is_set():
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                log.warning("task %s: its shim does not answer; killing it and all that it started", key)
+                self._kill_shim(task)
+                await task.over.wait()
+            elif task.link is None and task.shim() is None:  # `start` sees that it need not go on
+                await task.over.wait()
+            elif task.link is None:  # it is being dialled again, or buried
+                await asyncio.sleep(0.005)
+            else:
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    await task.link.ask(message, left_s)
+                    return
 
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
@@ -300,6 +308,11 @@ class Supervisor:
                 f": {error.filename}" if error.filename else ""
             )
             await self._refuse(task, Refusal("node-trouble", text, transient=True, errno=error.errno))
+        except Exception:
+            await self._refuse(
+                task, Refusal("internal", "the agent failed; its log says how", transient=True)
+            )
+            raise
 
     async def _end_older(self, key: TaskKey) -> None:
         await self.stop(key, 0.0, "superseded")
@@ -388,6 +401,8 @@ class Supervisor:
         self._link(task, ours)
         try:
             with theirs:
+                if task.stop_why:
+                    raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
                 fds = [theirs.fileno()] + ([listener.fileno()] if listener is not None else [])
                 await zygote.fork(task.folder, fds, self._config.answer_s)
         except ZygoteFailed as failure:
@@ -434,7 +449,7 @@ class Supervisor:
     async def _on_shim_lost(self, task: _Task) -> None:
         """The connection ended before the journal did: the shim died, or has only dropped us."""
         shim = task.shim()
-        if shim is not None and await _lives_on(*shim, self._config.answer_s) and await self._redial(task):
+        if shim is not None and await _lives_on(*shim, _DYING_S) and await self._redial(task):
             return
         await self._bury(task)
 
@@ -447,7 +462,7 @@ class Supervisor:
             except OSError as error:
                 if time.monotonic() > until:
                     log.warning("task %s: its shim cannot be reached (%s); killing it", task.key, error)
-                    await self._kill_shim(task)
+                    self._kill_shim(task)
                     return False
                 await asyncio.sleep(0.01)
                 continue
@@ -457,7 +472,7 @@ class Supervisor:
             return True
         return False
 
-    async def _kill_shim(self, task: _Task) -> None:
+    def _kill_shim(self, task: _Task) -> None:
         shim = task.shim()
         if shim is not None and kernel.is_alive(*shim):
             containment.signal_all([shim[0]], signal.SIGKILL)

@@ -384,3 +384,28 @@ async def test_a_group_finds_what_hides_from_everything_else(tmp_path: Path) -> 
         entries = await run(supervisor, start_task(key(2), "sh hide.sh & sleep 0.1; exit 2", tmp_path))
         assert list(of_kind(entries, "ended")[0].exit_codes) == [2]
         assert not [each for each in supervisor._groups.root.iterdir() if each.is_dir()]
+
+
+async def test_a_stop_during_the_start_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "slow_import.py").write_text("import time; time.sleep(1.5)")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "a.py").write_text("import time; time.sleep(600)")
+    async with supervised(tmp_path / "state", preload=("slow_import",)) as supervisor:
+        request = start_task(key(1), "python a.py", tmp_path, environment=environment)
+        starting = asyncio.ensure_future(supervisor.start(request))
+        await until(lambda: key(1) in supervisor.tasks(), "it is known")
+        await supervisor.stop(key(1), 5.0, "cancelled")
+        [refused] = of_kind(await ended(supervisor, key(1)), "refused")
+        assert "cancelled before" in refused.reason.text
+        await starting
+
+
+async def test_a_shim_that_drops_the_agent_is_dialled_again_and_still_stops(tmp_path: Path) -> None:
+    async with supervised(tmp_path, warm=False) as supervisor:
+        await supervisor.start(start_task(key(1), SLEEPER, tmp_path))
+        await started(supervisor, key(1))
+        task = supervisor._tasks[key(1)]
+        link = task.link
+        link._sock.shutdown(socket.SHUT_RDWR)
+        await supervisor.stop(key(1), 5.0, "cancelled")
+        assert of_kind(await ended(supervisor, key(1)), "exited")[0].exit_code == -15
