@@ -10,6 +10,7 @@ from ..proto.channels import split_address
 from ..proto.tls import TlsFiles, check_listener
 from ..spec.errors import InvalidRequest
 from .core.settings import Settings
+from .store import split_location
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7223"
 
@@ -39,6 +40,7 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen)
+        split_location(self.store)
         check_listener(host, encrypted=self.encrypted, insecure=self.insecure)
         if not self.state.is_absolute() or not self.storage_folder.is_absolute():
             raise InvalidRequest(f"the folders {self.state} and {self.storage_folder} must be absolute paths")

@@ -17,24 +17,27 @@ def open_store(location: str | Path) -> "SqlStore":
 
     Raises StoreFailure when it is damaged, read-only, full, of a newer version, or held by another scheduler.
     """
-    text = str(location)
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return _sqlite(Path(text))
-    if scheme == "sqlite":
-        return _sqlite(Path(rest.removeprefix("/")))
-    if scheme.split("+")[0] in ("postgresql", "postgres"):
+    scheme, rest = split_location(str(location))
+    if scheme == "postgresql":
         from .postgres import open_postgres
 
-        return open_postgres("postgresql://" + rest)
+        return open_postgres(f"postgresql://{rest}")
+    from .sqlite import open_sqlite
+
+    return open_sqlite(Path(rest))
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """`sqlite` and a path, or `postgresql` and what follows `//`. Raises InvalidRequest on anything else."""
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return "sqlite", location
+    if scheme == "sqlite":
+        return "sqlite", rest.removeprefix("/")
+    if scheme.split("+")[0] in ("postgresql", "postgres"):
+        return "postgresql", rest
     raise InvalidRequest(
-        f"--store {scheme}://... names no store that Paceline knows",
+        f"{scheme}://... names no store that Paceline knows",
         hint="expected a file path, sqlite:///FILE or postgresql://USER@HOST/NAME",
         scheme=scheme,
     )
-
-
-def _sqlite(path: Path) -> "SqlStore":
-    from .sqlite import open_sqlite
-
-    return open_sqlite(path)
