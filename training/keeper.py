@@ -48,7 +48,7 @@ class Keeper:
         kept = self._known()
         for one in choose_removals(kept, self._retention, acked_seq):
             kept.remove(one)
-            if _discard(one.path):
+            if discard(one.path):
                 self._removed_steps.add(one.step)
         if not self._swept and any(one.seq is not None and one.seq <= acked_seq for one in kept):
             self._swept = True
@@ -72,15 +72,11 @@ class Keeper:
             names = (name for name in folders.published(self._root) if name.attempt < attempt)
             stale += [path for name in names if (path := self._root / str(name)) not in known]
         for path in stale:
-            _discard(path)
+            discard(path)
 
 
-def discard_aside(path: Path) -> None:
-    """Take away what a failed save left, which may be what filled the disk."""
-    _discard(path)
-
-
-def _discard(path: Path) -> bool:
+def discard(path: Path) -> bool:
+    """Delete it if it is there. A deletion that fails is said: False."""
     try:
         folders.remove(path)
     except FileNotFoundError:

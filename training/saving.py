@@ -22,7 +22,7 @@ from .environment import Environment
 from .errors import NotAccepted, StorageFailed, UnsavableState
 from .folders import FolderName
 from .gang import Gang
-from .keeper import Keeper, discard_aside
+from .keeper import Keeper, discard
 from .link import ShimLink
 from .manifest import FileEntry, Manifest
 from .outcome import SaveOutcome
@@ -31,6 +31,8 @@ from .say import say
 from .state import State
 
 _WHY_LENGTH_MAX = 500
+_TELL_FAILED_S = 2.0
+"""The other ranks wait meanwhile, and a shim that did not answer before may not answer now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +140,9 @@ class Saver:
         )
         if answer is None:
             raise NotAccepted("it is on disk, but the agent's shim does not answer")
-        if not answer.get("ok"):
-            raise NotAccepted(
-                f"it is on disk, but the agent's shim refused it: {answer.get('error', answer)}"
-            )
+        if not answer.get("ok") or "seq" not in answer:
+            discard(path)  # it can never be accepted
+            raise NotAccepted(f"the agent's shim refused it: {answer.get('error', answer)}")
         self._keeper.told_removed()
         return int(str(answer["seq"]))
 
@@ -156,7 +157,8 @@ class Saver:
         why = "; ".join(f"rank {rank}: {error}" for rank, error in failures)[:_WHY_LENGTH_MAX]
         if self._gang.rank == 0:
             say(f"checkpoint of step {save.name.step} FAILED, training goes on without it: {why}")
-            discard_aside(self._root / save.name.aside)
+            discard(self._root / save.name.aside)
             if self._link is not None:
-                self._link.ask({"op": "checkpoint_failed", "step": save.name.step, "why": why})
+                message = {"op": "checkpoint_failed", "step": save.name.step, "why": why}
+                self._link.ask(message, _TELL_FAILED_S)
         return SaveOutcome(step=save.name.step, path=None, stall_s=save.stall_s, error=why)

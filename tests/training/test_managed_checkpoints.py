@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paceline.training.errors import RestoreFailed
 from paceline.training.manifest import hash_bytes
 from support import rank_scripts
 from support.fake_shim import FakeShim, FakeTask
@@ -173,6 +174,35 @@ def test_swapped_between_jobs_attempts_and_steps(make_run: MakeRun, tmp_path: Pa
         assert "the folder was swapped" in make_run(after).restore(model=net()).rejected[0]
 
 
+def test_a_reading_that_fails_falls_back_or_leaves_no_half_written_state(
+    make_run: MakeRun, task: FakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An I/O error between the check and the reading, after the model was touched."""
+    from paceline.training.dcp import SafeReader
+
+    told = save_steps(make_run, task, [1, 2])
+    bad = {told[1]["path"]}
+    read_data = SafeReader.read_data
+
+    def failing(reader: SafeReader, plan: Any, planner: Any) -> Any:
+        done = read_data(reader, plan, planner)
+        if str(reader.path) in bad:
+            raise OSError(5, "Input/output error")
+        return done
+
+    monkeypatch.setattr(SafeReader, "read_data", failing)
+    after = task.next_attempt(told)
+    model = net()
+    with FakeShim(after):
+        restored = make_run(after).restore(model=model)
+        assert restored.step == 1
+        assert "Input/output error" in restored.rejected[0]
+        assert model.weight.tolist() == [[1.0, 1.0, 1.0]]
+        bad.add(told[0]["path"])
+        with pytest.raises(RestoreFailed, match="the state is half written"):
+            make_run(after).restore(model=model)
+
+
 def test_when_none_is_good_the_run_starts_anew_and_says_so(
     make_run: MakeRun, task: FakeTask, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,9 +227,11 @@ def test_a_shim_that_refuses_or_is_away_costs_the_checkpoint_and_not_the_run(
     away = run.save(1, model=net())
     assert not away.published
     assert "does not answer" in away.error
+    assert names(task) == ["step-00000001.a1"], "the shim may have noted it before it fell silent"
     with FakeShim(task, mode="refuse"):
         refused = run.save(2, model=net())
     assert "refused it: superseded" in refused.error
+    assert names(task) == ["step-00000001.a1"], "what was refused is never accepted"
     with FakeShim(task) as shim:
         assert run.save(3, model=net()).published
         assert [one["step"] for one in shim.of("checkpoint")] == [3]
