@@ -77,9 +77,9 @@ def read_job_file(path: Path) -> bytes:
             raise _too_large(path, info.st_size)
         with path.open("rb") as file:
             data = file.read(DOCUMENT_BYTES_MAX + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise InvalidRequest(
-            f"cannot read the job file {path}: {error.strerror}",
+            f"cannot read the job file {path}: {getattr(error, 'strerror', None) or error}",
             hint="give the path of a YAML file, such as examples/digits/job.yaml",
         ) from None
     if len(data) > DOCUMENT_BYTES_MAX:

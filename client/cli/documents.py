@@ -17,8 +17,9 @@ def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) ->
     """Check job files without submitting them: every problem with its file, line and column.
 
     \b
-    JSON: {"files": [{"file", "valid", "name", "problems", "warnings"}, ...]}; each problem or warning
-    has source, line, column (0 where there is none), key, text, and a problem also nearest.
+    JSON: {"files": [{"file", "valid", "name", "problems", "warnings"}, ...]};
+    keys of a problem or a warning: source, line, column (0 where there is
+    none), key, text, and of a problem also nearest.
     """
     results = [_checked(file, overrides) for file in files]
     if output == "json":

@@ -11,7 +11,7 @@ from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
 from .main import EXIT_CODES, tell
-from .options import connection, job_argument, json_option, open_client
+from .options import JobNumber, connection, job_argument, json_option, open_client
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -59,7 +59,8 @@ def jobs(
     """List jobs, newest first.
 
     \b
-    JSON: {"jobs": [JOB, ...]}, each JOB as `pace show -o json` gives it, without "document".
+    JSON: {"jobs": [JOB, ...]}, each JOB as `pace show -o json` gives it,
+    its "document" empty.
     """
     wanted = states or (("QUEUED", "STARTING", "RUNNING") if active else ())
     with open_client(settings) as client:
@@ -85,9 +86,11 @@ def show(settings: "Settings", job: int, output: str) -> None:
     """Show all about one job: where it runs, what it reported, what it keeps.
 
     \b
-    JSON keys: job, name, user, state, attempt, priority, submitted_us, started_us, finished_us, reason,
-    exit_code, instance_count, processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
-    cancel_requested, warnings, document. Times are microseconds since 1970; null: not yet.
+    JSON keys: job, name, user, state, attempt, priority, submitted_us,
+    started_us, finished_us, reason, exit_code, instance_count,
+    processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
+    cancel_requested, warnings, document. Times are microseconds since 1970;
+    null: not yet.
     """
     with open_client(settings) as client:
         found = client.job(job)
@@ -105,7 +108,8 @@ def why(settings: "Settings", job: int, output: str) -> None:
     """Say why a job waits, the weightiest reason first, or how it ended.
 
     \b
-    JSON keys: job, reasons (code, text, hint, fields), never (true: no node of this cluster could run it).
+    JSON keys: job, reasons (code, text, hint, fields), never (true: no node
+    of this cluster could ever run it).
     """
     with open_client(settings) as client:
         found = client.why(job)
@@ -117,7 +121,7 @@ def why(settings: "Settings", job: int, output: str) -> None:
 
 
 @click.command(short_help="Cancel jobs.")
-@click.argument("jobs", type=click.IntRange(1, 2**63 - 1), nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JobNumber(), nargs=-1, required=True, metavar="JOB...")
 @click.option(
     "--grace",
     "grace_s",

@@ -34,8 +34,9 @@ def nodes(settings: "Settings", output: str) -> None:
     """List nodes: what they have, what is free.
 
     \b
-    JSON: {"nodes": [...], "suspected": BOOL}; keys of a node: node_id, name, address, contact, last_heard_us,
-    capacity, free, gpus, gpu_status, containment, warm_pool, labels, environments, version, driver_version,
+    JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
+    name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
+    containment, warm_pool, labels, environments, version, driver_version,
     tasks, reason.
     """
     with open_client(settings) as client:

@@ -14,7 +14,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATIENCE_S = 3.0
 """A person waits for an answer: long enough for a scheduler that is restarting, no longer."""
 
-job_argument = click.argument("job", type=click.IntRange(1, 2**63 - 1), metavar="JOB")
+
+class JobNumber(click.ParamType[int]):
+    """A job's number, as `pace submit` says it."""
+
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
+            self.fail(f"{value!r} is not a job's number; `pace jobs` lists them", param, ctx)
+        return int(text)
+
+
+job_argument = click.argument("job", type=JobNumber(), metavar="JOB")
 
 state_option = click.option(
     "--state", metavar="DIR", type=click.Path(file_okay=False), help="State folder. [$PACELINE_STATE]"

@@ -38,7 +38,8 @@ def submit(
     otherwise.
 
     \b
-    JSON: {"jobs": [{"job", "name", "file", "warnings": [{"source", "line", "column", "key", "text"}]}, ...]}.
+    JSON: {"jobs": [{"job", "name", "file", "warnings"}, ...]}; keys of a
+    warning: source, line, column, key, text.
     """
     if follow and (len(files) > 1 or output == "json"):
         raise click.UsageError("--follow takes one job, and text")

@@ -43,8 +43,9 @@ def timeline(settings: "Settings", job: int, output: str) -> None:
     """Show what happened to a job and where its time went.
 
     \b
-    JSON keys: job, entries (seq, at_us, attempt, kind, text, body), ledger (wall_us and its parts queued_us,
-    starting_us, productive_us, checkpoint_us, lost_us, restarting_us, hung_us, which add up to it exactly).
+    JSON keys: job, entries (seq, at_us, attempt, kind, text, body), ledger
+    (wall_us and its parts queued_us, starting_us, productive_us,
+    checkpoint_us, lost_us, restarting_us, hung_us, which add up to it exactly).
     """
     with open_client(settings) as client:
         found = client.timeline(job)

@@ -1,5 +1,7 @@
 """A follower's place: whatever the connection does, each byte and each event comes once and in order."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline.client.calls import (
@@ -110,14 +112,12 @@ def test_batches_of_many_small_jobs() -> None:
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 0.999), min_size=1, max_size=60))
 def test_patience_ends_and_waits_are_bounded(limit_s: float, luck: list[float]) -> None:
     patience, now_s = Patience(limit_s), 1000.0
-    for value in luck * 40:
+    for value in itertools.cycle(luck):
         wait_s = patience.on_failure(now_s, value)
         if wait_s is None:
             break
         assert 0 < wait_s <= MOST_S
         now_s += wait_s
         assert now_s <= 1000.0 + limit_s + 1e-6
-    else:
-        assert now_s < 1000.0 + limit_s
     patience.on_success()
     assert patience.on_failure(now_s, 0.5) is not None

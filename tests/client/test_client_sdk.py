@@ -169,3 +169,12 @@ def test_a_follower_survives_the_schedulers_restart(tmp_path: Path, how: str) ->
         assert client.wait(job, timeout_s=30).state is JobState.SUCCEEDED
         assert client.job(job).attempt == 1
         client.close()
+
+
+def test_all_of_it_under_tls(tmp_path: Path) -> None:
+    with Cluster(tmp_path, agents=1, scheduler_args=["--tls"], agent_args=["--cold"]) as cluster:
+        job = cluster.submit_text("command: echo encrypted")
+        with Client(state=cluster.state) as client:  # finds the certificate in the state folder
+            assert b"".join(chunk.data for chunk in client.logs(job, follow=True)) == b"encrypted\n"
+        with pytest.raises(Unavailable):
+            Client(cluster.address, state=cluster.state, patience_s=0.2).jobs()  # speaks plainly

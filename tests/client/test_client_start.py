@@ -65,6 +65,12 @@ def test_help_documents_exit_codes_and_where_the_scheduler_is_looked_for() -> No
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("scheduler", "agent")])
+def test_the_help_of_a_verb_fits_80_columns(name: str) -> None:
+    text = CliRunner().invoke(cli.pace, [name, "--help"], terminal_width=80).output
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_a_mistyped_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["sumbit", "job.yaml"]) == cli.EXIT_USAGE
     assert "Did you mean `pace submit`?" in capsys.readouterr().err

@@ -153,7 +153,13 @@ class Cluster:
         return self._client
 
     def new_client(self, *, patience_s: float = 30.0) -> Client:
-        return Client(self.address, state=self.state, patience_s=patience_s)
+        return Client(self.address, state=self.state, patience_s=patience_s, ca_file=self.ca_file)
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The certificate that a scheduler with --tls made; None without."""
+        certificate = self.state / "tls" / "cert.pem"
+        return certificate if certificate.exists() else None
 
     def pace(
         self, *args: str, timeout_s: float = 60, **environment: str
@@ -195,6 +201,8 @@ class Cluster:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         options = ["--scheduler", address or self.address, "--state", str(state), "--name", f"local-{index}"]
         options += ["--slots", f"{self._cpus:g}", "--token-file", str(self.state / "agent.token")]
+        if self.ca_file is not None:
+            options += ["--ca", str(self.ca_file)]
         started = self._spawn(f"agent-{index}", ["paceline.agent.main", *options, *self._agent_args, *args])
         self.agents[index] = started
         if wait:
