@@ -169,7 +169,9 @@ class ShipReply(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     stored_bytes: _builtins.int
-    """every byte before this offset is stored; go on from here"""
+    """Every byte before this offset is stored; go on from here. The last byte of a stream is counted only when all of it
+    is on disk: who has been told of all bytes may delete them.
+    """
     refused: _builtins.bool
     """unknown task: send no more of it"""
     @_builtins.property
