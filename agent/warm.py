@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 IMPORT_S_MAX = 120.0
 _ANSWER_BYTES_MAX = 256 * 1024
 _FORKS_AT_ONCE = 32
+_LEAVE_S = 2.0
 _RESTART_S = 1.0
 _RESTART_S_MAX = 60.0
 
@@ -205,9 +206,14 @@ class Zygote:
         os.close(self._pidfd)
         self._fail(self._last_words())
 
-    async def wait_dead(self) -> None:
-        """Until the process is gone."""
-        await self._dead.wait()
+    async def wait_dead(self, patience_s: float) -> None:
+        """Until the process is gone; it is killed when it takes longer."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._dead.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._dead.wait()
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:
@@ -296,9 +302,8 @@ class ZygotePool:
             if each is not None:
                 each.close()
         self._warm.clear()
-        async with asyncio.timeout(5.0):
-            for each in list(self._ending):
-                await each.wait_dead()
+        for each in list(self._ending):
+            await each.wait_dead(_LEAVE_S)
 
     def _start(self, name: str, argv: list[str], environment: Mapping[str, str]) -> Zygote:
         self._count += 1

@@ -4,6 +4,7 @@ It touches no GPU, starts no thread and opens no connection: what is forked from
 interpreter. End of file on its channel ends it; the shims live on. Standard library only.
 """
 
+import fcntl
 import gc
 import importlib
 import json
@@ -37,9 +38,11 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     memory = kernel.InitialMemory()
     memory.set_arguments(["paceline: zygote,", *(preload or ["lean"])])
     kernel.set_name("pace-zygote")
+    _end_with_channel(channel, on=True)
     ready = _preload(preload)
     if not preload:
         _rehearse(memory)
+    _end_with_channel(channel, on=False)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims that end are nobody's business here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -53,6 +56,14 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     rank = become_shim(folder, control_fd, listener_fd, memory, keep)
     del channel, memory, ready
     worker.become_rank(rank, settings)
+
+
+def _end_with_channel(channel: socket.socket, *, on: bool) -> None:
+    """Until the imports are done nothing is read: let SIGIO end this process when the agent's end closes.
+    Nothing else can come, since the agent asks for nothing before it has heard `ready`."""
+    flags = fcntl.fcntl(channel, fcntl.F_GETFL)
+    fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(channel, fcntl.F_SETFL, flags | os.O_ASYNC if on else flags & ~os.O_ASYNC)
 
 
 def _preload(names: list[str]) -> dict[str, Any]:

@@ -409,3 +409,40 @@ async def test_a_shim_that_drops_the_agent_is_dialled_again_and_still_stops(tmp_
         link._sock.shutdown(socket.SHUT_RDWR)
         await supervisor.stop(key(1), 5.0, "cancelled")
         assert of_kind(await ended(supervisor, key(1)), "exited")[0].exit_code == -15
+
+
+IMPORTING_AGENT = """
+import asyncio, sys
+from pathlib import Path
+from paceline.agent.supervisor import Supervisor, SupervisorConfig
+
+async def main():
+    supervisor = Supervisor(Path(sys.argv[1]), SupervisorConfig(preload=("slow_import",), rendezvous_ports=1))
+    await supervisor.recover()
+    print(supervisor._pool.warm(supervisor._pool._kept).pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_zygote_leaves_with_its_killed_agent_also_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "slow_import.py").write_text(
+        f"import pathlib, time; pathlib.Path({str(tmp_path)!r}, 'importing').touch(); time.sleep(100)"
+    )
+    agent = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", IMPORTING_AGENT, str(tmp_path / "state")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert agent.stdout is not None
+    with agent.stdout:
+        zygote = int(await asyncio.to_thread(agent.stdout.readline))
+        try:
+            await until((tmp_path / "importing").exists, "it imports")
+            assert alive(zygote)
+        finally:
+            agent.kill()
+            agent.wait()
+        await until(lambda: not alive(zygote), "the zygote left", 5)
