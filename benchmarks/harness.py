@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PAIRS_MIN = 5
+PEER_TRIES = 3
 RATES = frozenset({"jobs/s", "MB/s", "lines/s", "1/s"})
 """Units of which more is better; of all others (times) less is."""
 
@@ -99,6 +102,19 @@ class Report:
         """Say what was not measured, and why."""
         self.notes.append(f"left out: {why}")
 
+    def patient(self, peer: str, measure: Callable[[], float]) -> Callable[[], float]:
+        """A peer's measure, taken again when the peer fails (a port was taken, it hung): ours never is."""
+
+        def measured() -> float:
+            for _ in range(PEER_TRIES - 1):
+                try:
+                    return measure()
+                except (RuntimeError, TimeoutError) as error:
+                    self.notes.append(f"{peer} failed and was run again: {str(error).splitlines()[0]}")
+            return measure()
+
+        return measured
+
     def finish(self, options: Options) -> None:
         """Print the table, and write JSON and plot where asked."""
         console = Console()
@@ -122,6 +138,9 @@ def options(name: str, about: str, argv: Sequence[str] | None = None) -> Options
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the result (needs matplotlib)")
     given = parser.parse_args(argv)
+    signal.signal(
+        signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
+    )  # so that clusters are stopped
     if given.pairs < 1:
         parser.error(f"--pairs: expected at least 1, got {given.pairs}")
     return Options(given.quick, 1 if given.quick else given.pairs, given.json, given.plot)

@@ -4,6 +4,7 @@ The script is the same beside torchrun and Ray Train, and so is what is timed: f
 run to the moment at which the last rank has done its first step, by the ranks' own clock.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +41,10 @@ def beside_torchrun(report: Report, given: Options, ours: Callable[[], float], f
     with floors.fork_server(folder) as floor:
         floor.ask("launch", ranks=RANKS)
         taken = alternate(
-            given.pairs, ours, lambda: by_torchrun(folder), lambda: float(floor.ask("launch", ranks=RANKS))
+            given.pairs,
+            ours,
+            report.patient(torchrun.NAME, lambda: by_torchrun(folder)),
+            report.patient("the floor", lambda: float(floor.ask("launch", ranks=RANKS))),
         )
     name = "fork+init+step"
     report.rows.append(Row(CASE, METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2]))
@@ -52,7 +56,9 @@ def beside_ray(report: Report, given: Options, ours: Callable[[], float], folder
         return
     report.versions["ray"] = ray_train.version()
     with ray_train.start(folder) as ray:
-        taken = alternate(given.pairs, ours, lambda: float(ray.ask("launch", ranks=RANKS)))
+        taken = alternate(
+            given.pairs, ours, report.patient(ray_train.NAME, lambda: float(ray.ask("launch", ranks=RANKS)))
+        )
     report.rows.append(Row(CASE, METRIC, "s", taken[0], ray_train.NAME, taken[1]))
 
 
@@ -76,7 +82,11 @@ def by_torchrun(folder: Path) -> float:
         crew = stack.enter_context(Crew(folder))
         began = time.time()
         process = torchrun.start_gang(crew, records.TRAIN, [name, "1", "0"], ranks=RANKS)
-        if process.wait(120):
+        try:
+            failed = process.wait(60)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError("torchrun gave no first step in 60 s") from error
+        if failed:
             raise RuntimeError(
                 f"torchrun: exit {process.returncode}: {(folder / 'torchrun.out').read_text()[-2000:]}"
             )

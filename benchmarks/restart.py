@@ -48,8 +48,8 @@ def worker(report: Report, given: Options, runs: "OurRuns", folder: Path) -> Non
         taken = alternate(
             given.pairs,
             runs.kill_rank,
-            lambda: torchrun_rank(folder),
-            lambda: float(floor.ask("restart", ranks=RANKS)["total"]),
+            report.patient(torchrun.NAME, lambda: torchrun_rank(folder)),
+            report.patient("the floor", lambda: float(floor.ask("restart", ranks=RANKS)["total"])),
         )
     name = "detect+fork+init+load"
     report.rows.append(Row("one rank of two", METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2]))
@@ -61,7 +61,8 @@ def worker_beside_ray(report: Report, given: Options, runs: "OurRuns", folder: P
         return
     report.versions["ray"] = ray_train.version()
     with ray_train.start(folder) as ray:
-        taken = alternate(given.pairs, runs.kill_rank, lambda: float(ray.ask("restart", ranks=RANKS)))
+        theirs = report.patient(ray_train.NAME, lambda: float(ray.ask("restart", ranks=RANKS)))
+        taken = alternate(given.pairs, runs.kill_rank, theirs)
     report.rows.append(Row("one rank of two", METRIC, "s", taken[0], ray_train.NAME, taken[1]))
 
 
@@ -75,7 +76,9 @@ def node(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
         report.left_out("torchrun for a killed node: not with --quick")
         report.rows.append(Row(case, METRIC, "s", alternate(1, runs.kill_node)[0]))
     else:
-        taken = alternate(given.pairs, runs.kill_node, lambda: torchrun_node(folder))
+        taken = alternate(
+            given.pairs, runs.kill_node, report.patient(torchrun.NAME, lambda: torchrun_node(folder))
+        )
         report.rows.append(Row(case, METRIC, "s", taken[0], torchrun.NAME, taken[1]))
     report.rows.append(Row(case, "detection to next step", "s", Sample(tuple(runs.after_detection_s))))
 

@@ -7,6 +7,7 @@ that it cannot be taken for an answer. Standard library alone: other interpreter
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ class Driver:
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # its session: what it has forked goes with it
             self._process.wait(5)
         self._process.stdout.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from driver import claim_stdout, serve
 from waiting import wait_until
 
+LOGS_S_MAX = 120
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
@@ -71,8 +72,11 @@ class Training:
         seen.seek(0, os.SEEK_END)
         began, found = time.monotonic(), 0
         handles = [write.remote(task) for task in range(tasks)]
+        deadline = began + LOGS_S_MAX
         while found < tasks * lines:
             found += seen.read().count(b" PACE ")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{found} of {tasks * lines} lines came in {LOGS_S_MAX} s")
             time.sleep(0.01)
         took = time.monotonic() - began
         ray.get(handles)
