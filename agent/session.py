@@ -85,6 +85,8 @@ class _Position:
 
     sent: int = 0
     stored: int = 0
+    superseded: bool = False
+    """What is acknowledged of it does not count: the scheduler only takes note of how it ended."""
 
 
 class Session:
@@ -129,6 +131,7 @@ class Session:
         self._leaving: dict[TaskKey, asyncio.Task[None]] = {}
         self._forgotten: OrderedDict[TaskKey, None] = OrderedDict()
         self._left = asyncio.Event()
+        self._acked = asyncio.Event()
         self._expired: set[TaskKey] = set()
 
     # What others tell us.
@@ -227,7 +230,11 @@ class Session:
             self.on_growth(key)
             self._leave_if_done(key)
         for message in welcome.forget:
-            self._leave(task_key_of(message), "superseded")
+            key = task_key_of(message)
+            # Its end is still told: whoever follows its output waits to hear how long that is.
+            self._positions[key] = _Position(superseded=True)
+            self.on_growth(key)
+            self._leave(key, "superseded")
         self._on_connected(True)
 
     # Down: what the scheduler says.
@@ -258,8 +265,10 @@ class Session:
                 continue
             position.stored = message.journal_seq
             position.sent = max(position.sent, position.stored)
-            self._tasks.acknowledge(key, message.journal_seq)
+            if not position.superseded:
+                self._tasks.acknowledge(key, message.journal_seq)
             self._leave_if_done(key)
+        self._acked.set()
         self._wake.set()  # room in the window
 
     async def _on_start(self, start: agent_pb2.StartTask) -> None:
@@ -314,9 +323,20 @@ class Session:
     # When a task is over.
 
     def _leave_if_done(self, key: TaskKey) -> None:
-        position = self._positions[key]
-        if self._tasks.ended(key) and not self._tasks.entries(key, position.stored, 1):
+        if self._is_told(key):
             self._leave(key, "ended")
+
+    def _is_told(self, key: TaskKey) -> bool:
+        """It has ended, and this stream's scheduler has all of its journal."""
+        position = self._positions.get(key)
+        if position is None or not self._tasks.ended(key):
+            return False
+        return not self._tasks.entries(key, position.stored, 1)
+
+    async def _wait_told(self, key: TaskKey) -> None:
+        while not self._is_told(key):
+            self._acked.clear()
+            await self._acked.wait()
 
     def _leave(self, key: TaskKey, why: str) -> None:
         """Kill what is left, ship the rest of the logs, drop the folder: all in its own time."""
@@ -329,6 +349,7 @@ class Session:
                 await self._stop(key, 0.0, why)
                 await self._tasks.wait_ended(key)
             self._logs.watch(key)
+            await self._wait_told(key)
             await self._logs.wait_shipped(key)
             await self._then(key, lambda: self._tasks.forget(key))
             self._forgotten[key] = None
