@@ -1,8 +1,8 @@
 """From what a caller has (a file, a mapping, a JobSpec) to the document that goes over the wire.
 
-Paths become absolute here, below the job file's folder (for mappings: below the working directory),
+Paths become absolute here, below the job file's folder (for mappings and specs: below the working directory),
 because only the client knows where they were written. A job without `code` runs in that same folder, as
-`python train.py` beside the file would; only a JobSpec is taken as it stands.
+`python train.py` beside the file would; nodes must see it under the same path.
 A file is looked at with stat before it is read: nothing larger than the bound is.
 """
 
@@ -43,7 +43,7 @@ def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") ->
                 "overrides apply to files and mappings, not to a JobSpec",
                 hint="change the JobSpec itself: spec.model_copy(update=...)",
             )
-        prepared = Prepared(job.rooted(str(Path.cwd())), "job")
+        prepared = _rooted(job, "job", Path.cwd(), ())
     elif isinstance(job, Mapping):
         spec, cautions = job_from_data(apply_overrides(dict(job), overrides), "job")
         prepared = _rooted(spec, "job", Path.cwd(), cautions)

@@ -32,7 +32,7 @@ def test_without_code_it_is_the_folder_of_the_file_or_the_working_directory(
     assert prepare(path).spec.code == str(path.parent)
     monkeypatch.chdir(path.parent)
     assert prepare({"command": "true"}).spec.code == str(path.parent)
-    assert prepare(job_from_data({"command": "true"})[0]).spec.code is None
+    assert prepare(job_from_data({"command": "true"})[0]).spec.code == str(path.parent)
 
 
 def test_a_link_in_the_path_is_kept(job_file: JobFile, tmp_path: Path) -> None:
