@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import paceline
+import pytest
 import torch
 
 DIGITS = Path(paceline.__file__).parent / "examples" / "digits"
@@ -30,7 +31,7 @@ def run_script(folder: Path, *command: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=140,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,6 +43,8 @@ def accuracy_in(output: str) -> float:
     return float(line.split()[2].rstrip("%"))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_alone_with_plain_python(tmp_path: Path) -> None:
     output = run_script(tmp_path, sys.executable)
     assert accuracy_in(output) >= 97
@@ -56,6 +59,8 @@ def test_alone_with_plain_python(tmp_path: Path) -> None:
     assert accuracy_in(again) == accuracy_in(output)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_under_torchrun(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     output = run_script(tmp_path, *torchrun)
