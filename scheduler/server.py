@@ -4,6 +4,7 @@ Nothing answers before the state is recovered; scheduler.json names an address o
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -73,7 +74,7 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
     try:
         clock = steady_clock()
         loop = Loop(store, config.settings, now_us=clock)
-        await loop.start()
+        await _recovered(loop)
         try:
             async with _listening(config, _Inside(tokens, tls, loop, store, clock)) as address:
                 made = Serving(
@@ -88,6 +89,16 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
             await loop.close()
     finally:
         await asyncio.to_thread(store.close)
+
+
+async def _recovered(loop: Loop) -> None:
+    """Recovery makes a million objects that stay; the collector would only walk them again and again."""
+    gc.disable()
+    try:
+        await loop.start()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ async def test_every_call_needs_the_token_of_its_role(tmp_path: Path, name: str)
         async def ends(token: str) -> grpc.StatusCode:
             async with open_aio_channel(target(wired.made.address, token)) as channel:
                 call = CALLS[name](channel)
-                return await asyncio.wait_for(outcome(call), 5)
+                return await asyncio.wait_for(outcome(call), 20)
 
         assert await ends(stranger) is grpc.StatusCode.UNAUTHENTICATED
         if name == "unknown":

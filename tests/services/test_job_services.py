@@ -170,11 +170,11 @@ async def test_watch_gives_history_then_news_then_ends(tmp_path: Path) -> None:
         [job] = await wired.submit()
         await agent.wait_start(job)
         call = wired.jobs.Watch(jobs_pb2.WatchRequest(job=job))
-        first = await asyncio.wait_for(call.read(), 5)
+        first = await asyncio.wait_for(call.read(), 20)
         assert first.entry.kind == "JobSubmitted"
         await agent.end(await agent.run(job))
         kinds, last = [first.entry.kind], first
-        while (reply := await asyncio.wait_for(call.read(), 5)) is not grpc.aio.EOF:
+        while (reply := await asyncio.wait_for(call.read(), 20)) is not grpc.aio.EOF:
             assert reply.entry.seq > last.entry.seq
             kinds.append(reply.entry.kind)
             last = reply
@@ -290,7 +290,7 @@ async def test_a_stream_that_begins_with_something_else_is_refused(tmp_path: Pat
     async with wire(tmp_path) as wired:
         call = wired.sessions.Session()
         await call.write(agent_pb2.FromAgent(heartbeat=agent_pb2.Heartbeat()))
-        assert await asyncio.wait_for(call.code(), 5) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await asyncio.wait_for(call.code(), 20) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_reports_beyond_their_bound_end_the_stream(tmp_path: Path) -> None:

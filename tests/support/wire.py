@@ -188,7 +188,7 @@ async def wire(state: Path, **changes: Any) -> AsyncIterator[Wire]:
             await opened.close()
 
 
-async def until(what: str, found: Callable[[], Any], deadline_s: float = 15.0) -> Any:
+async def until(what: str, found: Callable[[], Any], deadline_s: float = 30.0) -> Any:
     """Wait until `found()` (plain or async) gives something that is not None."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + deadline_s
