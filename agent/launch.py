@@ -4,6 +4,7 @@ Reads the file system, changes nothing. Warm is only what a fork can do exactly 
 for everything else the reason is part of the start mode.
 """
 
+import hashlib
 import os
 import re
 import shlex
@@ -111,7 +112,7 @@ def make_launch(
     environment.update(command.assignments)
     cold = command.cold or ("" if warm else "warm starts are turned off on this node")
     document = {
-        "mark": mark_of(request.task),
+        "mark": mark_of(folder),
         "mode": "exec" if cold else "warm",
         "start_mode": f"cold: {cold}" if cold else "warm",
         "executable": command.executable,
@@ -143,9 +144,11 @@ def is_sensitive(name: str) -> bool:
     return _SENSITIVE.fullmatch(name) is not None
 
 
-def mark_of(task: Any) -> str:
-    """PACELINE_MARK of a task."""
-    return f"{task.job}.{task.attempt}.{task.task}"
+def mark_of(folder: Path) -> str:
+    """PACELINE_MARK of the task in that folder: its key, and which agent's it is, since another cluster's
+    agent on the same machine has tasks of the same keys."""
+    agent = hashlib.sha256(str(folder.parent.resolve()).encode()).hexdigest()[:16]
+    return f"{folder.name}@{agent}"
 
 
 def shadowing(folder: str, shadowable: frozenset[str]) -> str:
@@ -181,7 +184,7 @@ def _environment(
         "PACELINE_JOB_NAME": request.job_name,
         "PACELINE_TASK_FOLDER": str(folder),
         "PACELINE_JOB_FOLDER": request.job_folder,
-        "PACELINE_MARK": mark_of(request.task),
+        "PACELINE_MARK": mark_of(folder),
     }
     merged = {"PYTHONUNBUFFERED": "1", **base, **user, **mine}
     if (home.parent / "pyvenv.cfg").exists():

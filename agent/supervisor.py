@@ -612,7 +612,7 @@ def _claim(folder: Path) -> None:
 
 def _kill_leftovers(task: _Task) -> list[int]:
     """All that carries the task's mark, or is in its group; returns what cannot be killed."""
-    mark = mark_of(task.request.task)
+    mark = mark_of(task.folder)
     group = str(task.group) if task.group is not None else ""
 
     def find() -> list[int]:

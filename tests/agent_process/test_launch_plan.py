@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paceline.agent import kernel
 from paceline.agent.journal import Journal, read_lines
 from paceline.agent.launch import base_environment, is_sensitive, make_launch, shadowing
 from paceline.agent.messages import Invalid, checked
@@ -75,13 +76,14 @@ def test_everything_else_is_cold_and_says_why(code: Path, command: str, shell: b
 def test_environment_of_ranks(code: Path) -> None:
     base = base_environment({**BASE, "PACELINE_TOKEN": "secret", "A": "base", "B": "base"})
     request = start_task(key(7, 3, 1), "A=inline python a.py", code, processes=2, environment={"B": "job"})
-    document = make_launch(request, code, PYTHON, base, warm=True).document
+    document = make_launch(request, code / "tasks" / "7.3.1", PYTHON, base, warm=True).document
     environment = document["environment"]
     assert environment["A"] == "inline"
     assert environment["B"] == "job"
     assert "PACELINE_TOKEN" not in environment
     assert environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
-    assert environment["PACELINE_MARK"] == "7.3.1"
+    assert environment["PACELINE_MARK"].startswith("7.3.1@")
+    assert len(environment["PACELINE_MARK"]) <= kernel.MARK_BYTES_MAX
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert [rank["environment"] for rank in document["ranks"]] == [{}, {}]
