@@ -29,6 +29,11 @@ class Identity:
         return stat is not None and stat[1] == self.start_time and stat[0] != "Z"
 
 
+def processes_are_visible() -> bool:
+    """Whether this machine shows its processes under /proc, as Linux does."""
+    return Path("/proc/self/stat").exists()
+
+
 def identify(pid: int) -> Identity | None:
     """The process that has this pid now; None when there is none (or a zombie)."""
     stat = _stat(pid)

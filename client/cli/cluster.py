@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ...spec.errors import InvalidRequest
 from . import output as out
 from .options import state_option
 
@@ -26,6 +27,7 @@ def up(agents: int | None, slots: float | None, ephemeral: bool, port: int | Non
     Harmless when repeated: what is up stays, what died is started again. State, logs and tokens are in the
     state folder.
     """
+    _check_platform()
     from .. import local, settings
 
     folder = settings.state_folder(state)
@@ -55,6 +57,7 @@ def down(kill_jobs: bool, grace_s: float, state: str | None) -> None:
     Jobs go on, and the next `pace up` takes them over, unless --kill-jobs says otherwise or the cluster is
     ephemeral.
     """
+    _check_platform()
     from .. import local, settings
 
     folder = settings.state_folder(state)
@@ -62,6 +65,16 @@ def down(kill_jobs: bool, grace_s: float, state: str | None) -> None:
         stopped = local.down(folder, tell, kill_jobs=kill_jobs, grace_s=grace_s)
     if not stopped:
         out.show(f"nothing to stop: `pace up` has started nothing in {folder}")
+
+
+def _check_platform() -> None:
+    from ..process import processes_are_visible
+
+    if not processes_are_visible():
+        raise InvalidRequest(
+            "`pace up` and `pace down` need Linux, as agents do",
+            hint="run `pace scheduler` here and `pace agent --scheduler HOST:PORT` on Linux nodes",
+        )
 
 
 def _hint_next(state: Path, address: str) -> None:

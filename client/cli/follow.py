@@ -14,6 +14,7 @@ from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
 from . import stream
+from .main import EXIT_INTERRUPTED
 from .timeline import goodput_line
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ STILL_QUEUED_S = 1.0
 
 
 def follow(settings: "Settings", job: int, *, attempt: int = 0, rank: int = -1, offset: int = 0) -> views.Job:
-    """Follow a job to its end; the job as it ended. On Ctrl-C says how to come back, and raises it."""
+    """Follow a job to its end; the job as it ended. On Ctrl-C says how to come back, and exits."""
     try:
         return asyncio.run(_Follower(settings, job, attempt, rank, offset).run())
     except KeyboardInterrupt:
-        out.hint("")
-        out.show(f"job {job} goes on. Come back: `pace logs -f {job}`; end it: `pace cancel {job}`", err=True)
-        raise
+        out.show(
+            f"\njob {job} goes on. Come back: `pace logs -f {job}`; end it: `pace cancel {job}`", err=True
+        )
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 def exit_code_of(job: views.Job) -> int:

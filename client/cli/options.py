@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATIENCE_S = 3.0
+PATIENCE_S = 2.0
 """A person waits for an answer: long enough for a scheduler that is restarting, no longer."""
 
 

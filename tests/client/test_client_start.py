@@ -71,6 +71,17 @@ def test_the_help_of_a_verb_fits_80_columns(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", ["scheduler", "agent"])
+def test_scheduler_and_agent_have_their_own_help(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "paceline.client.cli.main", name, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "--state" in done.stdout
+
+
 def test_a_mistyped_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["sumbit", "job.yaml"]) == cli.EXIT_USAGE
     assert "Did you mean `pace submit`?" in capsys.readouterr().err

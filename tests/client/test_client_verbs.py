@@ -16,7 +16,7 @@ from support.cluster import Cluster, wait_until
 Pace = Callable[..., int]
 JobFile = Callable[[str], Path]
 
-TWO_RANKS = "resources: {instance_count: 2}\ndistribution: {type: pytorch}\n"
+TWO_RANKS = "resources: {instance_count: 2}\n"
 
 
 def test_submit_says_the_number_and_what_to_do_next(
@@ -53,7 +53,7 @@ def test_follow_returns_the_jobs_exit_code(
 def test_follow_prefixes_ranks_and_overrides_reach_the_job(
     pace: Pace, job_file: JobFile, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = job_file("command: echo rank $RANK lr ${{inputs.lr}}\ninputs: {lr: 0.1}\n" + TWO_RANKS)
+    path = job_file("command: echo rank $PACELINE_TASK lr ${{inputs.lr}}\ninputs: {lr: 0.1}\n" + TWO_RANKS)
     assert pace("submit", path, "--set", "inputs.lr=0.25", "-f") == 0
     lines = sorted(capfd.readouterr().out.splitlines())
     assert lines == ["[r0] rank 0 lr 0.25", "[r1] rank 1 lr 0.25"]
@@ -79,7 +79,7 @@ def test_logs_pass_bytes_unchanged(
 def test_logs_of_one_rank_have_no_prefix(
     pace: Pace, cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = cluster.submit_text("command: echo I am $RANK\n" + TWO_RANKS)
+    job = cluster.submit_text("command: echo I am $PACELINE_TASK\n" + TWO_RANKS)
     cluster.wait_state(job, "SUCCEEDED")
     assert pace("logs", job, "-f", "--rank", 1) == 0
     assert capfd.readouterr().out == "I am 1\n"

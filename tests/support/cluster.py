@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 MARK = "PACELINE_TEST_CLUSTER"
 WAIT_S = 60.0
-POLL_S = 0.01
+POLL_S = 0.02
 STOP_S = 20.0
 LEFT_S = 10.0
 
