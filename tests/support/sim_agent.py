@@ -32,7 +32,6 @@ class Folder:
     running: bool = False
     acked: int = 0
     sent: int = 0
-    forgotten: bool = False
 
     @property
     def ended(self) -> bool:
@@ -156,10 +155,11 @@ class Node:
 
     # --- what the scheduler says
 
-    def welcome(self, stream: Stream, welcome: Welcome, sent_us: int) -> None:
+    def welcome(self, stream: Stream, hello: s.Hello, welcome: Welcome, sent_us: int) -> None:
         if self.stream is not stream:
             return
         self.welcomed = True
+        self.run.checks.welcomed(hello, welcome)
         self.renewal(stream, sent_us)
         for position in welcome.positions:
             folder = self.folders.get(position.task)
@@ -197,17 +197,22 @@ class Node:
             else:
                 self._stop(effect)
 
+    def _older(self, key: TaskKey) -> list[Folder]:
+        return [
+            one for one in self.folders.values() if one.key.job == key.job and one.key.attempt < key.attempt
+        ]
+
     def _start(self, start: StartTask) -> None:
         key = start.key
         if key in self.folders or any(
             one.job == key.job and one.attempt > key.attempt for one in self.folders
         ):
             return
-        for other in list(self.folders.values()):
-            if other.key.job == key.job and other.key.attempt < key.attempt:
-                self._kill(other, "superseded")
+        for other in self._older(key):
+            self._kill(other, "superseded")
         job = start.job
-        life_us = self.world.between(50 * MS, 8 * SECOND)
+        long = self.world.chance(0.5 if self.run.slow else 0.05)
+        life_us = self.world.between(50 * MS, 60 * SECOND if long else 8 * SECOND)
         folder = Folder(key, job.demand.exclusive, job.demand.processes_per_task, len(job.tasks), life_us)
         self.folders[key] = folder
         if not self.world.calm and self.world.chance(0.03):
@@ -217,6 +222,9 @@ class Node:
 
     def _launch(self, folder: Folder) -> None:
         if not self.up or folder.ended or self.folders.get(folder.key) is not folder:
+            return
+        if any(older.running for older in self._older(folder.key)):
+            self.world.later(5 * MS, self._launch, folder)
             return
         folder.running = True
         self.run.checks.task_runs(folder.key, folder.exclusive)
@@ -243,10 +251,14 @@ class Node:
             self._end(folder, -15, "stopped", killed=True)
 
     def _forget(self, key: TaskKey) -> None:
-        folder = self.folders.pop(key, None)
-        if folder is not None:
-            folder.running = False
-            folder.forgotten = True
+        """Kill what is left; the folder goes when it is dead."""
+        folder = self.folders.get(key)
+        if folder is None:
+            return
+        if folder.running:
+            self._kill(folder, "superseded")
+        else:
+            self.folders.pop(key)
 
     # --- the life of a task
 
@@ -292,7 +304,14 @@ class Node:
         self._write(folder, *exits, s.Ended((code,) * folder.ranks, (1,) * folder.ranks, why))
 
     def _kill(self, folder: Folder, why: str) -> None:
-        if not folder.ended:
+        """SIGKILL, and the wait until the kernel has taken all processes away."""
+        if not folder.running:
+            self._killed(folder, why)
+        else:
+            self.world.later(self.world.between(100, 300 * MS), self._killed, folder, why)
+
+    def _killed(self, folder: Folder, why: str) -> None:
+        if not folder.ended and (folder.running or not folder.journal):
             self._end(folder, -9, why, killed=True)
 
     def _watch_lease(self, folder: Folder) -> None:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from paceline.scheduler.core import events as e
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.effects import Welcome
 from paceline.scheduler.core.evolve import replay
 from paceline.scheduler.core.job import Job
 from paceline.scheduler.core.ledger import ledger_of
@@ -79,6 +81,16 @@ class Checks:
             for other in node.folders.values():
                 if other.running and other.key.job == key.job and other.key.attempt != key.attempt:
                     raise AssertionError(f"exclusive task {key} runs while {other.key} runs on {node.name}")
+
+    def welcomed(self, hello: s.Hello, welcome: Welcome) -> None:
+        """Each task of a Hello is somebody's, and goes on, or nobody's, and is forgotten."""
+        known = [position.task for position in welcome.positions]
+        assert sorted([*known, *welcome.forget]) == sorted(hello.tasks), f"{hello} was answered by {welcome}"
+        attempts = {number: job.attempt for number, job in self.run.scheduler.engine.state.jobs.items()}
+        for key in welcome.forget:
+            assert attempts.get(key.job, key.attempt + 1) >= key.attempt, (
+                f"{key} is forgotten, but is the newest"
+            )
 
     def recovered(self, state: ClusterState) -> None:
         """What was loaded is what the whole history leads to."""

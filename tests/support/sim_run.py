@@ -13,7 +13,6 @@ from support.sim_checks import Checks
 from support.sim_scheduler import Scheduler
 from support.sim_world import MS, SECOND, START_US, World
 
-FAULTS_FOR_US = 30 * SECOND
 DRAIN_MAX_US = 1_800 * SECOND
 
 
@@ -23,6 +22,9 @@ class Run:
     def __init__(self, seed: int) -> None:
         self.world = World(seed)
         die = self.world.die
+        self.slow = die.random() < 0.2
+        """Long jobs, most of them exclusive, and long partitions: leases run out."""
+        self.faults_us = (120 if self.slow else 30) * SECOND
         self.settings = Settings(start_timeout_us=60 * SECOND)
         self.nodes: list[Node] = []
         self.acknowledged: dict[str, tuple[JobId, ...]] = {}
@@ -38,8 +40,8 @@ class Run:
         for at in range(die.randint(2, 6)):
             self.world.later(self.world.between(0, 20 * SECOND), self._submit, f"key-{at}")
         for _ in range(die.randint(1, 8)):
-            self.world.later(self.world.between(0, FAULTS_FOR_US), self._fault)
-        self.world.later(FAULTS_FOR_US, self._calm_down)
+            self.world.later(self.world.between(0, self.faults_us), self._fault)
+        self.world.later(self.faults_us, self._calm_down)
 
     def holder_of(self, key: TaskKey) -> Node:
         """The node that holds the task's folder (any node, when it is gone)."""
@@ -70,11 +72,11 @@ class Run:
             die.choice([1, 1, 2, 3]),
             cpus=die.choice([0.5, 1, 2]),
             gpus=die.choice([0, 0, 0, 1, 2]),
-            exclusive=die.random() < 0.25,
+            exclusive=die.random() < (0.7 if self.slow else 0.25),
             rendezvous=die.random() < 0.5,
             ranks=die.choice([1, 1, 2]),
             retries=die.choice([0, 1, 3]),
-            timeout_s=die.choice([0, 0, 0, 5, 30]),
+            timeout_s=die.choice([0, 0, 0, 90 if self.slow else 5, 30]),
             grace_s=die.choice([0, 1, 5]),
         )
 
@@ -148,7 +150,7 @@ class Run:
 
     def _fault_partition(self, node: Node) -> None:
         node.link.cut = True
-        long = self.world.chance(0.3)
+        long = self.world.chance(0.7 if self.slow else 0.2)
         self.world.later(self.world.between(100 * MS, 80 * SECOND if long else 6 * SECOND), node.link.heal)
 
     def _fault_all(self, node: Node) -> None:
@@ -189,7 +191,7 @@ def simulate(seed: int, look: Callable[[Run], None] = lambda run: None) -> Run:
     run = Run(seed)
     look(run)
     try:
-        ended = run.world.run(START_US + FAULTS_FOR_US + DRAIN_MAX_US, run.over)
+        ended = run.world.run(START_US + run.faults_us + DRAIN_MAX_US, run.over)
         assert ended, f"not over after all that time: {_left(run)}"
         run.checks.all_is_told()
     except Exception as error:

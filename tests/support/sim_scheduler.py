@@ -79,7 +79,7 @@ class Scheduler:
             self._close(*standing)
         self._sinks[node.name] = (node, stream)
         said = s.Hello(hello.node, stream.session, hello.incarnation, hello.inventory, hello.tasks)
-        self.call(said, lambda welcome: stream.down(node.welcome, stream, welcome, sent_us))
+        self.call(said, lambda welcome: stream.down(node.welcome, stream, said, welcome, sent_us))
 
     def heartbeat(self, node: "Node", stream: Stream, sent_us: int) -> None:
         if not self.alive:
