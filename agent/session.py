@@ -22,7 +22,16 @@ from ..proto.limits import REPORTS_BYTES_MAX, REPORTS_MAX, TASKS_PER_NODE_MAX
 from ..spec.errors import InvalidRequest, PacelineError
 from ..spec.ids import TaskKey
 from .leases import LeaseKeeper, boottime_s
-from .streams import Backoff, Dial, StreamLost, describe, first_to_end, next_message, write_message
+from .streams import (
+    BACKOFF_MAX_S,
+    Backoff,
+    Dial,
+    StreamLost,
+    describe,
+    first_to_end,
+    next_message,
+    write_message,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +42,7 @@ GRACE_S_MAX: Final = 7 * 86400.0
 
 HEARTBEAT_S: Final = 1.0
 SILENT_HEARTBEATS: Final = 4
+RETRY_HEARTBEATS: Final = 2
 WELCOME_S: Final = 10.0
 GATHER_S: Final = 0.005
 """Between two batches of reports: what comes alone goes at once, what comes in a stream goes together."""
@@ -175,7 +185,8 @@ class Session:
                 why = f"the scheduler sent what makes no sense: {error.message}"
             finally:
                 self._on_connected(False)
-            wait_s = backoff.failed()
+            # A scheduler takes a node for lost after a few heartbeats, also when it has just started itself.
+            wait_s = backoff.failed(min(BACKOFF_MAX_S, RETRY_HEARTBEATS * self._heartbeat_s))
             log.warning("no contact with the scheduler (%s); trying again in %.1f s", why, wait_s)
             await asyncio.sleep(wait_s)
 

@@ -28,20 +28,18 @@ class StreamLost(Exception):
 class Backoff:
     """When to try again: `failed` gives the seconds to wait, `began` is called before each try."""
 
-    def __init__(self, first_s: float = BACKOFF_S, most_s: float = BACKOFF_MAX_S) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
+    def __init__(self) -> None:
         self._failures = 0
         self._began_s = 0.0
 
     def began(self) -> None:
         self._began_s = time.monotonic()
 
-    def failed(self) -> float:
-        """Full jitter: anything up to the exponential step, bounded."""
+    def failed(self, most_s: float = BACKOFF_MAX_S) -> float:
+        """Full jitter: anything up to the exponential step, which is bounded."""
         if time.monotonic() - self._began_s >= SETTLED_S:
             self._failures = 0
-        step_s = min(self._most_s, self._first_s * 2 ** min(self._failures, 16))
+        step_s = min(most_s, BACKOFF_S * 2 ** min(self._failures, 16))
         self._failures += 1
         return random.uniform(0, step_s)
 

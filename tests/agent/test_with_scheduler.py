@@ -40,7 +40,8 @@ def followed(cluster: Cluster, job: int) -> bytes:
 
 @pytest.mark.parametrize("victim", ["agent", "scheduler", "both"])
 def test_output_survives_a_kill(tmp_path: Path, victim: str, counting: Counting) -> None:
-    with Cluster(tmp_path, agent_args=["--cold"]) as cluster:
+    patient = ("--missed-heartbeats", "60")  # on a busy machine a start may take long
+    with Cluster(tmp_path, agent_args=["--cold"], scheduler_args=patient) as cluster:
         job = cluster.submit_text(counting.text)
         for _ in range(2):
             before = sizes(cluster, job)
