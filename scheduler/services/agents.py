@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -182,7 +182,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         specs = await self._documents.of_jobs(m.key.job for m in messages if isinstance(m, StartTask))
         rendered = []
         for message in messages:
-            if isinstance(message, StartTask):
+            if isinstance(message, StartTask) and message.key.job not in specs:
+                self._refuse_start(message)
+            elif isinstance(message, StartTask):
                 start = start_message(message, specs[message.key.job], self._storage)
                 rendered.append(agent_pb2.ToAgent(start=start))
             elif isinstance(message, StopTask):
@@ -190,6 +192,18 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             else:
                 rendered.append(message)
         return rendered
+
+    def _refuse_start(self, effect: StartTask) -> None:
+        """In the node's place: nobody can start a job whose document cannot be read."""
+        text = "its stored document cannot be read by this version of the scheduler; see the scheduler's log"
+        entry = stimuli.Entry(effect.key, 1, stimuli.Refused("unreadable-document", text, transient=False))
+        self._keep(self._loop.submit(stimuli.Reports(effect.node, (entry,))))
+
+    def _keep(self, act: Coroutine[Any, Any, Any]) -> None:
+        """Run it to its end, whatever becomes of the stream that asked for it."""
+        task = asyncio.create_task(_unless_away(act))
+        self._partings.add(task)
+        task.add_done_callback(self._partings.discard)
 
     def _welcome_message(self, welcome: Welcome) -> agent_pb2.ToAgent:
         settings = self._settings
@@ -207,17 +221,8 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
     def _part(self, node: NodeId, session: int, why: str) -> None:
         """Tell the loop, in a task of its own: the stream's handler may be cancelled at any await."""
         self._loop.detach(node, session)
-        task = asyncio.create_task(self._lose_contact(node, session, why))
-        self._partings.add(task)
-        task.add_done_callback(self._partings.discard)
-
-    async def _lose_contact(self, node: NodeId, session: int, why: str) -> None:
         _log.info("node %s: the stream ended: %s", node, why)
-        try:
-            await self._loop.submit(stimuli.ContactLost(node, session, why))
-        except Unavailable:
-            # The loop starts anew or is closing: then all contact is unknown in any case.
-            _log.debug("node %s: the loop is away", node)
+        self._keep(self._loop.submit(stimuli.ContactLost(node, session, why)))
 
 
 class Outbox:
@@ -270,6 +275,14 @@ class Outbox:
                 yield taken
             if self._over and not self._waiting:
                 return
+
+
+async def _unless_away(act: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await act
+    except Unavailable as error:
+        # The loop starts anew or is closing: then all contact is unknown, and what was placed is sent again.
+        _log.debug("the loop is away: %s", error)
 
 
 async def _first(requests: AsyncIterator[agent_pb2.FromAgent]) -> agent_pb2.Hello:

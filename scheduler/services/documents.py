@@ -1,13 +1,17 @@
 """Job documents, read once: parsed specs by text, because thousands of jobs of one submit are often equal."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from ...spec.errors import InvalidRequest
 from ...spec.ids import JobId
 from ...spec.job import JobSpec, parse_canonical
 from ..store.base import Store
+
+_log = logging.getLogger(__name__)
 
 _SPECS_MAX: Final = 4096
 _TEXT_BYTES_MAX: Final = 64 << 20
@@ -53,13 +57,17 @@ class Documents:
             self._by_job.popitem(last=False)
 
     async def of_jobs(self, jobs: Iterable[JobId]) -> dict[JobId, JobSpec]:
-        """The specs of stored jobs."""
+        """The specs of stored jobs; one that this version cannot read is left out."""
         wanted = set(jobs)
         found = {job: self._by_job[job] for job in wanted if job in self._by_job}
         missing = sorted(wanted - found.keys())
         if missing:
             texts = await asyncio.to_thread(self._store.documents, missing)
-            specs = {job: self.parse(text) for job, text in texts.items()}
-            self.remember(list(specs), list(specs.values()))
-            found.update(specs)
+            for job, text in texts.items():
+                try:
+                    found[job] = spec = self.parse(text, f"job {job}")
+                except InvalidRequest as error:
+                    _log.error("the stored document of job %d cannot be read: %s", job, error)
+                    continue
+                self.remember([job], [spec])
         return found

@@ -203,10 +203,18 @@ class JobService(jobs_pb2_grpc.JobsServicer):
             names = await self._loop.read(lambda state: _names(state, [job]))
         view = job_message(job, node_names=names, why=said)
         if document is not None:
-            spec = self._documents.parse(document)
-            outputs = output_folders(self._storage, number, job.attempt, spec) if job.attempt else {}
-            add_document(view, document, spec, outputs)
+            self._add_document(view, job, document)
         return view
+
+    def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:
+        try:
+            spec = self._documents.parse(document)
+        except InvalidRequest as error:  # another version's: it can still be shown
+            view.document = document
+            view.warnings.add(key="", text=f"this version cannot read the stored document: {error}")
+            return
+        outputs = output_folders(self._storage, job.number, job.attempt, spec) if job.attempt else {}
+        add_document(view, document, spec, outputs)
 
     async def _parsed(self, documents: Sequence[jobs_pb2.JobDocument]) -> list[JobSpec]:
         specs = []

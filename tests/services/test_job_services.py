@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,18 @@ async def test_stopping_tells_everyone_and_takes_the_record_away(tmp_path: Path)
     assert not (tmp_path / "scheduler.json").exists()
     with pytest.raises(Unavailable, match="stopping"), translated():
         await waiting
+
+
+async def test_a_stored_document_that_cannot_be_read_fails_its_job_alone(tmp_path: Path) -> None:
+    async with wire(tmp_path) as wired:
+        bad, good = await wired.submit(2)
+    with sqlite3.connect(tmp_path / "paceline.db") as connection:
+        future = '{"type": "from-the-future"}'
+        connection.execute("UPDATE documents SET document = ? WHERE job = ?", (future, bad))
+    connection.close()
+    async with wire(tmp_path) as wired, wired.agent() as agent:
+        view = await wired.wait_state(bad, "FAILED")
+        assert view.reason.code == "unreadable-document" and "from-the-future" in view.document
+        await agent.end(await agent.run(good))
+        await wired.wait_state(good, "SUCCEEDED")
+        assert bad not in agent.starts and agent.error is None
