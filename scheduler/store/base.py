@@ -100,6 +100,7 @@ class Store(Protocol):
     `documents`), which may run beside a commit and see only what was committed.
 
     Every method raises StoreFailure, saying which file or server and what is wrong with it.
+    After a commit that raised, `load` comes before the next one: it makes the connection anew where it must.
     """
 
     @property
