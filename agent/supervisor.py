@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -97,6 +96,14 @@ class _Task:
         return int(pid), int(started)
 
 
+class _Turn:
+    """Starts of one job are done one after the other; gone when nobody waits."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class Supervisor:
     """Starts, stops and watches tasks. All methods belong to the event loop's thread.
 
@@ -121,7 +128,7 @@ class Supervisor:
         self._on_change = on_change
         self._base = base_environment(os.environ)
         self._tasks: dict[TaskKey, _Task] = {}
-        self._turns: defaultdict[JobId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: dict[JobId, _Turn] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
         self._pool = ZygotePool(
@@ -157,14 +164,16 @@ class Supervisor:
         called for many tasks at once; calls for one job are done in turn. A start for an attempt older than
         one already here is refused (`stale-attempt`)."""
         key = _key(request)
-        turn = self._turns[key.job]
+        turn = self._turns.setdefault(key.job, _Turn())
+        turn.users += 1
         try:
-            async with turn:
+            async with turn.lock:
                 if key not in self._tasks:
                     await self._start(key, request)
         finally:
-            if not turn.locked():
-                self._turns.pop(key.job, None)
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key.job]
 
     async def stop(self, key: TaskKey, grace_s: float, why: str) -> None:
         """Ask the task to end: notice byte and SIGTERM, after `grace_s` SIGKILL. Unknown and ended: nothing.
