@@ -245,7 +245,7 @@ class Cluster:
             found = self.client.job(job)
             if found.state in states or (not states and found.is_over):
                 return found
-            assert found.state not in TERMINAL, self._story(
+            assert found.state not in TERMINAL, self.story(
                 job, f"is {found.state}, not {' or '.join(states)}"
             )
             return None
@@ -253,7 +253,7 @@ class Cluster:
         try:
             return wait_until(f"job {job} is {' or '.join(states) or 'over'}", there, timeout_s)
         except AssertionError as error:
-            raise AssertionError(self._story(job, str(error))) from None
+            raise AssertionError(self.story(job, str(error))) from None
 
     def output(self, job: int, *, rank: int = -1, attempt: int = 0) -> bytes:
         """The job's stored output, rank after rank."""
@@ -274,7 +274,8 @@ class Cluster:
         found |= dict.fromkeys(process.with_environment("PACELINE_TASK_FOLDER", lambda v: v.startswith(mine)))
         return list(found)
 
-    def _story(self, job: int, what: str) -> str:
+    def story(self, job: int, what: str) -> str:
+        """`what`, and all that a reader of a failed test may want to know of the job."""
         lines = [what]
         with contextlib.suppress(Exception):  # the story is a help to the reader, not the test
             found = self.client.timeline(job)
