@@ -6,7 +6,6 @@ every task whose folder exists ends in a journal that holds `ended` or `refused`
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -26,18 +25,23 @@ from ..proto.generated import agent_pb2
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment, kernel
-from .entries import JournalReader
-from .journal import Journal
-from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, mark_of, shadowing
+from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
 from .rendezvous import RendezvousPorts
-from .shim import last_line
 from .shim_link import ShimLink, dial
+from .task import (
+    Task,
+    claim,
+    kill_leftovers,
+    make_folder,
+    missing_entries,
+    write_acked,
+    write_entries,
+)
 from .warm import Zygote, ZygoteFailed, ZygotePool
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-KILL_S = 60.0
 _FORK_TRIES = 3
 _DYING_S = 0.2
 """A shim that lives so long after its connection has ended has only dropped us."""
@@ -68,32 +72,6 @@ class SupervisorConfig:
     """Put tasks into cgroups also where these can limit nothing: a last resort for finding processes."""
     answer_s: float = 5.0
     """A shim or zygote that does not answer in this time is killed."""
-
-
-class _Task:
-    """One folder, as the supervisor knows it."""
-
-    def __init__(self, key: TaskKey, folder: Path, request: agent_pb2.StartTask) -> None:
-        self.key = key
-        self.folder = folder
-        self.request = request
-        self.journal = JournalReader(folder / "journal.jsonl")
-        self.link: ShimLink | None = None
-        self.stop_why = ""
-        self.group: Path | None = None
-        self.over = asyncio.Event()
-        self.starting = False
-        """A zygote was asked to fork its shim: the end of the link means that there is none."""
-        self.trimmed_bytes = 0
-        self.acked_fd = -1
-
-    def shim(self) -> tuple[int, int] | None:
-        """(pid, start time) of whoever claimed the task; (0, 0): nobody ever may. None: not claimed."""
-        try:
-            pid, started = (self.folder / "shim.pid").read_text(encoding="ascii").split()
-        except (FileNotFoundError, ValueError):
-            return None
-        return int(pid), int(started)
 
 
 class _Turn:
@@ -127,7 +105,7 @@ class Supervisor:
         self._on_growth = on_growth
         self._on_change = on_change
         self._base = base_environment(os.environ)
-        self._tasks: dict[TaskKey, _Task] = {}
+        self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
@@ -218,7 +196,7 @@ class Supervisor:
         if task is None or task.over.is_set():
             return
         if task.stop_why != "superseded":  # its checkpoints are not its own to clean up any more
-            _write_acked(task, seq)
+            write_acked(task, seq)
         end = task.journal.end_of(seq)
         if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
             task.trimmed_bytes = end
@@ -294,9 +272,7 @@ class Supervisor:
     # Starting.
 
     async def _start(self, key: TaskKey, request: agent_pb2.StartTask) -> None:
-        task = _Task(
-            key, self._folder / str(key), agent_pb2.StartTask.FromString(request.SerializeToString())
-        )
+        task = Task(key, self._folder / str(key), agent_pb2.StartTask.FromString(request.SerializeToString()))
         others = [each for each in self._tasks if each.job == key.job and each.attempt != key.attempt]
         newer = max((each.attempt for each in others), default=0)
         self._tasks[key] = task
@@ -327,7 +303,7 @@ class Supervisor:
         await self.stop(key, 0.0, "superseded")
         await self.wait_ended(key)
 
-    def _plan(self, task: _Task) -> Launch:
+    def _plan(self, task: Task) -> Launch:
         name = task.request.interpreter_environment
         if name and name not in self._config.environments:
             raise Refusal(
@@ -340,7 +316,7 @@ class Supervisor:
         interpreter = self._config.environments[name] if name else self._config.interpreter
         return make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
 
-    async def _launch(self, task: _Task, launch: Launch) -> None:
+    async def _launch(self, task: Task, launch: Launch) -> None:
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
         try:
             for _ in range(_FORK_TRIES):
@@ -396,15 +372,13 @@ class Supervisor:
             launch = replace(launch, document={**launch.document, "start_mode": mode})
         return launch, zygote
 
-    async def _fork(
-        self, task: _Task, launch: Launch, zygote: Zygote, listener: socket.socket | None
-    ) -> bool:
+    async def _fork(self, task: Task, launch: Launch, zygote: Zygote, listener: socket.socket | None) -> bool:
         """False: the zygote failed and no shim came of it."""
         task.group = self._groups.make(
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
-        await self._on_disk(lambda: _make_folder(task, document))
+        await self._on_disk(lambda: make_folder(task, document))
         ours, theirs = socket.socketpair()
         task.starting = True
         self._link(task, ours)
@@ -423,14 +397,14 @@ class Supervisor:
             self._in_background(self._on_shim_lost(task))
         return True
 
-    async def _shim_came(self, task: _Task) -> bool:
+    async def _shim_came(self, task: Task) -> bool:
         """After a zygote failed: a shim holds the other end of the link, and nobody else does."""
         until = time.monotonic() + self._config.answer_s
         while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return task.link is not None or task.over.is_set() or task.journal.started is not None
 
-    async def _refuse(self, task: _Task, refusal: Refusal) -> None:
+    async def _refuse(self, task: Task, refusal: Refusal) -> None:
         reason = {"code": refusal.reason_code, "text": refusal.message, "hint": refusal.hint}
         fields = {name: str(value) for name, value in refusal.fields.items()}
         entry = {"reason": {**reason, "fields": fields}, "transient": refusal.transient}
@@ -438,10 +412,10 @@ class Supervisor:
 
     # Watching.
 
-    def _link(self, task: _Task, sock: socket.socket) -> None:
+    def _link(self, task: Task, sock: socket.socket) -> None:
         task.link = ShimLink(sock, lambda: self._grow(task), lambda: self._on_link_end(task))
 
-    def _grow(self, task: _Task) -> None:
+    def _grow(self, task: Task) -> None:
         grown = task.journal.grow()
         if task.journal.last is not None and not task.over.is_set():
             task.over.set()
@@ -449,20 +423,20 @@ class Supervisor:
         if grown and self._tasks.get(task.key) is task:
             self._on_growth(task.key)
 
-    def _on_link_end(self, task: _Task) -> None:
+    def _on_link_end(self, task: Task) -> None:
         task.link = None
         self._grow(task)
         if not task.over.is_set() and not task.starting:
             self._in_background(self._on_shim_lost(task))
 
-    async def _on_shim_lost(self, task: _Task) -> None:
+    async def _on_shim_lost(self, task: Task) -> None:
         """The connection ended before the journal did: the shim died, or has only dropped us."""
         shim = task.shim()
         if shim is not None and await _lives_on(*shim, _DYING_S) and await self._redial(task):
             return
         await self._bury(task)
 
-    async def _redial(self, task: _Task) -> bool:
+    async def _redial(self, task: Task) -> bool:
         """Connect to a shim that lives. False: it cannot be reached, and is dead now."""
         until = time.monotonic() + self._config.answer_s
         while (shim := task.shim()) is not None and kernel.is_alive(*shim):
@@ -481,15 +455,15 @@ class Supervisor:
             return True
         return False
 
-    def _kill_shim(self, task: _Task) -> None:
+    def _kill_shim(self, task: Task) -> None:
         shim = task.shim()
         if shim is not None and kernel.is_alive(*shim):
             containment.signal_all([shim[0]], signal.SIGKILL)
 
-    async def _bury(self, task: _Task) -> None:
+    async def _bury(self, task: Task) -> None:
         """There is no shim: kill what it left, then write the end that it could not write."""
-        await self._on_disk(lambda: _claim(task.folder))
-        left = await self._on_disk(lambda: _kill_leftovers(task))
+        await self._on_disk(lambda: claim(task.folder))
+        left = await self._on_disk(lambda: kill_leftovers(task))
         self._grow(task)
         if task.over.is_set():
             return
@@ -498,12 +472,12 @@ class Supervisor:
             await self._append(task, [("refused", {"reason": reason, "transient": True})])
             return
         unkillable = f"; {len(left)} processes cannot be killed: {left[:10]}" if left else ""
-        await self._append(task, _missing_entries(task, (task.stop_why or "shim died") + unkillable))
+        await self._append(task, missing_entries(task, (task.stop_why or "shim died") + unkillable))
 
-    async def _append(self, task: _Task, entries: list[tuple[str, dict[str, Any]]]) -> None:
+    async def _append(self, task: Task, entries: list[tuple[str, dict[str, Any]]]) -> None:
         """Write what no shim will. Where the disk refuses, it is kept in memory: somebody must hear of it."""
         try:
-            await self._on_disk(lambda: _write_entries(task.folder, entries))
+            await self._on_disk(lambda: write_entries(task.folder, entries))
         except OSError as error:
             log.error("task %s: cannot write its journal: %s", task.key, error)
             for kind, fields in entries:
@@ -513,7 +487,7 @@ class Supervisor:
 
     # After a restart of the agent.
 
-    def _load(self, folder: Path) -> _Task | None:
+    def _load(self, folder: Path) -> Task | None:
         try:
             key = TaskKey.parse(folder.name)
         except ValueError:
@@ -525,12 +499,12 @@ class Supervisor:
         except (FileNotFoundError, json_format.ParseError):  # cut short: no shim was asked for yet
             request = agent_pb2.StartTask()
             request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
-        task = _Task(key, folder, request)
+        task = Task(key, folder, request)
         task.group = self._groups.root / str(key) if self._groups.root else None
         return task
 
-    async def _adopt(self, task: _Task) -> None:
-        await self._on_disk(lambda: _claim(task.folder))
+    async def _adopt(self, task: Task) -> None:
+        await self._on_disk(lambda: claim(task.folder))
         self._grow(task)
         if not task.over.is_set() and not await self._redial(task):
             await self._bury(task)
@@ -540,7 +514,7 @@ class Supervisor:
     def _tell_change(self) -> None:
         self._on_change()
 
-    def _let_go(self, task: _Task) -> None:
+    def _let_go(self, task: Task) -> None:
         if task.link is not None:
             task.link.close()
             task.link = None
@@ -577,94 +551,3 @@ async def _lives_on(pid: int, started: int, patience_s: float) -> bool:
             return True
         await asyncio.sleep(0.005)
     return False
-
-
-def _make_folder(task: _Task, launch: dict[str, Any]) -> None:
-    if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
-        shutil.rmtree(task.folder)
-    task.folder.mkdir(mode=0o700)
-    text = json_format.MessageToJson(
-        task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
-    )
-    _write(task.folder / "task.json", text.encode(), durable=True)
-    _write(task.folder / "launch.json", json.dumps(launch).encode())
-    for folder in task.request.output_folders:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-
-
-def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Readable by this user alone: there are the job's secrets in it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(fd)
-
-
-def _write_acked(task: _Task, seq: int) -> None:
-    try:
-        if task.acked_fd < 0:
-            task.acked_fd = os.open(task.folder / "acked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.pwrite(task.acked_fd, f"{seq:020d}".encode(), 0)
-    except OSError as error:  # training then keeps more checkpoints than it need
-        log.warning("task %s: cannot note what is acknowledged: %s", task.key, error)
-
-
-def _claim(folder: Path) -> None:
-    """If nobody has claimed the task, nobody may any more: a late shim finds this and goes."""
-    with contextlib.suppress(FileExistsError):
-        fd = os.open(folder / "shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.write(fd, b"0 0")
-        os.close(fd)
-
-
-def _kill_leftovers(task: _Task) -> list[int]:
-    """All that carries the task's mark, or is in its group; returns what cannot be killed."""
-    mark = mark_of(task.folder)
-    group = str(task.group) if task.group is not None else ""
-
-    def find() -> list[int]:
-        return list({*kernel.marked(mark), *(containment.group_pids(group) if group else [])})
-
-    if group:
-        containment.kill_group(group)
-    left = containment.kill_until_gone(find, KILL_S)
-    if group:
-        containment.drop_group(group)
-    return left
-
-
-def _write_entries(folder: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _claim(folder)
-    journal = Journal(str(folder / "journal.jsonl"))
-    try:
-        for kind, fields in entries:
-            journal.append(kind, fields)
-        journal.flush()
-    finally:
-        journal.close()
-
-
-def _missing_entries(task: _Task, why: str) -> list[tuple[str, dict[str, Any]]]:
-    """`exited` of every rank that has none, and `ended`."""
-    entries: list[tuple[str, dict[str, Any]]] = []
-    codes, sizes = [], []
-    started = task.journal.started or {"pids": []}
-    for local_rank in range(len(started["pids"])):
-        log_file = task.folder / f"rank-{task.request.first_rank + local_rank}.log"
-        known = task.journal.exited.get(local_rank)
-        if known is None:
-            line = last_line(str(log_file))
-            fields = {
-                "local_rank": local_rank,
-                "exit_code": -9,
-                "last_line": line,
-                "killed_by_us": bool(task.stop_why),
-            }
-            entries.append(("exited", fields))
-        codes.append(known["exit_code"] if known else -9)
-        sizes.append(log_file.stat().st_size if log_file.exists() else 0)
-    entries.append(("ended", {"exit_codes": codes, "log_bytes": sizes, "why": why}))
-    return entries

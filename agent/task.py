@@ -1,0 +1,145 @@
+"""A task's folder and what the agent does in it: making it, claiming it, and finishing what a dead shim left.
+
+These block on the disk or on dying processes: the supervisor calls them in its threads.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from ..proto.generated import agent_pb2
+from ..spec.ids import TaskKey
+from . import containment, kernel
+from .entries import JournalReader
+from .journal import Journal
+from .launch import mark_of
+from .shim import last_line
+from .shim_link import ShimLink
+
+log = logging.getLogger(__name__)
+
+KILL_S = 60.0
+
+
+class Task:
+    """One folder, as the supervisor knows it."""
+
+    def __init__(self, key: TaskKey, folder: Path, request: agent_pb2.StartTask) -> None:
+        self.key = key
+        self.folder = folder
+        self.request = request
+        self.journal = JournalReader(folder / "journal.jsonl")
+        self.link: ShimLink | None = None
+        self.stop_why = ""
+        self.group: Path | None = None
+        self.over = asyncio.Event()
+        self.starting = False
+        """A zygote was asked to fork its shim: the end of the link means that there is none."""
+        self.trimmed_bytes = 0
+        self.acked_fd = -1
+
+    def shim(self) -> tuple[int, int] | None:
+        """(pid, start time) of whoever claimed the task; (0, 0): nobody ever may. None: not claimed."""
+        try:
+            pid, started = (self.folder / "shim.pid").read_text(encoding="ascii").split()
+        except (FileNotFoundError, ValueError):
+            return None
+        return int(pid), int(started)
+
+
+def make_folder(task: Task, launch: dict[str, Any]) -> None:
+    if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
+        shutil.rmtree(task.folder)
+    task.folder.mkdir(mode=0o700)
+    text = json_format.MessageToJson(
+        task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
+    )
+    _write(task.folder / "task.json", text.encode(), durable=True)
+    _write(task.folder / "launch.json", json.dumps(launch).encode())
+    for folder in task.request.output_folders:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Readable by this user alone: there are the job's secrets in it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(fd)
+
+
+def write_acked(task: Task, seq: int) -> None:
+    try:
+        if task.acked_fd < 0:
+            task.acked_fd = os.open(task.folder / "acked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(task.acked_fd, f"{seq:020d}".encode(), 0)
+    except OSError as error:  # training then keeps more checkpoints than it need
+        log.warning("task %s: cannot note what is acknowledged: %s", task.key, error)
+
+
+def claim(folder: Path) -> None:
+    """If nobody has claimed the task, nobody may any more: a late shim finds this and goes."""
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(folder / "shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.write(fd, b"0 0")
+        os.close(fd)
+
+
+def kill_leftovers(task: Task) -> list[int]:
+    """All that carries the task's mark, or is in its group; returns what cannot be killed."""
+    mark = mark_of(task.folder)
+    group = str(task.group) if task.group is not None else ""
+
+    def find() -> list[int]:
+        return list({*kernel.marked(mark), *(containment.group_pids(group) if group else [])})
+
+    if group:
+        containment.kill_group(group)
+    left = containment.kill_until_gone(find, KILL_S)
+    if group:
+        containment.drop_group(group)
+    return left
+
+
+def write_entries(folder: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    claim(folder)
+    journal = Journal(str(folder / "journal.jsonl"))
+    try:
+        for kind, fields in entries:
+            journal.append(kind, fields)
+        journal.flush()
+    finally:
+        journal.close()
+
+
+def missing_entries(task: Task, why: str) -> list[tuple[str, dict[str, Any]]]:
+    """`exited` of every rank that has none, and `ended`."""
+    entries: list[tuple[str, dict[str, Any]]] = []
+    codes, sizes = [], []
+    started = task.journal.started or {"pids": []}
+    for local_rank in range(len(started["pids"])):
+        log_file = task.folder / f"rank-{task.request.first_rank + local_rank}.log"
+        known = task.journal.exited.get(local_rank)
+        if known is None:
+            line = last_line(str(log_file))
+            fields = {
+                "local_rank": local_rank,
+                "exit_code": -9,
+                "last_line": line,
+                "killed_by_us": bool(task.stop_why),
+            }
+            entries.append(("exited", fields))
+        codes.append(known["exit_code"] if known else -9)
+        sizes.append(log_file.stat().st_size if log_file.exists() else 0)
+    entries.append(("ended", {"exit_codes": codes, "log_bytes": sizes, "why": why}))
+    return entries
