@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..sdk import AsyncClient
     from ..settings import Settings
 
+ROUTINE = frozenset({"CheckpointAccepted"})
+"""Kinds of events that come again and again while all is well: in the timeline, not between the output."""
+
 STILL_QUEUED_S = 1.0
 """After this long in the queue, a person asks why."""
 
@@ -88,7 +91,8 @@ class _Follower:
         async for change in client.watch(self._job):
             self._on_back()
             self._state = change.job.state
-            out.hint(f"-- {out.clean(change.entry.text)}", indent=3)
+            if change.entry.kind not in ROUTINE:
+                out.hint(f"-- {out.clean(change.entry.text)}", indent=3)
 
     async def _ask_why(self, client: "AsyncClient") -> None:
         await asyncio.sleep(STILL_QUEUED_S)

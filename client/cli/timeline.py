@@ -1,5 +1,6 @@
 """`pace timeline`: what happened to a job, and where its time went, as parts that add up to the whole."""
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,17 @@ LETTERS = {
     "hung": "h",
 }
 BAR_CELLS_MAX = 60
+FOLD_FROM = 8
 TEXT_AT = 19
 """Column at which an entry's text begins."""
 
 
 @click.command(short_help="Show what happened to a job and where its time went.")
 @job_argument
+@click.option("-a", "--all", "fold", flag_value=False, default=True, help="Show repeated events one by one.")
 @json_option
 @connection
-def timeline(settings: "Settings", job: int, output: str) -> None:
+def timeline(*, settings: "Settings", job: int, fold: bool, output: str) -> None:
     """Show what happened to a job and where its time went.
 
     \b
@@ -57,18 +60,31 @@ def timeline(settings: "Settings", job: int, output: str) -> None:
         f"job {job_.job}  {out.clean(job_.name)}  {job_.state}, submitted {out.clock(job_.submitted_us)}"
     )
     out.show()
-    for line in entry_lines(found):
+    for line in entry_lines(found, FOLD_FROM if fold else len(found.entries) + 1):
         out.show(out.wrapped(line, TEXT_AT))
     out.show()
     _show_ledger(found.ledger)
 
 
-def entry_lines(found: views.Timeline) -> Iterator[str]:
-    """One line per entry: time since the submit, attempt, text."""
+def entry_lines(found: views.Timeline, fold_from: int = FOLD_FROM) -> Iterator[str]:
+    """One line per entry: time since the submit, attempt, text.
+
+    Of `fold_from` or more of one kind in a row (checkpoints of a long run), the first and the last.
+    """
     start_us = found.entries[0].at_us if found.entries else 0
-    for entry in found.entries:
+
+    def line(entry: views.TimelineEntry) -> str:
         attempt = f"a{entry.attempt}" if entry.attempt else "-"
-        yield f"{seconds(entry.at_us - start_us):>12}  {attempt:<4} {out.clean(entry.text)}"
+        return f"{seconds(entry.at_us - start_us):>12}  {attempt:<4} {out.clean(entry.text)}"
+
+    for _, group in itertools.groupby(found.entries, key=lambda entry: (entry.kind, entry.attempt)):
+        entries = list(group)
+        if len(entries) < fold_from:
+            yield from map(line, entries)
+            continue
+        yield line(entries[0])
+        yield f"{'':>{TEXT_AT}}... {len(entries) - 2} more of this kind (--all shows them)"
+        yield line(entries[-1])
 
 
 def seconds(us: int) -> str:

@@ -2,8 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from paceline.client.cli.timeline import cells, goodput_line, seconds
-from paceline.client.views import Ledger
+from paceline.client.cli.timeline import cells, entry_lines, goodput_line, seconds
+from paceline.client.views import Ledger, Timeline, TimelineEntry
+from paceline.spec.ids import Attempt, Micros
 
 parts = st.lists(st.integers(0, 10**12), min_size=7, max_size=7)
 
@@ -41,6 +42,30 @@ def test_the_line_names_what_there_is() -> None:
     assert goodput_line(ledger) == (
         "goodput 80% of 10.0 s: queued 1.00 s, starting 0.50 s, productive 8.00 s, lost 1.50 s"
     )
+
+
+def story(kinds: str) -> Timeline:
+    """A timeline with one entry a letter, a millisecond apart."""
+    entries = [
+        TimelineEntry(seq, Micros(seq * 1000), Attempt(1), kind, f"{kind}{seq}", "{}")
+        for seq, kind in enumerate(kinds)
+    ]
+    return Timeline(None, tuple(entries), ledger_of([0] * 7))  # type: ignore[arg-type]
+
+
+@given(st.text(alphabet="abc", max_size=60))
+def test_folding_leaves_out_only_what_it_counts(kinds: str) -> None:
+    lines = list(entry_lines(story(kinds)))
+    left_out = sum(int(line.split()[1]) for line in lines if "more of this kind" in line)
+    shown = [line for line in lines if "more of this kind" not in line]
+    assert len(shown) + left_out == len(kinds)
+    assert len(list(entry_lines(story(kinds), 1000))) == len(kinds)
+
+
+def test_a_long_row_of_one_kind_is_folded() -> None:
+    lines = list(entry_lines(story("a" + "c" * 30 + "b")))
+    assert [line.split()[-1] for line in lines] == ["a0", "c1", "them)", "c30", "b31"]
+    assert "... 28 more" in lines[2]
 
 
 def test_times_since_the_submit() -> None:
