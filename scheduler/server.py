@@ -188,9 +188,10 @@ def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
 
 
 def _make_folders(config: SchedulerConfig) -> None:
-    for folder in (config.state, config.storage_folder, config.state / "logs"):
+    folders = {config.state: 0o755, config.storage_folder: 0o755, config.state / "logs": 0o700}
+    for folder, mode in folders.items():
         try:
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreFailure(
                 f"cannot make the folder {folder}: {error.strerror}",
