@@ -119,6 +119,8 @@ def test_every_listing_is_one_json_document_with_stable_keys(
     ledger = story["ledger"]
     assert isinstance(ledger, dict) and ledger["wall_us"] == sum(ledger.values()) - ledger["wall_us"]
     assert output("why", job)["never"] is False
+    assert pace("timeline", job, "--all") == 0
+    assert len(capfd.readouterr().out.splitlines()) > len(story["entries"])  # type: ignore[arg-type]
     assert pace("cancel", job, "-o", "json") == cli.EXIT_REFUSED
     (error,) = json.loads(capfd.readouterr().out)["errors"]
     assert (error["job"], error["code"]) == (job, "conflict")
