@@ -38,6 +38,8 @@ from .store.base import Store
 T = TypeVar("T")
 
 ARRIVALS_PER_STEP_MAX = 2_000
+NAP_S = 0.005
+"""What is due by time alone is gathered for so long: thousands of nodes have as many deadlines."""
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 5.0
 
@@ -213,7 +215,7 @@ class Loop:
         assert self._engine is not None
         self._wake.clear()
         due_us = self._engine.next_due_us()
-        left_s = None if due_us is None else max(0.0, (due_us - self._now_us()) / 1e6)
+        left_s = None if due_us is None else max(NAP_S, (due_us - self._now_us()) / 1e6)
         try:
             await asyncio.wait_for(self._wake.wait(), left_s)
         except TimeoutError:
