@@ -1,8 +1,8 @@
 """A rank that counts aloud until it is told that it is enough: COUNTED FOLDER PERIOD_S EXIT_CODE.
 
-Its start is a line in FOLDER/starts, the time that it lived one in FOLDER/lives/ATTEMPT.RANK (CLOCK_MONOTONIC,
-kept up while it lives, so that SIGKILL cannot falsify it). Where two of one rank live at once, whichever came
-second says so in FOLDER/twice.
+Its start is a line in FOLDER/starts; from when to when it lived stands in FOLDER/lives/ATTEMPT.RANK
+(CLOCK_MONOTONIC, kept up while it lives, so that SIGKILL cannot falsify it). Where two of one rank live at
+once, whichever came second says so in FOLDER/twice.
 """
 
 import fcntl
