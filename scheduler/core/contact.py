@@ -10,7 +10,7 @@ from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
-from .deadlines import lease_end, silent_since
+from .deadlines import lease_end, patience_us, silent_since
 from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt
 from .job import Ending, Job, TaskState
@@ -85,7 +85,7 @@ def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     if state.suspected:
         return Plan(None)
     if node.contact is NodeContact.UNKNOWN:
-        if now_us < silent_since(state, node) + settings.lost_after_us:
+        if now_us < silent_since(state, node) + patience_us(state, node):
             return Plan(None)
         return _give_up(state, node, now_us)
     return _on_lost_due(state, node, now_us)

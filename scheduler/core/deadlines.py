@@ -36,6 +36,13 @@ def silent_since(state: ClusterState, node: Node) -> int:
     return max(node.last_heard_us, state.trusted_us)
 
 
+def patience_us(state: ClusterState, node: Node) -> int:
+    """The silence that makes it LOST; longer for one that this scheduler has not yet had time to hear."""
+    settings = state.settings
+    unheard = node.last_heard_us < state.trusted_us and not state.overruled
+    return settings.return_grace_us if unheard else settings.lost_after_us
+
+
 def lease_end(state: ClusterState, node: Node) -> int:
     """When exclusive tasks on a silent node are surely dead (T_re)."""
     return silent_since(state, node) + state.settings.replace_exclusive_us
@@ -49,7 +56,7 @@ def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     if state.suspected:
         return None
     if node.contact is NodeContact.UNKNOWN:
-        return Micros(silent_since(state, node) + settings.lost_after_us)
+        return Micros(silent_since(state, node) + patience_us(state, node))
     load = state.loads[node.node]
     if load.lingering or load.tasks:
         return Micros(lease_end(state, node))

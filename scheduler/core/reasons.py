@@ -9,7 +9,7 @@ from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
-from .deadlines import lease_end, silent_since
+from .deadlines import lease_end, patience_us, silent_since
 from .job import Job, TaskState
 from .node import Node
 from .reason import Reason
@@ -135,7 +135,7 @@ def _silence(state: ClusterState, node: Node, now_us: Micros, *, exclusive: bool
     if state.suspected:
         text += "; nobody is replaced, because most nodes are silent at once"
         return Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone", fields)
-    limit_us = state.settings.replace_exclusive_us if exclusive else state.settings.lost_after_us
+    limit_us = state.settings.replace_exclusive_us if exclusive else patience_us(state, node)
     if exclusive:
         text += f"; replaced after {duration_text(limit_us)} because the job is exclusive"
     elif node.contact is NodeContact.UNKNOWN:

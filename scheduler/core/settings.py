@@ -15,6 +15,7 @@ class Settings:
 
     heartbeat_us: int = SECOND_US
     missed_heartbeats: int = 3
+    return_heartbeats: int = 15
     lease_exclusive_us: int = 20 * SECOND_US
     """T_kill: the agent kills an exclusive task so long after SENDING its last acknowledged renewal."""
     replace_exclusive_us: int = 45 * SECOND_US
@@ -47,6 +48,12 @@ class Settings:
     def lost_after_us(self) -> int:
         """Silence after which a node is LOST: the last missed heartbeat, and half a beat for the way."""
         return self.missed_heartbeats * self.heartbeat_us + self.heartbeat_us // 2
+
+    @property
+    def return_grace_us(self) -> int:
+        """What a node has to come back after the scheduler's start, or after a suspicion: agents dial with
+        growing patience, and many at once."""
+        return max(self.lost_after_us, self.return_heartbeats * self.heartbeat_us)
 
     @property
     def unknown_after_us(self) -> int:

@@ -193,7 +193,7 @@ def test_a_scheduler_restart_stops_nothing_and_gives_a_fresh_grace(paddock: Padd
     paddock.pass_time(100)
     paddock.scheduler_restarts()
     assert contact(paddock, "n1") is NodeContact.UNKNOWN
-    paddock.pass_time(2)
+    paddock.pass_time(14)
     for at, name in enumerate(("n1", "n2")):
         paddock.node_joins(name, before.key(at))
     paddock.node_joins("n3")
@@ -233,7 +233,9 @@ def test_the_cluster_is_suspected_when_most_nodes_vanish(paddock: Paddock) -> No
     assert "most nodes are silent" in paddock.why(jobs[0]).reasons[0].text
     paddock.node_joins("n1", paddock.job(jobs[0]).key(0))
     assert not paddock.state.suspected
-    paddock.pass_time(5)
+    paddock.pass_time(14)
+    assert contact(paddock, "n2") is NodeContact.UNKNOWN, "it may be on its way, too"
+    paddock.pass_time(2)
     assert contact(paddock, "n2") is NodeContact.LOST
     assert [paddock.job(job).attempt for job in jobs] == [1, 2]
 
