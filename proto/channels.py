@@ -7,17 +7,26 @@ its idempotency key); streams never.
 
 import ipaddress
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-import grpc.aio
+# gRPC reads this when it is first imported; unless told otherwise it speaks on standard error at every fork.
+# Gone again at once: jobs inherit the agent's environment.
+_QUIET: Final = {} if "GRPC_VERBOSITY" in os.environ else {"GRPC_VERBOSITY": "ERROR"}
+os.environ.update(_QUIET)
 
-from ..spec.errors import InvalidRequest
-from .auth import bearer
-from .limits import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX, UNARY_DEADLINE_S
+import grpc  # noqa: E402
+import grpc.aio  # noqa: E402
+
+for _name in _QUIET:
+    del os.environ[_name]
+
+from ..spec.errors import InvalidRequest  # noqa: E402
+from .auth import bearer  # noqa: E402
+from .limits import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX, UNARY_DEADLINE_S  # noqa: E402
 
 _REPEATABLE: Final = {
     "paceline.v1.Jobs": ("Submit", "List", "Get", "Cancel", "Why", "Timeline"),
