@@ -280,7 +280,7 @@ class Cluster:
         with contextlib.suppress(Exception):  # the story is a help to the reader, not the test
             found = self.client.timeline(job)
             lines += [f"  {entry.at_us} a{entry.attempt} {entry.text}" for entry in found.entries]
-            lines += [f"  reason: {found.job.reason}", self.output(job).decode(errors="replace")[-2000:]]
+            lines += [f"  reason: {found.job.reason}", self.output(job).decode(errors="replace")[-600:]]
         for part in (self.scheduler, *self.agents.values()):
             if part is not None:
                 lines.append(f"--- {part.name}\n{part.log_text()[-3000:]}")
