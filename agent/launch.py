@@ -9,26 +9,20 @@ import os
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from ..proto.generated import agent_pb2
 from ..spec.errors import PacelineError
 
-PRELOAD: Final = (
-    "numpy",
-    "torch",
-    "torch._dynamo",
-    "torch.optim",
-    "torch.utils.data",
-    "torch.nn.parallel",
-    "torch.distributed",
-    "torch.distributed.checkpoint",
-    "paceline.training",
-    "paceline.training.run",
-)
+PRELOAD: Final = ("@paceline.training.preload",)
+"""What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
+_WHICH_S: Final = 1.0
+"""For so long a program is taken to be where it was found on PATH."""
 
 # Read when the interpreter, the C library or torch is loaded: another value needs another zygote.
 _SENSITIVE: Final = re.compile(
@@ -139,6 +133,7 @@ def make_launch(
     )
 
 
+@lru_cache(maxsize=4096)
 def is_sensitive(name: str) -> bool:
     """True when a process must have been started with this variable for it to have its effect."""
     return _SENSITIVE.fullmatch(name) is not None
@@ -147,8 +142,12 @@ def is_sensitive(name: str) -> bool:
 def mark_of(folder: Path) -> str:
     """PACELINE_MARK of the task in that folder: its key, and which agent's it is, since another cluster's
     agent on the same machine has tasks of the same keys."""
-    agent = hashlib.sha256(str(folder.parent.resolve()).encode()).hexdigest()[:16]
-    return f"{folder.name}@{agent}"
+    return f"{folder.name}@{_agent_of(folder.parent)}"
+
+
+@lru_cache(maxsize=64)
+def _agent_of(tasks: Path) -> str:
+    return hashlib.sha256(str(tasks.resolve()).encode()).hexdigest()[:16]
 
 
 def shadowing(folder: str, shadowable: frozenset[str]) -> str:
@@ -273,7 +272,7 @@ def _needs_shell(line: str) -> bool:
 
 
 def _shell(text: str, environment: Mapping[str, str], why: str) -> _Command:
-    shell = shutil.which("bash", path=environment["PATH"]) or "/bin/sh"
+    shell = _which("bash", environment["PATH"], int(time.monotonic() / _WHICH_S)) or "/bin/sh"
     return _Command(shell, [os.path.basename(shell), "-c", text], {}, shell=True, cold=why)  # noqa: PTH119
 
 
@@ -281,9 +280,15 @@ def _find(word: str, interpreter: str, path: str, cwd: str) -> str:
     if "/" in word:
         found = os.path.join(cwd, word)  # noqa: PTH118
         return found if os.access(found, os.X_OK) and os.path.isfile(found) else ""  # noqa: PTH113
-    if on_path := shutil.which(word, path=path):
+    if on_path := _which(word, path, int(time.monotonic() / _WHICH_S)):
         return os.path.join(cwd, on_path)  # noqa: PTH118
     return interpreter if _PYTHONS.fullmatch(word) else ""
+
+
+@lru_cache(maxsize=256)
+def _which(word: str, path: str, _second: int) -> str | None:
+    """A dozen looks at the disk; what a look within the same second misses, exec or the shell finds out."""
+    return shutil.which(word, path=path)
 
 
 def _is_interpreter(executable: str, word: str, interpreter: str) -> bool:

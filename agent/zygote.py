@@ -34,7 +34,7 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     """Serve until the channel ends. Returns only in a rank, when its script has come to its end."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    preload = [name for name in sys.argv[2].split(",") if name]
+    preload = _names(sys.argv[2])
     memory = kernel.InitialMemory()
     memory.set_arguments(["paceline: zygote,", *(preload or ["lean"])])
     kernel.set_name("pace-zygote")
@@ -64,6 +64,14 @@ def _end_with_channel(channel: socket.socket, *, on: bool) -> None:
     flags = fcntl.fcntl(channel, fcntl.F_GETFL)
     fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(channel, fcntl.F_SETFL, flags | os.O_ASYNC if on else flags & ~os.O_ASYNC)
+
+
+def _names(text: str) -> list[str]:
+    """ "@module" stands for what that module lists in MODULES."""
+    found: list[str] = []
+    for name in filter(None, text.split(",")):
+        found += importlib.import_module(name[1:]).MODULES if name.startswith("@") else [name]
+    return found
 
 
 def _preload(names: list[str]) -> dict[str, Any]:
