@@ -96,7 +96,8 @@ class _Position:
     sent: int = 0
     stored: int = 0
     superseded: bool = False
-    """What is acknowledged of it does not count: the scheduler only takes note of how it ended."""
+    """What is acknowledged of it does not count any more: it was told to stop or to be forgotten, and may
+    have a successor by now, so that the scheduler perhaps only takes note of what it still says."""
 
 
 class Session:
@@ -231,12 +232,15 @@ class Session:
         self._leases.on_terms(welcome.lease_exclusive_s, welcome.lease_fenced_s, sent_s)
         self._heartbeat_s = welcome.heartbeat_s if 0.01 <= welcome.heartbeat_s <= 60.0 else HEARTBEAT_S
         self._ever_welcome = True
+        superseded = {key for key, each in self._positions.items() if each.superseded}
         self._positions.clear()
         self._grown.clear()
         for position in welcome.positions:
             key = task_key_of(position.task)
-            self._positions[key] = _Position(position.journal_seq, position.journal_seq)
-            self._tasks.acknowledge(key, position.journal_seq)
+            seq = position.journal_seq
+            self._positions[key] = _Position(seq, seq, key in superseded)
+            if key not in superseded:
+                self._tasks.acknowledge(key, seq)
             self._logs.watch(key)
             self.on_growth(key)
             self._leave_if_done(key)
@@ -303,7 +307,9 @@ class Session:
 
     def _on_stop(self, stop: agent_pb2.StopTask) -> None:
         key = task_key_of(stop.task)
-        if key in self._positions or key in self._tasks.tasks():
+        if position := self._positions.get(key):
+            position.superseded = True
+        if position or key in self._tasks.tasks():
             self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
 
     def _stop(self, key: TaskKey, grace_s: float, why: str) -> asyncio.Task[None]:

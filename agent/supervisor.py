@@ -195,7 +195,7 @@ class Supervisor:
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
-        if task.stop_why != "superseded":  # its checkpoints are not its own to clean up any more
+        if not task.stop_why:  # else it may have a successor: its checkpoints are not its own to clean up
             write_acked(task, seq)
         end = task.journal.end_of(seq)
         if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:

@@ -125,6 +125,25 @@ async def test_a_stop_does_not_overtake_its_start(tmp_path: Path) -> None:
         assert len(node.tasks.stopped) == 1
 
 
+async def test_after_a_stop_acknowledgements_count_for_nothing(tmp_path: Path) -> None:
+    """Else an attempt with a successor would clean up checkpoints by what was only taken note of."""
+    async with joined(tmp_path) as (scheduler, proxy, node):
+        node.tasks.ends_when_stopped = False
+        scheduler.start(request_for(key(1)))
+        await scheduler.until(lambda: node.tasks.acknowledged.get(key(1)) == 1)
+        scheduler.stop(key(1), 2.5, "superseded")
+        await scheduler.until(lambda: node.tasks.stopped)
+        node.tasks.metrics(key(1), 1)
+        await scheduler.until(lambda: scheduler.kinds(key(1)) == ["started", "metrics"])
+        hellos = len(scheduler.hellos)
+        proxy.cut()
+        await scheduler.until(lambda: len(scheduler.hellos) > hellos)
+        node.tasks.end(key(1))
+        await scheduler.until(lambda: node.tasks.forgotten == [key(1)])
+        assert scheduler.kinds(key(1)) == ["started", "metrics", "ended"]
+        assert node.tasks.acknowledged[key(1)] == 1
+
+
 async def test_the_folder_stays_until_the_output_is_stored(tmp_path: Path) -> None:
     async with joined(tmp_path) as (scheduler, _, node):
         scheduler.storing.clear()
