@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from paceline.agent.launch import mark_of
 from paceline.client import documents, leftovers, process, views
 from paceline.client.process import Identity
 from paceline.client.sdk import Client
@@ -73,6 +74,10 @@ class Process:
 
     def is_alive(self) -> bool:
         return self._child.poll() is None
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._child.poll()
 
     def send(self, signum: int) -> None:
         """A signal (SIGSTOP, SIGCONT ...), to this very process."""
@@ -271,7 +276,11 @@ class Cluster:
         """Running processes that bear the cluster's mark: its own and its jobs'."""
         mine = str(self.state)
         found = dict.fromkeys(process.with_environment(MARK, lambda value: value == mine))
-        found |= dict.fromkeys(process.with_environment("PACELINE_TASK_FOLDER", lambda v: v.startswith(mine)))
+        # A forked rank has its zygote's environment, in which only this is its own; a zygote's is blank.
+        marks = tuple(
+            mark_of(self.agent_state(index) / "tasks" / "any")[len("any") :] for index in self.agents
+        )
+        found |= dict.fromkeys(process.with_environment("PACELINE_MARK", lambda value: value.endswith(marks)))
         return list(found)
 
     def story(self, job: int, what: str) -> str:
