@@ -70,11 +70,12 @@ class Training:
 
         seen = (self.folder / "ray.out").open("rb")
         seen.seek(0, os.SEEK_END)
-        began, found = time.monotonic(), 0
+        began, found, rest = time.monotonic(), 0, b""
         handles = [write.remote(task) for task in range(tasks)]
         deadline = began + LOGS_S_MAX
         while found < tasks * lines:
-            found += seen.read().count(b" PACE ")
+            *whole, rest = (rest + seen.read()).split(b"\n")
+            found += sum(b" PACE " in line for line in whole)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found} of {tasks * lines} lines came in {LOGS_S_MAX} s")
             time.sleep(0.01)
