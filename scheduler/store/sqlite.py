@@ -27,7 +27,10 @@ BUSY_TIMEOUT_S: Final = 10.0
 JOURNAL_BYTES_MAX: Final = 64 << 20
 
 _HINTS: Final = {
-    sqlite3.SQLITE_FULL: ("the disk is full", "free space on that disk, then start the scheduler again"),
+    sqlite3.SQLITE_FULL: (
+        "the disk is full",
+        "free space on that disk; a scheduler that runs then goes on by itself, one that has stopped must be started",
+    ),
     sqlite3.SQLITE_READONLY: (
         "it is read-only",
         "make the file and its folder writable for the scheduler's user",
