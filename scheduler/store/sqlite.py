@@ -29,7 +29,7 @@ JOURNAL_BYTES_MAX: Final = 64 << 20
 _HINTS: Final = {
     sqlite3.SQLITE_FULL: (
         "the disk is full",
-        "free space on that disk; a scheduler that runs then goes on by itself, one that has stopped must be started",
+        "free space on that disk; a scheduler that runs then goes on by itself, else start it again",
     ),
     sqlite3.SQLITE_READONLY: (
         "it is read-only",
