@@ -36,6 +36,12 @@ def silent_since(state: ClusterState, node: Node) -> int:
     return max(node.last_heard_us, state.trusted_us)
 
 
+def went_silent(node: Node) -> bool:
+    """Its silence was seen, and not only its absence since the scheduler's start: then it may be on its way,
+    and whatever its peers do is their own doing."""
+    return node.contact is NodeContact.LOST or (node.contact is NodeContact.UNKNOWN and node.session > 0)
+
+
 def patience_us(state: ClusterState, node: Node) -> int:
     """The silence that makes it LOST; longer for one that this scheduler has not yet had time to hear."""
     settings = state.settings

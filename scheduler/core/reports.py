@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from math import isfinite
 
 from ...spec.ids import Micros, NodeId
-from ...spec.lifecycle import AttemptOutcome, NodeContact
+from ...spec.lifecycle import AttemptOutcome
 from . import events as e
+from .deadlines import went_silent
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .job import Ending, Job, TaskRun, TaskState
@@ -101,15 +102,9 @@ def _on_exited(state: ClusterState, job: Job, entry: Entry, said: Exited, now_us
 
 
 def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exited) -> Ending:
-    """A rank fell. When a peer's node is silent, that node is the likelier cause, and no retry is used."""
-    silent = next(
-        (
-            task.node
-            for task in job.tasks
-            if task.node != node and state.nodes[task.node].contact is not NodeContact.CONNECTED
-        ),
-        None,
-    )
+    """A rank fell. When a peer's node went silent, that node is the likelier cause, and no retry is used."""
+    peers = (task.node for task in job.tasks if task.node != node)
+    silent = next((peer for peer in peers if went_silent(state.nodes[peer])), None)
     text = f"rank {rank} on {state.nodes[node].name} {how_it_exited(said.exit_code)}"
     if said.last_line:
         text += f": {said.last_line}"

@@ -115,6 +115,48 @@ def test_a_peer_that_falls_is_evidence_against_a_silent_node(paddock: Paddock) -
     assert paddock.job(job).course.retries_used == 0
 
 
+@pytest.mark.parametrize("by", ["exited", "ended"])
+def test_a_node_that_a_fresh_scheduler_has_not_heard_yet_is_no_evidence(paddock: Paddock, by: str) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    paddock.scheduler_restarts()
+    paddock.node_joins("n2", paddock.job(job).key(1))
+    if by == "exited":
+        paddock.rank_dies(job, 1, 3, "bad input")
+    else:
+        paddock.task_ends(job, 1, 3)
+    ending = paddock.job(job).course.ending
+    assert ending is not None
+    assert (paddock.state_of(job), ending.exit_code) == (JobState.FAILED, 3)
+
+
+def test_a_node_that_breaks_off_again_after_the_start_is_evidence(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(2, cpus=2))
+    paddock.starts(job)
+    paddock.scheduler_restarts()
+    for at, name in enumerate(("n1", "n2")):
+        paddock.node_joins(name, paddock.job(job).key(at))
+    paddock.stream_breaks("n1")
+    paddock.rank_dies(job, 1, 1, "connection closed by peer")
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+
+
+def test_a_node_that_did_not_come_back_after_the_start_is_evidence(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(3, cpus=2))
+    paddock.starts(job)
+    paddock.scheduler_restarts()
+    for at, name in enumerate(("n1", "n2")):
+        paddock.node_joins(name, paddock.job(job).key(at))
+    paddock.pass_time(16)
+    assert contact(paddock, "n3") is NodeContact.LOST
+    if paddock.job(job).placed:
+        paddock.rank_dies(job, 0, 1, "connection closed by peer")
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+
+
 def test_an_exclusive_job_waits_until_the_lease_has_run_out_on_both_sides(paddock: Paddock) -> None:
     three_nodes(paddock)
     [job] = paddock.submit(shape(1, cpus=2, exclusive=True))
