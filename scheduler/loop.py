@@ -80,7 +80,8 @@ class Loop:
     ) -> None:
         self._store = store
         self._settings = settings or Settings()
-        self._now_us = now_us or steady_clock()
+        self._clock = now_us or steady_clock()
+        self._behind_us = 0
         self._arrivals_max = arrivals_max
         self._arrivals: deque[_Arrival] = deque()
         self._readings: list[_Reading] = []
@@ -109,6 +110,10 @@ class Loop:
             await self._task
         self._abandon(Unavailable(self._away), "the scheduler is stopping")
         self._thread.shutdown()
+
+    def now_us(self) -> int:
+        """The scheduler's time: goes at the clock's pace, and is never before what the store has seen."""
+        return self._clock() + self._behind_us
 
     @property
     def ready(self) -> bool:
@@ -156,7 +161,7 @@ class Loop:
         """A heartbeat arrived: renews at once, not by the queue. False: not the node's session, close it."""
         if self._engine is None:
             return False
-        heard = self._engine.heard(node, session, Micros(self._now_us()))
+        heard = self._engine.heard(node, session, Micros(self.now_us()))
         if heard is None:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -215,7 +220,7 @@ class Loop:
         assert self._engine is not None
         self._wake.clear()
         due_us = self._engine.next_due_us()
-        left_s = None if due_us is None else max(NAP_S, (due_us - self._now_us()) / 1e6)
+        left_s = None if due_us is None else max(NAP_S, (due_us - self.now_us()) / 1e6)
         try:
             await asyncio.wait_for(self._wake.wait(), left_s)
         except TimeoutError:
@@ -227,7 +232,7 @@ class Loop:
         try:
             stimuli = [arrival.stimulus for arrival in arrivals]
             known = await self._known_keys(stimuli)
-            step = engine.step(stimuli, Micros(self._now_us()), known)
+            step = engine.step(stimuli, Micros(self.now_us()), known)
             await self._commit(step)
         except BaseException:
             self._arrivals.extendleft(reversed(arrivals))
@@ -307,7 +312,9 @@ class Loop:
         engine = await asyncio.get_running_loop().run_in_executor(
             self._thread, lambda: Engine(self._store.load(), self._settings)
         )
-        await self._commit(engine.begin(Micros(self._now_us())))
+        # A clock that was set back must not stand still until it has caught up: timers would never be due.
+        self._behind_us += max(0, engine.state.last_at_us - self.now_us())
+        await self._commit(engine.begin(Micros(self.now_us())))
         self._engine = engine
 
     def _abandon(self, error: PacelineError, why: str) -> None:

@@ -1,6 +1,7 @@
 """The scheduler's clock: microseconds since the epoch that never run backwards.
 
-The wall clock is read once; from then on the monotonic clock counts, and never less than what was stored.
+The wall clock is read once; from then on the monotonic clock counts. The loop adds what it takes to be never
+before what was stored.
 """
 
 import time

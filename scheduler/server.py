@@ -36,7 +36,6 @@ from ..spec.errors import StoreFailure, Unavailable
 from .config import SchedulerConfig
 from .logs import LogStore
 from .loop import Loop
-from .loop_clock import Clock, steady_clock
 from .services.agents import AgentService, Samples
 from .services.documents import Documents
 from .services.jobs import JobService
@@ -72,11 +71,10 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
     tls = _tls_files(config)
     store = await asyncio.to_thread(open_store, config.store_location)
     try:
-        clock = steady_clock()
-        loop = Loop(store, config.settings, now_us=clock)
+        loop = Loop(store, config.settings)
         await _recovered(loop)
         try:
-            async with _listening(config, _Inside(tokens, tls, loop, store, clock)) as address:
+            async with _listening(config, _Inside(tokens, tls, loop, store)) as address:
                 made = Serving(
                     address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
                 )
@@ -109,19 +107,18 @@ class _Inside:
     tls: TlsFiles | None
     loop: Loop
     store: Store
-    clock: Clock
 
 
 @asynccontextmanager
 async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[str]:
-    loop, store, clock = inside.loop, inside.store, inside.clock
+    loop, store = inside.loop, inside.store
     server = grpc.aio.server(interceptors=[Guard(inside.tokens)], options=SERVER_OPTIONS)
     documents = Documents(store)
     samples = Samples()
     lookup = Lookup(loop, store)
-    jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=clock)
+    jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=loop.now_us)
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
-    nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=clock), server)
+    nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
     logs_pb2_grpc.add_LogsServicer_to_server(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
