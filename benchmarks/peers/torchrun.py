@@ -16,7 +16,7 @@ from .work.waiting import wait_until
 NAME = "torchrun"
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=3", "--monitor-interval=0.01"]
 NODE_CONF = (
-    "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=2,read_timeout=10,close_timeout=2"
+    "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=10,close_timeout=2"
 )
 
 
