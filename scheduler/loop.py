@@ -33,9 +33,11 @@ from .core.stimuli import (
 from .loop_clock import steady_clock
 from .loop_engine import Committed, Engine, Step
 from .loop_watch import Watch, Watchers
+from .records import job_from_row
 from .store.base import Store
 
 T = TypeVar("T")
+_Known = tuple[dict[str, tuple[JobId, ...]], dict[JobId, Job]]
 
 ARRIVALS_PER_STEP_MAX = 2_000
 NAP_S = 0.005
@@ -231,8 +233,8 @@ class Loop:
         arrivals = [self._arrivals.popleft() for _ in range(count)]
         try:
             stimuli = [arrival.stimulus for arrival in arrivals]
-            known = await self._known_keys(stimuli)
-            step = engine.step(stimuli, Micros(self.now_us()), known)
+            known, finished = await self._looked_up(stimuli, engine.late_jobs(stimuli))
+            step = engine.step(stimuli, Micros(self.now_us()), known, finished)
             await self._commit(step)
         except BaseException:
             self._arrivals.extendleft(reversed(arrivals))
@@ -240,15 +242,19 @@ class Loop:
         self._answer(arrivals, step)
         return step.more
 
-    async def _known_keys(self, stimuli: list[Stimulus]) -> dict[str, tuple[JobId, ...]]:
+    async def _looked_up(self, stimuli: list[Stimulus], late: set[JobId]) -> _Known:
         keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Submit)}
-        if not keys:
-            return {}
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
+        if not keys and not late:
+            return {}, {}
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys, late)
 
-    def _look_up(self, keys: set[str]) -> dict[str, tuple[JobId, ...]]:
+    def _look_up(self, keys: set[str], late: set[JobId]) -> _Known:
         rows = (self._store.key(key) for key in keys)
-        return {row.key: row.jobs for row in rows if row is not None}
+        jobs = (self._store.job(number) for number in late)
+        return (
+            {row.key: row.jobs for row in rows if row is not None},
+            {row.job: job_from_row(row) for row in jobs if row is not None},
+        )
 
     async def _commit(self, step: Step) -> None:
         if step.empty:

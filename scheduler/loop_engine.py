@@ -6,7 +6,7 @@ is not committed, the engine is thrown away and made anew from the store.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
@@ -14,19 +14,23 @@ from .core import events as e
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
-from .core.evolve import evolve
+from .core.evolve import evolve, with_fact
 from .core.job import Job
 from .core.node import Node
 from .core.placement import place
-from .core.reports import on_entry
+from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.stimuli import (
     Cancel,
     ContactLost,
+    Ended,
+    Entry,
+    Exited,
     Heartbeat,
     Hello,
     InventoryChanged,
+    Refused,
     Reports,
     Stimulus,
     Submit,
@@ -37,6 +41,7 @@ from .core.submit import on_cancel, on_submit, on_trust
 from .records import event_row, forgotten_row, job_row, node_row, recover
 from .store.base import Batch, KeyRow, Loaded, MetricRow, NodeRow
 
+NO_JOBS: Final[Mapping[JobId, Job]] = {}
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
 
@@ -77,6 +82,8 @@ class _Draft:
     documents: dict[JobId, str] = field(default_factory=dict)
     keys: dict[str, KeyRow] = field(default_factory=dict)
     metrics: list[MetricRow] = field(default_factory=list)
+    finished: Mapping[JobId, Job] = field(default_factory=dict)
+    """Jobs that were over before this step and of which something is still told."""
     effects: list[Effect] = field(default_factory=list)
 
 
@@ -93,10 +100,25 @@ class Engine:
         return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
 
     def step(
-        self, stimuli: Sequence[Stimulus], now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+        self,
+        stimuli: Sequence[Stimulus],
+        now_us: Micros,
+        known: Mapping[str, tuple[JobId, ...]],
+        finished: Mapping[JobId, Job] = NO_JOBS,
     ) -> Step:
-        """`known`: what the store says of the keys of these Submits."""
-        return self._run(now_us, stimuli, known, ())
+        """`known`: what the store says of the keys of these Submits; `finished`: of `late_jobs`."""
+        return self._run(now_us, stimuli, known, (), finished)
+
+    def late_jobs(self, stimuli: Sequence[Stimulus]) -> set[JobId]:
+        """Jobs that are over (or were never there) whose tasks tell only now how they left."""
+        jobs = self.state.jobs
+        return {
+            entry.task.job
+            for stimulus in stimuli
+            if isinstance(stimulus, Reports)
+            for entry in stimulus.entries
+            if entry.task.job not in jobs and isinstance(entry.said, Exited | Ended | Refused)
+        }
 
     def heard(self, node: NodeId, session: int, now_us: Micros) -> bool | None:
         """A heartbeat's short way: True, False as on_heartbeat; None: it changes history, submit it."""
@@ -115,9 +137,10 @@ class Engine:
         stimuli: Sequence[Stimulus],
         known: Mapping[str, tuple[JobId, ...]],
         first: Iterable[e.Event],
+        finished: Mapping[JobId, Job] = NO_JOBS,
     ) -> Step:
         now_us = max(now_us, self.state.last_at_us)
-        draft = _Draft()
+        draft = _Draft(finished=finished)
         self._apply(draft, Plan(None, tuple(first)))
         answers = [self._answer(draft, stimulus, now_us, known) for stimulus in stimuli]
         self._pass_time(draft, now_us)
@@ -170,11 +193,19 @@ class Engine:
         return answer
 
     def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
-        seqs = {
-            entry.task: self._apply(draft, on_entry(self.state, reports.node, entry, now_us))
-            for entry in reports.entries
-        }
+        seqs = {entry.task: self._entry(draft, reports.node, entry, now_us) for entry in reports.entries}
         return Acked(tuple(Position(task, seq) for task, seq in seqs.items()))
+
+    def _entry(self, draft: _Draft, node: NodeId, entry: Entry, now_us: Micros) -> Any:
+        number = entry.task.job
+        over = None if number in self.state.jobs else draft.jobs.get(number) or draft.finished.get(number)
+        if over is None:
+            return self._apply(draft, on_entry(self.state, node, entry, now_us))
+        plan = on_late_entry(over, node, entry, now_us)
+        for event in plan.events:
+            assert isinstance(event, e.LateFact)
+            draft.jobs[number] = over = with_fact(over, event)
+        return self._apply(draft, plan)
 
     def _pass_time(self, draft: _Draft, now_us: Micros) -> None:
         due = self.state.timers.due(now_us)

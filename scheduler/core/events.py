@@ -285,6 +285,8 @@ JobEvent = (
     | LingererGone
     | JobEnded
 )
+LateFact = RankExited | TaskEnded | StartRefused
+"""How a task left: also told after its attempt, or its job, was over."""
 NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeForgotten
 ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
 DurableEvent = JobEvent | NodeEvent | ClusterEvent

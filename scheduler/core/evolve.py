@@ -52,6 +52,18 @@ def started_job(job: Job, event: e.AttemptStarted) -> Job:
     )
 
 
+def with_fact(job: Job, event: e.LateFact) -> Job:
+    """The job when one of its tasks has said how it left; true in any state of the job, and changes none."""
+    match event:
+        case e.RankExited():
+            return _with_task(job, event)
+        case e.TaskEnded(exit_codes=codes, log_bytes=sizes, why=why):
+            ended = {"exit_codes": codes, "log_bytes": sizes, "ended_why": why}
+            return _with_task(job, event, state=TaskState.ENDED, **ended)
+        case e.StartRefused():
+            return _with_task(job, event, state=TaskState.ENDED, ended_why="refused")
+
+
 def _with(job: Job, **changes: Any) -> Job:
     return replace(job, course=replace(job.course, **changes))
 
@@ -90,25 +102,10 @@ def _task_started(state: ClusterState, event: e.TaskStarted) -> Touched:
     return put_job(state, job, new)
 
 
-def _rank_exited(state: ClusterState, event: e.RankExited) -> Touched:
-    job = state.jobs[event.task.job]
-    return put_job(state, job, _with_task(job, event))
-
-
-def _task_ended(state: ClusterState, event: e.TaskEnded) -> Touched:
-    job = state.jobs[event.task.job]
-    return put_job(
-        state,
-        job,
-        _with_task(
-            job,
-            event,
-            state=TaskState.ENDED,
-            exit_codes=event.exit_codes,
-            log_bytes=event.log_bytes,
-            ended_why=event.why,
-        ),
-    )
+def _task_left(state: ClusterState, event: e.LateFact) -> Touched:
+    """Of a job that is over, only its stored record changes: whoever decided applies it there."""
+    job = state.jobs.get(event.task.job)
+    return None if job is None else put_job(state, job, with_fact(job, event))
 
 
 def _checkpoint_accepted(state: ClusterState, event: e.CheckpointAccepted) -> Touched:
@@ -137,11 +134,6 @@ def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> To
 def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
-
-
-def _start_refused(state: ClusterState, event: e.StartRefused) -> Touched:
-    job = state.jobs[event.task.job]
-    return put_job(state, job, _with_task(job, event, state=TaskState.ENDED, ended_why="refused"))
 
 
 def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
@@ -297,12 +289,12 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.JobSubmitted: _job_submitted,
     e.AttemptStarted: _attempt_started,
     e.TaskStarted: _task_started,
-    e.RankExited: _rank_exited,
-    e.TaskEnded: _task_ended,
+    e.RankExited: _task_left,
+    e.TaskEnded: _task_left,
     e.CheckpointAccepted: _checkpoint_accepted,
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
-    e.StartRefused: _start_refused,
+    e.StartRefused: _task_left,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,
     e.LingererGone: _lingerer_gone,

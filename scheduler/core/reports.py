@@ -1,6 +1,7 @@
 """What agents report: each entry of a task's journal, decided alone.
 
-Only the current attempt is listened to (fencing). An entry that was applied before is dropped by its seq; one
+Only the current attempt is listened to (fencing); of one that is over, but still the last, how its tasks left
+is noted, and changes nothing else. An entry that was applied before is dropped by its seq; one
 that skips a seq is not taken, so the agent sends again from the committed position. The first rank that fails
 on its own is the cause of the attempt's end; ranks that were killed by us are not.
 """
@@ -25,8 +26,11 @@ AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
     """Answer: the seq up to which this task's journal is now applied (stale tasks: all of it)."""
     job = state.jobs.get(entry.task.job)
-    if job is None or job.attempt != entry.task.attempt or not job.placed:
+    if job is None or job.attempt != entry.task.attempt:
         return _stale(job, entry, now_us)
+    if not job.placed:
+        late, gone = on_late_entry(job, node, entry, now_us), _stale(job, entry, now_us)
+        return Plan(entry.seq, (*late.events, *gone.events))
     if entry.task.task >= len(job.tasks) or job.tasks[entry.task.task].node != node:
         return Plan(entry.seq)
     task = job.tasks[entry.task.task]
@@ -34,6 +38,39 @@ def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) ->
         return Plan(task.applied_seq)
     plan = _decide(state, job, entry, now_us)
     return Plan(entry.seq, plan.events, plan.effects)
+
+
+def on_late_entry(job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
+    """`job`: it waits again, or is over. How a task of its last attempt left is still told, once."""
+    key = entry.task
+    if key.attempt != job.attempt or key.task >= len(job.tasks) or job.tasks[key.task].node != node:
+        return Plan(entry.seq)
+    task = job.tasks[key.task]
+    if entry.seq <= task.applied_seq or task.state is TaskState.ENDED:
+        return Plan(entry.seq)
+    match entry.said:
+        case Exited():
+            return Plan(entry.seq, (_exit(job, entry, entry.said, now_us),))
+        case Ended():
+            return Plan(entry.seq, (_end(entry, entry.said, now_us),))
+        case Refused():
+            return Plan(entry.seq, (_refusal(entry, entry.said, now_us),))
+    return Plan(entry.seq)
+
+
+def _exit(job: Job, entry: Entry, said: Exited, now_us: Micros) -> e.RankExited:
+    rank = job.first_rank(entry.task.task) + said.local_rank
+    return e.RankExited(
+        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us
+    )
+
+
+def _end(entry: Entry, said: Ended, now_us: Micros) -> e.TaskEnded:
+    return e.TaskEnded(now_us, entry.task, entry.seq, said.exit_codes, said.log_bytes, said.why)
+
+
+def _refusal(entry: Entry, said: Refused, now_us: Micros) -> e.StartRefused:
+    return e.StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
 
 
 def _stale(job: Job | None, entry: Entry, now_us: Micros) -> Plan[int]:
@@ -91,14 +128,11 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAcce
 
 
 def _on_exited(state: ClusterState, job: Job, entry: Entry, said: Exited, now_us: Micros) -> Plan[None]:
-    rank = job.first_rank(entry.task.task) + said.local_rank
-    event = e.RankExited(
-        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us
-    )
+    event = _exit(job, entry, said, now_us)
     if said.exit_code == 0 or said.killed_by_us or job.course.stop is not None:
         return Plan(None, (event,))
     node = job.tasks[entry.task.task].node
-    return _and_end(state, job, now_us, event, _failure(state, job, node, rank, said))
+    return _and_end(state, job, now_us, event, _failure(state, job, node, event.rank, said))
 
 
 def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exited) -> Ending:
@@ -124,7 +158,7 @@ def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exite
 
 def _on_ended(state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: Micros) -> Plan[None]:
     task = job.tasks[entry.task.task]
-    event = e.TaskEnded(now_us, entry.task, entry.seq, said.exit_codes, said.log_bytes, said.why)
+    event = _end(entry, said, now_us)
     ending = _ending_of_task(state, job, task, said)
     if ending is not None:
         return _and_end(state, job, now_us, event, ending)
@@ -162,7 +196,7 @@ def _ending_of_task(state: ClusterState, job: Job, task: TaskRun, said: Ended) -
 def _on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_us: Micros) -> Plan[None]:
     """The job's fault: it is over. The node's fault or a race: elsewhere, after a short, growing backoff."""
     task = job.tasks[entry.task.task]
-    event = e.StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
+    event = _refusal(entry, said, now_us)
     text = f"{state.nodes[task.node].name} refused to start task {task.task}: {said.text}"
     ending = Ending(AttemptOutcome.START_FAILED, said.code, text, "", EXIT_NOT_STARTABLE, task.node)
     if not said.transient:

@@ -4,8 +4,10 @@ import pytest
 from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.spec.errors import NotFound
+from paceline.spec.ids import NodeId
 from paceline.spec.lifecycle import AttemptOutcome, JobState
 from support.paddock import Paddock, shape
+from support.sim_checks import picture
 
 
 @pytest.fixture
@@ -287,3 +289,38 @@ def test_every_event_of_a_life_is_in_the_history(paddock: Paddock) -> None:
         e.TaskEnded,
         e.AttemptEnded,
     ]
+
+
+def test_how_the_tasks_of_a_failed_gang_left_is_told_after_its_end(paddock: Paddock) -> None:
+    paddock.node_joins("n1")
+    paddock.node_joins("n2")
+    [job] = paddock.submit(shape(2, cpus=5))
+    paddock.starts(job)
+    paddock.rank_dies(job, 0, 7, "bad input")
+    over = paddock.job(job)
+    assert paddock.state_of(job) is JobState.FAILED
+    key = over.key(1)
+    killed = (s.Exited(0, -9, "", True), s.Ended((-9,), (12,), "stopped"))
+    acked = paddock.says(job, 1, s.Published(40, "step-40", "hash"), *killed)
+    paddock.task_ends(job, 0, 7)
+    assert [position.seq for position in acked.positions] == [4], "also what does not count is acknowledged"
+    first, second = paddock.job(job).tasks
+    assert (first.exit_codes, second.exit_codes, second.log_bytes) == ((7,), (-9,), (12,))
+    assert paddock.job(job).course.ending == over.course.ending
+    assert not paddock.job(job).course.checkpoints, "nothing of a job that is over is accepted"
+    told = paddock.history(job)
+    paddock.says(job, 1, *killed)
+    paddock.tell(s.Reports(NodeId("n2"), (s.Entry(key, 4, killed[1]),)))
+    assert paddock.history(job) == told, "once"
+    assert picture(paddock.replayed()) == picture(paddock.state)
+
+
+def test_a_job_that_was_cancelled_between_attempts_tells_how_its_last_one_left(paddock: Paddock) -> None:
+    paddock.node_joins("n1", cpus=2)
+    [job] = paddock.submit(shape(1, cpus=2, exclusive=True, retries=1))
+    paddock.starts(job)
+    paddock.rank_dies(job, 0, 7)
+    paddock.cancel(job)
+    paddock.task_ends(job, 0, 7)
+    assert paddock.state_of(job) is JobState.CANCELLED
+    assert paddock.job(job).tasks[0].exit_codes == (7,)

@@ -91,7 +91,8 @@ class Paddock:
     def tell(self, stimulus: s.Stimulus) -> Any:
         """One stimulus as a batch of its own; a refusal is raised."""
         known = {row.key: row.jobs for row in self.store.key_rows.values()}
-        step = self.engine.step([stimulus], Micros(self.now_us), known)
+        finished = {number: self.job(number) for number in self.engine.late_jobs([stimulus])}
+        step = self.engine.step([stimulus], Micros(self.now_us), known, finished)
         self._commit(step)
         while step.more:
             step = self.engine.step([], Micros(self.now_us), known)

@@ -187,6 +187,7 @@ class Node:
             self._ship(folder.key)
             if folder.ended and folder.acked >= len(folder.journal):
                 self.folders.pop(position.task, None)
+                self.run.checks.end_is_told(folder.key)
 
     def take(self, stream: Stream, effects: tuple[Effect, ...]) -> None:
         if self.stream is not stream:

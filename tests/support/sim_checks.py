@@ -7,13 +7,13 @@ from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Welcome
 from paceline.scheduler.core.evolve import replay
-from paceline.scheduler.core.job import Job
+from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.ledger import ledger_of
 from paceline.scheduler.core.node import Load
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.loop_engine import Committed
-from paceline.scheduler.records import event_from_row, events_from_rows, recover
+from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
 from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, JobState, NodeContact
 
@@ -82,6 +82,12 @@ class Checks:
                 if other.running and other.key.job == key.job and other.key.attempt != key.attempt:
                     raise AssertionError(f"exclusive task {key} runs while {other.key} runs on {node.name}")
 
+    def end_is_told(self, key: TaskKey) -> None:
+        """An end that was acknowledged is in the record of the job while that attempt is its last."""
+        job = job_from_row(self.run.store.job_rows[key.job])
+        if job.attempt == key.attempt:
+            assert job.tasks[key.task].state is TaskState.ENDED, f"the end of {key} is lost: {job}"
+
     def welcomed(self, hello: s.Hello, welcome: Welcome) -> None:
         """Each task of a Hello is somebody's, and goes on, or nobody's, and is forgotten."""
         known = [position.task for position in welcome.positions]
@@ -140,7 +146,8 @@ class Checks:
             self.states[number] = JobState.QUEUED
         elif task is not None and not isinstance(event, e.LingererGone):
             assert task.attempt == self.attempts[number], f"a stale attempt was listened to: {event}"
-            assert self.states[number] in (JobState.STARTING, JobState.RUNNING), f"job is over: {event}"
+            placed = self.states[number] in (JobState.STARTING, JobState.RUNNING)
+            assert placed or isinstance(event, e.LateFact), f"no attempt goes on: {event}"
 
     def _moves(self, number: JobId, to: JobState) -> None:
         standing = self.states[number]

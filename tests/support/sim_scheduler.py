@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Effect
 from paceline.scheduler.loop_engine import Engine, Step
+from paceline.scheduler.records import job_from_row
 from paceline.spec.errors import PacelineError
 from paceline.spec.ids import Micros, NodeId
 from support.sim_world import MS, Stream
@@ -120,7 +121,9 @@ class Scheduler:
         arrivals, self._arrivals = self._arrivals, []
         stimuli = [stimulus for stimulus, _ in arrivals]
         known = {row.key: row.jobs for row in self.store.key_rows.values()}
-        step = self.engine.step(stimuli, Micros(self.world.now_us), known)
+        rows = self.store.job_rows
+        finished = {number: job_from_row(rows[number]) for number in self.engine.late_jobs(stimuli)}
+        step = self.engine.step(stimuli, Micros(self.world.now_us), known, finished)
         self._commit(step, [reply for _, reply in arrivals])
 
     def _commit(self, step: Step, replies: list[Reply]) -> None:
