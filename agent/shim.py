@@ -79,18 +79,34 @@ class _Connection:
 
 
 def become_shim(
-    folder: str, control_fd: int, listener_fd: int, memory: kernel.InitialMemory, keep: set[int]
+    folder: str,
+    control_fd: int,
+    listener_fd: int,
+    memory: kernel.InitialMemory,
+    keep: set[int],
+    *,
+    reusable: bool,
 ) -> Rank:
     """In a process just forked from a zygote. Returns only in the ranks, forked from here in turn."""
     os.setsid()
-    if not _claim(folder):
+    claim_fd = _claim(folder)
+    if claim_fd < 0:
         os._exit(0)
-    close_all_but(keep | {control_fd, listener_fd})
+    close_all_but(keep | {control_fd, listener_fd, claim_fd})
     try:
-        shim = _Shim(folder, control_fd, memory, keep)
-        rank = shim.start(listener_fd)
-        if rank is None:
+        control: _Connection | None = _Connection(socket.socket(fileno=control_fd))
+        rank = None
+        while rank is None and control is not None:
+            shim = _Shim(folder, claim_fd, control, memory, keep, reusable=reusable)
+            rank = shim.start(listener_fd)
+            if rank is not None:
+                break
             shim.serve()
+            control, listener_fd = shim.leave(), -1
+            if control is not None:
+                folder = _wait_for_task(control)
+                claim_fd = _claim(folder) if folder else -1
+                control = control if claim_fd >= 0 else None
     except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
         traceback.print_exc()  # into the zygote's log; the agent sees the end of the connection and cleans up
         os._exit(70)
@@ -129,29 +145,61 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
         reset_signals()
 
 
+def _wait_for_task(control: "_Connection") -> str:
+    """Between two tasks: the next one's folder. Empty: the agent needs this process no longer, or is dead.
+    What still comes for the last task is answered, and is of no effect."""
+    kernel.set_name("pace-shim-free")
+    sock = control.sock
+    sock.setblocking(True)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while True:
+        while b"\n" in control.incoming:
+            line, _, control.incoming = control.incoming.partition(b"\n")
+            message = json.loads(line)
+            if message["op"] == "take":
+                folder: str = message["folder"]
+                return folder
+            if message["op"] != "trim":
+                control.outgoing += b'{"ok":true}\n'
+        try:
+            sock.sendall(control.outgoing)
+            data = sock.recv(1 << 16)
+        except OSError:  # the agent has died with words of ours unread
+            return ""
+        if not data:
+            return ""
+        control.incoming, control.outgoing = control.incoming + data, b""
+
+
 def _rehearse_once(folder: str, launch: bytes, memory: kernel.InitialMemory) -> None:
-    _claim(folder)
+    claim_fd = _claim(folder)
     fd = os.open(folder + "/launch.json", os.O_WRONLY | os.O_CREAT, 0o600)
     os.write(fd, launch)
     os.close(fd)
     ours, theirs = socket.socketpair()
-    shim = _Shim(folder, theirs.detach(), memory, set())
+    shim = _Shim(folder, claim_fd, _Connection(theirs), memory, set(), reusable=True)
     shim.start(-1)
     shim.serve()
-    shim.close()
+    shim.leave()
     ours.close()
+    theirs.close()
 
 
-def _claim(folder: str) -> bool:
-    """Make shim.pid. False when somebody has: the task is theirs."""
+def _claim(folder: str) -> int:
+    """Make shim.pid, and keep it open. -1 when somebody has: the task is theirs."""
     try:
         fd = os.open(folder + "/shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        return False
+        return -1
     pid = os.getpid()
     os.write(fd, f"{pid} {kernel.start_time(pid)}".encode())
-    os.close(fd)
-    return True
+    return fd
+
+
+def _disclaim(claim_fd: int) -> None:
+    """The task has ended, this process goes on: nobody may take it for the task's any more."""
+    os.pwrite(claim_fd, b"0 0".ljust(os.fstat(claim_fd).st_size), 0)
+    os.close(claim_fd)
 
 
 def close_all_but(keep: set[int]) -> None:
@@ -164,9 +212,22 @@ def close_all_but(keep: set[int]) -> None:
 
 
 class _Shim:
-    def __init__(self, folder: str, control_fd: int, memory: kernel.InitialMemory, keep: set[int]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        claim_fd: int,
+        control: _Connection,
+        memory: kernel.InitialMemory,
+        keep: set[int],
+        *,
+        reusable: bool,
+    ) -> None:
+        """`control`: the agent's connection, watching; with `reusable` it may be used for another task."""
         self._pid = os.getpid()
         self._folder = folder
+        self._claim_fd = claim_fd
+        self._control = control
+        self._reusable = reusable
         self._memory = memory
         self._keep = keep
         with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
@@ -185,12 +246,14 @@ class _Shim:
         self._killing = False
         self._refused: dict[str, Any] | None = None
         self._over = False
+        self._free = False
         self._durable = False
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
         self._look_at = time.monotonic() + _LOOK_S
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._lease = _Lease(folder + "/../../lease", self._launch["exclusive"])
-        self._add(socket.socket(fileno=control_fd)).watching = True
+        control.watching, control.told_bytes = True, -1
+        self._listen_to(control)
 
     def start(self, listener_fd: int) -> Rank | None:
         """Everything up to `started` in the journal. Not None: this process is a rank, forked just now."""
@@ -332,6 +395,7 @@ class _Shim:
     def serve(self) -> None:
         """Until the task has ended and its journal says so."""
         self._on_children()
+        self._on_lines(self._control)  # what came together with the word to take the task
         while not (self._flush() and self._over):
             for key, _ in self._selector.select(max(0.0, self._next_look() - time.monotonic())):
                 key.data()
@@ -363,14 +427,29 @@ class _Shim:
                 and not connection.outgoing
             ):
                 connection.told_bytes = self._journal.size_bytes
-                self._send(connection, {"journal": self._journal.size_bytes})
+                self._send(connection, self._growth(connection))
         return True
 
-    def close(self) -> None:
-        """All that a shim has open, where its process goes on."""
+    def _growth(self, connection: _Connection) -> dict[str, Any]:
+        free = self._over and self._reusable and connection is self._control
+        self._free = self._free or free
+        return {"journal": self._journal.size_bytes, **({"free": True} if free else {})}
+
+    def leave(self) -> _Connection | None:
+        """Close all that this task had open. The agent's connection, when it was told that this process is
+        free for another task; else the process is to end."""
+        control = self._control if self._free and self._control in self._connections else None
+        self._connections.discard(self._control)
+        signal.set_wakeup_fd(-1)
         self._close_ours()
         for worker in self._workers:
             os.close(worker.log_fd)
+        self._lease.close()
+        _disclaim(self._claim_fd)
+        if control is None or control.outgoing:
+            return None
+        self._memory.set_mark("idle@" + self._launch["mark"].partition("@")[2])
+        return control
 
     # -- processes ------------------------------------------------------------
 
@@ -470,6 +549,7 @@ class _Shim:
                 "why": (self._stop_why or "exited") + problem,
             }
             self._append("ended", fields)
+        self._reusable = self._reusable and not problem and not self._refused
         if self._launch["cgroup"]:
             drop_group(self._launch["cgroup"])
         self._over = True
@@ -546,14 +626,12 @@ class _Shim:
         if len(self._connections) >= _CONNECTIONS_MAX:
             sock.close()
             return
-        self._add(sock)
+        self._listen_to(_Connection(sock))
 
-    def _add(self, sock: socket.socket) -> "_Connection":
-        sock.setblocking(False)
-        connection = _Connection(sock)
+    def _listen_to(self, connection: _Connection) -> None:
+        connection.sock.setblocking(False)
         self._connections.add(connection)
-        self._selector.register(sock, selectors.EVENT_READ, lambda: self._on_ready(connection))
-        return connection
+        self._selector.register(connection.sock, selectors.EVENT_READ, lambda: self._on_ready(connection))
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -568,12 +646,15 @@ class _Shim:
             data = connection.sock.recv(1 << 16) if connection in self._connections else b""
         except (BlockingIOError, ConnectionResetError):
             return  # reset: it left without reading our answers; what it had said comes with the next call
-        *lines, rest = (connection.incoming + data).split(b"\n")
-        connection.incoming = rest
+        connection.incoming += data
+        self._on_lines(connection)
+        if not data or len(connection.incoming) > LINE_BYTES_MAX:
+            self._drop(connection)
+
+    def _on_lines(self, connection: _Connection) -> None:
+        *lines, connection.incoming = connection.incoming.split(b"\n")
         for line in lines:
             self._on_line(connection, line)
-        if not data or len(rest) > LINE_BYTES_MAX:
-            self._drop(connection)
 
     def _on_line(self, connection: _Connection, line: bytes) -> None:
         try:
@@ -640,6 +721,10 @@ class _Lease:
         self._fd = -1
         with contextlib.suppress(FileNotFoundError):
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def ran_out(self) -> bool:
         """True when the agent should have killed the task some time ago."""

@@ -13,15 +13,15 @@ _BUFFER_BYTES_MAX = 1 << 20
 
 
 class ShimLink:
-    """Belongs to the event loop's thread. `on_growth()` whenever the shim says so; `on_end()` once, when the
-    connection has ended: the shim is gone, or has dropped us."""
+    """Belongs to the event loop's thread. `on_growth()` whenever the shim says so; `on_free()` when it is
+    done with its task and would take another; `on_end()` once, when the connection has ended: the shim is
+    gone, or has dropped us. Whoever the link is handed to sets them anew."""
 
-    def __init__(
-        self, sock: socket.socket, on_growth: Callable[[], None], on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._on_growth = on_growth
-        self._on_end = on_end
+        self.on_growth: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
+        self.on_free: Callable[[], None] = self.close
         self._incoming = b""
         self._outgoing = b""
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
@@ -68,18 +68,22 @@ class ShimLink:
         except OSError:
             data = b""
         *lines, self._incoming = (self._incoming + data).split(b"\n")
-        grown = False
+        grown = free = False
         for line in lines:
             message = json.loads(line)
             if "journal" in message:
                 grown = True
+                free = free or "free" in message
             elif self._answers and not (answer := self._answers.popleft()).done():
                 answer.set_result(message)
         if not data:
             self.close()
-            self._on_end()
-        elif grown:
-            self._on_growth()
+            self.on_end()
+            return
+        if grown:
+            self.on_growth()
+        if free:
+            self.on_free()  # of whom `on_growth` has handed it to
 
     def _push(self) -> None:
         try:
@@ -94,6 +98,10 @@ class ShimLink:
             self._loop.add_writer(self._sock, self._push)
         else:
             self._loop.remove_writer(self._sock)
+
+
+def _nothing() -> None:
+    pass
 
 
 def dial(folder: Path) -> socket.socket:

@@ -28,6 +28,7 @@ from . import containment, kernel
 from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
+from .shim_pool import ReusableShim, ShimPool
 from .task import (
     Task,
     claim,
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _FORK_TRIES = 3
+_BEGUN_AT_ONCE = 8
+"""Programs whose shim is being had: who waits for a fork may meanwhile get one that has become free."""
 _DYING_S = 0.2
 """A shim that lives so long after its connection has ended has only dropped us."""
 _WAIT_WORTH_SAYING_S = 0.05
@@ -72,6 +75,8 @@ class SupervisorConfig:
     """Put tasks into cgroups also where these can limit nothing: a last resort for finding processes."""
     answer_s: float = 5.0
     """A shim or zygote that does not answer in this time is killed."""
+    idle_shim_s: float = 10.0
+    """How long a shim without a task is kept for the next one."""
 
 
 class _Turn:
@@ -117,6 +122,8 @@ class Supervisor:
             warm_max=config.zygotes_max,
             on_change=self._tell_change,
         )
+        self._shims = ShimPool(config.idle_shim_s)
+        self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
         self._closed = False
@@ -263,6 +270,7 @@ class Supervisor:
         await asyncio.gather(*self._background, return_exceptions=True)
         for task in self._tasks.values():
             self._let_go(task)
+        self._shims.close()
         if self._ports is not None:
             self._ports.close()
         await self._pool.close()
@@ -379,17 +387,44 @@ class Supervisor:
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
         await self._on_disk(lambda: make_folder(task, document))
+        reusable = zygote is self._pool.lean()
+        async with self._begun if reusable else contextlib.nullcontext():
+            if task.stop_why:
+                raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
+            if reusable and (shim := self._shims.take()) is not None:
+                self._hand_over(task, shim)
+                return True
+            return await self._fork_new(task, zygote, listener, reusable=reusable)
+
+    def _hand_over(self, task: Task, shim: ReusableShim) -> None:
+        """The task is that free shim's next one."""
+        self._bind(task, shim.link)
+        task.shim_to_keep = shim
+        shim.tasks += 1
+        shim.link.send({"op": "take", "folder": str(task.folder)})
+        task.overdue = asyncio.get_running_loop().call_later(self._config.answer_s, self._on_overdue, task)
+
+    def _on_overdue(self, task: Task) -> None:
+        """A shim that is stopped takes no task; dead, it lets the task be refused."""
+        shim = task.shim_to_keep
+        if shim is not None and shim.link.alive and task.journal.started is None and not task.over.is_set():
+            log.warning("task %s: the shim that it was given to does not start it; killing that", task.key)
+            containment.signal_all([shim.pid], signal.SIGKILL)
+
+    async def _fork_new(
+        self, task: Task, zygote: Zygote, listener: socket.socket | None, *, reusable: bool
+    ) -> bool:
         ours, theirs = socket.socketpair()
         task.starting = True
-        self._link(task, ours)
+        shim = ReusableShim(self._link(task, ours), 0, tasks=1)
+        task.shim_to_keep = shim if reusable else None
         try:
             with theirs:
-                if task.stop_why:
-                    raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
                 fds = [theirs.fileno()] + ([listener.fileno()] if listener is not None else [])
-                await zygote.fork(task.folder, fds, self._config.answer_s)
+                shim.pid = await zygote.fork(task.folder, fds, self._config.answer_s)
         except ZygoteFailed as failure:
             log.warning("task %s: %s", task.key, failure)
+            task.shim_to_keep = None
             if not await self._shim_came(task):
                 return False
         task.starting = False
@@ -412,8 +447,16 @@ class Supervisor:
 
     # Watching.
 
-    def _link(self, task: Task, sock: socket.socket) -> None:
-        task.link = ShimLink(sock, lambda: self._grow(task), lambda: self._on_link_end(task))
+    def _link(self, task: Task, sock: socket.socket) -> ShimLink:
+        link = ShimLink(sock)
+        self._bind(task, link)
+        return link
+
+    def _bind(self, task: Task, link: ShimLink) -> None:
+        task.link = link
+        link.on_growth = lambda: self._grow(task)
+        link.on_end = lambda: self._on_link_end(task)
+        link.on_free = link.close
 
     def _grow(self, task: Task) -> None:
         grown = task.journal.grow()
@@ -449,9 +492,7 @@ class Supervisor:
                     return False
                 await asyncio.sleep(0.01)
                 continue
-            self._link(task, sock)
-            assert task.link is not None
-            task.link.send({"op": "watch"})
+            self._link(task, sock).send({"op": "watch"})
             return True
         return False
 
@@ -515,9 +556,15 @@ class Supervisor:
         self._on_change()
 
     def _let_go(self, task: Task) -> None:
-        if task.link is not None:
-            task.link.close()
-            task.link = None
+        link, shim = task.link, task.shim_to_keep
+        task.link = task.shim_to_keep = None
+        if task.overdue is not None:
+            task.overdue.cancel()
+            task.overdue = None
+        if link is not None and shim is not None and task.over.is_set():
+            self._shims.give(shim)
+        elif link is not None:
+            link.close()
         if task.acked_fd >= 0:
             os.close(task.acked_fd)
             task.acked_fd = -1

@@ -22,6 +22,7 @@ from .journal import Journal
 from .launch import mark_of
 from .shim import last_line
 from .shim_link import ShimLink
+from .shim_pool import ReusableShim
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ class Task:
         self.over = asyncio.Event()
         self.starting = False
         """A zygote was asked to fork its shim: the end of the link means that there is none."""
+        self.shim_to_keep: ReusableShim | None = None
+        """At the other end of `link`: when the task is over, it may serve another."""
+        self.overdue: asyncio.TimerHandle | None = None
         self.trimmed_bytes = 0
         self.acked_fd = -1
 

@@ -53,7 +53,7 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     gc.freeze()  # the collector writes to every object that it knows: shared pages would be copied
     channel.send(json.dumps(ready).encode())
     folder, control_fd, listener_fd = _serve(channel)
-    rank = become_shim(folder, control_fd, listener_fd, memory, keep)
+    rank = become_shim(folder, control_fd, listener_fd, memory, keep, reusable=not preload)
     del channel, memory, ready
     worker.become_rank(rank, settings)
 
@@ -123,7 +123,7 @@ def _shadowable(modules_at_start: set[str]) -> list[str]:
 def _serve(channel: socket.socket) -> tuple[str, int, int]:
     """Fork for each request. Returns in the forked child: folder, control connection, listener or -1."""
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2)
+        data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
         if not data:
             _leave()
         try:

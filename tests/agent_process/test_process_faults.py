@@ -351,18 +351,19 @@ async def test_a_lease_that_ran_out_ends_the_task_though_the_agent_is_stopped(tm
 
 async def test_nothing_leaks(tmp_path: Path) -> None:
     """Descriptors, threads and processes after many tasks are what they were after the first."""
-    async with supervised(tmp_path, warm=False) as supervisor:
+    async with supervised(tmp_path, warm=False, idle_shim_s=0.5) as supervisor:
         await run(supervisor, start_task(key(1), "true", tmp_path))
         await supervisor.forget(key(1))
+        await until(lambda: not strays(tmp_path), "no process is left")
         before = usage(supervisor)
         for round_ in range(3):
             keys = [key(10 + 20 * round_ + each) for each in range(12)]
             await asyncio.gather(*(run(supervisor, start_task(at, "true", tmp_path)) for at in keys))
             await asyncio.gather(*(supervisor.forget(at) for at in keys))
-        assert usage(supervisor) == before
+        await until(lambda: not strays(tmp_path), "no process is left")
+        await until(lambda: usage(supervisor) == before, f"what was in use before: {before}")
         assert supervisor.tasks() == ()
         assert not list((tmp_path / "tasks").iterdir())
-        await until(lambda: not strays(tmp_path), "no process is left")
 
 
 def usage(supervisor) -> tuple[int, list[str]]:

@@ -1,0 +1,97 @@
+"""Shims that are free: they have finished a task and wait, over the connection that they have had since their
+fork, for the next one.
+
+A shim serves one task at a time. Here is only what is between two tasks; a free shim leaves when its
+connection ends: after a while without work, after many tasks, when there are too many, or with the agent.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from .shim_link import ShimLink
+
+FREE_MAX: Final = 32
+TASKS_MAX: Final = 1000
+"""One after the other for one shim: whatever it may lose on the way, it loses no more of it."""
+
+
+@dataclass(slots=True)
+class ReusableShim:
+    """A shim forked for a program, and how to reach it. Its pid is valid while the link is alive."""
+
+    link: ShimLink
+    pid: int
+    tasks: int = 0
+    free_since_s: float = 0.0
+
+
+class ShimPool:
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, idle_s: float) -> None:
+        """`idle_s`: how long one is kept without work."""
+        self._idle_s = idle_s
+        self._free: list[ReusableShim] = []
+        self._leaving: set[ShimLink] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def take(self) -> ReusableShim | None:
+        """The one that was free last: its memory is the warmest. Its link's callbacks are the caller's."""
+        while self._free:
+            shim = self._free.pop()
+            if shim.link.alive:
+                return shim
+        return None
+
+    def give(self, shim: ReusableShim) -> None:
+        """Its task's journal has ended: it says that it is free soon, or goes."""
+        if self._closed or shim.tasks >= TASKS_MAX:
+            shim.link.close()
+            return
+        link = shim.link
+        self._leaving.add(link)
+        link.on_growth = _nothing
+        link.on_end = lambda: self._drop(shim)
+        link.on_free = lambda: self._put(shim)
+
+    def _put(self, shim: ReusableShim) -> None:
+        self._leaving.discard(shim.link)
+        if len(self._free) >= FREE_MAX:
+            shim.link.close()
+            return
+        shim.free_since_s = time.monotonic()
+        self._free.append(shim)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._let_idle_go)
+
+    def _drop(self, shim: ReusableShim) -> None:
+        self._leaving.discard(shim.link)
+        if shim in self._free:
+            self._free.remove(shim)
+
+    def _let_idle_go(self) -> None:
+        """Those at the front have been free for longest."""
+        self._sweep = None
+        now_s = time.monotonic()
+        while self._free and now_s - self._free[0].free_since_s >= self._idle_s:
+            self._free.pop(0).link.close()
+        if self._free:
+            wait_s = self._free[0].free_since_s + self._idle_s - now_s
+            self._sweep = asyncio.get_running_loop().call_later(max(0.01, wait_s), self._let_idle_go)
+
+    def close(self) -> None:
+        """Let all of them go, also those that are about to be free."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for link in [*self._leaving, *(shim.link for shim in self._free)]:
+            link.close()
+        self._free.clear()
+        self._leaving.clear()
+
+
+def _nothing() -> None:
+    pass
