@@ -49,6 +49,8 @@ class Bell:
 class _Open:
     file: LogFile
     users: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """To append: two connections of one node may bring the same bytes at once."""
 
 
 class LogStore:
@@ -82,7 +84,8 @@ class LogStore:
     async def append(self, stream: Stream, offset: int, data: bytes, bytes_max: int) -> int:
         """Add bytes; wakes the followers. Returns the new size, which is not yet safe from a power cut."""
         with self._using(stream, bytes_max) as file:
-            size = await self._in_thread(lambda: file.append(offset, data))
+            async with self._open[stream].turn:
+                size = await self._in_thread(lambda: file.append(offset, data))
         for bell in self._bells.get(stream.job, ()):
             bell.ring(stream)
         return size
