@@ -118,6 +118,7 @@ def main() -> None:
         torch.save(net.state_dict(), args.out / "model.pt")
         print(f"test accuracy {accuracy:.2%} on {TEST_SAMPLES} digits; model in {args.out}", flush=True)
     if dist.is_initialized():
+        dist.barrier()  # leave together: a gloo thread that is still busy at a rank's exit aborts it
         dist.destroy_process_group()
 
 
