@@ -252,16 +252,14 @@ class LogShipper:
             await write_message(call, request, SILENT_S)
 
     async def _wait_for_work(self) -> None:
-        if not self._flying:
-            await self._wake.wait()
-            return
         asked_s = time.monotonic()
-        while not self._wake.is_set():
+        while self._flying and not self._wake.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
-            if time.monotonic() - max(asked_s, self._heard_s) > SILENT_S:
+            if self._flying and time.monotonic() - max(asked_s, self._heard_s) > SILENT_S:
                 raise StreamLost(f"no answer for {SILENT_S:.0f} s")
+        await self._wake.wait()
 
     def _next_request(self) -> logs_pb2.ShipRequest | None:
         while self._asking:

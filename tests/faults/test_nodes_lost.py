@@ -39,6 +39,8 @@ def test_a_node_dies_wholly(tmp_path: Path) -> None:
             each.wait_counting_on(2 if was_hit else 1)
             each.stop()
         assert hit[3]
+        # The machine comes back: its agent tells what it still has of the dead attempts, and clears it away.
+        cluster.start_agent(victim)
         for job, each, was_hit in zip(jobs, (*small, gang), hit, strict=True):
             each.check(cluster, job, attempts=2 if was_hit else 1)
             if was_hit:
@@ -46,8 +48,6 @@ def test_a_node_dies_wholly(tmp_path: Path) -> None:
                     :-1
                 ]
                 assert f"local-{victim} has not been heard of for" in lost
-        # The machine comes back: its agent clears what is left, and takes work again.
-        cluster.start_agent(victim)
         wait_until(
             "old folders are gone", lambda: not list((cluster.agent_state(victim) / "tasks").iterdir())
         )
