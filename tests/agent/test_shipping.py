@@ -184,3 +184,21 @@ async def test_connections_cut_at_random_bytes_lose_and_double_nothing(tmp_path:
         assert scheduler.log_streams >= 4
         assert {rank: bytes(scheduler.logs[key(1), rank]) for rank in range(3)} == texts
         assert scheduler.offences == [] and scheduler.jumps == []
+
+
+async def test_silence_with_nothing_in_flight_is_no_stall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paceline.agent.shipping.SILENT_S", 0.3)
+    tasks = FolderTasks(tmp_path)
+    tasks.put(key(1))
+    tasks.write(key(1), 0, b"words\n")
+    async with SmallScheduler() as scheduler:
+        host, _, port = scheduler.address.rpartition(":")
+        with Proxy((host, int(port))) as proxy:
+            async with shipping(tmp_path, f"127.0.0.1:{proxy.port}", tasks) as shipper:
+                shipper.watch(key(1))
+                tasks.end(key(1))
+                await asyncio.wait_for(shipper.wait_shipped(key(1)), 30)
+                await asyncio.sleep(1.5)  # the silence
+                assert proxy.accepted == 1
