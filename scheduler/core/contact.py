@@ -1,7 +1,8 @@
 """Nodes come, go silent, and return. Losing contact is not failing.
 
 A broken stream or silence makes a node UNKNOWN and changes nothing else. After the missed heartbeats it is
-LOST: its fenced jobs start elsewhere at once, its exclusive ones when the lease has run out on both sides.
+LOST: its fenced jobs start elsewhere as soon as there is room for them (else they may go on when it returns),
+its exclusive ones when the lease has run out on both sides.
 When most nodes are silent together, the cluster is suspected and none is LOST until contact returns or an
 operator says so.
 """
@@ -10,10 +11,10 @@ from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
-from .deadlines import lease_end, patience_us, silent_since
+from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .effects import Effect, Plan, Position, StopTask, Welcome
-from .ending import EXIT_NOT_RUN, end_attempt
-from .job import Ending, Job, TaskState
+from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
+from .job import Ending, Job, TaskRun, TaskState
 from .node import Node
 from .placement import start_effect
 from .state import ClusterState
@@ -161,16 +162,22 @@ def _give_up(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     events: list[e.Event] = [e.NodeLost(now_us, node.node, node.last_heard_us)]
     effects: list[Effect] = []
     for job in _jobs_on(state, node.node):
-        if job.demand.exclusive:
+        if job.course.stop is None or any(
+            task.node != node.node and _is_awaited(state, task) for task in job.tasks
+        ):
             continue
-        plan = end_attempt(state, job, now_us, _lost(state, node, now_us))
+        plan = end_attempt(state, job, now_us, stopped(job))
         events += plan.events
         effects += plan.effects
     return Plan(None, tuple(events), tuple(effects))
 
 
+def _is_awaited(state: ClusterState, task: TaskRun) -> bool:
+    return task.state is not TaskState.ENDED and state.nodes[task.node].contact is not NodeContact.LOST
+
+
 def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
-    """The lease of the exclusive tasks has run out on both sides; or the node has been away for very long."""
+    """A lease has run out on both sides, first of its exclusive tasks; or it has been away for very long."""
     load = state.loads[node.node]
     if not load.tasks and not load.lingering:
         if now_us < node.since_us + state.settings.forget_after_us:
@@ -183,8 +190,10 @@ def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     ]
     effects: list[Effect] = []
     for job in _jobs_on(state, node.node):
+        if not job.demand.exclusive and now_us < fenced_lease_end(state, node):
+            continue
         plan = end_attempt(
-            state, job, now_us, _lost(state, node, now_us), gone=_out_of_lease(state, job, now_us)
+            state, job, now_us, node_lost(state, node, now_us), gone=_out_of_lease(state, job, now_us)
         )
         events += plan.events
         effects += plan.effects
@@ -197,10 +206,3 @@ def _out_of_lease(state: ClusterState, job: Job, now_us: Micros) -> frozenset[No
         for task in job.tasks
         if (node := state.nodes[task.node]).contact is NodeContact.LOST and now_us >= lease_end(state, node)
     )
-
-
-def _lost(state: ClusterState, node: Node, now_us: Micros) -> Ending:
-    silent_s = (now_us - silent_since(state, node)) / 1e6
-    why = f" ({node.why})" if node.why else ""
-    text = f"{node.name} has not been heard of for {silent_s:.1f} s{why}"
-    return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, exit_code=EXIT_NOT_RUN, node=node.node)

@@ -54,6 +54,12 @@ def lease_end(state: ClusterState, node: Node) -> int:
     return silent_since(state, node) + state.settings.replace_exclusive_us
 
 
+def fenced_lease_end(state: ClusterState, node: Node) -> int:
+    """When fenced tasks on a silent node are surely dead."""
+    settings = state.settings
+    return silent_since(state, node) + settings.lease_fenced_us + settings.stop_and_drift_us
+
+
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which silence alone changes something for the node."""
     settings = state.settings
@@ -64,6 +70,8 @@ def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     if node.contact is NodeContact.UNKNOWN:
         return Micros(silent_since(state, node) + patience_us(state, node))
     load = state.loads[node.node]
-    if load.lingering or load.tasks:
+    if load.lingering or any(state.jobs[key.job].demand.exclusive for key in load.tasks):
         return Micros(lease_end(state, node))
+    if load.tasks:
+        return Micros(fenced_lease_end(state, node))
     return Micros(node.since_us + settings.forget_after_us)

@@ -32,7 +32,7 @@ def _on_job_due(state: ClusterState, job: Job, now_us: Micros) -> Plan[None]:
     if policy.timeout_us and course.started_us and now_us >= course.started_us + policy.timeout_us:
         if not job.placed:
             return Plan(None, (JobEnded(now_us, job.number, JobState.FAILED, timed_out(job)),))
-        return request_stop(job, Stop(AttemptOutcome.TIMED_OUT, now_us, policy.grace_us))
+        return request_stop(state, job, Stop(AttemptOutcome.TIMED_OUT, now_us, policy.grace_us))
     if course.state is JobState.STARTING and now_us >= course.attempt_us + state.settings.start_timeout_us:
         return _start_took_too_long(state, job, now_us)
     return Plan(None)

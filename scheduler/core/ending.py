@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .deadlines import silent_since
 from .effects import Effect, Plan, StopTask
 from .events import AttemptEnded
 from .job import NEVER, Ending, Job, TaskState
+from .node import Node
 from .state import ClusterState
 
 EXIT_TIMED_OUT = 124
@@ -77,6 +79,14 @@ def stopped(job: Job) -> Ending:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
     return Ending(stop.outcome, "cancelled", f"cancelled{by}", exit_code=EXIT_CANCELLED)
+
+
+def node_lost(state: ClusterState, node: Node, now_us: Micros) -> Ending:
+    """The ending of an attempt whose part on a silent node was given up."""
+    silent_s = (now_us - silent_since(state, node)) / 1e6
+    why = f" ({node.why})" if node.why else ""
+    text = f"{node.name} has not been heard of for {silent_s:.1f} s{why}"
+    return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, exit_code=EXIT_NOT_RUN, node=node.node)
 
 
 def timed_out(job: Job) -> Ending:

@@ -1,6 +1,7 @@
 """Keeps the indexes of a ClusterState true when a job or node changes. Only evolve and recovery come here.
 
-A job is in exactly one place: in line, held back, placed on nodes, or (when over) nowhere.
+A job is in exactly one place: in line, held back, placed on nodes, or (when over) nowhere. A stranded one is
+placed, and in line to move.
 """
 
 from ...spec.ids import Micros
@@ -9,6 +10,7 @@ from .deadlines import job_deadline, node_deadline
 from .job import Job
 from .node import Load, Node, NodeInventory
 from .state import ClusterState
+from .stranding import is_stranded
 
 
 def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
@@ -24,6 +26,7 @@ def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
         state.timers.drop((0, new.number))
         return new
     state.jobs[new.number] = new
+    _note_stranded(state, new)
     deadline = job_deadline(state, new)
     if deadline is not None:
         state.timers.set((0, new.number), deadline)
@@ -60,6 +63,9 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     if old is None or old.contact is not new.contact or old.inventory != new.inventory:
         state.freed += 1
         state.changes.add(new.node, len(state.nodes))
+    if old is not None and _came_or_went(old, new):
+        for number in sorted({key.job for key in state.loads[new.node].tasks}):
+            _note_stranded(state, state.jobs[number])
     set_node_timer(state, new)
     return new
 
@@ -101,6 +107,7 @@ def enter_recovered(state: ClusterState, job: Job) -> None:
     """A job from the store, when its nodes are already there."""
     state.jobs[job.number] = job
     _enter(state, job)
+    _note_stranded(state, job)
     deadline = job_deadline(state, job)
     if deadline is not None:
         state.timers.set((0, job.number), deadline)
@@ -136,7 +143,24 @@ def _enter(state: ClusterState, job: Job) -> None:
             state.freed += job.course.attempt > 0
 
 
+def _note_stranded(state: ClusterState, job: Job) -> None:
+    """In line while it is stranded; its place there is that of a restart."""
+    stands = job.number in state.stranded
+    if is_stranded(state, job) == stands:
+        return
+    state.freed += 1
+    if stands:
+        state.stranded.remove(job.number)
+        state.queue.remove(job)
+    else:
+        state.stranded.add(job.number)
+        state.queue.add(job)
+
+
 def _leave(state: ClusterState, job: Job) -> None:
+    if job.number in state.stranded:
+        state.stranded.remove(job.number)
+        state.queue.remove(job)
     if job.placed:
         _give_back(state, job)
     elif job.state is JobState.QUEUED:

@@ -9,14 +9,17 @@ from collections import Counter
 from contextlib import closing
 
 from ...spec.ids import Attempt, Micros, NodeId
+from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
-from .candidates import Candidates, can_ever, candidates_for
+from .candidates import Candidates, can_ever, candidates_for, tasks_that_fit
 from .effects import Effect, Plan, StartTask
+from .ending import end_attempt, node_lost
 from .events import AttemptStarted, LaneParked, Place
 from .evolve import started_job
 from .job import Job
-from .node import gpus_matching
+from .node import Load, gpus_matching
 from .state import ClusterState
+from .stranding import lost_nodes
 
 Slots = list[NodeId]
 
@@ -27,6 +30,8 @@ def place(state: ClusterState, now_us: Micros) -> Plan[None] | None:
     if number is None:
         return None
     job = state.jobs[number]
+    if job.placed:
+        return _move(state, job, now_us)
     slots = find_slots(state, job)
     if slots is None:
         return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, number),))
@@ -53,6 +58,43 @@ def start_effect(state: ClusterState, job: Job, task: int, now_us: Micros, addre
     limit_us, started_us = job.shape.policy.timeout_us, job.course.started_us
     left_us = max(1, started_us + limit_us - now_us) if limit_us and started_us else limit_us
     return StartTask(job.tasks[task].node, job.key(task), job, address, left_us)
+
+
+def room_elsewhere(state: ClusterState, job: Job) -> int:
+    """How many of its tasks the connected nodes could take, when its own there gave way."""
+    room = candidates_for(state, job.demand)
+    fits = dict(room.fits)
+    own = Counter(task.node for task in job.tasks)
+    for name in own:
+        node = state.nodes[name]
+        if node.contact is NodeContact.CONNECTED:
+            fits[name] = tasks_that_fit(node, _load_without(state, job, name), job.demand)
+    master = job.tasks[0].node
+    if job.demand.rendezvous and not any(
+        count and (name == master or free_ports(state, name)) for name, count in fits.items()
+    ):
+        return 0
+    return sum(fits.values())
+
+
+def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
+    """What would be free there without the job."""
+    node, load, need = state.nodes[name], state.loads[name], job.demand.per_task
+    mine = [task for task in job.tasks if task.node == name]
+    given = {index for task in mine for index in task.gpu_indices}
+    back = {gpu.index: gpu.model for gpu in node.inventory.gpus if gpu.index in given}
+    return Load(
+        load.free_cpu_milli + len(mine) * need.cpu_milli,
+        load.free_memory_bytes + len(mine) * need.memory_bytes,
+        load.free_gpus | back,
+    )
+
+
+def _move(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+    """A stranded gang's turn: it is replaced when all of it has room, and else stays as it is."""
+    if room_elsewhere(state, job) < job.demand.instance_count:
+        return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, job.number),))
+    return end_attempt(state, job, now_us, node_lost(state, lost_nodes(state, job)[0], now_us))
 
 
 def find_slots(state: ClusterState, job: Job) -> Slots | None:

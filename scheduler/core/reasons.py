@@ -9,12 +9,14 @@ from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
-from .deadlines import lease_end, patience_us, silent_since
+from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .job import Job, TaskState
 from .node import Node
+from .placement import room_elsewhere
 from .reason import Reason
 from .shortage import never_reason, not_now_reason
 from .state import ClusterState
+from .stranding import lost_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,9 @@ def why(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.over:
         return Why((ending_reason(job),))
     if job.placed:
-        return Why((*_contact_reasons(state, job, now_us), _placed_reason(state, job, now_us)))
+        stranded = (_stranded_reason(state, job, now_us),) if job.number in state.stranded else ()
+        contact = _contact_reasons(state, job, now_us)
+        return Why((*stranded, *contact, _placed_reason(state, job, now_us)))
     return _why_waiting(state, job, now_us)
 
 
@@ -92,6 +96,29 @@ def _held_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     return Reason("lingering", text, fields={"task": str(one.key), "node": node.name})
 
 
+def _stranded_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    """Why it was neither replaced nor given up."""
+    node = lost_nodes(state, job)[0]
+    silent_us, count = max(0, now_us - silent_since(state, node)), job.demand.instance_count
+    left_us = max(0, fenced_lease_end(state, node) - now_us)
+    room = min(room_elsewhere(state, job), count)
+    tasks = "its task" if count == 1 else f"all {count} tasks"
+    ahead, first = state.queue.ahead_of(job)
+    if room >= count and ahead:
+        but = f"its turn to move has not come: {_behind(ahead, first).text}"
+    elif not can_ever(state, job.demand):
+        but = f"no other node could take {tasks}: {never_reason(state, job.demand).text}"
+    else:
+        but = f"no other node could take {tasks}: {room} of {count} fit now, its own places there counted"
+    text = (
+        f"{node.name} has not been heard of for {duration_text(silent_us)}; {but}; "
+        f"it goes on if {node.name} returns, and is given up in {duration_text(left_us)}"
+    )
+    fields: dict[str, str | int] = {"node": node.name, "silent_us": silent_us, "fit_now": room}
+    hint = f"start the agent on {node.name} again, or make room on other nodes"
+    return Reason("stranded", text, hint, {**fields, "tasks": count, "left_us": left_us})
+
+
 def _placed_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     course = job.course
     ended = sum(task.state is TaskState.ENDED for task in job.tasks)
@@ -135,6 +162,8 @@ def _silence(state: ClusterState, node: Node, now_us: Micros, *, exclusive: bool
     if state.suspected:
         text += "; nobody is replaced, because most nodes are silent at once"
         return Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone", fields)
+    if not exclusive and node.contact is NodeContact.LOST:
+        return Reason("node-silent", text, hint, fields)
     limit_us = state.settings.replace_exclusive_us if exclusive else patience_us(state, node)
     if exclusive:
         text += f"; replaced after {duration_text(limit_us)} because the job is exclusive"

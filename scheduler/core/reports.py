@@ -19,6 +19,7 @@ from .job import Ending, Job, TaskRun, TaskState
 from .signals import how_it_exited, job_exit_code
 from .state import ClusterState
 from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, SaveFailed, Started
+from .stranding import within_reach
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 
@@ -163,7 +164,9 @@ def _on_ended(state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: 
     if ending is not None:
         return _and_end(state, job, now_us, event, ending)
     others = [other for other in job.tasks if other.task != task.task]
-    if any(other.state is not TaskState.ENDED for other in others):
+    open_tasks = [other for other in others if other.state is not TaskState.ENDED]
+    reachable = job.course.stop is None or within_reach(state, job.with_task_ended(task.task))
+    if open_tasks and reachable:
         return Plan(None, (event,))
     by_itself = said.why == "exited" and all(other.ended_why == "exited" for other in others)
     codes = [code for codes in (said.exit_codes, *(other.exit_codes for other in others)) for code in codes]

@@ -1,14 +1,17 @@
 """What clients ask: new jobs, cancels, trust."""
 
+from dataclasses import replace
+
 from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .effects import Effect, Plan, StopTask, Submitted
-from .ending import EXIT_CANCELLED
+from .ending import EXIT_CANCELLED, end_attempt, stopped
 from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
 from .job import Ending, Job, Stop, TaskState
 from .state import ClusterState
 from .stimuli import Cancel, Submit, TrustCluster
+from .stranding import within_reach
 
 
 def on_submit(
@@ -45,21 +48,22 @@ def on_cancel(state: ClusterState, asked: Cancel, now_us: Micros) -> Plan[None]:
         )
         return Plan(None, (JobEnded(now_us, job.number, JobState.CANCELLED, ending),))
     grace_us = job.shape.policy.grace_us if asked.grace_us is None else asked.grace_us
-    return request_stop(job, Stop(AttemptOutcome.CANCELLED, now_us, grace_us, asked.by))
+    return request_stop(state, job, Stop(AttemptOutcome.CANCELLED, now_us, grace_us, asked.by))
 
 
-def request_stop(job: Job, stop: Stop) -> Plan[None]:
-    """A second stop counts only when it is to be over sooner."""
+def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
+    """A second stop counts only when it is to be over sooner. Nobody can be told: over at once."""
     standing = job.course.stop
     if standing is not None:
         if stop.requested_us + stop.grace_us >= standing.requested_us + standing.grace_us:
             return Plan(None)
         stop = Stop(standing.outcome, stop.requested_us, stop.grace_us, standing.by)
-    return Plan(
-        None,
-        (StopRequested(stop.requested_us, job.number, stop),),
-        stop_effects(job, stop, stop.requested_us),
-    )
+    requested = StopRequested(stop.requested_us, job.number, stop)
+    if within_reach(state, job):
+        return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))
+    job = replace(job, course=replace(job.course, stop=stop))
+    ended = end_attempt(state, job, stop.requested_us, stopped(job))
+    return Plan(None, (requested, *ended.events), ended.effects)
 
 
 def stop_effects(job: Job, stop: Stop, now_us: Micros) -> tuple[Effect, ...]:

@@ -8,6 +8,7 @@ from paceline.spec.errors import LimitExceeded
 from paceline.spec.ids import NodeId, TaskKey
 from paceline.spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from support.paddock import Paddock, inventory, shape
+from support.sim_checks import picture
 
 
 @pytest.fixture
@@ -364,3 +365,120 @@ def test_a_node_may_come_with_nothing(paddock: Paddock) -> None:
 def test_settings_that_would_run_an_exclusive_job_twice_are_refused() -> None:
     with pytest.raises(ValueError, match="would run twice"):
         Settings(lease_exclusive_us=40_000_000)
+
+
+# --- stranded: lost contact, and nobody to take over
+
+
+def stranded(paddock: Paddock, *, nodes: int = 2, **facts: float) -> int:
+    """A gang over all nodes, of which n1 is lost."""
+    for at in range(nodes):
+        paddock.node_joins(f"n{at + 1}", cpus=2)
+    [job] = paddock.submit(shape(nodes, cpus=2, retries=1, **facts))  # type: ignore[arg-type]
+    paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(12)
+    assert contact(paddock, "n1") is NodeContact.LOST
+    return job
+
+
+def test_a_job_that_nobody_could_take_over_rides_on_when_its_node_returns(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    before = paddock.job(job)
+    assert (before.state, before.attempt) == (JobState.RUNNING, 1)
+    text = paddock.why(job).reasons[0].text
+    assert text.startswith(
+        "n1 has not been heard of for 12 s; no other node could take all 2 tasks: never: all"
+    )
+    assert "given up in 9 min 58 s" in text
+    paddock.pass_time(400)
+    paddock.node_joins("n1", before.key(0))
+    assert paddock.job(job) == before
+    assert not paddock.state.stranded and not len(paddock.state.queue)
+    paddock.finishes(job)
+    assert paddock.state_of(job) is JobState.SUCCEEDED
+
+
+def test_a_laptops_only_agent_may_restart(paddock: Paddock) -> None:
+    job = stranded(paddock, nodes=1)
+    paddock.node_joins("n1", paddock.job(job).key(0))
+    paddock.finishes(job)
+    assert (paddock.state_of(job), paddock.job(job).attempt) == (JobState.SUCCEEDED, 1)
+
+
+def test_a_stranded_gang_moves_when_another_node_comes(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    paddock.node_joins("n3", cpus=2)
+    assert (paddock.job(job).attempt, sorted(paddock.nodes_of(job))) == (2, ["n2", "n3"])
+    assert paddock.job(job).course.retries_used == 0
+
+
+def test_a_stranded_gang_moves_when_another_job_makes_room(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [other] = paddock.submit(shape(1, cpus=2))
+    [job] = paddock.submit(shape(2, cpus=2, gpus=0))
+    paddock.starts(other)
+    paddock.starts(job)
+    lost = paddock.nodes_of(job)[0]
+    paddock.stream_breaks(lost)
+    paddock.pass_time(5)
+    assert paddock.job(job).attempt == 1
+    assert "1 of 2 fit now, its own places there counted" in paddock.why(job).reasons[0].text
+    [late] = paddock.submit(shape(1, cpus=2))
+    assert "waits behind 1 job" in paddock.why(late).reasons[0].text, "a restart comes first"
+    paddock.finishes(other)
+    assert paddock.job(job).attempt == 2
+    assert paddock.state_of(late) is JobState.QUEUED
+
+
+def test_one_that_fits_nowhere_without_its_node_does_not_hold_up_the_line(paddock: Paddock) -> None:
+    paddock.node_joins("n1", cpus=8)
+    paddock.node_joins("n2", cpus=2)
+    [job] = paddock.submit(shape(1, cpus=8))
+    paddock.starts(job)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(5)
+    [late] = paddock.submit(shape(1, cpus=2))
+    assert (paddock.nodes_of(late), paddock.job(job).attempt) == (["n2"], 1)
+
+
+def test_a_stranded_gang_whose_peer_falls_is_over_at_once(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    paddock.rank_dies(job, 1, 1, "connection closed by peer")
+    assert paddock.state_of(job) is JobState.QUEUED
+    assert outcome(paddock, job) is AttemptOutcome.NODE_LOST
+
+
+def test_a_stranded_gang_is_given_up_with_its_long_lease(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    paddock.pass_time(590, step_s=0.5)
+    assert paddock.job(job).placed
+    paddock.pass_time(15, step_s=0.5)
+    assert (paddock.state_of(job), outcome(paddock, job)) == (JobState.QUEUED, AttemptOutcome.NODE_LOST)
+
+
+def test_a_cancel_of_a_stranded_job_that_nobody_can_tell_is_over_at_once(paddock: Paddock) -> None:
+    job = stranded(paddock, nodes=1)
+    paddock.cancel(job)
+    assert paddock.state_of(job) is JobState.CANCELLED
+    assert paddock.node_joins("n1", paddock.job(job).key(0)).forget == (paddock.job(job).key(0),)
+
+
+def test_a_cancel_of_a_stranded_gang_leaves_those_in_reach_their_grace(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    paddock.cancel(job, grace_s=20)
+    assert paddock.state_of(job) is JobState.RUNNING
+    paddock.node_joins("n3", cpus=2)
+    assert paddock.job(job).attempt == 1, "it is not moved any more"
+    paddock.task_ends(job, 1, 0, "stopped")
+    assert paddock.state_of(job) is JobState.CANCELLED
+
+
+def test_stranded_jobs_are_recovered_and_replayed(paddock: Paddock) -> None:
+    job = stranded(paddock)
+    assert picture(paddock.replayed()) == picture(paddock.state)
+    paddock.scheduler_restarts()
+    assert paddock.state.stranded == {job}
+    paddock.node_joins("n2", paddock.job(job).key(1))
+    paddock.node_joins("n3", cpus=2)
+    assert paddock.job(job).attempt == 2

@@ -30,6 +30,7 @@ class Folder:
     life_us: int
     journal: list[s.Entry] = field(default_factory=list)
     running: bool = False
+    trains: bool = False
     acked: int = 0
     sent: int = 0
 
@@ -266,8 +267,9 @@ class Node:
     def trains(self, key: TaskKey) -> None:
         """All ranks are there: the clock of the training runs."""
         folder = self.folders.get(key)
-        if folder is None or not folder.running:
+        if folder is None or not folder.running or folder.trains:
             return
+        folder.trains = True
         if key.task == 0:
             self.world.later(folder.life_us // 3, self._saves, folder, 10)
             self.world.later(2 * folder.life_us // 3, self._saves, folder, 20)

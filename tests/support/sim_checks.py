@@ -11,6 +11,7 @@ from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.ledger import ledger_of
 from paceline.scheduler.core.node import Load
 from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.loop_engine import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
@@ -50,6 +51,7 @@ class Checks:
         self.attempts: dict[JobId, int] = {}
         self.states: dict[JobId, JobState] = {}
         self.seq = 0
+        self.moved: dict[JobId, Micros] = {}
 
     # --- at every moment
 
@@ -57,7 +59,23 @@ class Checks:
         """Each event of the history once, in order, and from the current attempt only."""
         event = committed.event
         number = e.job_of(event)
+        self._silence_alone_ends_nothing(event)
         self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
+
+    def _silence_alone_ends_nothing(self, event: e.Event) -> None:
+        """Law 5: a fenced gang that was replaced for a silence has its new places in the same breath, or its
+        lease was over."""
+        moved = self.moved
+        if isinstance(event, e.AttemptStarted):
+            moved.pop(event.job, None)
+        for number, at_us in moved.items():
+            assert event.at_us == at_us, f"job {number} was ended for a silence and has no place"
+        if isinstance(event, e.AttemptEnded) and " has not been heard of for " in event.ending.text:
+            silent_s = float(event.ending.text.split(" has not been heard of for ")[1].split(" s")[0])
+            job = job_from_row(self.run.store.job_rows[event.job])
+            lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
+            if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
+                moved[event.job] = event.at_us
 
     def state_is_sane(self, state: ClusterState) -> None:
         for name in state.nodes:
@@ -67,8 +85,10 @@ class Checks:
         placed = sum(len(job.tasks) for job in state.jobs.values() if job.placed)
         assert placed == sum(len(load.tasks) for load in state.loads.values())
         waiting = sum(job.state is JobState.QUEUED for job in state.jobs.values())
-        assert waiting == len(state.queue) + len(state.held), (
-            "a waiting job is in line or held, never both or none"
+        stranded = {number for number, job in state.jobs.items() if is_stranded(state, job)}
+        assert stranded == state.stranded, f"stranded are {stranded}, not {state.stranded}"
+        assert waiting + len(stranded) == len(state.queue) + len(state.held), (
+            "a waiting job is in line or held, never both or none; a stranded one is in line"
         )
         if self.world.chance(0.1):
             self.state_is_what_is_stored(state)

@@ -25,7 +25,8 @@ class Run:
         self.slow = die.random() < 0.2
         """Long jobs, most of them exclusive, and long partitions: leases run out."""
         self.faults_us = (120 if self.slow else 30) * SECOND
-        self.settings = Settings(start_timeout_us=60 * SECOND)
+        lease_s = die.choice([30, 600])
+        self.settings = Settings(start_timeout_us=60 * SECOND, lease_fenced_us=lease_s * SECOND)
         self.nodes: list[Node] = []
         self.acknowledged: dict[str, tuple[JobId, ...]] = {}
         self.waiting_keys: set[str] = set()
