@@ -27,6 +27,7 @@ class JournalReader:
         self._read_bytes = 0
         self.started: dict[str, Any] | None = None
         self.exited: dict[int, dict[str, Any]] = {}
+        self.has_checkpoints = False
         self.last: dict[str, Any] | None = None
         """The `ended` or `refused` entry: nothing comes after it."""
 
@@ -86,6 +87,8 @@ class JournalReader:
                 self.started = entry
             case "exited":
                 self.exited[entry["local_rank"]] = entry
+            case "checkpoint":
+                self.has_checkpoints = True
             case "ended" | "refused":
                 self.last = entry
 

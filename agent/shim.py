@@ -8,13 +8,13 @@ monotonic clock. Standard library only.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import selectors
 import signal
 import socket
 import struct
-import subprocess
 import time
 import traceback
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ _ROUNDS_MAX = 256
 _METRICS_PER_S = 100.0
 _CONNECTIONS_MAX = 1024
 _LAST_LINE_CHARS_MAX = 500
+_AT_ONCE_S = 0.003
+"""A program that ends so soon is told of once, with one fsync."""
 _DRAIN_S = 5.0
 _KILL_S = 60.0
 
@@ -44,6 +46,14 @@ class Rank(NamedTuple):
     rank: int
     environment: dict[str, str]
     memory: kernel.InitialMemory
+
+
+class _Task(NamedTuple):
+    """What a shim has claimed."""
+
+    folder: str
+    launch: dict[str, Any]
+    claim_fd: int
 
 
 class _Worker:
@@ -95,16 +105,16 @@ def become_shim(
     close_all_but(keep | {control_fd, listener_fd, claim_fd})
     try:
         control: _Connection | None = _Connection(socket.socket(fileno=control_fd))
-        rank = None
-        while rank is None and control is not None:
-            shim = _Shim(folder, claim_fd, control, memory, keep, reusable=reusable)
+        rank, launch = None, _read_launch(folder)
+        while control is not None:
+            shim = _Shim(_Task(folder, launch, claim_fd), control, memory, keep, reusable=reusable)
             rank = shim.start(listener_fd)
             if rank is not None:
                 break
             shim.serve()
             control, listener_fd = shim.leave(), -1
             if control is not None:
-                folder = _wait_for_task(control)
+                folder, launch = _wait_for_task(control)
                 claim_fd = _claim(folder) if folder else -1
                 control = control if claim_fd >= 0 else None
     except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
@@ -136,7 +146,7 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
     os.mkdir(folder, 0o700)  # noqa: PTH102
     try:
         for _ in range(rounds):
-            _rehearse_once(folder, json.dumps(launch).encode(), memory)
+            _rehearse_once(folder, launch, memory)
             for name in os.listdir(folder):  # noqa: PTH208
                 os.unlink(f"{folder}/{name}")  # noqa: PTH108
     finally:
@@ -145,9 +155,15 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
         reset_signals()
 
 
-def _wait_for_task(control: "_Connection") -> str:
-    """Between two tasks: the next one's folder. Empty: the agent needs this process no longer, or is dead.
-    What still comes for the last task is answered, and is of no effect."""
+def _read_launch(folder: str) -> dict[str, Any]:
+    with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
+        launch: dict[str, Any] = json.loads(file.read())
+    return launch
+
+
+def _wait_for_task(control: "_Connection") -> tuple[str, dict[str, Any]]:
+    """Between two tasks: the next one's folder and launch. Empty: the agent needs this process no longer, or
+    is dead. What still comes for the last task is answered, and is of no effect."""
     kernel.set_name("pace-shim-free")
     sock = control.sock
     sock.setblocking(True)
@@ -157,27 +173,23 @@ def _wait_for_task(control: "_Connection") -> str:
             line, _, control.incoming = control.incoming.partition(b"\n")
             message = json.loads(line)
             if message["op"] == "take":
-                folder: str = message["folder"]
-                return folder
+                return message["folder"], message["launch"]
             if message["op"] != "trim":
                 control.outgoing += b'{"ok":true}\n'
         try:
             sock.sendall(control.outgoing)
             data = sock.recv(1 << 16)
         except OSError:  # the agent has died with words of ours unread
-            return ""
+            return "", {}
         if not data:
-            return ""
+            return "", {}
         control.incoming, control.outgoing = control.incoming + data, b""
 
 
-def _rehearse_once(folder: str, launch: bytes, memory: kernel.InitialMemory) -> None:
+def _rehearse_once(folder: str, launch: dict[str, Any], memory: kernel.InitialMemory) -> None:
     claim_fd = _claim(folder)
-    fd = os.open(folder + "/launch.json", os.O_WRONLY | os.O_CREAT, 0o600)
-    os.write(fd, launch)
-    os.close(fd)
     ours, theirs = socket.socketpair()
-    shim = _Shim(folder, claim_fd, _Connection(theirs), memory, set(), reusable=True)
+    shim = _Shim(_Task(folder, launch, claim_fd), _Connection(theirs), memory, set(), reusable=True)
     shim.start(-1)
     shim.serve()
     shim.leave()
@@ -191,9 +203,13 @@ def _claim(folder: str) -> int:
         fd = os.open(folder + "/shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return -1
-    pid = os.getpid()
-    os.write(fd, f"{pid} {kernel.start_time(pid)}".encode())
+    os.write(fd, _identity(os.getpid()))
     return fd
+
+
+@functools.lru_cache(maxsize=1)
+def _identity(pid: int) -> bytes:
+    return f"{pid} {kernel.start_time(pid)}".encode()
 
 
 def _disclaim(claim_fd: int) -> None:
@@ -214,8 +230,7 @@ def close_all_but(keep: set[int]) -> None:
 class _Shim:
     def __init__(
         self,
-        folder: str,
-        claim_fd: int,
+        task: _Task,
         control: _Connection,
         memory: kernel.InitialMemory,
         keep: set[int],
@@ -224,18 +239,17 @@ class _Shim:
     ) -> None:
         """`control`: the agent's connection, watching; with `reusable` it may be used for another task."""
         self._pid = os.getpid()
-        self._folder = folder
-        self._claim_fd = claim_fd
+        self._folder = task.folder
+        self._claim_fd = task.claim_fd
         self._control = control
         self._reusable = reusable
         self._memory = memory
         self._keep = keep
-        with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
-            self._launch: dict[str, Any] = json.loads(file.read())
-        memory.set_mark(self._launch["mark"])
+        self._launch = launch = task.launch
+        memory.set_mark(launch["mark"])
         kernel.set_name("pace-shim")
         kernel.set_child_subreaper(True)
-        self._journal = Journal(folder + "/journal.jsonl")
+        self._journal = Journal(task.folder + "/journal.jsonl")
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
         self._replies: list[tuple[_Connection, dict[str, Any]]] = []
@@ -251,7 +265,7 @@ class _Shim:
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
         self._look_at = time.monotonic() + _LOOK_S
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._lease = _Lease(folder + "/../../lease", self._launch["exclusive"])
+        self._lease = _Lease(task.folder + "/../../lease", launch["exclusive"])
         control.watching, control.told_bytes = True, -1
         self._listen_to(control)
 
@@ -275,7 +289,13 @@ class _Shim:
         self._timeout_at = time.monotonic() + timeout_s if timeout_s > 0 else _NEVER
         pids = [worker.pid for worker in self._workers]
         self._append(
-            "started", {"pids": pids, "start_mode": self._launch["start_mode"], "shim_pid": self._pid}
+            "started",
+            {
+                "pids": pids,
+                "start_mode": self._launch["start_mode"],
+                "shim_pid": self._pid,
+                "first_rank": self._launch["ranks"][0]["rank"],
+            },
         )
         return None
 
@@ -316,20 +336,23 @@ class _Shim:
         if self._launch["mode"] != "exec" or self._launch["cgroup"]:
             return 0
         try:
-            process = subprocess.Popen(
+            os.chdir(self._launch["cwd"])
+            return os.posix_spawn(
+                self._launch["executable"],
                 self._launch["argv"],
-                executable=self._launch["executable"],
-                env=self._environment(worker),
-                cwd=self._launch["cwd"],
-                stdin=subprocess.DEVNULL,
-                stdout=worker.log_fd,
-                stderr=worker.log_fd,
-                start_new_session=True,
+                self._environment(worker),
+                file_actions=(
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, worker.log_fd, 1),
+                    (os.POSIX_SPAWN_DUP2, worker.log_fd, 2),
+                ),
+                setsid=True,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them; what it starts must not
             )
         except OSError:  # a rank that is forked says in its log why it cannot become that program
             return 0
-        process.returncode = 0  # it is reaped here, by pid
-        return process.pid
+        finally:
+            os.chdir("/")
 
     def _close_ours(self) -> None:
         """In a forked process. Left to the garbage collector, these would later close descriptors of the same
@@ -396,11 +419,16 @@ class _Shim:
         """Until the task has ended and its journal says so."""
         self._on_children()
         self._on_lines(self._control)  # what came together with the word to take the task
+        if self._launch["mode"] == "exec":
+            self._react(_AT_ONCE_S)
         while not (self._flush() and self._over):
-            for key, _ in self._selector.select(max(0.0, self._next_look() - time.monotonic())):
-                key.data()
+            self._react(max(0.0, self._next_look() - time.monotonic()))
             self._on_clock()
         self._journal.close()
+
+    def _react(self, patience_s: float) -> None:
+        for key, _ in self._selector.select(patience_s):
+            key.data()
 
     def _next_look(self) -> float:
         return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at)

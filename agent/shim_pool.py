@@ -55,11 +55,12 @@ class ShimPool:
         self._leaving.add(link)
         link.on_growth = _nothing
         link.on_end = lambda: self._drop(shim)
-        link.on_free = lambda: self._put(shim)
+        link.on_free = lambda: self.put(shim)
 
-    def _put(self, shim: ReusableShim) -> None:
+    def put(self, shim: ReusableShim) -> None:
+        """It is free, or was taken and not used."""
         self._leaving.discard(shim.link)
-        if len(self._free) >= FREE_MAX:
+        if self._closed or len(self._free) >= FREE_MAX:
             shim.link.close()
             return
         shim.free_since_s = time.monotonic()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -32,11 +31,13 @@ from .shim_pool import ReusableShim, ShimPool
 from .task import (
     Task,
     claim,
+    drop_folder,
     kill_leftovers,
     make_folder,
     missing_entries,
     write_acked,
     write_entries,
+    write_launch,
 )
 from .warm import Zygote, ZygoteFailed, ZygotePool
 
@@ -195,14 +196,16 @@ class Supervisor:
         if self._tasks.pop(key, None) is None:
             return
         self._let_go(task)
-        await self._on_disk(lambda: shutil.rmtree(task.folder, ignore_errors=True))
+        await self._on_disk(lambda: drop_folder(task.folder))
 
     def acknowledge(self, key: TaskKey, seq: int) -> None:
         """The scheduler has stored the journal up to `seq`: the shim may give that space back."""
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
-        if not task.stop_why:  # else it may have a successor: its checkpoints are not its own to clean up
+        if (
+            task.journal.has_checkpoints and not task.stop_why
+        ):  # else it may have a successor: its checkpoints are not its own to clean up
             write_acked(task, seq)
         end = task.journal.end_of(seq)
         if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
@@ -386,22 +389,28 @@ class Supervisor:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
-        await self._on_disk(lambda: make_folder(task, document))
         reusable = zygote is self._pool.lean()
         async with self._begun if reusable else contextlib.nullcontext():
-            if task.stop_why:
-                raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
-            if reusable and (shim := self._shims.take()) is not None:
-                self._hand_over(task, shim)
-                return True
+            shim = self._shims.take() if reusable else None
+            try:
+                await self._on_disk(lambda: make_folder(task))
+                if task.stop_why:
+                    raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
+                if shim is not None and shim.link.alive:
+                    self._hand_over(task, shim, document)
+                    return True
+            finally:
+                if shim is not None and task.shim_to_keep is not shim:
+                    self._shims.put(shim)
+            await self._on_disk(lambda: write_launch(task, document))
             return await self._fork_new(task, zygote, listener, reusable=reusable)
 
-    def _hand_over(self, task: Task, shim: ReusableShim) -> None:
+    def _hand_over(self, task: Task, shim: ReusableShim, document: dict[str, Any]) -> None:
         """The task is that free shim's next one."""
         self._bind(task, shim.link)
         task.shim_to_keep = shim
         shim.tasks += 1
-        shim.link.send({"op": "take", "folder": str(task.folder)})
+        shim.link.send({"op": "take", "folder": str(task.folder), "launch": document})
         task.overdue = asyncio.get_running_loop().call_later(self._config.answer_s, self._on_overdue, task)
 
     def _on_overdue(self, task: Task) -> None:
@@ -547,6 +556,9 @@ class Supervisor:
     async def _adopt(self, task: Task) -> None:
         await self._on_disk(lambda: claim(task.folder))
         self._grow(task)
+        if not task.request.processes and (started := task.journal.started):  # task.json did not survive
+            task.request.processes = len(started["pids"])
+            task.request.first_rank = started.get("first_rank", 0)
         if not task.over.is_set() and not await self._redial(task):
             await self._bury(task)
 

@@ -58,27 +58,39 @@ class Task:
         return int(pid), int(started)
 
 
-def make_folder(task: Task, launch: dict[str, Any]) -> None:
+def make_folder(task: Task) -> None:
+    """With task.json, which need not survive a crash of the machine: the journal says what must be known."""
     if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
         shutil.rmtree(task.folder)
     task.folder.mkdir(mode=0o700)
     text = json_format.MessageToJson(
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
-    _write(task.folder / "task.json", text.encode(), durable=True)
-    _write(task.folder / "launch.json", json.dumps(launch).encode())
+    _write(task.folder / "task.json", text.encode())
     for folder in task.request.output_folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
+def write_launch(task: Task, launch: dict[str, Any]) -> None:
+    """For a shim that is to be forked: a free one gets it over its connection."""
+    _write(task.folder / "launch.json", json.dumps(launch).encode())
+
+
+def drop_folder(folder: Path) -> None:
+    """All that is in it; usually a handful of files, for which rmtree is slow."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):  # noqa: PTH208
+            os.unlink(f"{folder}/{name}")  # noqa: PTH108
+        os.rmdir(folder)  # noqa: PTH106
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
     """Readable by this user alone: there are the job's secrets in it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(fd)
 
 
 def write_acked(task: Task, seq: int) -> None:

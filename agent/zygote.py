@@ -123,9 +123,11 @@ def _shadowable(modules_at_start: set[str]) -> list[str]:
 def _serve(channel: socket.socket) -> tuple[str, int, int]:
     """Fork for each request. Returns in the forked child: folder, control connection, listener or -1."""
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2)
         if not data:
             _leave()
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recv_fds passes no flags on
         try:
             pid = os.fork()
         except OSError as error:

@@ -59,6 +59,7 @@ async def test_each_task_is_served_as_if_by_a_shim_of_its_own(tmp_path: Path) ->
             assert ("mine" in words) == (number == 1)
             assert (list(over.exit_codes), over.why) == ([code], "exited")
             await until(lambda folder=folder: (folder / "shim.pid").read_text().split() == ["0", "0"], "left")
+            await until(lambda: supervisor._shims._free, "its shim is free")
             shims.append(said.shim_pid)
             sizes.append(len(os.listdir(f"/proc/{said.shim_pid}/fd")))  # noqa: PTH208
         assert len(set(shims)) == 1
@@ -80,6 +81,7 @@ async def test_nothing_of_a_task_lives_on_beside_the_next(tmp_path: Path) -> Non
         entries = await run(supervisor, start_task(key(1), hiding, tmp_path))
         hidden = int(output(supervisor, key(1)).split()[1])
         assert not alive(hidden)
+        await until(lambda: supervisor._shims._free, "its shim is free")
         await supervisor.start(start_task(key(2), SLEEPER, tmp_path))
         said = await begun(supervisor, key(2))
         assert said.shim_pid == of_kind(entries, "started")[0].shim_pid
