@@ -18,7 +18,7 @@ def test_a_worker_of_a_training_gang_is_killed(tmp_path: Path) -> None:
     """Attempt 2 goes on from the accepted checkpoint, and the model is there in the end."""
     with Cluster(tmp_path, agents=2, cpus=1) as cluster:
         job = cluster.client.submit(
-            EXAMPLE / "job.yaml", overrides=["inputs.epochs=30", "inputs.save_every=10"]
+            EXAMPLE / "job.yaml", overrides=["inputs.epochs=12", "inputs.save_every=10"]
         )
         wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints), 120)
         victim = process.identify(cluster.task_pids(job)[1])
