@@ -142,6 +142,14 @@ def nodes_page(*, cursor: str) -> Call[tuple[views.Cluster, str]]:
     )
 
 
+def trust(*, by: str) -> Call[views.Trust]:
+    return Call(
+        lambda stubs: stubs.nodes.Trust,
+        nodes_pb2.TrustRequest(by=by),
+        lambda reply: views.Trust(reply.was_suspected, reply.silent),
+    )
+
+
 class WatchCursor:
     """Where a watcher of one job stands: what to ask for, and what of the answer is new."""
 

@@ -176,6 +176,10 @@ class Client(_Base):
             if not cursor:
                 return views.Cluster(tuple(nodes), page.suspected)
 
+    def trust(self) -> views.Trust:
+        """Say that the nodes which are silent are really gone: their jobs start elsewhere."""
+        return self._call(calls.trust(by=user_name()))
+
     def watch(self, job: int, *, after_seq: int = 0) -> Iterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
         return self._stream(calls.WatchCursor(job, after_seq))
@@ -325,6 +329,10 @@ class AsyncClient(_Base):
             nodes += page.nodes
             if not cursor:
                 return views.Cluster(tuple(nodes), page.suspected)
+
+    async def trust(self) -> views.Trust:
+        """Say that the silent nodes are really gone; see Client.trust."""
+        return await self._call(calls.trust(by=user_name()))
 
     def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""

@@ -233,6 +233,15 @@ class Cluster:
     suspected: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What an operator's word changed: nothing, unless the cluster `was_suspected`."""
+
+    was_suspected: bool
+    silent: int
+    """Nodes that are silent and not yet given up."""
+
+
 def to_json(value: Any) -> Any:
     """A result as what json.dumps takes: dataclasses as objects with their own field names, ids as text."""
     if isinstance(value, TaskKey):

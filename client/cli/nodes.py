@@ -28,9 +28,10 @@ COLUMNS = (
 
 
 @click.command(short_help="List nodes: what they have, what is free.")
+@click.option("--trust", is_flag=True, help="Say that the nodes which are silent are really gone.")
 @json_option
 @connection
-def nodes(settings: "Settings", output: str) -> None:
+def nodes(settings: "Settings", output: str, trust: bool) -> None:
     """List nodes: what they have, what is free.
 
     \b
@@ -38,7 +39,15 @@ def nodes(settings: "Settings", output: str) -> None:
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
     containment, warm_pool, labels, environments, version, driver_version,
     tasks, reason.
+
+    When most nodes vanish at once, the scheduler rather suspects itself and
+    replaces none. With --trust you say that they are really gone: the jobs
+    of those that stay silent start elsewhere. JSON: {"was_suspected": BOOL,
+    "silent": NUMBER}.
     """
+    if trust:
+        _trust(settings, output)
+        return
     with open_client(settings) as client:
         cluster = client.nodes()
     if output == "json":
@@ -48,11 +57,24 @@ def nodes(settings: "Settings", output: str) -> None:
         out.show(
             "most nodes vanished at once: none is replaced until contact returns", style="yellow", err=True
         )
+        out.hint("if they are really gone: `pace nodes --trust`")
     if not cluster.nodes:
         out.hint(f"no nodes yet: `pace agent --scheduler {settings.with_found_scheduler().address}` on each")
         return
     rows = [_row(node) for node in sorted(cluster.nodes, key=lambda node: node.name)]
     out.show_table(out.Table(COLUMNS, rows))
+
+
+def _trust(settings: "Settings", output: str) -> None:
+    with open_client(settings) as client:
+        said = client.trust()
+    nodes = "1 node" if said.silent == 1 else f"{said.silent} nodes"
+    if output == "json":
+        out.show_json(said)
+    elif said.was_suspected:
+        out.show(f"silence counts again: the jobs of {nodes} start elsewhere unless contact returns first")
+    else:
+        out.show("nothing to do: the scheduler does not suspect itself, and replaces silent nodes by itself")
 
 
 def _row(node: views.Node) -> tuple[str, ...]:

@@ -40,6 +40,11 @@ class NodesStub:
                 request_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesReply.FromString,
                 _registered_method=True)
+        self.Trust = channel.unary_unary(
+                '/paceline.v1.Nodes/Trust',
+                request_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -52,6 +57,13 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trust(self, request, context):
+        """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesRequest.FromString,
                     response_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesReply.SerializeToString,
+            ),
+            'Trust': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trust,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class Nodes:
             '/paceline.v1.Nodes/List',
             paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesRequest.SerializeToString,
             paceline_dot_proto_dot_v1_dot_nodes__pb2.ListNodesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Nodes/Trust',
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.FromString,
             options,
             channel_credentials,
             insecure,

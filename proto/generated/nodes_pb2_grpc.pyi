@@ -34,6 +34,8 @@ class NodesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodesAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.ListNodesRequest, _nodes_pb2.ListNodesReply]
+    Trust: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.TrustRequest, _nodes_pb2.TrustReply]
+    """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -41,6 +43,8 @@ class NodesAsyncStub(NodesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_nodes_pb2.ListNodesRequest, _nodes_pb2.ListNodesReply]  # type: ignore[assignment]
+    Trust: _aio.UnaryUnaryMultiCallable[_nodes_pb2.TrustRequest, _nodes_pb2.TrustReply]  # type: ignore[assignment]
+    """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     """Role: client."""
@@ -51,5 +55,13 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         request: _nodes_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_nodes_pb2.ListNodesReply, _abc.Awaitable[_nodes_pb2.ListNodesReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Trust(
+        self,
+        request: _nodes_pb2.TrustRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodes_pb2.TrustReply, _abc.Awaitable[_nodes_pb2.TrustReply]]:
+        """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

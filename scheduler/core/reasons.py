@@ -161,7 +161,12 @@ def _silence(state: ClusterState, node: Node, now_us: Micros, *, exclusive: bool
     hint = f"look at the agent on {node.name}; what runs there goes on meanwhile"
     if state.suspected:
         text += "; nobody is replaced, because most nodes are silent at once"
-        return Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone", fields)
+        return Reason(
+            "cluster-suspected",
+            text,
+            "restore contact, or, if they are really gone: `pace nodes --trust`",
+            fields,
+        )
     if not exclusive and node.contact is NodeContact.LOST:
         return Reason("node-silent", text, hint, fields)
     limit_us = state.settings.replace_exclusive_us if exclusive else patience_us(state, node)
@@ -178,7 +183,11 @@ def _suspected(state: ClusterState) -> tuple[Reason, ...]:
     silent = state.contacts[NodeContact.UNKNOWN]
     known = silent + state.contacts[NodeContact.CONNECTED]
     text = f"{silent} of {known} nodes are silent at once: the scheduler suspects itself and replaces none"
-    return (Reason("cluster-suspected", text, "restore contact, or say that the nodes are gone"),)
+    return (
+        Reason(
+            "cluster-suspected", text, "restore contact, or, if they are really gone: `pace nodes --trust`"
+        ),
+    )
 
 
 __all__ = ["Reason", "Why", "ending_reason", "node_reason", "why"]

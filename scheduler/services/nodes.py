@@ -8,14 +8,16 @@ from google.protobuf.json_format import Parse
 
 from ...proto.codecs import resources_message, task_key_message
 from ...proto.generated import nodes_pb2, nodes_pb2_grpc
-from ...proto.limits import PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
+from ...proto.limits import NAME_CHARACTERS_MAX, PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
 from ...spec.errors import InvalidRequest
 from ...spec.ids import Micros, NodeId, TaskKey
+from ...spec.lifecycle import NodeContact
 from ...spec.resources import Resources
 from ..core.node import Node
 from ..core.reason import Reason
 from ..core.reasons import node_reason
 from ..core.state import ClusterState
+from ..core.stimuli import TrustCluster
 from ..loop import Loop
 from .agents import Samples
 from .messages import reason_message
@@ -52,6 +54,17 @@ class NodeService(nodes_pb2_grpc.NodesServicer):
         if len(seen) == limit or len(reply.nodes) < len(seen):
             reply.next_cursor = reply.nodes[-1].node_id
         return reply
+
+    async def Trust(self, request: nodes_pb2.TrustRequest, context: _Context) -> nodes_pb2.TrustReply:
+        if len(request.by) > NAME_CHARACTERS_MAX or not request.by.isprintable():
+            raise InvalidRequest(
+                f"`by` is no name: expected at most {NAME_CHARACTERS_MAX} printable characters"
+            )
+        suspected, silent = await self._loop.read(
+            lambda state: (state.suspected, state.contacts[NodeContact.UNKNOWN])
+        )
+        await self._loop.submit(TrustCluster(request.by))
+        return nodes_pb2.TrustReply(was_suspected=suspected, silent=silent)
 
     def _view(self, seen: _Seen) -> nodes_pb2.NodeView:
         node, free, tasks, reason = seen

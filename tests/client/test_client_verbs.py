@@ -114,6 +114,7 @@ def test_every_listing_is_one_json_document_with_stable_keys(
     assert isinstance(listed, list) and [entry["job"] for entry in listed] == [job]
     nodes = output("nodes")["nodes"]
     assert isinstance(nodes, list) and {node["name"] for node in nodes} == {"local-0", "local-1"}
+    assert output("nodes", "--trust") == {"was_suspected": False, "silent": 0}
     assert {"contact", "capacity", "free", "gpus", "gpu_status", "containment", "tasks"} <= set(nodes[0])
     story = output("timeline", job)
     ledger = story["ledger"]

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import agent_pb2, common_pb2, jobs_pb2, nodes_pb2
+from paceline.scheduler.core.settings import Settings
 from paceline.spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, PacelineError, Unavailable
 from support.wire import Agent, Wire, until, wire
 
@@ -333,3 +334,28 @@ async def test_a_stored_document_that_cannot_be_read_fails_its_job_alone(tmp_pat
         await agent.end(await agent.run(good))
         await wired.wait_state(good, "SUCCEEDED")
         assert bad not in agent.starts and agent.error is None
+
+
+async def test_an_operator_says_that_silent_nodes_are_gone(tmp_path: Path) -> None:
+    settings = Settings(heartbeat_us=50_000, return_heartbeats=1)
+    async with wire(tmp_path, settings=settings) as wired:
+        trust = await wired.nodes.Trust(nodes_pb2.TrustRequest(by="ann"))
+        assert (trust.was_suspected, trust.silent) == (False, 0)
+        async with wired.agent(), wired.agent("n2"):
+            pass
+
+        async def suspected() -> bool | None:
+            reply = await wired.nodes.List(nodes_pb2.ListNodesRequest())
+            return reply.cluster_suspected or None
+
+        await until("both are silent", suspected)
+        trust = await wired.nodes.Trust(nodes_pb2.TrustRequest(by="ann"))
+        assert (trust.was_suspected, trust.silent) == (True, 2)
+
+        async def lost() -> bool | None:
+            nodes = (await wired.nodes.List(nodes_pb2.ListNodesRequest())).nodes
+            return all(node.contact == "lost" for node in nodes) or None
+
+        await until("both are given up", lost)
+        with pytest.raises(InvalidRequest), translated():
+            await wired.nodes.Trust(nodes_pb2.TrustRequest(by="\x1b[2J"))
