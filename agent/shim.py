@@ -8,26 +8,25 @@ monotonic clock. Standard library only.
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import selectors
 import signal
 import socket
-import struct
 import time
 import traceback
 from typing import Any, NamedTuple
 
 from . import kernel
+from .claims import claim, disclaim
 from .containment import drop_group, enter_group, kill_all, kill_group, signal_all
 from .journal import Journal
+from .lease_watch import Lease
 from .messages import LINE_BYTES_MAX, Invalid, checked
 from .rendezvous import serve_store
 
 _NEVER = float("inf")
 _LOOK_S = 1.0
-_LEASE_MERCY_S = 2.0
 _TAIL_BYTES = 4096
 _ROUNDS_MAX = 256
 _METRICS_PER_S = 100.0
@@ -48,7 +47,7 @@ class Rank(NamedTuple):
     memory: kernel.InitialMemory
 
 
-class _Task(NamedTuple):
+class ClaimedTask(NamedTuple):
     """What a shim has claimed."""
 
     folder: str
@@ -76,7 +75,7 @@ class _Worker:
         return self.pid > 0 and self.exit_code is None
 
 
-class _Connection:
+class Connection:
     """Someone at the socket: a rank, or the agent."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -99,15 +98,15 @@ def become_shim(
 ) -> Rank:
     """In a process just forked from a zygote. Returns only in the ranks, forked from here in turn."""
     os.setsid()
-    claim_fd = _claim(folder)
+    claim_fd = claim(folder)
     if claim_fd < 0:
         os._exit(0)
     close_all_but(keep | {control_fd, listener_fd, claim_fd})
     try:
-        control: _Connection | None = _Connection(socket.socket(fileno=control_fd))
+        control: Connection | None = Connection(socket.socket(fileno=control_fd))
         rank, launch = None, _read_launch(folder)
         while control is not None:
-            shim = _Shim(_Task(folder, launch, claim_fd), control, memory, keep, reusable=reusable)
+            shim = Shim(ClaimedTask(folder, launch, claim_fd), control, memory, keep, reusable=reusable)
             rank = shim.start(listener_fd)
             if rank is not None:
                 break
@@ -115,7 +114,7 @@ def become_shim(
             control, listener_fd = shim.leave(), -1
             if control is not None:
                 folder, launch = _wait_for_task(control)
-                claim_fd = _claim(folder) if folder else -1
+                claim_fd = claim(folder) if folder else -1
                 control = control if claim_fd >= 0 else None
     except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
         traceback.print_exc()  # into the zygote's log; the agent sees the end of the connection and cleans up
@@ -125,43 +124,13 @@ def become_shim(
     return rank
 
 
-def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
-    """In a zygote: run a task of that program in this process some times. The interpreter adapts its code to
-    what it runs, which writes to it; done here once, no shim has to do it again on pages of its own."""
-    folder = f"{os.environ.get('TMPDIR', '/tmp')}/paceline-{os.getpid()}-{os.urandom(6).hex()}"
-    launch: dict[str, Any] = {
-        "mark": "rehearsal",
-        "mode": "exec",
-        "executable": program,
-        "argv": [program],
-        "cwd": "/",
-    }
-    launch |= {
-        "environment": dict(os.environ),
-        "ranks": [{"rank": 0, "environment": {}}],
-        "start_mode": "cold",
-    }
-    launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
-    launch |= {"store": None, "cgroup": None, "shell": False}
-    os.mkdir(folder, 0o700)  # noqa: PTH102
-    try:
-        for _ in range(rounds):
-            _rehearse_once(folder, launch, memory)
-            for name in os.listdir(folder):  # noqa: PTH208
-                os.unlink(f"{folder}/{name}")  # noqa: PTH108
-    finally:
-        os.rmdir(folder)  # noqa: PTH106
-        kernel.set_child_subreaper(False)
-        reset_signals()
-
-
 def _read_launch(folder: str) -> dict[str, Any]:
     with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
         launch: dict[str, Any] = json.loads(file.read())
     return launch
 
 
-def _wait_for_task(control: "_Connection") -> tuple[str, dict[str, Any]]:
+def _wait_for_task(control: "Connection") -> tuple[str, dict[str, Any]]:
     """Between two tasks: the next one's folder and launch. Empty: the agent needs this process no longer, or
     is dead. What still comes for the last task is answered, and is of no effect."""
     kernel.set_name("pace-shim-free")
@@ -186,38 +155,6 @@ def _wait_for_task(control: "_Connection") -> tuple[str, dict[str, Any]]:
         control.incoming, control.outgoing = control.incoming + data, b""
 
 
-def _rehearse_once(folder: str, launch: dict[str, Any], memory: kernel.InitialMemory) -> None:
-    claim_fd = _claim(folder)
-    ours, theirs = socket.socketpair()
-    shim = _Shim(_Task(folder, launch, claim_fd), _Connection(theirs), memory, set(), reusable=True)
-    shim.start(-1)
-    shim.serve()
-    shim.leave()
-    ours.close()
-    theirs.close()
-
-
-def _claim(folder: str) -> int:
-    """Make shim.pid, and keep it open. -1 when somebody has: the task is theirs."""
-    try:
-        fd = os.open(folder + "/shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return -1
-    os.write(fd, _identity(os.getpid()))
-    return fd
-
-
-@functools.lru_cache(maxsize=1)
-def _identity(pid: int) -> bytes:
-    return f"{pid} {kernel.start_time(pid)}".encode()
-
-
-def _disclaim(claim_fd: int) -> None:
-    """The task has ended, this process goes on: nobody may take it for the task's any more."""
-    os.pwrite(claim_fd, b"0 0".ljust(os.fstat(claim_fd).st_size), 0)
-    os.close(claim_fd)
-
-
 def close_all_but(keep: set[int]) -> None:
     """Close every descriptor from 3 on that is not in `keep`."""
     low = 3
@@ -227,11 +164,11 @@ def close_all_but(keep: set[int]) -> None:
     os.closerange(low, 1 << 20)
 
 
-class _Shim:
+class Shim:
     def __init__(
         self,
-        task: _Task,
-        control: _Connection,
+        task: ClaimedTask,
+        control: Connection,
         memory: kernel.InitialMemory,
         keep: set[int],
         *,
@@ -251,8 +188,8 @@ class _Shim:
         kernel.set_child_subreaper(True)
         self._journal = Journal(task.folder + "/journal.jsonl")
         self._selector = selectors.DefaultSelector()
-        self._connections: set[_Connection] = set()
-        self._replies: list[tuple[_Connection, dict[str, Any]]] = []
+        self._connections: set[Connection] = set()
+        self._replies: list[tuple[Connection, dict[str, Any]]] = []
         self._workers: list[_Worker] = []
         self._store_pid = 0
         self._drain_fd = -1
@@ -265,7 +202,7 @@ class _Shim:
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
         self._look_at = time.monotonic() + _LOOK_S
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._lease = _Lease(task.folder + "/../../lease", launch["exclusive"])
+        self._lease = Lease(task.folder + "/../../lease", launch["exclusive"])
         control.watching, control.told_bytes = True, -1
         self._listen_to(control)
 
@@ -458,12 +395,12 @@ class _Shim:
                 self._send(connection, self._growth(connection))
         return True
 
-    def _growth(self, connection: _Connection) -> dict[str, Any]:
+    def _growth(self, connection: Connection) -> dict[str, Any]:
         free = self._over and self._reusable and connection is self._control
         self._free = self._free or free
         return {"journal": self._journal.size_bytes, **({"free": True} if free else {})}
 
-    def leave(self) -> _Connection | None:
+    def leave(self) -> Connection | None:
         """Close all that this task had open. The agent's connection, when it was told that this process is
         free for another task; else the process is to end."""
         control = self._control if self._free and self._control in self._connections else None
@@ -473,7 +410,7 @@ class _Shim:
         for worker in self._workers:
             os.close(worker.log_fd)
         self._lease.close()
-        _disclaim(self._claim_fd)
+        disclaim(self._claim_fd)
         if control is None or control.outgoing:
             return None
         self._memory.set_mark("idle@" + self._launch["mark"].partition("@")[2])
@@ -654,20 +591,20 @@ class _Shim:
         if len(self._connections) >= _CONNECTIONS_MAX:
             sock.close()
             return
-        self._listen_to(_Connection(sock))
+        self._listen_to(Connection(sock))
 
-    def _listen_to(self, connection: _Connection) -> None:
+    def _listen_to(self, connection: Connection) -> None:
         connection.sock.setblocking(False)
         self._connections.add(connection)
         self._selector.register(connection.sock, selectors.EVENT_READ, lambda: self._on_ready(connection))
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
             self._selector.unregister(connection.sock)
             connection.sock.close()
 
-    def _on_ready(self, connection: _Connection) -> None:
+    def _on_ready(self, connection: Connection) -> None:
         if connection.outgoing:
             self._push(connection)
         try:
@@ -679,12 +616,12 @@ class _Shim:
         if not data or len(connection.incoming) > LINE_BYTES_MAX:
             self._drop(connection)
 
-    def _on_lines(self, connection: _Connection) -> None:
+    def _on_lines(self, connection: Connection) -> None:
         *lines, connection.incoming = connection.incoming.split(b"\n")
         for line in lines:
             self._on_line(connection, line)
 
-    def _on_line(self, connection: _Connection, line: bytes) -> None:
+    def _on_line(self, connection: Connection, line: bytes) -> None:
         try:
             op, fields = checked(line)
         except Invalid as error:
@@ -717,12 +654,12 @@ class _Shim:
                 self._journal.append_metrics(worker.metrics_waiting)
                 worker.metrics_waiting, worker.metrics_at = None, now
 
-    def _send(self, connection: _Connection, message: dict[str, Any]) -> None:
+    def _send(self, connection: Connection, message: dict[str, Any]) -> None:
         if connection in self._connections:
             connection.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
             self._push(connection)
 
-    def _push(self, connection: _Connection) -> None:
+    def _push(self, connection: Connection) -> None:
         try:
             sent = connection.sock.send(connection.outgoing)
             connection.outgoing = connection.outgoing[sent:]
@@ -737,39 +674,6 @@ class _Shim:
         if events != connection.events:
             connection.events = events
             self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
-
-
-class _Lease:
-    """`STATE/lease` (contributing/contracts.md): what the agent acts on, if it is not stopped or dead."""
-
-    _FORM = struct.Struct("<ddd36s")
-
-    def __init__(self, path: str, exclusive: bool) -> None:
-        self._exclusive = exclusive
-        self._fd = -1
-        with contextlib.suppress(FileNotFoundError):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    def ran_out(self) -> bool:
-        """True when the agent should have killed the task some time ago."""
-        data = os.pread(self._fd, self._FORM.size, 0) if self._fd >= 0 else b""
-        if len(data) < self._FORM.size:
-            return False
-        renewed_s, exclusive_s, fenced_s, boot = self._FORM.unpack(data)
-        if renewed_s <= 0 or boot.rstrip(b"\0") != boot_id():
-            return False
-        lease_s: float = exclusive_s if self._exclusive else fenced_s
-        return lease_s > 0 and time.clock_gettime(time.CLOCK_BOOTTIME) > renewed_s + lease_s + _LEASE_MERCY_S
-
-
-def boot_id() -> bytes:
-    """Names this boot of the machine."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123
-        return file.read().strip()
 
 
 def reset_signals() -> None:

@@ -24,13 +24,13 @@ from ..proto.generated import agent_pb2
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment, kernel
+from .claims import forbid
 from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
 from .shim_pool import ReusableShim, ShimPool
 from .task import (
     Task,
-    claim,
     drop_folder,
     kill_leftovers,
     make_folder,
@@ -512,7 +512,7 @@ class Supervisor:
 
     async def _bury(self, task: Task) -> None:
         """There is no shim: kill what it left, then write the end that it could not write."""
-        await self._on_disk(lambda: claim(task.folder))
+        await self._on_disk(lambda: forbid(str(task.folder)))
         left = await self._on_disk(lambda: kill_leftovers(task))
         self._grow(task)
         if task.over.is_set():
@@ -554,7 +554,7 @@ class Supervisor:
         return task
 
     async def _adopt(self, task: Task) -> None:
-        await self._on_disk(lambda: claim(task.folder))
+        await self._on_disk(lambda: forbid(str(task.folder)))
         self._grow(task)
         if not task.request.processes and (started := task.journal.started):  # task.json did not survive
             task.request.processes = len(started["pids"])

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from ..proto.generated import agent_pb2
 from ..spec.ids import TaskKey
 from . import containment, kernel
+from .claims import forbid, owner
 from .entries import JournalReader
 from .journal import Journal
 from .launch import mark_of
@@ -51,11 +52,7 @@ class Task:
 
     def shim(self) -> tuple[int, int] | None:
         """(pid, start time) of whoever claimed the task; (0, 0): nobody ever may. None: not claimed."""
-        try:
-            pid, started = (self.folder / "shim.pid").read_text(encoding="ascii").split()
-        except (FileNotFoundError, ValueError):
-            return None
-        return int(pid), int(started)
+        return owner(str(self.folder))
 
 
 def make_folder(task: Task) -> None:
@@ -102,14 +99,6 @@ def write_acked(task: Task, seq: int) -> None:
         log.warning("task %s: cannot note what is acknowledged: %s", task.key, error)
 
 
-def claim(folder: Path) -> None:
-    """If nobody has claimed the task, nobody may any more: a late shim finds this and goes."""
-    with contextlib.suppress(FileExistsError):
-        fd = os.open(folder / "shim.pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.write(fd, b"0 0")
-        os.close(fd)
-
-
 def kill_leftovers(task: Task) -> list[int]:
     """All that carries the task's mark, or is in its group; returns what cannot be killed."""
     mark = mark_of(task.folder)
@@ -128,7 +117,7 @@ def kill_leftovers(task: Task) -> list[int]:
 
 def write_entries(folder: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    claim(folder)
+    forbid(str(folder))
     journal = Journal(str(folder / "journal.jsonl"))
     try:
         for kind, fields in entries:

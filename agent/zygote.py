@@ -17,7 +17,8 @@ import traceback
 from typing import Any, NoReturn
 
 from . import kernel, worker
-from .shim import become_shim, rehearse
+from .rehearsal import rehearse
+from .shim import become_shim
 
 REQUEST_BYTES_MAX = 64 * 1024
 _REHEARSALS = 12

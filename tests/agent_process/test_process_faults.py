@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from paceline.agent import kernel
 from paceline.agent.launch import mark_of
-from paceline.agent.shim import boot_id
+from paceline.agent.lease_watch import boot_id
 from support.processes import (
     PYTHON,
     alive,

@@ -1,0 +1,50 @@
+"""A zygote's rehearsal of what its shims will do, in its own process. Standard library only."""
+
+import os
+import socket
+from typing import Any
+
+from . import kernel
+from .claims import claim
+from .shim import ClaimedTask, Connection, Shim, reset_signals
+
+
+def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
+    """In a zygote: run a task of that program in this process some times. The interpreter adapts its code to
+    what it runs, which writes to it; done here once, no shim has to do it again on pages of its own."""
+    folder = f"{os.environ.get('TMPDIR', '/tmp')}/paceline-{os.getpid()}-{os.urandom(6).hex()}"
+    launch: dict[str, Any] = {
+        "mark": "rehearsal",
+        "mode": "exec",
+        "executable": program,
+        "argv": [program],
+        "cwd": "/",
+    }
+    launch |= {
+        "environment": dict(os.environ),
+        "ranks": [{"rank": 0, "environment": {}}],
+        "start_mode": "cold",
+    }
+    launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
+    launch |= {"store": None, "cgroup": None, "shell": False}
+    os.mkdir(folder, 0o700)  # noqa: PTH102
+    try:
+        for _ in range(rounds):
+            _rehearse_once(folder, launch, memory)
+            for name in os.listdir(folder):  # noqa: PTH208
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108
+    finally:
+        os.rmdir(folder)  # noqa: PTH106
+        kernel.set_child_subreaper(False)
+        reset_signals()
+
+
+def _rehearse_once(folder: str, launch: dict[str, Any], memory: kernel.InitialMemory) -> None:
+    claim_fd = claim(folder)
+    ours, theirs = socket.socketpair()
+    shim = Shim(ClaimedTask(folder, launch, claim_fd), Connection(theirs), memory, set(), reusable=True)
+    shim.start(-1)
+    shim.serve()
+    shim.leave()
+    ours.close()
+    theirs.close()
