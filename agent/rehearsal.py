@@ -6,7 +6,8 @@ from typing import Any
 
 from . import kernel
 from .claims import claim
-from .shim import ClaimedTask, Connection, Shim, reset_signals
+from .shim import ClaimedTask, Shim, reset_signals
+from .shim_door import Connection
 
 
 def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:

@@ -22,15 +22,15 @@ from .claims import claim, disclaim
 from .containment import drop_group, enter_group, kill_all, kill_group, signal_all
 from .journal import Journal
 from .lease_watch import Lease
-from .messages import LINE_BYTES_MAX, Invalid, checked
+from .messages import Invalid, checked
 from .rendezvous import serve_store
+from .shim_door import Connection, Door
 
 _NEVER = float("inf")
 _LOOK_S = 1.0
 _TAIL_BYTES = 4096
 _ROUNDS_MAX = 256
 _METRICS_PER_S = 100.0
-_CONNECTIONS_MAX = 1024
 _LAST_LINE_CHARS_MAX = 500
 _AT_ONCE_S = 0.003
 """A program that ends so soon is told of once, with one fsync."""
@@ -73,18 +73,6 @@ class _Worker:
     @property
     def lives(self) -> bool:
         return self.pid > 0 and self.exit_code is None
-
-
-class Connection:
-    """Someone at the socket: a rank, or the agent."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.watching = False
-        self.told_bytes = -1
-        self.incoming = b""
-        self.outgoing = b""
-        self.events = selectors.EVENT_READ
 
 
 def become_shim(
@@ -130,7 +118,7 @@ def _read_launch(folder: str) -> dict[str, Any]:
     return launch
 
 
-def _wait_for_task(control: "Connection") -> tuple[str, dict[str, Any]]:
+def _wait_for_task(control: Connection) -> tuple[str, dict[str, Any]]:
     """Between two tasks: the next one's folder and launch. Empty: the agent needs this process no longer, or
     is dead. What still comes for the last task is answered, and is of no effect."""
     kernel.set_name("pace-shim-free")
@@ -188,7 +176,7 @@ class Shim:
         kernel.set_child_subreaper(True)
         self._journal = Journal(task.folder + "/journal.jsonl")
         self._selector = selectors.DefaultSelector()
-        self._connections: set[Connection] = set()
+        self._door = Door(self._selector, self._on_line)
         self._replies: list[tuple[Connection, dict[str, Any]]] = []
         self._workers: list[_Worker] = []
         self._store_pid = 0
@@ -201,10 +189,9 @@ class Shim:
         self._durable = False
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
         self._look_at = time.monotonic() + _LOOK_S
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._lease = Lease(task.folder + "/../../lease", launch["exclusive"])
         control.watching, control.told_bytes = True, -1
-        self._listen_to(control)
+        self._door.add(control)
 
     def start(self, listener_fd: int) -> Rank | None:
         """Everything up to `started` in the journal. Not None: this process is a rank, forked just now."""
@@ -248,12 +235,7 @@ class Shim:
     def _make_files(self) -> None:
         if self._launch["mode"] == "warm":
             self._write_notice(b"\0")
-        folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._listener.bind(f"/proc/self/fd/{folder_fd}/shim.sock")  # the folder's own path may be too long
-        os.close(folder_fd)
-        self._listener.listen(128)
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._on_dial)
+        self._door.open(self._folder)
         for local_rank, rank in enumerate(self._launch["ranks"]):
             self._workers.append(_Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
 
@@ -294,13 +276,9 @@ class Shim:
     def _close_ours(self) -> None:
         """In a forked process. Left to the garbage collector, these would later close descriptors of the same
         number that are somebody else's by then."""
-        for sock in (
-            self._wakeup,
-            self._wakeup_writer,
-            self._listener,
-            *(each.sock for each in self._connections),
-        ):
-            sock.close()
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        self._door.close()
         self._selector.close()
 
     def _fork_store(self, listener_fd: int) -> None:
@@ -355,7 +333,7 @@ class Shim:
     def serve(self) -> None:
         """Until the task has ended and its journal says so."""
         self._on_children()
-        self._on_lines(self._control)  # what came together with the word to take the task
+        self._door.read_lines(self._control)  # what came together with the word to take the task
         if self._launch["mode"] == "exec":
             self._react(_AT_ONCE_S)
         while not (self._flush() and self._over):
@@ -384,15 +362,15 @@ class Shim:
         self._durable = False
         replies, self._replies = self._replies, []
         for connection, reply in replies:
-            self._send(connection, reply)
-        for connection in list(self._connections):
+            self._door.send(connection, reply)
+        for connection in list(self._door.connections):
             if (
                 connection.watching
                 and connection.told_bytes != self._journal.size_bytes
                 and not connection.outgoing
             ):
                 connection.told_bytes = self._journal.size_bytes
-                self._send(connection, self._growth(connection))
+                self._door.send(connection, self._growth(connection))
         return True
 
     def _growth(self, connection: Connection) -> dict[str, Any]:
@@ -403,8 +381,8 @@ class Shim:
     def leave(self) -> Connection | None:
         """Close all that this task had open. The agent's connection, when it was told that this process is
         free for another task; else the process is to end."""
-        control = self._control if self._free and self._control in self._connections else None
-        self._connections.discard(self._control)
+        control = self._control if self._free and self._control in self._door.connections else None
+        self._door.connections.discard(self._control)
         signal.set_wakeup_fd(-1)
         self._close_ours()
         for worker in self._workers:
@@ -581,45 +559,7 @@ class Shim:
                 kernel.punch_hole(worker.log_fd, worker.hole_bytes, end - worker.hole_bytes)
                 worker.hole_bytes = end
 
-    # -- the socket ------------------------------------------------------------
-
-    def _on_dial(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # the caller has gone already, or no descriptor is free: it dials again
-            return
-        if len(self._connections) >= _CONNECTIONS_MAX:
-            sock.close()
-            return
-        self._listen_to(Connection(sock))
-
-    def _listen_to(self, connection: Connection) -> None:
-        connection.sock.setblocking(False)
-        self._connections.add(connection)
-        self._selector.register(connection.sock, selectors.EVENT_READ, lambda: self._on_ready(connection))
-
-    def _drop(self, connection: Connection) -> None:
-        if connection in self._connections:
-            self._connections.remove(connection)
-            self._selector.unregister(connection.sock)
-            connection.sock.close()
-
-    def _on_ready(self, connection: Connection) -> None:
-        if connection.outgoing:
-            self._push(connection)
-        try:
-            data = connection.sock.recv(1 << 16) if connection in self._connections else b""
-        except (BlockingIOError, ConnectionResetError):
-            return  # reset: it left without reading our answers; what it had said comes with the next call
-        connection.incoming += data
-        self._on_lines(connection)
-        if not data or len(connection.incoming) > LINE_BYTES_MAX:
-            self._drop(connection)
-
-    def _on_lines(self, connection: Connection) -> None:
-        *lines, connection.incoming = connection.incoming.split(b"\n")
-        for line in lines:
-            self._on_line(connection, line)
+    # -- what is said at the door ------------------------------------------------------------
 
     def _on_line(self, connection: Connection, line: bytes) -> None:
         try:
@@ -653,27 +593,6 @@ class Shim:
             if worker.metrics_waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
                 self._journal.append_metrics(worker.metrics_waiting)
                 worker.metrics_waiting, worker.metrics_at = None, now
-
-    def _send(self, connection: Connection, message: dict[str, Any]) -> None:
-        if connection in self._connections:
-            connection.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
-            self._push(connection)
-
-    def _push(self, connection: Connection) -> None:
-        try:
-            sent = connection.sock.send(connection.outgoing)
-            connection.outgoing = connection.outgoing[sent:]
-        except BlockingIOError:
-            pass
-        except OSError:  # it no longer listens, but what it has said is still to be read
-            connection.outgoing, connection.watching = b"", False
-        if len(connection.outgoing) > LINE_BYTES_MAX:  # asks and asks, and never reads
-            self._drop(connection)
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outgoing else 0)
-        if events != connection.events:
-            connection.events = events
-            self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
 
 
 def reset_signals() -> None:
