@@ -67,7 +67,7 @@ class Candidates:
         self.room -= self.fits.pop(name, 0)
         node = state.nodes.get(name)
         fits = 0
-        if node is not None and node.contact is NodeContact.CONNECTED:
+        if node is not None and takes_work(state, node):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
         if not fits:
             self.keys.pop(name, None)
@@ -89,6 +89,10 @@ def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
         memo = state.candidates[demand] = Candidates(demand)
     memo.follow(state)
     return memo
+
+
+def takes_work(state: ClusterState, node: Node) -> bool:
+    return node.contact is NodeContact.CONNECTED and node.node not in state.resting
 
 
 def can_ever(state: ClusterState, demand: GangDemand) -> bool:

@@ -61,7 +61,14 @@ def fenced_lease_end(state: ClusterState, node: Node) -> int:
 
 
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
-    """The next moment at which silence alone changes something for the node."""
+    """The next moment at which time alone changes something for the node."""
+    silence = _silence_deadline(state, node)
+    if node.node not in state.resting:
+        return silence
+    return node.rests_until_us if silence is None else min(silence, node.rests_until_us)
+
+
+def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:
     settings = state.settings
     if node.contact is NodeContact.CONNECTED:
         return Micros(node.last_heard_us + settings.unknown_after_us)

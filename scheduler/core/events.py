@@ -209,6 +209,17 @@ class NodeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeRested:
+    """It refused a start by its own fault: it gets no work for a while. `refusals` 0: it starts again."""
+
+    at_us: Micros
+    node: NodeId
+    refusals: int
+    until_us: Micros = NEVER
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeForgotten:
     at_us: Micros
     node: NodeId
@@ -287,7 +298,7 @@ JobEvent = (
 )
 LateFact = RankExited | TaskEnded | StartRefused
 """How a task left: also told after its attempt, or its job, was over."""
-NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeForgotten
+NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeRested | NodeForgotten
 ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
 DurableEvent = JobEvent | NodeEvent | ClusterEvent
 VolatileEvent = NodeHeard | MetricsReported | LaneParked | TimersPassed

@@ -232,6 +232,12 @@ def _node_lost(state: ClusterState, event: e.NodeLost) -> Touched:
     return put_node(state, node, new)
 
 
+def _node_rested(state: ClusterState, event: e.NodeRested) -> Touched:
+    node = state.nodes[event.node]
+    new = replace(node, refusals=event.refusals, rests_until_us=event.until_us, refusal=event.why)
+    return put_node(state, node, new)
+
+
 def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:
     return put_node(state, state.nodes[event.node], None)
 
@@ -304,6 +310,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.NodeConnected: _node_connected,
     e.NodeUnknown: _node_unknown,
     e.NodeLost: _node_lost,
+    e.NodeRested: _node_rested,
     e.NodeForgotten: _node_forgotten,
     e.SchedulerStarted: _scheduler_started,
     e.ClusterSuspected: _cluster_suspected,

@@ -50,6 +50,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     if new is None:
         assert old is not None
         del state.nodes[old.node], state.loads[old.node]
+        state.resting.discard(old.node)
         state.timers.drop((1, old.node))
         state.changes.add(old.node, len(state.nodes))
         return None
@@ -66,6 +67,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     if old is not None and _came_or_went(old, new):
         for number in sorted({key.job for key in state.loads[new.node].tasks}):
             _note_stranded(state, state.jobs[number])
+    _note_resting(state, new)
     set_node_timer(state, new)
     return new
 
@@ -82,6 +84,7 @@ def settle_timers(state: ClusterState, now_us: Micros) -> None:
         if isinstance(name, str):
             node = state.nodes.get(name)
             if node is not None:
+                _note_resting(state, node)
                 set_node_timer(state, node)
             continue
         job = state.jobs.get(name)
@@ -141,6 +144,18 @@ def _enter(state: ClusterState, job: Job) -> None:
         else:
             state.queue.add(job)
             state.freed += job.course.attempt > 0
+
+
+def _note_resting(state: ClusterState, node: Node) -> None:
+    rests = node.rests_until_us > state.last_at_us
+    if rests == (node.node in state.resting):
+        return
+    state.freed += 1
+    state.changes.add(node.node, len(state.nodes))
+    if rests:
+        state.resting.add(node.node)
+    else:
+        state.resting.remove(node.node)
 
 
 def _note_stranded(state: ClusterState, job: Job) -> None:

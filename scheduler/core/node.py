@@ -45,6 +45,13 @@ class Node:
     session: int = 0
     last_heard_us: Micros = NEVER
 
+    refusals: int = 0
+    """Transient refusals of starts in a row, since one worked."""
+    rests_until_us: Micros = NEVER
+    """It gets no work before."""
+    refusal: str = ""
+    """What it said, in its own words."""
+
     @property
     def name(self) -> str:
         return self.inventory.name or self.node

@@ -9,9 +9,8 @@ from collections import Counter
 from contextlib import closing
 
 from ...spec.ids import Attempt, Micros, NodeId
-from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
-from .candidates import Candidates, can_ever, candidates_for, tasks_that_fit
+from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_that_fit
 from .effects import Effect, Plan, StartTask
 from .ending import end_attempt, node_lost
 from .events import AttemptStarted, LaneParked, Place
@@ -67,7 +66,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     own = Counter(task.node for task in job.tasks)
     for name in own:
         node = state.nodes[name]
-        if node.contact is NodeContact.CONNECTED:
+        if takes_work(state, node):
             fits[name] = tasks_that_fit(node, _load_without(state, job, name), job.demand)
     master = job.tasks[0].node
     if job.demand.rendezvous and not any(

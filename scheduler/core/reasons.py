@@ -14,7 +14,7 @@ from .job import Job, TaskState
 from .node import Node
 from .placement import room_elsewhere
 from .reason import Reason
-from .shortage import never_reason, not_now_reason
+from .shortage import never_reason, not_now_reason, resting_text
 from .state import ClusterState
 from .stranding import lost_nodes
 
@@ -52,6 +52,9 @@ def ending_reason(job: Job) -> Reason:
 
 def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | None:
     """Why a node takes no work; None when it does."""
+    if node.node in state.resting and node.contact is NodeContact.CONNECTED:
+        hint = f"see what is wrong on {node.name}; it gets work again by itself"
+        return Reason("refuses", resting_text(node, now_us), hint, {"refusals": node.refusals})
     if node.contact is NodeContact.CONNECTED:
         return None
     return _silence(state, node, now_us, exclusive=False)
@@ -64,7 +67,7 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if not can_ever(state, job.demand):
         return Why((never_reason(state, job.demand), *last), never=True)
     ahead, first = state.queue.ahead_of(job)
-    shortage = not_now_reason(state, job)
+    shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)
     if not ahead:
         return Why((shortage, *suspected, *last))

@@ -91,7 +91,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
     key, seq = entry.task, entry.seq
     match entry.said:
         case Started(pids, start_mode):
-            return Plan(None, (e.TaskStarted(now_us, key, seq, pids, start_mode),))
+            started = e.TaskStarted(now_us, key, seq, pids, start_mode)
+            return Plan(None, (started, *_starts_again(state, job.tasks[key.task].node, now_us)))
         case Exited():
             return _on_exited(state, job, entry, entry.said, now_us)
         case Ended():
@@ -207,7 +208,21 @@ def _on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_
     again = len(job.course.avoid)
     held_us = state.settings.refusal_backoff_us * min(2**again, 64)
     avoid = None if task.node in job.course.avoid else task.node
-    return _and_end(state, job, now_us, event, ending, avoid=avoid, held_us=held_us)
+    plan = _and_end(state, job, now_us, event, ending, avoid=avoid, held_us=held_us)
+    return Plan(None, (*plan.events, *_rests(state, task.node, said, now_us)), plan.effects)
+
+
+def _rests(state: ClusterState, name: NodeId, said: Refused, now_us: Micros) -> tuple[e.Event, ...]:
+    """What is wrong on a node fails every job that is sent there: it gets none for a growing time."""
+    node, settings = state.nodes[name], state.settings
+    if node.rests_until_us > now_us:  # several starts, refused together
+        return ()
+    rest_us = min(settings.refusal_backoff_us * 2 ** min(node.refusals, 32), settings.rest_max_us)
+    return (e.NodeRested(now_us, name, node.refusals + 1, Micros(now_us + rest_us), said.text),)
+
+
+def _starts_again(state: ClusterState, name: NodeId, now_us: Micros) -> tuple[e.Event, ...]:
+    return (e.NodeRested(now_us, name, 0),) if state.nodes[name].refusals else ()
 
 
 def _and_end(

@@ -29,6 +29,8 @@ class Settings:
     free_restarts_max: int = 100
     """Restarts that do not count against the job: lost nodes, transient refusals."""
     refusal_backoff_us: int = SECOND_US // 10
+    rest_max_us: int = 60 * SECOND_US
+    """The longest that a node gets no work after it refused; the first time is `refusal_backoff_us`."""
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
     jobs_max: int = 1_000_000

@@ -1,9 +1,10 @@
 """What is missing for a gang: on the nodes as they are free now, or as they are at all (never)."""
 
+from ...spec.ids import Micros
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
-from .amounts import cpu_text, demand_text, gpus_text, size_text
-from .candidates import most_tasks, tasks_that_fit
+from .amounts import cpu_text, demand_text, duration_text, gpus_text, size_text
+from .candidates import most_tasks, takes_work, tasks_that_fit
 from .job import Job
 from .node import Load, Node, gpus_matching
 from .placement import free_ports
@@ -29,12 +30,20 @@ def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
 
 
-def not_now_reason(state: ClusterState, job: Job) -> Reason:
+def resting_text(node: Node, now_us: Micros) -> str:
+    """What a node said, and for how long it is let alone."""
+    left = duration_text(max(0, node.rests_until_us - now_us))
+    times = "1 start" if node.refusals == 1 else f"{node.refusals} starts in a row"
+    return f"{node.name} refused {times} and is asked again in {left}: {node.refusal}"
+
+
+def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     """What it needs, how much of it fits now, and who holds the rest where it would fit best."""
     demand = job.demand
     needs = f"needs {demand_text(demand)}"
-    connected = [node for node in state.nodes.values() if node.contact is NodeContact.CONNECTED]
-    if not connected:
+    connected = [node for node in state.nodes.values() if takes_work(state, node)]
+    resting = [state.nodes[name] for name in sorted(state.resting)]
+    if not connected and not resting:
         return _nobody(state, needs)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     fits = min(sum(fit_now.values()), demand.instance_count)
@@ -47,6 +56,7 @@ def not_now_reason(state: ClusterState, job: Job) -> Reason:
     )
     parts = [_node_text(state, node, demand) for node in useful[:SHOWN_NODES]]
     more = f"; and {len(useful) - SHOWN_NODES} more nodes" if len(useful) > SHOWN_NODES else ""
+    more += "".join(f"; {resting_text(node, now_us)}" for node in resting[:SHOWN_NODES])
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         more += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"

@@ -1,7 +1,7 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the counters and the suspicion are the state proper. `loads`, `queue`, `held`, `stranded`,
-`timers` are indexes: they follow from the state proper and are built anew by recovery.
+`resting`, `timers` are indexes: they follow from the state proper and are built anew by recovery.
 """
 
 from dataclasses import dataclass, field
@@ -57,6 +57,8 @@ class ClusterState:
     """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
     stranded: set[JobId] = field(default_factory=set)
     """Placed and fenced, with a part on a LOST node: also in line, see stranding.py."""
+    resting: set[NodeId] = field(default_factory=set)
+    """Nodes that get no work for a while, because they refused."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)

@@ -119,6 +119,11 @@ def _node_text(event: e.Event, names: Names) -> str:
             return (
                 f"node {name} is given up after {duration_text(event.at_us - event.last_heard_us)} of silence"
             )
+        case e.NodeRested():
+            if not event.refusals:
+                return f"node {name} starts tasks again"
+            rest = duration_text(event.until_us - event.at_us)
+            return f"node {name} gets no work for {rest}, it refused {event.refusals} in a row: {event.why}"
         case e.NodeForgotten():
             return f"node {name} is forgotten"
         case e.SchedulerStarted():

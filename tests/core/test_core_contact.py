@@ -482,3 +482,39 @@ def test_stranded_jobs_are_recovered_and_replayed(paddock: Paddock) -> None:
     paddock.node_joins("n2", paddock.job(job).key(1))
     paddock.node_joins("n3", cpus=2)
     assert paddock.job(job).attempt == 2
+
+
+# --- a node that refuses
+
+
+def test_a_node_that_refuses_is_let_alone_for_a_growing_time(paddock: Paddock) -> None:
+    paddock.node_joins("n1", cpus=2)
+    [job] = paddock.submit(shape(cpus=2))
+    refusals = 0
+    for _ in range(4 * 120):
+        if paddock.state_of(job) is JobState.STARTING:
+            refusals += 1
+            paddock.says(
+                job, 0, s.Refused("disk-full", "no space left on /var (0 B of 40 GB)", transient=True)
+            )
+        paddock.pass_time(0.25)
+    assert 9 <= refusals <= 13, "0.1 s, 0.2 s, 0.4 s ... up to a minute"
+    text = paddock.why(job).reasons[0].text
+    assert f"n1 refused {refusals} starts in a row and is asked again in" in text
+    assert "no space left on /var (0 B of 40 GB)" in text
+    paddock.pass_time(60)
+    paddock.starts(job)
+    node = paddock.state.nodes[NodeId("n1")]
+    assert (node.refusals, node.rests_until_us) == (0, 0)
+    assert picture(paddock.replayed()) == picture(paddock.state)
+
+
+def test_a_node_that_refused_one_job_gets_no_other(paddock: Paddock) -> None:
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(cpus=2))
+    refused = paddock.nodes_of(job)[0]
+    paddock.says(job, 0, s.Refused("disk-full", "no space left", transient=True))
+    others = paddock.submit(shape(cpus=2), shape(cpus=2))
+    assert refused not in [paddock.nodes_of(other)[0] for other in others]
+    paddock.pass_time(1)
+    assert paddock.nodes_of(job) == [refused]
