@@ -18,10 +18,11 @@ import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
 from ..proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
-from ..proto.limits import REPORTS_BYTES_MAX, REPORTS_MAX, TASKS_PER_NODE_MAX
+from ..proto.limits import TASKS_PER_NODE_MAX
 from ..spec.errors import InvalidRequest, PacelineError
 from ..spec.ids import TaskKey
 from .leases import LeaseKeeper, boottime_s
+from .reports import Reports
 from .streams import (
     BACKOFF_MAX_S,
     Backoff,
@@ -35,7 +36,6 @@ from .streams import (
 
 log = logging.getLogger(__name__)
 
-ENTRIES_UNACKNOWLEDGED: Final = 8 * REPORTS_MAX
 OPERATIONS_MAX: Final = 256
 FORGOTTEN_MAX: Final = 10_000
 GRACE_S_MAX: Final = 7 * 86400.0
@@ -89,17 +89,6 @@ class Identity:
     incarnation: str
 
 
-@dataclass(slots=True)
-class _Position:
-    """How far one task's journal has come on its way."""
-
-    sent: int = 0
-    stored: int = 0
-    superseded: bool = False
-    """What is acknowledged of it does not count any more: it was told to stop or to be forgotten, and may
-    have a successor by now, so that the scheduler perhaps only takes note of what it still says."""
-
-
 class Session:
     """Keeps the stream up until cancelled. All of it belongs to the event loop's thread.
 
@@ -131,8 +120,7 @@ class Session:
         self._check_cluster = check_cluster
         self._on_connected = on_connected
         self._log_bytes_max = log_bytes_max
-        self._positions: dict[TaskKey, _Position] = {}
-        self._grown: OrderedDict[TaskKey, None] = OrderedDict()
+        self._reports = Reports(tasks.entries)
         self._wake = asyncio.Event()
         self._inventory_due = False
         self._heartbeat_s = HEARTBEAT_S
@@ -149,7 +137,7 @@ class Session:
 
     def on_growth(self, key: TaskKey) -> None:
         """The task's journal has grown."""
-        self._grown[key] = None
+        self._reports.grew(key)
         self._wake.set()
         if self._tasks.ended(key):
             self._logs.look(key)
@@ -232,13 +220,11 @@ class Session:
         self._leases.on_terms(welcome.lease_exclusive_s, welcome.lease_fenced_s, sent_s)
         self._heartbeat_s = welcome.heartbeat_s if 0.01 <= welcome.heartbeat_s <= 60.0 else HEARTBEAT_S
         self._ever_welcome = True
-        superseded = {key for key, each in self._positions.items() if each.superseded}
-        self._positions.clear()
-        self._grown.clear()
+        superseded = self._reports.start_over()
         for position in welcome.positions:
             key = task_key_of(position.task)
             seq = position.journal_seq
-            self._positions[key] = _Position(seq, seq, key in superseded)
+            self._reports.track(key, seq, superseded=key in superseded)
             if key not in superseded:
                 self._tasks.acknowledge(key, seq)
             self._logs.watch(key)
@@ -247,7 +233,7 @@ class Session:
         for message in welcome.forget:
             key = task_key_of(message)
             # Its end is still told: whoever follows its output waits to hear how long that is.
-            self._positions[key] = _Position(superseded=True)
+            self._reports.track(key, 0, superseded=True)
             self.on_growth(key)
             self._leave(key, "superseded")
         self._on_connected(True)
@@ -275,11 +261,9 @@ class Session:
     def _on_ack(self, positions: Iterable[agent_pb2.TaskPosition]) -> None:
         for message in positions:
             key = task_key_of(message.task)
-            position = self._positions.get(key)
-            if position is None or message.journal_seq <= position.stored:
+            position = self._reports.position(key)
+            if position is None or not position.on_stored(message.journal_seq):
                 continue
-            position.stored = message.journal_seq
-            position.sent = max(position.sent, position.stored)
             if not position.superseded:
                 self._tasks.acknowledge(key, message.journal_seq)
             self._leave_if_done(key)
@@ -294,7 +278,8 @@ class Session:
         if start.log_bytes_max <= 0 or start.log_bytes_max > self._log_bytes_max:
             start.log_bytes_max = self._log_bytes_max
         await self._operations.acquire()  # the stream waits, not a queue
-        self._positions.setdefault(key, _Position())
+        if self._reports.position(key) is None:
+            self._reports.track(key, 0, superseded=False)
 
         async def begin() -> None:
             try:
@@ -307,7 +292,7 @@ class Session:
 
     def _on_stop(self, stop: agent_pb2.StopTask) -> None:
         key = task_key_of(stop.task)
-        if position := self._positions.get(key):
+        if position := self._reports.position(key):
             position.superseded = True
         if position or key in self._tasks.tasks():
             self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
@@ -345,7 +330,7 @@ class Session:
 
     def _is_told(self, key: TaskKey) -> bool:
         """It has ended, and this stream's scheduler has all of its journal."""
-        position = self._positions.get(key)
+        position = self._reports.position(key)
         if position is None or not self._tasks.ended(key):
             return False
         return not self._tasks.entries(key, position.stored, 1)
@@ -376,7 +361,7 @@ class Session:
             self._logs.drop(key)
             self._leaving.pop(key, None)
             self._expired.discard(key)
-            self._positions.pop(key, None)
+            self._reports.drop(key)
             self._left.set()
 
     async def wait_left(self, key: TaskKey) -> None:
@@ -408,10 +393,10 @@ class Session:
             if self._inventory_due:
                 self._inventory_due = False
                 await write_message(call, agent_pb2.FromAgent(inventory=self._inventory()), WRITE_S)
-            if self._grown and (early_s := reported_s + GATHER_S - time.monotonic()) > 0:
+            if self._reports.waiting and (early_s := reported_s + GATHER_S - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
             self._wake.clear()
-            entries = self._next_batch()
+            entries = self._reports.next_batch()
             if entries:
                 reported_s = time.monotonic()
                 await write_message(
@@ -421,35 +406,6 @@ class Session:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due_s - time.monotonic())):
                     await self._wake.wait()
-
-    def _next_batch(self) -> list[agent_pb2.JournalEntry]:
-        """Some of each task that has grown, within the batch's bounds and the window."""
-        batch: list[agent_pb2.JournalEntry] = []
-        bytes_left = REPORTS_BYTES_MAX - (16 << 10)
-        flying = sum(each.sent - each.stored for each in self._positions.values())
-        room = min(REPORTS_MAX, ENTRIES_UNACKNOWLEDGED - flying)
-        for key in list(self._grown):
-            if room <= len(batch):
-                break
-            position = self._positions.get(key)
-            if position is None:
-                del self._grown[key]
-                continue
-            asked = room - len(batch)
-            entries = self._tasks.entries(key, position.sent, asked)
-            for entry in entries:
-                size = entry.ByteSize() + 8
-                if size > bytes_left and batch:
-                    return batch
-                bytes_left -= size
-                entry.task.CopyFrom(task_key_message(key))
-                batch.append(entry)
-                position.sent = entry.seq
-            if len(entries) < asked:
-                del self._grown[key]
-            else:
-                self._grown.move_to_end(key)
-        return batch
 
     async def close(self) -> None:
         """Drop what is under way for the tasks; they themselves go on."""
