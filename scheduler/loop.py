@@ -31,7 +31,8 @@ from .core.stimuli import (
     TrustCluster,
 )
 from .loop_clock import steady_clock
-from .loop_engine import Committed, Engine, Step
+from .loop_engine import Committed, Engine, Poison, Step
+from .loop_poison import PoisonWatch
 from .loop_watch import Watch, Watchers
 from .records import job_from_row
 from .store.base import Store
@@ -84,6 +85,8 @@ class Loop:
         self._settings = settings or Settings()
         self._clock = now_us or steady_clock()
         self._behind_us = 0
+        self._poison = PoisonWatch(self.now_us)
+        self._falls = 0
         self._arrivals_max = arrivals_max
         self._arrivals: deque[_Arrival] = deque()
         self._readings: list[_Reading] = []
@@ -138,6 +141,7 @@ class Loop:
         """Answer after the commit. Raises the decision's refusal (a PacelineError), Unavailable when the
         commit failed or the loop is recovering, LimitExceeded when too much waits."""
         self._check_ready()
+        self._poison.check(stimulus)
         if len(self._arrivals) >= self._arrivals_max:
             raise LimitExceeded(
                 f"{len(self._arrivals)} requests wait for the scheduler",
@@ -204,7 +208,17 @@ class Loop:
                 await self._serve()
             except Exception as error:
                 log.exception("the loop could not go on and starts anew from the store")
+                if isinstance(error, Poison):
+                    self._note_poison(error)
                 await self._start_anew(error)
+                self._falls += 1
+                if self._falls > 1:  # nothing went well in between: do not spin
+                    await asyncio.sleep(min(BACKOFF_FIRST_S * 2 ** min(self._falls, 16), BACKOFF_MOST_S))
+
+    def _note_poison(self, poison: Poison) -> None:
+        barred = self._poison.note(poison.stimulus, poison.__cause__ or poison)
+        if barred:
+            log.error("%s", barred)
 
     async def _serve(self) -> None:
         """Steps until closed; raises whatever keeps it from going on."""
@@ -239,6 +253,7 @@ class Loop:
         except BaseException:
             self._arrivals.extendleft(reversed(arrivals))
             raise
+        self._falls = 0
         self._answer(arrivals, step)
         return step.more
 

@@ -55,6 +55,14 @@ class Committed:
     job: Job | None
 
 
+class Poison(RuntimeError):
+    """A bug of ours came to light at this stimulus; the state is spoilt."""
+
+    def __init__(self, stimulus: Stimulus) -> None:
+        super().__init__(f"a bug of ours came to light at {type(stimulus).__name__}")
+        self.stimulus = stimulus
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """`answers` match the stimuli; a refusal is one too. Nothing may leave before `batch` is committed."""
@@ -154,6 +162,8 @@ class Engine:
             return self._decide(draft, stimulus, now_us, known)
         except PacelineError as refusal:
             return refusal
+        except Exception as bug:
+            raise Poison(stimulus) from bug
 
     def _decide(
         self, draft: _Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]

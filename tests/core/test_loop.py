@@ -349,3 +349,32 @@ def test_a_damaged_row_is_named() -> None:
 async def _one_event(store: MemoryStore) -> None:
     async with running(store) as loop:
         await loop.submit(submission("k"))
+
+
+async def test_a_poison_that_is_sent_again_for_ever_is_barred_and_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An entry that no decision knows: a bug of ours, met again after each recovery."""
+    store = MemoryStore()
+    async with running(store) as loop:
+        node, other = NodeId("n1"), NodeId("n2")
+        for name in (node, other):
+            await loop.submit(s.Hello(name, loop.next_session(), "boot", inventory(name)))
+        made = await loop.submit(submission("a"))
+        job = await loop.read(lambda state: state.jobs[made.jobs[0]])
+        holder = job.tasks[0].node
+        poison = s.Reports(holder, (s.Entry(job.key(0), 1, "nonsense"),))  # type: ignore[arg-type]
+        for _ in range(3):
+            await until(lambda: loop.ready)
+            with pytest.raises(Unavailable, match="recovering"):
+                await loop.submit(poison)
+        await until(lambda: loop.ready)
+        with pytest.raises(Unavailable, match=f"what node {holder} sent has stopped the scheduler 3 times"):
+            await loop.submit(poison)
+        assert "is not listened to for 10 min" in caplog.text
+        with pytest.raises(Unavailable, match="is not listened to"):
+            await loop.submit(s.Hello(holder, loop.next_session(), "boot", inventory(holder)))
+        well = other if holder == node else node
+        await loop.submit(s.Hello(well, loop.next_session(), "boot", inventory(well)))
+        again = await loop.submit(submission("b"))
+        assert await loop.read(lambda state: state.jobs[again.jobs[0]].tasks[0].node) == well
