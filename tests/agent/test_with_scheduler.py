@@ -59,6 +59,10 @@ def test_output_survives_a_kill(tmp_path: Path, victim: str, counting: Counting)
         wait_until("the folder is dropped", lambda: not list((cluster.agent_state() / "tasks").iterdir()))
 
 
+def streams_broken(cluster: Cluster) -> int:
+    return cluster.agents[0].log_text().count("trying again in")
+
+
 def test_output_survives_cut_connections(tmp_path: Path, counting: Counting) -> None:
     with Cluster(tmp_path, agents=0) as cluster:
         host, _, port = cluster.address.rpartition(":")
@@ -68,8 +72,10 @@ def test_output_survives_cut_connections(tmp_path: Path, counting: Counting) -> 
             for size in (100, 3000, 9000):
                 before = sizes(cluster, job)
                 wait_until("output grows", lambda before=before: sizes(cluster, job) > before)
-                proxy.cut_after(size)
-            proxy.cut_after(None)
+                broken = streams_broken(cluster)
+                proxy.cut_after(size)  # too little for a new connection to bring anything through
+                wait_until("it was cut", lambda broken=broken: streams_broken(cluster) > broken)
+                proxy.cut_after(None)
             counting.stop()
             assert cluster.wait_state(job, "SUCCEEDED").attempt == 1
             assert counting.is_whole(followed(cluster, job))
