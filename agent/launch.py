@@ -4,7 +4,6 @@ Reads the file system, changes nothing. Warm is only what a fork can do exactly 
 for everything else the reason is part of the start mode.
 """
 
-import hashlib
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..proto.generated import agent_pb2
+from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
 
 PRELOAD: Final = ("@paceline.training.preload",)
@@ -137,17 +137,6 @@ def make_launch(
 def is_sensitive(name: str) -> bool:
     """True when a process must have been started with this variable for it to have its effect."""
     return _SENSITIVE.fullmatch(name) is not None
-
-
-def mark_of(folder: Path) -> str:
-    """PACELINE_MARK of the task in that folder: its key, and which agent's it is, since another cluster's
-    agent on the same machine has tasks of the same keys."""
-    return f"{folder.name}@{_agent_of(folder.parent)}"
-
-
-@lru_cache(maxsize=64)
-def _agent_of(tasks: Path) -> str:
-    return hashlib.sha256(str(tasks.resolve()).encode()).hexdigest()[:16]
 
 
 def shadowing(folder: str, shadowable: frozenset[str]) -> str:

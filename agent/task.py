@@ -15,12 +15,12 @@ from typing import Any
 from google.protobuf import json_format
 
 from ..proto.generated import agent_pb2
+from ..proto.marks import mark_of
 from ..spec.ids import TaskKey
 from . import containment, kernel
 from .claims import forbid, owner
 from .entries import JournalReader
 from .journal import Journal
-from .launch import mark_of
 from .shim import last_line
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim

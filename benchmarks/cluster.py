@@ -59,6 +59,9 @@ class Cluster:
         ready = [node for node in nodes if node.contact == "connected" and node.warm_pool == "ready"]
         return len(ready) == self._agents
 
+    def scheduler_pid(self) -> int:
+        return int(json.loads((self.state / "scheduler.json").read_text())["pid"])
+
     def agent_pid(self, node: str) -> int:
         return int(self._agent_told(node)["pid"])
 

@@ -5,16 +5,20 @@ by one (sbatch after sbatch, a HyperQueue job each). Jobs are over when the sche
 """
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 from paceline import AsyncClient, Client
 from paceline.spec.lifecycle import TERMINAL, JobState
 
@@ -63,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             beside_hyperqueue(match, size, folder)
             if not report.rows:
                 match.alone()
+            report.notes.append(ours.cpu.told)
     report.left_out("Ray jobs: about one a second, and they need its dashboard")
     report.finish(given)
 
@@ -141,6 +146,44 @@ class Match:
         )
 
 
+class Cpu:
+    """Where a job's CPU time goes: the whole machine's, and what each process of ours took of it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        agents = [cluster.agent_pid(f"local-{index}") for index in range(2)]
+        self._parts = {"scheduler": [cluster.scheduler_pid()], "agents": agents, "client": [os.getpid()]}
+        self._spent_s: Counter[str] = Counter()
+        self._jobs = 0
+
+    @contextmanager
+    def of(self, jobs: int) -> Iterator[None]:
+        """Account what is done inside to that many jobs."""
+        before = self._seconds()
+        yield
+        self._spent_s.update({part: spent - before[part] for part, spent in self._seconds().items()})
+        self._jobs += jobs
+
+    def _seconds(self) -> dict[str, float]:
+        machine = psutil.cpu_times()
+        told = {"all": sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice}
+        for part, pids in self._parts.items():
+            times = [psutil.Process(pid).cpu_times() for pid in pids]
+            told[part] = sum(spent.user + spent.system for spent in times)
+        return told
+
+    @property
+    def told(self) -> str:
+        """One line; the machine's limit is what its cores give at that price."""
+        ms = {part: spent * 1e3 / self._jobs for part, spent in self._spent_s.items()}
+        rest = 2 * ms["all"] - sum(ms.values())
+        parts = ", ".join(f"{part} {ms[part]:.2f}" for part in self._parts)
+        return (
+            f"CPU of a job, all at once: {ms['all']:.2f} ms of the machine's; {parts}, shims, `true` and "
+            f"whatever else ran {rest:.2f}; at that price {psutil.cpu_count()} cores give "
+            f"{1e3 * (psutil.cpu_count() or 1) / ms['all']:.0f} jobs/s"
+        )
+
+
 class Ours:
     """Jobs through our SDK."""
 
@@ -149,8 +192,13 @@ class Ours:
         self._client: Client = cluster.client
         self._size = size
         self._rates: list[float] = []
+        self.cpu = Cpu(cluster)
 
     def at_once(self) -> float:
+        with self.cpu.of(self._size.ours):
+            return self._at_once()
+
+    def _at_once(self) -> float:
         began = time.monotonic()
         self._client.submit_many([DOCUMENT] * self._size.ours)
         self._wait()

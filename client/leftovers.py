@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from ..proto.marks import agent_mark
 from . import process as processes
 from .process import Identity
 from .settings import read_small
@@ -27,20 +28,15 @@ def task_shims(state: Path) -> Iterator[tuple[str, Identity]]:
 
 def kill_tasks(state: Path, tell: Callable[[str], None]) -> None:
     """SIGKILL every process of every task: first what is below the shims, which reap it, then the shims."""
-    agents = str(state / "agents") + "/"
+    marks = tuple(agent_mark(tasks) for tasks in (state / "agents").glob("*/tasks"))
     shims = dict.fromkeys(shim for _, shim in task_shims(state))
 
     def below() -> Iterator[Identity]:
         for shim in shims:
             if shim.is_alive():
                 yield from processes.descendants(shim)
-        yield from (
-            found
-            for found in processes.with_environment(
-                "PACELINE_TASK_FOLDER", lambda value: value.startswith(agents)
-            )
-            if found not in shims
-        )
+        marked = processes.with_environment("PACELINE_MARK", lambda value: value.endswith(marks))
+        yield from (found for found in marked if found not in shims)
 
     killed = processes.kill_all(below, KILL_S)
     killed += processes.kill_all(lambda: (shim for shim in shims if shim.is_alive()), KILL_S)

@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from ..proto import channels  # before grpc, which it keeps quiet
+
+# isort: split
 import grpc
 
-from ..proto import channels
 from ..proto.failures import error_of
 from ..spec.errors import PacelineError, Unavailable
 from ..spec.ids import JobId

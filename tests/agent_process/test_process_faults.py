@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from paceline.agent import kernel
-from paceline.agent.launch import mark_of
 from paceline.agent.lease_watch import boot_id
+from paceline.proto.marks import mark_of
 from support.processes import (
     PYTHON,
     alive,

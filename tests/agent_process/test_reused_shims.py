@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paceline.agent import kernel
-from paceline.agent.launch import mark_of
 from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.proto.marks import mark_of
 from paceline.spec.ids import TaskKey
 from support.processes import (
     alive,

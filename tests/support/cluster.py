@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from paceline.agent.launch import mark_of
 from paceline.client import documents, leftovers, process, views
 from paceline.client.process import Identity
 from paceline.client.sdk import Client
+from paceline.proto.marks import agent_mark
 from paceline.spec.ids import JobId
 from paceline.spec.lifecycle import TERMINAL, NodeContact
 
@@ -277,9 +277,7 @@ class Cluster:
         mine = str(self.state)
         found = dict.fromkeys(process.with_environment(MARK, lambda value: value == mine))
         # A forked rank has its zygote's environment, in which only this is its own; a zygote's is blank.
-        marks = tuple(
-            mark_of(self.agent_state(index) / "tasks" / "any")[len("any") :] for index in self.agents
-        )
+        marks = tuple(agent_mark(self.agent_state(index) / "tasks") for index in self.agents)
         found |= dict.fromkeys(process.with_environment("PACELINE_MARK", lambda value: value.endswith(marks)))
         return list(found)
 

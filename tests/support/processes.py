@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from paceline.agent import kernel
-from paceline.agent.launch import mark_of
 from paceline.agent.supervisor import Supervisor, SupervisorConfig
 from paceline.proto.generated import agent_pb2
+from paceline.proto.marks import mark_of
 from paceline.spec.ids import Attempt, JobId, TaskKey
 
 LIGHT = ("json", "random", "logging")
