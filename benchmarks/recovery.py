@@ -2,10 +2,12 @@
 
 The store's content comes about as in life: submitted through gRPC, placed, reported as started by simulated
 nodes over real agent streams. Timed is from the start of the new process to the first job that it places,
-on a node that was not there before. Then all nodes come back: every job must be there, none started twice.
+on a node that was not there before and dials when the scheduler serves. Then all nodes come back: every job
+must be there, none started twice.
 """
 
 import asyncio
+import json
 import signal
 import socket
 import sqlite3
@@ -121,12 +123,17 @@ class Recovery:
         self._process.wait()
         began = self._start()
         new = self._fleet.add(1, NEW_CPUS)
+        await until(self._serves, "the scheduler serves")  # dialling in vain would add gRPC's backoff
         self._fleet.dial(new)
         await until(lambda: new[0].tasks, "a job on the new node")
         self._fleet.dial(self._fleet.nodes[:-1])
         await until(lambda: all(node.connected.is_set() for node in self._fleet.nodes), "all nodes back")
         await until(lambda: len(new[0].tasks) == NEW_CPUS, "the new node full")
         return min(new[0].tasks.values()) - began
+
+    def _serves(self) -> bool:
+        record = self._state / "scheduler.json"
+        return record.exists() and json.loads(record.read_text())["pid"] == self._process.pid
 
     async def _verdict(self) -> str:
         """One line on what is in the store; raises when a job is lost or was started twice."""
