@@ -28,13 +28,27 @@ from .cluster import PACE
 from .cluster import version as our_version
 from .harness import Options, Report, Row, Sample, options
 from .peers import slurm
-from .peers.processes import Crew, free_port
+from .peers.processes import Crew, free_port, run
 from .peers.work.waiting import wait_until
 from .work.fleet import Fleet
 
 DOCUMENT = {"command": "true", "code": "/", "resources": {"cpus": 1}}
 NEW_CPUS = 8
 METRIC = "process start to first decision"
+PHASES = """
+import sys, time
+marks = [time.perf_counter()]
+import paceline.scheduler.main, paceline.scheduler.server
+from paceline.scheduler.records import recover
+from paceline.scheduler.store import open_store
+marks.append(time.perf_counter())
+store = open_store(sys.argv[1])
+marks.append(time.perf_counter())
+recover(store.load())
+marks.append(time.perf_counter())
+took = [later - earlier for earlier, later in zip(marks, marks[1:])]
+print("of it imports {:.2f} s, opening the store {:.2f} s, load and rebuild {:.2f} s".format(*took))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,9 @@ class Recovery:
         report.rows.append(Row(self._size.case, METRIC, "s", taken, peer, beside, "read+decode", floors))
         report.notes.append(await self._verdict())
         report.notes.append(f"the fill: {self._filled}")
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        report.notes.append(run([sys.executable, "-c", PHASES, str(self._state / "paceline.db")]).strip())
 
     async def _fill(self) -> None:
         self._start()
