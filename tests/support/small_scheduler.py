@@ -30,7 +30,7 @@ def key(job: int, attempt: int = 1, task: int = 0) -> TaskKey:
 class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShippingServicer):
     """Use as an async context manager. Everything is public: tests look and meddle."""
 
-    def __init__(self, *, cluster_id: str = "cluster-a", heartbeat_s: float = 0.1, port: int = 0) -> None:
+    def __init__(self, *, cluster_id: str = "cluster-a", heartbeat_s: float = 1.0, port: int = 0) -> None:
         self.cluster_id = cluster_id
         self.heartbeat_s = heartbeat_s
         self.lease_exclusive_s = 20.0
