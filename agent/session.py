@@ -353,6 +353,7 @@ class Session:
             self._logs.watch(key)
             await self._wait_told(key)
             await self._logs.wait_shipped(key)
+            self._logs.drop(key)  # its files are not to be open when the folder goes
             await self._then(key, lambda: self._tasks.forget(key))
             self._forgotten[key] = None
             while len(self._forgotten) > FORGOTTEN_MAX:

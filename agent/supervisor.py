@@ -29,11 +29,12 @@ from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, sha
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
 from .shim_pool import ReusableShim, ShimPool
+from .spare_folders import SpareFolders, drop_folder
 from .task import (
     Task,
-    drop_folder,
     kill_leftovers,
     make_folder,
+    make_socket_folder,
     missing_entries,
     write_acked,
     write_entries,
@@ -124,6 +125,7 @@ class Supervisor:
             on_change=self._tell_change,
         )
         self._shims = ShimPool(config.idle_shim_s)
+        self._spares = SpareFolders(state / "spare")
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
@@ -132,6 +134,8 @@ class Supervisor:
     async def recover(self) -> None:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._spares.begin()
+        make_socket_folder(self._state)
         self._groups = containment.find_cgroup_tree(
             self._state, without_limits=self._config.groups_without_limits
         )
@@ -196,7 +200,8 @@ class Supervisor:
         if self._tasks.pop(key, None) is None:
             return
         self._let_go(task)
-        await self._on_disk(lambda: drop_folder(task.folder))
+        drop = self._spares.keep if task.is_left else drop_folder
+        await self._on_disk(lambda: drop(task.folder))
 
     def acknowledge(self, key: TaskKey, seq: int) -> None:
         """The scheduler has stored the journal up to `seq`: the shim may give that space back."""
@@ -393,7 +398,7 @@ class Supervisor:
         async with self._begun if reusable else contextlib.nullcontext():
             shim = self._shims.take() if reusable else None
             try:
-                await self._on_disk(lambda: make_folder(task))
+                await self._on_disk(lambda: make_folder(task, self._spares if reusable else None))
                 if task.stop_why:
                     raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
                 if shim is not None and shim.link.alive:
@@ -574,7 +579,7 @@ class Supervisor:
             task.overdue.cancel()
             task.overdue = None
         if link is not None and shim is not None and task.over.is_set():
-            self._shims.give(shim)
+            self._shims.give(shim, lambda: _set_left(task))
         elif link is not None:
             link.close()
         if task.acked_fd >= 0:
@@ -600,6 +605,10 @@ class Supervisor:
 
 def _key(request: agent_pb2.StartTask) -> TaskKey:
     return TaskKey(JobId(request.task.job), Attempt(request.task.attempt), request.task.task)
+
+
+def _set_left(task: Task) -> None:
+    task.is_left = True
 
 
 async def _lives_on(pid: int, started: int, patience_s: float) -> bool:
