@@ -250,7 +250,8 @@ class Session:
                 case "ack":
                     self._on_ack(message.ack.positions)
                 case "start":
-                    await self._on_start(message.start)
+                    for start in message.start.tasks:
+                        await self._on_start(start)
                 case "stop":
                     self._on_stop(message.stop)
                 case "welcome":

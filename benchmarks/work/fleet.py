@@ -51,7 +51,8 @@ class SimNode:
         if message.HasField("welcome"):
             self.connected.set()
         elif message.HasField("start"):
-            self._on_start(message.start.task, said)
+            for start in message.start.tasks:
+                self._on_start(start.task, said)
 
     def _on_start(self, task: common_pb2.TaskKey, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
         key = (task.job, task.attempt, task.task)

@@ -62,7 +62,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
     def start(self, request: agent_pb2.StartTask) -> None:
         task = key_of(request.task)
         self.live.add(task)
-        self._say(agent_pb2.ToAgent(start=request))
+        self._say(agent_pb2.ToAgent(start=agent_pb2.StartTasks(tasks=[request])))
 
     def stop(self, task: TaskKey, grace_s: float = 0.0, why: str = "cancelled") -> None:
         self._say(agent_pb2.ToAgent(stop=agent_pb2.StopTask(task=message_of(task), grace_s=grace_s, why=why)))
