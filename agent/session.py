@@ -313,7 +313,7 @@ class Session:
             except (OSError, PacelineError) as error:
                 log.error("task %s: %s", key, error)
 
-        task = self._last[key] = asyncio.create_task(run(), name=f"task {key}")
+        task = self._last[key] = asyncio.create_task(run())
         task.add_done_callback(lambda done: self._on_done(key, done))
         return task
 
@@ -344,7 +344,7 @@ class Session:
     def _leave(self, key: TaskKey, why: str) -> None:
         """Kill what is left, ship the rest of the logs, drop the folder: all in its own time."""
         if key not in self._leaving and key not in self._forgotten:
-            self._leaving[key] = asyncio.create_task(self._finish(key, why), name=f"leave {key}")
+            self._leaving[key] = asyncio.create_task(self._finish(key, why))
 
     async def _finish(self, key: TaskKey, why: str) -> None:
         try:

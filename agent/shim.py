@@ -157,7 +157,7 @@ class Shim:
         """Until the task has ended and its journal says so."""
         self._on_children()
         self._door.read_lines(self._control)  # what came together with the word to take the task
-        if self._launch["mode"] == "exec":
+        if self._launch["mode"] == "exec" and not self._over:
             self._process.react(_AT_ONCE_S)
         while not (self._flush() and self._over):
             self._process.react(max(0.0, self._next_look() - time.monotonic()))
@@ -219,7 +219,8 @@ class Shim:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                self._end("")
+                if not self._over:
+                    self._end("")
                 return
             if pid == 0:
                 break
