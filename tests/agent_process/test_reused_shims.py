@@ -203,6 +203,6 @@ async def test_a_program_that_is_over_at_once_ends_once(tmp_path: Path) -> None:
         for number in range(1, 41):
             entries = await run(supervisor, start_task(key(number), "exit 3", tmp_path))
             assert [entry.WhichOneof("kind") for entry in entries] == ["started", "exited", "ended"]
-            await until(lambda at=key(number): supervisor._tasks[at].is_left, "its shim has left")
+            await until(lambda number=number: supervisor._tasks[key(number)].is_left, "its shim has left")
             supervisor._tasks[key(number)].journal.grow()
             assert len(supervisor.entries(key(number), 0, 9)) == 3
