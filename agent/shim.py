@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from . import kernel
 from .claims import claim, disclaim
-from .containment import drop_group, enter_group, kill_all, kill_group, signal_all
+from .containment import drop_group, enter_group, kill_all, kill_group, memory_verdict, signal_all
 from .journal import Journal
 from .lease_watch import Lease
 from .messages import Invalid, checked
@@ -471,6 +471,7 @@ class Shim:
     def _write_exit(self, worker: _Worker) -> None:
         if self._refused:
             return
+        killed = worker.exit_code == -signal.SIGKILL
         self._append(
             "exited",
             {
@@ -478,6 +479,7 @@ class Shim:
                 "exit_code": worker.exit_code,
                 "last_line": last_line(worker.log),
                 "killed_by_us": worker.killed_by_us,
+                "cause": memory_verdict(self._launch["cgroup"]) if killed and self._launch["cgroup"] else "",
             },
         )
 
