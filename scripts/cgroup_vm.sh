@@ -50,5 +50,5 @@ sed -i 's|^chroot /root|cp /tests /root/tests\n&|' $root/init && chmod +x $root/
 timeout $patience_s qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -nic none \
   -kernel $vm/kernel -initrd $vm/initramfs.cpio -append "console=ttyS0 quiet panic=-1 random.trust_cpu=on" \
   -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap </dev/null \
-  | tee $vm/output || echo "cgroup-vm: stopped after $patience_s s"
+  | tee $vm/output || echo "cgroup-vm: the machine failed, or was stopped after $patience_s s"
 grep -q 'cgroup-vm: pytest ended with 0' $vm/output
