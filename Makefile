@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format proto packages chaos bench clean
+.PHONY: help venv demo test check format proto packages vm-cgroup chaos bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ proto: $(STAMP)  ## Make proto/generated anew from proto/v1
 
 packages: $(STAMP)  ## Install the Debian packages that some tests use (as root; else says what is missing)
 	@scripts/apt.sh
+
+vm-cgroup: $(STAMP)  ## The limits by cgroup v2, in a virtual machine that lends controllers (not part of make test)
+	scripts/cgroup_vm.sh
 
 chaos: $(STAMP)  ## The long fault rounds (not part of make test)
 	$(BIN)/python -m pytest -q tests/chaos --rounds 100

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from . import kernel
 from .claims import claim, disclaim
-from .containment import drop_group
+from .containment import drop_group, memory_verdict
 from .journal import Journal
 from .lease_watch import Lease
 from .messages import Invalid, checked
@@ -257,6 +257,7 @@ class Shim:
     def _write_exit(self, worker: Worker) -> None:
         if self._refused:
             return
+        killed = worker.exit_code == -signal.SIGKILL
         self._append(
             "exited",
             {
@@ -264,6 +265,7 @@ class Shim:
                 "exit_code": worker.exit_code,
                 "last_line": last_line(worker.log),
                 "killed_by_us": worker.killed_by_us,
+                "cause": memory_verdict(self._launch["cgroup"]) if killed and self._launch["cgroup"] else "",
             },
         )
 

@@ -14,7 +14,7 @@ from .core import events as e
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
-from .core.evolve import evolve, with_fact
+from .core.evolve import Touched, evolve, with_fact
 from .core.job import Job
 from .core.node import Node
 from .core.placement import place
@@ -133,8 +133,12 @@ class Engine:
         plan = on_heartbeat(self.state, Heartbeat(node, session), now_us)
         if not plan.answer:
             return False
-        evolve(self.state, e.NodeHeard(now_us, node))
+        self.evolve(e.NodeHeard(now_us, node))
         return True if len(plan.events) == 1 and isinstance(plan.events[0], e.NodeHeard) else None
+
+    def evolve(self, event: e.Event) -> Touched:
+        """The one place where the state changes: whoever watches it (the simulation) sees every event."""
+        return evolve(self.state, event)
 
     def next_due_us(self) -> Micros | None:
         return self.state.timers.next_us()
@@ -240,7 +244,7 @@ class Engine:
         for event in plan.events:
             if isinstance(event, e.MetricsReported):
                 draft.metrics += self._metric_rows(event)
-            touched = evolve(self.state, event)
+            touched = self.evolve(event)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched
             elif isinstance(touched, Node):

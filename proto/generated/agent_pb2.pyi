@@ -407,6 +407,7 @@ class RankExited(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     LAST_LINE_FIELD_NUMBER: _builtins.int
     KILLED_BY_US_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     local_rank: _builtins.int
     exit_code: _builtins.int
     """negative: the signal"""
@@ -414,6 +415,8 @@ class RankExited(_message.Message):
     """at most 500 characters of the end of its output"""
     killed_by_us: _builtins.bool
     """stop, timeout, failed peer: not the first cause"""
+    cause: _builtins.str
+    """what the node knows beyond the code: "out of memory: ..." """
     def __init__(
         self,
         *,
@@ -421,10 +424,11 @@ class RankExited(_message.Message):
         exit_code: _builtins.int = ...,
         last_line: _builtins.str = ...,
         killed_by_us: _builtins.bool = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
-from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
+from .deadlines import lease_end, patience_us, silent_since, task_lease_end
 from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
 from .job import Ending, Job, TaskRun, TaskState
@@ -177,20 +177,20 @@ def _is_awaited(state: ClusterState, task: TaskRun) -> bool:
 
 
 def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
-    """A lease has run out on both sides, first of its exclusive tasks; or it has been away for very long."""
+    """The lease of its exclusive tasks has run out on both sides, or that of its fenced ones; or it has been
+    away for very long."""
     load = state.loads[node.node]
     if not load.tasks and not load.lingering:
         if now_us < node.since_us + state.settings.forget_after_us:
             return Plan(None)
         return Plan(None, (e.NodeForgotten(now_us, node.node),))
-    if now_us < lease_end(state, node):
-        return Plan(None)
+    gone = load.lingering if now_us >= lease_end(state, node) else ()
     events: list[e.Event] = [
-        e.LingererGone(now_us, key, node.node, "its lease has run out") for key in sorted(load.lingering)
+        e.LingererGone(now_us, key, node.node, "its lease has run out") for key in sorted(gone)
     ]
     effects: list[Effect] = []
     for job in _jobs_on(state, node.node):
-        if not job.demand.exclusive and now_us < fenced_lease_end(state, node):
+        if now_us < task_lease_end(state, node, job):
             continue
         plan = end_attempt(
             state, job, now_us, node_lost(state, node, now_us), gone=_out_of_lease(state, job, now_us)

@@ -60,6 +60,11 @@ def fenced_lease_end(state: ClusterState, node: Node) -> int:
     return silent_since(state, node) + settings.lease_fenced_us + settings.stop_and_drift_us
 
 
+def task_lease_end(state: ClusterState, node: Node, job: Job) -> int:
+    """Either kind's may be the earlier one: both leases are settings."""
+    return lease_end(state, node) if job.demand.exclusive else fenced_lease_end(state, node)
+
+
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which time alone changes something for the node."""
     silence = _silence_deadline(state, node)
@@ -77,8 +82,6 @@ def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:
     if node.contact is NodeContact.UNKNOWN:
         return Micros(silent_since(state, node) + patience_us(state, node))
     load = state.loads[node.node]
-    if load.lingering or any(state.jobs[key.job].demand.exclusive for key in load.tasks):
-        return Micros(lease_end(state, node))
-    if load.tasks:
-        return Micros(fenced_lease_end(state, node))
-    return Micros(node.since_us + settings.forget_after_us)
+    ends = [task_lease_end(state, node, state.jobs[key.job]) for key in load.tasks]
+    ends += [lease_end(state, node)] if load.lingering else []
+    return Micros(min(ends, default=node.since_us + settings.forget_after_us))

@@ -65,6 +65,8 @@ class RankExited:
     """As waitpid says: negative for a signal."""
     last_line: str = ""
     killed_by_us: bool = False
+    cause: str = ""
+    """What its node knows beyond the code: that memory ran out."""
 
 
 @dataclass(frozen=True, slots=True)

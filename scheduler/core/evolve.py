@@ -277,7 +277,9 @@ def _cluster_trusted(state: ClusterState, event: e.ClusterTrusted) -> Touched:
 
 def _node_heard(state: ClusterState, event: e.NodeHeard) -> Touched:
     node = state.nodes[event.node]
-    state.nodes[event.node] = replace(node, last_heard_us=max(node.last_heard_us, event.at_us))
+    new = state.nodes[event.node] = replace(node, last_heard_us=max(node.last_heard_us, event.at_us))
+    if new.contact is not NodeContact.CONNECTED:  # less patience with it than with one not heard of at all
+        set_node_timer(state, new)
     return None
 
 

@@ -62,7 +62,7 @@ def on_late_entry(job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[
 def _exit(job: Job, entry: Entry, said: Exited, now_us: Micros) -> e.RankExited:
     rank = job.first_rank(entry.task.task) + said.local_rank
     return e.RankExited(
-        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us
+        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us, said.cause
     )
 
 
@@ -141,7 +141,7 @@ def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exite
     """A rank fell. When a peer's node went silent, that node is the likelier cause, and no retry is used."""
     peers = (task.node for task in job.tasks if task.node != node)
     silent = next((peer for peer in peers if went_silent(state.nodes[peer])), None)
-    text = f"rank {rank} on {state.nodes[node].name} {how_it_exited(said.exit_code)}"
+    text = f"rank {rank} on {state.nodes[node].name} {how_it_exited(said.exit_code, said.cause)}"
     if said.last_line:
         text += f": {said.last_line}"
     if silent is not None:

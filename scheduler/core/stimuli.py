@@ -122,6 +122,7 @@ class Exited:
     exit_code: int
     last_line: str = ""
     killed_by_us: bool = False
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

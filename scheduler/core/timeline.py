@@ -78,7 +78,7 @@ def _task_text(event: e.Event) -> str:
         case e.RankExited():
             by_us = " (we killed it)" if event.killed_by_us else ""
             last = f": {event.last_line}" if event.last_line and event.exit_code else ""
-            return f"rank {event.rank} {how_it_exited(event.exit_code)}{by_us}{last}"
+            return f"rank {event.rank} {how_it_exited(event.exit_code, event.cause)}{by_us}{last}"
         case e.TaskEnded():
             codes = ", ".join(map(str, event.exit_codes))
             return f"task {event.task.task} ended ({event.why}), exit codes {codes or 'unknown'}"

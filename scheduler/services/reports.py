@@ -29,7 +29,13 @@ def _started(said: agent_pb2.TaskStarted) -> stimuli.Started:
 
 
 def _exited(said: agent_pb2.RankExited) -> stimuli.Exited:
-    return stimuli.Exited(said.local_rank, said.exit_code, said.last_line[:_TEXT_MAX], said.killed_by_us)
+    return stimuli.Exited(
+        said.local_rank,
+        said.exit_code,
+        said.last_line[:_TEXT_MAX],
+        said.killed_by_us,
+        said.cause[:_TEXT_MAX],
+    )
 
 
 def _ended(said: agent_pb2.TaskEnded) -> stimuli.Ended:

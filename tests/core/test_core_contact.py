@@ -457,6 +457,22 @@ def test_a_stranded_gang_is_given_up_with_its_long_lease(paddock: Paddock) -> No
     assert (paddock.state_of(job), outcome(paddock, job)) == (JobState.QUEUED, AttemptOutcome.NODE_LOST)
 
 
+def test_the_lease_that_ends_first_counts_where_a_lost_node_has_both_kinds() -> None:
+    paddock = Paddock(Settings(lease_fenced_us=20_000_000))
+    paddock.node_joins("n1", cpus=4)
+    fenced, exclusive = paddock.submit(shape(cpus=2), shape(cpus=2, exclusive=True))
+    paddock.starts(fenced)
+    paddock.starts(exclusive)
+    paddock.stream_breaks("n1")
+    paddock.pass_time(29.5)
+    assert paddock.job(fenced).placed
+    paddock.pass_time(1)
+    assert outcome(paddock, fenced) is AttemptOutcome.NODE_LOST
+    assert paddock.state_of(exclusive) is JobState.RUNNING
+    paddock.pass_time(15)
+    assert outcome(paddock, exclusive) is AttemptOutcome.NODE_LOST
+
+
 def test_a_cancel_of_a_stranded_job_that_nobody_can_tell_is_over_at_once(paddock: Paddock) -> None:
     job = stranded(paddock, nodes=1)
     paddock.cancel(job)

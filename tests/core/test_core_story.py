@@ -115,6 +115,17 @@ def test_a_fallen_rank_restarts_the_gang_at_once_where_it_was(paddock: Paddock) 
     assert paddock.state_of(waiting) is JobState.STARTING
 
 
+def test_what_the_node_knows_of_a_death_is_in_the_reason(paddock: Paddock) -> None:
+    paddock.node_joins("n1")
+    [job] = paddock.submit(shape())
+    paddock.starts(job)
+    cause = "out of memory: the task reached its limit of 96 MiB"
+    paddock.says(job, 0, s.Exited(0, -9, "epoch 3", cause=cause))
+    ending = paddock.job(job).course.ending
+    assert ending is not None
+    assert ending.text == f"rank 0 on n1 was killed by signal 9 (SIGKILL), {cause}: epoch 3"
+
+
 def test_a_rank_that_we_killed_is_not_the_cause(paddock: Paddock) -> None:
     paddock.node_joins("n1")
     [job] = paddock.submit(shape(2, retries=3))

@@ -1,4 +1,4 @@
-"""A thousand small clusters with users and faults, each from a seed, checked after every commit.
+"""A thousand small clusters with users and faults, each from a seed, checked after every event.
 
 A failing seed says so and how to replay it: `python tests/simulation/replay.py --seed N -v`.
 """

@@ -1,4 +1,8 @@
-"""What must be true at every moment of a simulated run. Each check raises AssertionError with what it saw."""
+"""What must be true of a simulated run beyond the scheduler's memory (for that see sim_laws.py): of what was
+committed, stored, recovered and told, of the processes on the nodes, and of the whole history at the end.
+
+Each check raises AssertionError with what it saw.
+"""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,13 +13,11 @@ from paceline.scheduler.core.effects import Welcome
 from paceline.scheduler.core.evolve import replay
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.ledger import ledger_of
-from paceline.scheduler.core.node import Load
 from paceline.scheduler.core.state import ClusterState
-from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.loop_engine import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
-from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
+from paceline.spec.ids import JobId, Micros, TaskKey
 from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, JobState, NodeContact
 
 if TYPE_CHECKING:
@@ -76,22 +78,6 @@ class Checks:
             lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
             if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
                 moved[event.job] = event.at_us
-
-    def state_is_sane(self, state: ClusterState) -> None:
-        for name in state.nodes:
-            self._load_is_true(state, name, state.loads[name])
-        for job in state.jobs.values():
-            self._job_is_sane(state, job)
-        placed = sum(len(job.tasks) for job in state.jobs.values() if job.placed)
-        assert placed == sum(len(load.tasks) for load in state.loads.values())
-        waiting = sum(job.state is JobState.QUEUED for job in state.jobs.values())
-        stranded = {number for number, job in state.jobs.items() if is_stranded(state, job)}
-        assert stranded == state.stranded, f"stranded are {stranded}, not {state.stranded}"
-        assert waiting + len(stranded) == len(state.queue) + len(state.held), (
-            "a waiting job is in line or held, never both or none; a stranded one is in line"
-        )
-        if self.world.chance(0.1):
-            self.state_is_what_is_stored(state)
 
     def task_runs(self, key: TaskKey, exclusive: bool) -> None:
         """A process starts, somewhere. Of an exclusive job, no other attempt may run anywhere."""
@@ -221,28 +207,3 @@ class Checks:
             if folder.running
         ]
         assert not left, f"processes are left: {left}"
-
-    def _load_is_true(self, state: ClusterState, name: NodeId, load: Load) -> None:
-        """Nothing is given twice, and what is free plus what is taken is what there is."""
-        cpu_milli = memory_bytes = 0
-        taken: list[int] = []
-        for key, indices in load.tasks.items():
-            job = state.jobs[key.job]
-            assert job.attempt == key.attempt and job.tasks[key.task].node == name
-            cpu_milli += job.demand.per_task.cpu_milli
-            memory_bytes += job.demand.per_task.memory_bytes
-            taken += indices
-        capacity = state.nodes[name].inventory.capacity
-        assert load.free_cpu_milli == capacity.cpu_milli - cpu_milli >= 0, f"{name}: {load}"
-        assert load.free_memory_bytes == capacity.memory_bytes - memory_bytes >= 0, f"{name}: {load}"
-        indices = [gpu.index for gpu in state.nodes[name].inventory.gpus]
-        assert sorted([*taken, *load.free_gpus]) == indices, f"{name}: {load}"
-
-    def _job_is_sane(self, state: ClusterState, job: Job) -> None:
-        """Gangs are whole, each rank has its GPUs, attempts only grow."""
-        if job.placed:
-            assert len(job.tasks) == job.demand.instance_count
-            assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks)
-            assert not job.course.lingering, f"{job} was placed while leftovers may run"
-            assert bool(job.course.rendezvous_port) == job.demand.rendezvous
-        assert job.attempt >= self.attempts.get(job.number, 0)

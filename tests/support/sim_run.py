@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Submitted
+from paceline.scheduler.core.events import Event
+from paceline.scheduler.core.evolve import Touched, evolve
 from paceline.scheduler.core.settings import Settings
+from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.loop_engine import Poison
 from paceline.spec.ids import JobId, NodeId, TaskKey
 from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
@@ -13,13 +17,15 @@ from support.sim_checks import Checks
 from support.sim_scheduler import Scheduler
 from support.sim_world import MS, SECOND, START_US, World
 
+Evolve = Callable[[ClusterState, Event], Touched]
 DRAIN_MAX_US = 1_800 * SECOND
 
 
 class Run:
     """Everything of one run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, evolve: Evolve = evolve) -> None:
+        self.evolve = evolve
         self.world = World(seed)
         die = self.world.die
         self.slow = die.random() < 0.2
@@ -187,9 +193,10 @@ class Run:
         self.world.later(60 * SECOND, self._operator_trusts)
 
 
-def simulate(seed: int, look: Callable[[Run], None] = lambda run: None) -> Run:
-    """Run one seed to its end. Raises AssertionError with the seed; `look` gets the run before it begins."""
-    run = Run(seed)
+def simulate(seed: int, look: Callable[[Run], None] = lambda run: None, evolve: Evolve = evolve) -> Run:
+    """Run one seed to its end. Raises AssertionError with the seed; `look` gets the run before it begins,
+    and a broken `evolve` in the place of the core's shows that the laws bite."""
+    run = Run(seed, evolve)
     look(run)
     try:
         ended = run.world.run(START_US + run.faults_us + DRAIN_MAX_US, run.over)
@@ -197,8 +204,9 @@ def simulate(seed: int, look: Callable[[Run], None] = lambda run: None) -> Run:
         run.checks.all_is_told()
     except Exception as error:
         tail = "\n".join(run.world.story[-40:])
+        broken = error.__cause__ if isinstance(error, Poison) else error
         raise AssertionError(
-            f"seed {seed}: {error}\n{tail}\nreplay: python tests/simulation/replay.py --seed {seed} -v"
+            f"seed {seed}: {broken}\n{tail}\nreplay: python tests/simulation/replay.py --seed {seed} -v"
         ) from error
     return run
 

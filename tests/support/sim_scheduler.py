@@ -7,12 +7,16 @@ before or after it took effect, and comes back from the store.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Effect
+from paceline.scheduler.core.evolve import Touched
 from paceline.scheduler.loop_engine import Engine, Step
 from paceline.scheduler.records import job_from_row
+from paceline.scheduler.store.base import Loaded
 from paceline.spec.errors import PacelineError
 from paceline.spec.ids import Micros, NodeId
+from support.sim_laws import Watch
 from support.sim_world import MS, Stream
 
 if TYPE_CHECKING:
@@ -20,6 +24,20 @@ if TYPE_CHECKING:
     from support.sim_run import Run
 
 Reply = Callable[[Any], None]
+
+
+class WatchedEngine(Engine):
+    """The real one; after each event that it applies, the laws of the state are checked."""
+
+    def __init__(self, loaded: Loaded, run: "Run") -> None:
+        super().__init__(loaded, run.settings)
+        self._apply_to = run.evolve
+        self._watch = Watch(self.state)
+
+    def evolve(self, event: e.Event) -> Touched:
+        touched = self._apply_to(self.state, event)
+        self._watch.applied(self.state, event)
+        return touched
 
 
 class Scheduler:
@@ -45,7 +63,7 @@ class Scheduler:
         self._arrivals: list[tuple[s.Stimulus, Reply]] = []
         self._sinks: dict[NodeId, tuple[Node, Stream]] = {}
         self._waking_us = 0
-        self.engine = Engine(self.store.load(), self.run.settings)
+        self.engine = WatchedEngine(self.store.load(), self.run)
         self.run.checks.recovered(self.engine.state)
         self.world.tell("the scheduler starts")
         self._commit(self.engine.begin(Micros(self.world.now_us)), [])
@@ -144,8 +162,8 @@ class Scheduler:
         self._busy = False
         for committed in step.committed:
             self.run.checks.committed(committed)
-        if step.committed or self.world.chance(0.05):
-            self.run.checks.state_is_sane(self.engine.state)
+        if (step.committed or self.world.chance(0.05)) and self.world.chance(0.1):
+            self.run.checks.state_is_what_is_stored(self.engine.state)
         for reply, answer in zip(replies, step.answers, strict=True):
             if not isinstance(answer, PacelineError):
                 reply(answer)

@@ -1,0 +1,107 @@
+"""The simulation finds a broken core: each of these `evolve`s does one thing wrong, and the first event after
+which the state is wrong is named, also when the next event of the same batch would put it right again."""
+
+from collections.abc import Callable
+
+import pytest
+from paceline.scheduler.core import events as e
+from paceline.scheduler.core.evolve import Touched, evolve
+from paceline.scheduler.core.state import ClusterState
+from support.sim_run import Evolve, simulate
+
+SEEDS = range(40)
+
+
+def forgets_to_free_gpus(state: ClusterState, event: e.Event) -> Touched:
+    standing = {name: dict(load.free_gpus) for name, load in state.loads.items()}
+    touched = evolve(state, event)
+    if isinstance(event, e.AttemptEnded):
+        for name, free in standing.items():
+            state.loads[name].free_gpus = free
+    return touched
+
+
+def frees_gpus_one_event_late() -> Evolve:
+    """Right again before the batch is committed: only who looks inside the batch sees it."""
+    owed: list[Callable[[], None]] = []
+
+    def late(state: ClusterState, event: e.Event) -> Touched:
+        while owed:
+            owed.pop()()
+        standing = {name: dict(load.free_gpus) for name, load in state.loads.items()}
+        touched = evolve(state, event)
+        if isinstance(event, e.AttemptEnded):
+            for name, free in standing.items():
+                load = state.loads[name]
+                freed, load.free_gpus = load.free_gpus, free
+                owed.append(lambda load=load, freed=freed: setattr(load, "free_gpus", freed))  # type: ignore[misc]
+        return touched
+
+    return late
+
+
+def stays_in_line_when_placed(state: ClusterState, event: e.Event) -> Touched:
+    waited = state.jobs[event.job] if isinstance(event, e.AttemptStarted) else None
+    touched = evolve(state, event)
+    if waited is not None and waited.number not in state.stranded:
+        state.queue.add(waited)
+    return touched
+
+
+def forgets_the_port(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.AttemptStarted) and event.rendezvous_port:
+        state.loads[event.places[0].node].ports.clear()
+    return touched
+
+
+def forgets_the_start_timeout(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.AttemptStarted):
+        state.timers.drop((0, event.job))
+    return touched
+
+
+def forgets_who_is_stranded(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.NodeLost):
+        state.stranded.clear()
+    return touched
+
+
+def tells_a_fact_twice(state: ClusterState, event: e.Event) -> Touched:
+    if isinstance(event, e.NodeConnected):
+        evolve(state, event)
+    return evolve(state, event)
+
+
+def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.JobEnded) and state.held:
+        state.jobs.pop(min(state.held))
+    elif isinstance(event, e.JobEnded) and state.queue.first() is not None:
+        state.jobs.pop(state.queue.first() or event.job)
+    return touched
+
+
+@pytest.mark.parametrize(
+    ("broken", "after", "says"),
+    [
+        (forgets_to_free_gpus, "AttemptEnded", "GPUs ["),
+        (frees_gpus_one_event_late(), "AttemptEnded", "GPUs ["),
+        (stays_in_line_when_placed, "AttemptStarted", "stand in line"),
+        (forgets_the_port, "AttemptStarted", "the jobs say"),
+        (forgets_the_start_timeout, "AttemptStarted", "is due at"),
+        (forgets_who_is_stranded, "NodeLost", "stranded are"),
+        (tells_a_fact_twice, "NodeConnected", "a gap in the history"),
+        (ends_the_wrong_job, "JobEnded", "moved to None"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_broken_evolve_is_caught_at_its_event(broken: Evolve, after: str, says: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        for seed in SEEDS:
+            simulate(seed, evolve=broken)
+    message = str(caught.value).splitlines()[0]
+    assert f"after {after}(" in message and says in message, message
+    assert "replay: python tests/simulation/replay.py --seed" in str(caught.value)

@@ -1,0 +1,193 @@
+"""What must be true of the scheduler's state after EVERY event, also between two events of one batch or plan.
+
+All of it is looked at each time, whatever the event was: simulated clusters are small, so nothing needs to be
+left out on the ground that the event cannot have touched it. Whatever the core keeps as an index (loads,
+line, held, stranded, resting, counts, timers) is compared with what jobs and nodes say by themselves, without
+the core's own index code. Each check raises AssertionError with what it saw.
+"""
+
+from collections import Counter
+from math import inf
+
+from paceline.scheduler.core import events as e
+from paceline.scheduler.core.deadlines import job_deadline, node_deadline
+from paceline.scheduler.core.job import Job
+from paceline.scheduler.core.node import Load
+from paceline.scheduler.core.queue import FIRST_TIME, RESTART, Standing, lane_key
+from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.stranding import is_stranded
+from paceline.scheduler.core.timers import TimerKey
+from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
+from paceline.spec.lifecycle import TRANSITIONS, JobState
+
+
+class Watch:
+    """Looks at one engine's state: at each event as a step from the state before, and at where it led. What
+    was recovered is whole with the first event, SchedulerStarted, which sets the nodes' clocks."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._seq, self._at_us, self._last_job = state.last_seq, state.last_at_us, state.last_job
+        self._stood = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
+
+    def applied(self, state: ClusterState, event: e.Event) -> None:
+        try:
+            self._is_a_step(state, event)
+            state_is_sane(state)
+        except AssertionError as error:
+            raise AssertionError(f"after {event}: {error}") from error
+
+    def _is_a_step(self, state: ClusterState, event: e.Event) -> None:
+        """Time and numbers only grow; one job moves, along the table, and only a start makes an attempt."""
+        assert state.last_seq == self._seq + isinstance(event, e.DurableEvent), "a gap in the history"
+        assert state.last_at_us == max(self._at_us, event.at_us), "time went back"
+        made = isinstance(event, e.JobSubmitted)
+        assert state.last_job == (max(self._last_job, event.job) if made else self._last_job)
+        stands = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
+        if stands != self._stood:
+            for number in stands.keys() | self._stood.keys():
+                if stands.get(number) != self._stood.get(number):
+                    self._moves(event, number, stands.get(number))
+        self._seq, self._at_us, self._last_job, self._stood = (
+            state.last_seq,
+            state.last_at_us,
+            state.last_job,
+            stands,
+        )
+
+    def _moves(self, event: e.Event, number: JobId, to: tuple[JobState, Attempt] | None) -> None:
+        assert e.job_of(event) == number, f"job {number} moved to {to}"
+        before = self._stood.get(number)
+        if before is None:
+            assert isinstance(event, e.JobSubmitted) and to == (JobState.QUEUED, 0), f"job {number} is {to}"
+            return
+        if to is None:
+            assert isinstance(event, e.AttemptEnded | e.JobEnded), f"job {number} is lost"
+            return
+        grown = isinstance(event, e.AttemptStarted)
+        assert to[1] == before[1] + grown, f"job {number}: attempt {before[1]} and then {to[1]}"
+        assert to[0] is before[0] or to[0] in TRANSITIONS[before[0]], f"job {number}: {before} and then {to}"
+
+
+def state_is_sane(state: ClusterState) -> None:
+    """The whole state."""
+    for number, job in state.jobs.items():
+        assert job.number == number and not job.over, f"{job} is over, or not job {number}"
+        if job.placed:
+            _gang_is_whole(job)
+    _loads_are_true(state)
+    _everyone_waits_once(state)
+    _line_stands_in_order(state)
+    _counts_are_true(state)
+    _clocks_ring_in_time(state)
+
+
+def _gang_is_whole(job: Job) -> None:
+    """Each rank has its GPUs, and nothing of an earlier attempt may run beside it."""
+    assert len(job.tasks) == job.demand.instance_count, f"not all of the gang is placed: {job}"
+    assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks), f"GPUs: {job}"
+    assert not job.course.lingering, f"{job} was placed while leftovers may run"
+    assert bool(job.course.rendezvous_port) == job.demand.rendezvous, f"rendezvous: {job}"
+
+
+def _loads_are_true(state: ClusterState) -> None:
+    """Nothing is given twice; what is free plus what is taken is what there is."""
+    tasks: dict[NodeId, dict[TaskKey, tuple[int, ...]]] = {name: {} for name in state.nodes}
+    ports: dict[NodeId, dict[int, TaskKey]] = {name: {} for name in state.nodes}
+    lingering: dict[NodeId, set[TaskKey]] = {name: set() for name in state.nodes}
+    for job in state.jobs.values():
+        if job.placed:
+            for task in job.tasks:
+                tasks[task.node][job.key(task.task)] = task.gpu_indices
+            if job.course.rendezvous_port:
+                here = ports[job.tasks[0].node]
+                assert job.course.rendezvous_port not in here, f"a port is given twice: {job}"
+                here[job.course.rendezvous_port] = job.key(0)
+        for one in job.course.lingering:
+            lingering[one.node].add(one.key)
+    assert state.loads.keys() == state.nodes.keys(), f"{list(state.loads)} are not {list(state.nodes)}"
+    for name, load in state.loads.items():
+        assert load.tasks == tasks[name], f"{name} holds {load.tasks}, the jobs say {tasks[name]}"
+        assert load.ports == ports[name], f"{name} has {load.ports}, the jobs say {ports[name]}"
+        assert load.lingering == lingering[name], f"{name}: {load.lingering}, the jobs say {lingering[name]}"
+        _sums_are_true(state, name, load)
+
+
+def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
+    inventory = state.nodes[name].inventory
+    cpu_milli, memory_bytes = inventory.capacity.cpu_milli, inventory.capacity.memory_bytes
+    gpus = [*load.free_gpus]
+    for key, indices in load.tasks.items():
+        need = state.jobs[key.job].demand.per_task
+        cpu_milli -= need.cpu_milli
+        memory_bytes -= need.memory_bytes
+        gpus += indices
+    assert load.free_cpu_milli == cpu_milli >= 0, f"{name}: {cpu_milli} milli-cpus are free, not {load}"
+    assert load.free_memory_bytes == memory_bytes >= 0, f"{name}: {memory_bytes} bytes are free, not {load}"
+    assert sorted(gpus) == [gpu.index for gpu in inventory.gpus], f"{name}: GPUs {gpus} with {load}"
+
+
+def _everyone_waits_once(state: ClusterState) -> None:
+    """A waiting job is in line or held, never both or none; a stranded one is placed and in line."""
+    stranded = {number for number, job in state.jobs.items() if is_stranded(state, job)}
+    assert stranded == state.stranded, f"stranded are {stranded}, not {state.stranded}"
+    waiting = {number for number, job in state.jobs.items() if job.state is JobState.QUEUED}
+    for number in waiting:
+        course = state.jobs[number].course
+        backs_off = course.held_until_us > state.last_at_us
+        settled = _rings_us(state, (0, number)) > state.last_at_us
+        if course.lingering or backs_off:
+            assert number in state.held, f"job {number} is not held back: {course}"
+        elif settled:
+            assert number not in state.held, f"job {number} is held back for nothing: {course}"
+    assert state.held <= waiting, f"{state.held} are held, {waiting} wait"
+    standing = {
+        number for lane in state.queue.lanes.values() for number in lane.jobs if number not in lane.gone
+    }
+    expected = waiting - state.held | stranded
+    assert standing == expected, f"{standing} stand in line, not {expected}"
+
+
+def _line_stands_in_order(state: ClusterState) -> None:
+    """Each in the lane of its equals, in the order of numbers, and the first of all is the first."""
+    firsts: list[Standing] = []
+    for key, lane in state.queue.lanes.items():
+        line = [number for number in lane.jobs if number not in lane.gone]
+        assert line == sorted(set(line)) and len(line) == len(lane), f"lane {key}: {lane}"
+        assert all(lane_key(state.jobs[number]) == key for number in line), f"lane {key} holds {line}"
+        assert key.turn in (RESTART, FIRST_TIME) and line, f"lane {key} is empty"
+        if not lane.parked:
+            firsts.append(Standing(key.turn, key.minus_priority, line[0]))
+    assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in {firsts}"
+    first = min(firsts).job if firsts else None
+    assert state.queue.first() == first, f"{state.queue.first()} is first, not {first}"
+
+
+def _counts_are_true(state: ClusterState) -> None:
+    contacts = Counter(node.contact for node in state.nodes.values())
+    assert all(contacts[contact] == count for contact, count in state.contacts.items()), (
+        f"{contacts} are not {state.contacts}"
+    )
+    assert state.last_job >= max(state.jobs, default=0), f"the newest job is {state.last_job}"
+    for name, node in state.nodes.items():
+        settled = _rings_us(state, (1, name)) > state.last_at_us
+        rests = node.rests_until_us > state.last_at_us
+        assert rests == (name in state.resting) or not settled, f"{node} rests, or not: {state.resting}"
+    assert state.resting <= state.nodes.keys(), f"{state.resting} rest"
+
+
+def _clocks_ring_in_time(state: ClusterState) -> None:
+    """Whoever is due by time alone is looked at by then."""
+    timers = state.timers
+    rings = {key for at_us, key in timers.heap if timers.set_for.get(key) == at_us}
+    assert rings == timers.set_for.keys(), f"{rings} ring, {timers.set_for} were set"
+    for number, job in state.jobs.items():
+        due_us = job_deadline(state, job)
+        assert due_us is None or _rings_us(state, (0, number)) <= due_us, f"job {number} is due at {due_us}"
+    for name, node in state.nodes.items():
+        due_us = node_deadline(state, node)
+        assert due_us is None or _rings_us(state, (1, name)) <= due_us, f"{name} is due at {due_us}"
+
+
+def _rings_us(state: ClusterState, key: TimerKey) -> float:
+    """What was due is settled once its ring is taken out."""
+    return state.timers.set_for.get(key, inf)
