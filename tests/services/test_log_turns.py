@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from paceline.scheduler.logs import LogStore, Stream
+from paceline.scheduler.logs import LogStore, Part, Stream
 from paceline.spec.ids import Attempt, JobId
 
 STREAM = Stream(JobId(1), Attempt(1), 0)
@@ -17,7 +17,7 @@ async def test_the_same_bytes_brought_twice_at_once_are_stored_once(tmp_path: Pa
 
         async def bring() -> None:
             for offset in range(0, len(data), CHUNK):
-                await logs.append(STREAM, offset, data[offset : offset + CHUNK], 1 << 30)
+                await logs.append([Part(STREAM, offset, data[offset : offset + CHUNK], 1 << 30)])
 
         await asyncio.gather(*(bring() for _ in range(4)))
         assert logs.size(STREAM) == len(data)
