@@ -88,7 +88,8 @@ class _Follower:
 
     async def chunks(self) -> AsyncIterator[logs_pb2.LogChunk]:
         number = job_id_of(self.request.job)
-        attempt = self._first_attempt(await self.lookup.job(number))
+        job = await self.lookup.job(number)
+        attempt = self._first_attempt(job)
         self._start(number, attempt)
         looked_at: Attempt | None = None
         while True:
@@ -96,7 +97,8 @@ class _Follower:
                 raise Unavailable("the scheduler is stopping", hint="follow again in a moment")
             self.bell.event.clear()
             grown, self.bell.grown = self.bell.grown, set()
-            job = await self.lookup.job(number)
+            if not _is_settled(job):
+                job = await self.lookup.job(number)
             attempt = attempt or job.attempt
             streams = sorted(grown) if looked_at == attempt else self.logs.streams(number, attempt)
             looked_at = attempt
@@ -172,7 +174,7 @@ class _Follower:
         if current and not job.over and any(task.state is not TaskState.ENDED for task in job.tasks):
             return False
         sizes = _sizes_now(job) if current else await self._sizes_in_history(job.number, attempt)
-        noted = self.logs.noted_sizes(job.number, attempt)
+        noted = self.logs.noted_sizes(job.number, attempt) if None in sizes.values() else {}
         if all(self._has_come(job, attempt, task, said, noted) for task, said in sizes.items()):
             return True
         quiet_s = time.monotonic() - self.quiet_since_s
@@ -214,6 +216,11 @@ class _Follower:
             return Attempt(self.request.attempt)
         named = [position.attempt for position in self.request.positions]
         return Attempt(min(named)) if named else job.attempt
+
+
+def _is_settled(job: Job) -> bool:
+    """Nothing about it changes any more: what is over is in the store, where looking costs."""
+    return job.over and all(task.state is TaskState.ENDED for task in job.tasks)
 
 
 def _sizes_now(job: Job) -> dict[int, tuple[int, ...] | None]:
