@@ -1,7 +1,8 @@
 """Ships the ranks' output to the scheduler, by offset: nothing twice, nothing missing, whoever dies.
 
 What counts is the scheduler's "stored up to here"; a new stream asks for it before it sends a byte. Bytes
-in flight are bounded, in all and per file, and files take turns chunk by chunk. A stretch that the log's
+in flight are bounded, in all and per file, and files take turns chunk by chunk; what many files have to
+say at one time goes in one message. A stretch that the log's
 bound has dropped (a hole in the file) is skipped: the next offset jumps, and the scheduler sees how far.
 """
 
@@ -20,7 +21,7 @@ import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
 from ..proto.generated import logs_pb2, logs_pb2_grpc
-from ..proto.limits import CHUNK_BYTES_MAX
+from ..proto.limits import CHUNK_BYTES_MAX, PIECES_MAX
 from ..spec.errors import InvalidRequest
 from ..spec.ids import TaskKey
 from .streams import Backoff, Dial, StreamLost, describe, first_to_end, next_message, write_message
@@ -207,20 +208,21 @@ class LogShipper:
         while True:
             reply: logs_pb2.ShipReply = await next_message(call)
             self._heard_s = time.monotonic()
-            self._on_reply(reply)
+            for stored in reply.stored:
+                self._on_stored(stored)
 
-    def _on_reply(self, reply: logs_pb2.ShipReply) -> None:
-        watched = self._watched.get(task_key_of(reply.task))
-        tail = watched.tails.get(reply.rank) if watched else None
+    def _on_stored(self, stored: logs_pb2.LogStored) -> None:
+        watched = self._watched.get(task_key_of(stored.task))
+        tail = watched.tails.get(stored.rank) if watched else None
         if watched is None or tail is None:
             return
         before = tail.flying
-        if reply.refused:
+        if stored.refused:
             log.info("task %s rank %d: the scheduler wants no more of its output", tail.key, tail.rank)
             tail.refused = True
             tail.stored = tail.sent
-        elif tail.stored is None or reply.stored_bytes > tail.stored:
-            tail.stored = reply.stored_bytes
+        elif tail.stored is None or stored.stored_bytes > tail.stored:
+            tail.stored = stored.stored_bytes
             tail.sent = max(tail.sent, tail.stored)
         self._flying += tail.flying - before
         self._mark(tail)
@@ -262,34 +264,37 @@ class LogShipper:
         await self._wake.wait()
 
     def _next_request(self) -> logs_pb2.ShipRequest | None:
-        while self._asking:
+        """Questions and chunks in turn, as many as one message holds; None when there is nothing to say."""
+        request = logs_pb2.ShipRequest()
+        while self._asking and len(request.pieces) < PIECES_MAX:
             tail = self._asking.popleft()
             if tail.stored is None and tail.key in self._watched:
-                return logs_pb2.ShipRequest(task=task_key_message(tail.key), rank=tail.rank)
-        while self._ready and self._flying < WINDOW_BYTES:
+                request.pieces.add(task=task_key_message(tail.key), rank=tail.rank)
+        room = CHUNK_BYTES_MAX
+        while self._ready and room and self._flying < WINDOW_BYTES and len(request.pieces) < PIECES_MAX:
             _, tail = self._ready.popitem(last=False)
-            chunk = self._next_chunk(tail)
-            if chunk is not None:
-                return chunk
-        return None
+            room -= self._add_chunk(request, tail, room)
+        return request if request.pieces else None
 
-    def _next_chunk(self, tail: _Tail) -> logs_pb2.ShipRequest | None:
+    def _add_chunk(self, request: logs_pb2.ShipRequest, tail: _Tail, room: int) -> int:
+        """Returns how many bytes it adds, 0 when there are none to be had."""
         try:
-            offset, data = self._files.read(tail.path, tail.sent, CHUNK_BYTES_MAX)
+            offset, data = self._files.read(tail.path, tail.sent, room)
         except OSError as error:
             self._give_up(tail, error)
             self._watched[tail.key].stored_more.set()
-            return None
+            return 0
         if not data:
             tail.size = min(tail.size, tail.sent)
-            return None
+            return 0
         before = tail.flying
         tail.sent = offset + len(data)
         # A full chunk has probably more behind it: do not wait for the next look.
-        tail.size = max(tail.size, tail.sent + (len(data) == CHUNK_BYTES_MAX))
+        tail.size = max(tail.size, tail.sent + (len(data) == room))
         self._flying += tail.flying - before
         self._mark(tail)
-        return logs_pb2.ShipRequest(task=task_key_message(tail.key), rank=tail.rank, offset=offset, data=data)
+        request.pieces.add(task=task_key_message(tail.key), rank=tail.rank, offset=offset, data=data)
+        return len(data)
 
     # Growth.
 

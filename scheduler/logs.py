@@ -128,7 +128,7 @@ class LogStore:
         with ExitStack() as used:
             files = [used.enter_context(self._using(stream)) for stream in streams]
             sizes = [file.size for file in files]
-            await self._in_thread(self._threads, lambda: [file.sync() for file in files])
+            await self._in_thread(self._threads, lambda: _sync_all(files))
         return sizes
 
     async def read(self, stream: Stream, offset: int, count: int) -> Piece:
@@ -204,6 +204,11 @@ class LogStore:
 
 def _append_all(files: Sequence[LogFile], parts: Sequence[Part]) -> list[int]:
     return [file.append(part.offset, part.data) for file, part in zip(files, parts, strict=True)]
+
+
+def _sync_all(files: Sequence[LogFile]) -> None:
+    for file in files:
+        file.sync()
 
 
 def _append_text(path: Path, text: str) -> None:

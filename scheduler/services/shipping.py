@@ -17,7 +17,7 @@ import grpc.aio
 
 from ...proto.codecs import task_key_message, task_key_of
 from ...proto.generated import logs_pb2, logs_pb2_grpc
-from ...proto.limits import CHUNK_BYTES_MAX
+from ...proto.limits import CHUNK_BYTES_MAX, PIECES_MAX
 from ...spec.errors import InvalidRequest, LimitExceeded, NotFound, StoreFailure, Unavailable
 from ...spec.ids import TaskKey
 from ..core.job import Job
@@ -101,7 +101,7 @@ class ShippingService(logs_pb2_grpc.LogShippingServicer):
 
 
 class _Arrival(NamedTuple):
-    """One message. Empty data asks where to go on from."""
+    """One piece. Empty data asks where to go on from."""
 
     incoming: _Incoming
     offset: int
@@ -116,12 +116,12 @@ class _Connection:
         self._verdict = verdict
         self._node = ""
         self._streams: dict[tuple[TaskKey, int], _Incoming] = {}
-        self._arrivals: asyncio.Queue[_Arrival | None] = asyncio.Queue(GATHERED_MAX)
+        self._gathered: asyncio.Queue[list[_Arrival] | None] = asyncio.Queue(GATHERED_MAX)
         self._stored_s = 0.0
         self._dirty_s = 0.0
         self._dirty: dict[Stream, _Incoming] = {}
         self._is_dirty = asyncio.Event()
-        self._replies: dict[Stream, logs_pb2.ShipReply] = {}
+        self._replies: dict[Stream, logs_pb2.LogStored] = {}
         self._is_answered = asyncio.Event()
         self._over = False
         self._error: BaseException | None = None
@@ -130,21 +130,16 @@ class _Connection:
         """Gather what comes until the agent ends its side."""
         async for request in requests:
             self._node = self._node or request.node_id
-            data = request.data  # a copy each time that it is read
-            incoming = await self._incoming(request, len(data))
-            if incoming.bytes_max:
-                await self._arrivals.put(_Arrival(incoming, request.offset, data))
-            else:
-                self._reply(incoming, 0, refused=True)
-        await self._arrivals.put(None)
+            await self._gathered.put(await self._arrivals(request))
+        await self._gathered.put(None)
 
     async def keep_storing(self) -> None:
         """Store what was gathered, batch by batch; at the end of the agent's side, sync the rest."""
         while True:
-            batch = [await self._arrivals.get()]
-            while not self._arrivals.empty():
-                batch.append(self._arrivals.get_nowait())
-            arrivals = [arrival for arrival in batch if arrival is not None]
+            batch = [await self._gathered.get()]
+            while not self._gathered.empty():
+                batch.append(self._gathered.get_nowait())
+            arrivals = [arrival for message in batch if message is not None for arrival in message]
             await self._append([arrival for arrival in arrivals if arrival.data])
             await self._tell_stored([arrival.incoming for arrival in arrivals if not arrival.data])
             if batch[-1] is None:
@@ -168,8 +163,8 @@ class _Connection:
             await self._is_answered.wait()
             self._is_answered.clear()
             replies, self._replies = self._replies, {}
-            for reply in replies.values():
-                yield reply
+            if replies:
+                yield logs_pb2.ShipReply(stored=replies.values())
             if self._error is not None:
                 raise self._error
             if self._over and not self._replies:
@@ -189,14 +184,29 @@ class _Connection:
         self._over = True
         self._is_answered.set()
 
-    async def _incoming(self, request: logs_pb2.ShipRequest, size: int) -> _Incoming:
-        if size > CHUNK_BYTES_MAX or not 0 <= request.offset <= _OFFSET_MAX:
-            raise InvalidRequest(f"{size} bytes at offset {request.offset}: no part of a log")
-        task = task_key_of(request.task)
-        known = self._streams.get((task, request.rank))
+    async def _arrivals(self, request: logs_pb2.ShipRequest) -> list[_Arrival]:
+        """The pieces of a message that are wanted."""
+        if len(request.pieces) > PIECES_MAX:
+            raise InvalidRequest(f"{len(request.pieces)} pieces in a message; at most {PIECES_MAX} are taken")
+        arrivals = []
+        room = CHUNK_BYTES_MAX
+        for piece in request.pieces:
+            data = piece.data  # a copy each time that it is read
+            room -= len(data)
+            if room < 0 or not 0 <= piece.offset <= _OFFSET_MAX:
+                raise InvalidRequest(f"{len(data)} bytes at offset {piece.offset}: no part of a log")
+            incoming = await self._incoming(task_key_of(piece.task), piece.rank)
+            if incoming.bytes_max:
+                arrivals.append(_Arrival(incoming, piece.offset, data))
+            else:
+                self._reply(incoming, 0, refused=True)
+        return arrivals
+
+    async def _incoming(self, task: TaskKey, rank: int) -> _Incoming:
+        known = self._streams.get((task, rank))
         if known is None:
             _check_room(len(self._streams))
-            known = self._streams[task, request.rank] = await self._verdict(task, request.rank, self._node)
+            known = self._streams[task, rank] = await self._verdict(task, rank, self._node)
         return known
 
     async def _append(self, arrivals: list[_Arrival]) -> None:
@@ -241,7 +251,7 @@ class _Connection:
                 self._reply(incoming, size)
 
     def _reply(self, incoming: _Incoming, stored: int, *, refused: bool = False) -> None:
-        self._replies[incoming.stream] = logs_pb2.ShipReply(
+        self._replies[incoming.stream] = logs_pb2.LogStored(
             task=task_key_message(incoming.task),
             rank=incoming.stream.rank,
             stored_bytes=max(stored, 0),

@@ -37,9 +37,10 @@ class Shipper:
 
     async def _read(self) -> None:
         while (reply := await self.call.read()) is not grpc.aio.EOF:
-            self.stored[reply.rank] = reply.stored_bytes
-            if reply.refused:
-                self.refused.add(reply.rank)
+            for each in reply.stored:
+                self.stored[each.rank] = each.stored_bytes
+                if each.refused:
+                    self.refused.add(each.rank)
 
     async def send(self, task: common_pb2.TaskKey, rank: int, offset: int, data: bytes, **more: Any) -> None:
         await self.call.write(ship(task, rank, offset, data, **more))
@@ -112,7 +113,7 @@ async def test_the_last_byte_is_acknowledged_only_when_synced(tmp_path: Path) ->
         await call.write(ship(task, 0, 0, b"x" * 100))
         seen = []
         while not seen or seen[-1] < 100:
-            seen.append((await asyncio.wait_for(call.read(), 20)).stored_bytes)
+            seen += [each.stored_bytes for each in (await asyncio.wait_for(call.read(), 20)).stored]
         assert seen == [99, 100]
         call.cancel()
 

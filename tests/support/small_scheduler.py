@@ -204,32 +204,35 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             if first and not request.node_id:
                 self.offences.append("the log stream does not say whose it is")
             first = False
-            task, rank = key_of(request.task), request.rank
-            if request.data and (task, rank) not in asked:
-                self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
-            asked.add((task, rank))
-            await self.storing.wait()
-            self._store(task, rank, request)
-            yield logs_pb2.ShipReply(
-                task=request.task,
-                rank=rank,
-                stored_bytes=self.stored[task, rank],
-                refused=task in self.forget,
-            )
+            if sum(len(piece.data) for piece in request.pieces) > 256 << 10:
+                self.offences.append(f"a message of {request.ByteSize()} bytes")
+            for piece in request.pieces:
+                task, rank = key_of(piece.task), piece.rank
+                if piece.data and (task, rank) not in asked:
+                    self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
+                asked.add((task, rank))
+                await self.storing.wait()
+                self._store(task, rank, piece)
+            yield logs_pb2.ShipReply(stored=[self._stored(piece) for piece in request.pieces])
 
-    def _store(self, task: TaskKey, rank: int, request: logs_pb2.ShipRequest) -> None:
+    def _stored(self, piece: logs_pb2.LogPiece) -> logs_pb2.LogStored:
+        task = key_of(piece.task)
+        return logs_pb2.LogStored(
+            task=piece.task,
+            rank=piece.rank,
+            stored_bytes=self.stored[task, piece.rank],
+            refused=task in self.forget,
+        )
+
+    def _store(self, task: TaskKey, rank: int, piece: logs_pb2.LogPiece) -> None:
         stored = self.stored[task, rank]
-        if not request.data:
+        if not piece.data:
             return
-        self.chunks.append((task, rank, len(request.data)))
-        if len(request.data) > 256 << 10:
-            self.offences.append(f"a chunk of {len(request.data)} bytes")
-        if request.offset < stored:
-            self.offences.append(
-                f"{task} rank {rank}: bytes from {request.offset} again, {stored} are stored"
-            )
+        self.chunks.append((task, rank, len(piece.data)))
+        if piece.offset < stored:
+            self.offences.append(f"{task} rank {rank}: bytes from {piece.offset} again, {stored} are stored")
             return
-        if request.offset > stored:
-            self.jumps.append((task, rank, stored, request.offset))
-        self.logs[task, rank] += request.data
-        self.stored[task, rank] = request.offset + len(request.data)
+        if piece.offset > stored:
+            self.jumps.append((task, rank, stored, piece.offset))
+        self.logs[task, rank] += piece.data
+        self.stored[task, rank] = piece.offset + len(piece.data)
