@@ -20,8 +20,9 @@ from typing import Final, Protocol
 import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
-from ..proto.generated import logs_pb2, logs_pb2_grpc
+from ..proto.generated import logs_pb2
 from ..proto.limits import CHUNK_BYTES_MAX, PIECES_MAX
+from ..proto.payload import LogShippingStub, encode
 from ..spec.errors import InvalidRequest
 from ..spec.ids import TaskKey
 from .streams import Backoff, Dial, StreamLost, describe, first_to_end, next_message, write_message
@@ -40,7 +41,7 @@ SILENT_S: Final = 20.0
 """With bytes in flight and no answer for this long, the stream is given up."""
 
 
-_Call = grpc.aio.StreamStreamCall[logs_pb2.ShipRequest, logs_pb2.ShipReply]
+_Call = grpc.aio.StreamStreamCall[bytes, logs_pb2.ShipReply]
 
 
 class Sources(Protocol):
@@ -185,7 +186,7 @@ class LogShipper:
         self._start_over()
         channel = self._dial()
         try:
-            call = logs_pb2_grpc.LogShippingStub(channel).Ship()
+            call = LogShippingStub(channel).Ship()
             await first_to_end(self._keep_reading(call), self._keep_writing(call))
         except TimeoutError as error:
             raise StreamLost(f"no answer for {SILENT_S:.0f} s") from error
@@ -245,13 +246,13 @@ class LogShipper:
         node_id = self._node_id
         while True:
             self._wake.clear()
-            request = self._next_request()
-            if request is None:
+            request = logs_pb2.ShipRequest(node_id=node_id)
+            data = self._fill(request)
+            if not request.pieces:
                 await self._wait_for_work()
                 continue
-            if node_id:
-                request.node_id, node_id = node_id, ""
-            await write_message(call, request, SILENT_S)
+            node_id = ""
+            await write_message(call, encode(request, *data), SILENT_S)
 
     async def _wait_for_work(self) -> None:
         asked_s = time.monotonic()
@@ -263,38 +264,43 @@ class LogShipper:
                 raise StreamLost(f"no answer for {SILENT_S:.0f} s")
         await self._wake.wait()
 
-    def _next_request(self) -> logs_pb2.ShipRequest | None:
-        """Questions and chunks in turn, as many as one message holds; None when there is nothing to say."""
-        request = logs_pb2.ShipRequest()
+    def _fill(self, request: logs_pb2.ShipRequest) -> list[bytes]:
+        """Put in questions and chunks in turn, as many as one message holds; returns the chunks."""
         while self._asking and len(request.pieces) < PIECES_MAX:
             tail = self._asking.popleft()
             if tail.stored is None and tail.key in self._watched:
                 request.pieces.add(task=task_key_message(tail.key), rank=tail.rank)
+        chunks = []
         room = CHUNK_BYTES_MAX
         while self._ready and room and self._flying < WINDOW_BYTES and len(request.pieces) < PIECES_MAX:
             _, tail = self._ready.popitem(last=False)
-            room -= self._add_chunk(request, tail, room)
-        return request if request.pieces else None
+            offset, data = self._next_chunk(tail, room)
+            if data:
+                request.pieces.add(
+                    task=task_key_message(tail.key), rank=tail.rank, offset=offset, size=len(data)
+                )
+                chunks.append(data)
+                room -= len(data)
+        return chunks
 
-    def _add_chunk(self, request: logs_pb2.ShipRequest, tail: _Tail, room: int) -> int:
-        """Returns how many bytes it adds, 0 when there are none to be had."""
+    def _next_chunk(self, tail: _Tail, room: int) -> tuple[int, bytes]:
+        """Where it stands and at most `room` bytes; none when none are to be had."""
         try:
             offset, data = self._files.read(tail.path, tail.sent, room)
         except OSError as error:
             self._give_up(tail, error)
             self._watched[tail.key].stored_more.set()
-            return 0
+            return 0, b""
         if not data:
             tail.size = min(tail.size, tail.sent)
-            return 0
+            return 0, b""
         before = tail.flying
         tail.sent = offset + len(data)
         # A full chunk has probably more behind it: do not wait for the next look.
         tail.size = max(tail.size, tail.sent + (len(data) == room))
         self._flying += tail.flying - before
         self._mark(tail)
-        request.pieces.add(task=task_key_message(tail.key), rank=tail.rank, offset=offset, data=data)
-        return len(data)
+        return offset, data
 
     # Growth.
 

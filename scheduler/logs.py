@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
     stream: Stream
     offset: int
-    data: bytes
+    data: bytes | memoryview
     bytes_max: int
 
 

@@ -129,23 +129,27 @@ Global___LogChunk: _TypeAlias = LogChunk  # noqa: Y015
 class ShipRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DATA_FIELD_NUMBER: _builtins.int
     PIECES_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """of the pieces, one after the other; at most 256 KiB"""
     node_id: _builtins.str
     """in the first message"""
     @_builtins.property
     def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPiece]:
-        """at most 1000, with at most 256 KiB of data in all"""
+        """at most 1000"""
 
     def __init__(
         self,
         *,
+        data: _builtins.bytes = ...,
         pieces: _abc.Iterable[Global___LogPiece] | None = ...,
         node_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "pieces", b"pieces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "node_id", b"node_id", "pieces", b"pieces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,11 +162,11 @@ class LogPiece(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     offset: _builtins.int
-    data: _builtins.bytes
-    """empty: asks where to go on from"""
+    size: _builtins.int
+    """bytes of `data`; 0: asks where to go on from"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     def __init__(
@@ -171,11 +175,11 @@ class LogPiece(_message.Message):
         task: _common_pb2.TaskKey | None = ...,
         rank: _builtins.int = ...,
         offset: _builtins.int = ...,
-        data: _builtins.bytes = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "rank", b"rank", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "rank", b"rank", "size", b"size", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 import grpc.aio
 
 from ...proto.codecs import job_id_of
-from ...proto.generated import logs_pb2, logs_pb2_grpc
+from ...proto.generated import logs_pb2
 from ...proto.limits import CHUNK_BYTES_MAX
+from ...proto.payload import encode
 from ...spec.errors import InvalidRequest, NotFound, StoreFailure, Unavailable
 from ...spec.ids import Attempt, JobId
 from ...spec.lifecycle import NodeContact
@@ -36,16 +37,14 @@ _POSITIONS_MAX: Final = 100_000
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class LogService(logs_pb2_grpc.LogsServicer):
+class LogService:
     """Role: client."""
 
     def __init__(self, lookup: Lookup, logs: LogStore) -> None:
         self._lookup = lookup
         self._logs = logs
 
-    async def Follow(
-        self, request: logs_pb2.FollowRequest, context: _Context
-    ) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def Follow(self, request: logs_pb2.FollowRequest, context: _Context) -> AsyncIterator[bytes]:
         job = await self._lookup.job(job_id_of(request.job))
         _check(request, job)
         with self._logs.following(job.number) as bell:
@@ -86,7 +85,7 @@ class _Follower:
     at: dict[Stream, int] = field(default_factory=dict)
     quiet_since_s: float = 0.0
 
-    async def chunks(self) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         number = job_id_of(self.request.job)
         job = await self.lookup.job(number)
         attempt = self._first_attempt(job)
@@ -130,7 +129,7 @@ class _Follower:
             offset = self.request.offset
             self.at[stream] = offset if offset >= 0 else max(0, size + offset)
 
-    async def _new_chunks(self, attempt: Attempt, streams: list[Stream]) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def _new_chunks(self, attempt: Attempt, streams: list[Stream]) -> AsyncIterator[bytes]:
         """What there is beyond where we stand, the streams in turn, one chunk each."""
         streams = [
             each for each in streams if each.attempt == attempt and self.request.rank in (-1, each.rank)
@@ -144,20 +143,20 @@ class _Follower:
                     more.append(stream)
             streams = more
 
-    async def _next_chunk(self, stream: Stream) -> logs_pb2.LogChunk | None:
+    async def _next_chunk(self, stream: Stream) -> bytes | None:
         at = self.at.get(stream, 0)
         piece = await self.logs.read(stream, at, CHUNK_BYTES_MAX)
         if piece.end <= at:
             return None
         self.at[stream] = piece.end
-        return logs_pb2.LogChunk(
+        head = logs_pb2.LogChunk(
             job=stream.job,
             attempt=stream.attempt,
             rank=stream.rank,
             offset=piece.offset,
-            data=piece.data,
             dropped_bytes=piece.dropped_bytes,
         )
+        return encode(head, piece.data)
 
     async def _wait(self) -> None:
         try:

@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 import grpc.aio
 
 from ...proto.codecs import task_key_message, task_key_of
-from ...proto.generated import logs_pb2, logs_pb2_grpc
+from ...proto.generated import logs_pb2
 from ...proto.limits import CHUNK_BYTES_MAX, PIECES_MAX
+from ...proto.payload import Payload
 from ...spec.errors import InvalidRequest, LimitExceeded, NotFound, StoreFailure, Unavailable
 from ...spec.ids import TaskKey
 from ..core.job import Job
@@ -36,6 +37,7 @@ STREAMS_MAX: Final = 100_000
 _OFFSET_MAX: Final = 1 << 50
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_Requests = AsyncIterator[Payload[logs_pb2.ShipRequest]]
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class _Incoming:
     size: int = 0
 
 
-class ShippingService(logs_pb2_grpc.LogShippingServicer):
+class ShippingService:
     """Role: agent."""
 
     def __init__(self, lookup: Lookup, documents: Documents, logs: LogStore, *, bytes_max: int) -> None:
@@ -58,9 +60,7 @@ class ShippingService(logs_pb2_grpc.LogShippingServicer):
         self._bytes_max = bytes_max
         self._connections: set[_Connection] = set()
 
-    async def Ship(
-        self, request_iterator: AsyncIterator[logs_pb2.ShipRequest], context: _Context
-    ) -> AsyncIterator[logs_pb2.ShipReply]:
+    async def Ship(self, request_iterator: _Requests, context: _Context) -> AsyncIterator[logs_pb2.ShipReply]:
         connection = _Connection(self._logs, self._verdict)
         self._connections.add(connection)
         working = [
@@ -105,7 +105,7 @@ class _Arrival(NamedTuple):
 
     incoming: _Incoming
     offset: int
-    data: bytes
+    data: memoryview
 
 
 class _Connection:
@@ -126,10 +126,10 @@ class _Connection:
         self._over = False
         self._error: BaseException | None = None
 
-    async def take(self, requests: AsyncIterator[logs_pb2.ShipRequest]) -> None:
+    async def take(self, requests: _Requests) -> None:
         """Gather what comes until the agent ends its side."""
         async for request in requests:
-            self._node = self._node or request.node_id
+            self._node = self._node or request.head.node_id
             await self._gathered.put(await self._arrivals(request))
         await self._gathered.put(None)
 
@@ -184,17 +184,21 @@ class _Connection:
         self._over = True
         self._is_answered.set()
 
-    async def _arrivals(self, request: logs_pb2.ShipRequest) -> list[_Arrival]:
+    async def _arrivals(self, request: Payload[logs_pb2.ShipRequest]) -> list[_Arrival]:
         """The pieces of a message that are wanted."""
-        if len(request.pieces) > PIECES_MAX:
-            raise InvalidRequest(f"{len(request.pieces)} pieces in a message; at most {PIECES_MAX} are taken")
+        pieces = request.head.pieces
+        if len(pieces) > PIECES_MAX or len(request.data) > CHUNK_BYTES_MAX:
+            raise InvalidRequest(
+                f"{len(pieces)} pieces of {len(request.data)} bytes in one message;"
+                f" at most {PIECES_MAX} of {CHUNK_BYTES_MAX} are taken"
+            )
         arrivals = []
-        room = CHUNK_BYTES_MAX
-        for piece in request.pieces:
-            data = piece.data  # a copy each time that it is read
-            room -= len(data)
-            if room < 0 or not 0 <= piece.offset <= _OFFSET_MAX:
-                raise InvalidRequest(f"{len(data)} bytes at offset {piece.offset}: no part of a log")
+        at = 0
+        for piece in pieces:
+            data = request.data[at : at + piece.size]
+            at += piece.size
+            if len(data) != piece.size or not 0 <= piece.offset <= _OFFSET_MAX:
+                raise InvalidRequest(f"{piece.size} bytes at offset {piece.offset}: no part of a log")
             incoming = await self._incoming(task_key_of(piece.task), piece.rank)
             if incoming.bytes_max:
                 arrivals.append(_Arrival(incoming, piece.offset, data))

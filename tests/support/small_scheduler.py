@@ -204,15 +204,19 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             if first and not request.node_id:
                 self.offences.append("the log stream does not say whose it is")
             first = False
-            if sum(len(piece.data) for piece in request.pieces) > 256 << 10:
-                self.offences.append(f"a message of {request.ByteSize()} bytes")
+            if len(request.data) > 256 << 10:
+                self.offences.append(f"a message of {len(request.data)} bytes")
+            at = 0
             for piece in request.pieces:
                 task, rank = key_of(piece.task), piece.rank
-                if piece.data and (task, rank) not in asked:
+                if piece.size and (task, rank) not in asked:
                     self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
                 asked.add((task, rank))
                 await self.storing.wait()
-                self._store(task, rank, piece)
+                self._store(task, rank, piece.offset, request.data[at : at + piece.size])
+                at += piece.size
+            if at != len(request.data):
+                self.offences.append(f"{len(request.data)} bytes, but pieces of {at}")
             yield logs_pb2.ShipReply(stored=[self._stored(piece) for piece in request.pieces])
 
     def _stored(self, piece: logs_pb2.LogPiece) -> logs_pb2.LogStored:
@@ -224,15 +228,15 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             refused=task in self.forget,
         )
 
-    def _store(self, task: TaskKey, rank: int, piece: logs_pb2.LogPiece) -> None:
+    def _store(self, task: TaskKey, rank: int, offset: int, data: bytes) -> None:
         stored = self.stored[task, rank]
-        if not piece.data:
+        if not data:
             return
-        self.chunks.append((task, rank, len(piece.data)))
-        if piece.offset < stored:
-            self.offences.append(f"{task} rank {rank}: bytes from {piece.offset} again, {stored} are stored")
+        self.chunks.append((task, rank, len(data)))
+        if offset < stored:
+            self.offences.append(f"{task} rank {rank}: bytes from {offset} again, {stored} are stored")
             return
-        if piece.offset > stored:
-            self.jumps.append((task, rank, stored, piece.offset))
-        self.logs[task, rank] += piece.data
-        self.stored[task, rank] = piece.offset + len(piece.data)
+        if offset > stored:
+            self.jumps.append((task, rank, stored, offset))
+        self.logs[task, rank] += data
+        self.stored[task, rank] = offset + len(data)
