@@ -21,7 +21,7 @@ import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
 from ..proto.generated import logs_pb2
-from ..proto.limits import CHUNK_BYTES_MAX, PIECES_MAX
+from ..proto.limits import CHUNK_BYTES_FIRST, CHUNK_BYTES_MAX, PIECES_MAX
 from ..proto.payload import LogShippingStub, encode
 from ..spec.errors import InvalidRequest
 from ..spec.ids import TaskKey
@@ -87,6 +87,7 @@ class LogShipper:
         self._asking: deque[_Tail] = deque()
         self._ready: OrderedDict[tuple[TaskKey, int], _Tail] = OrderedDict()
         self._flying = 0
+        self._message_bytes = CHUNK_BYTES_FIRST
         self._may_dial = asyncio.Event()
         self._dial_now = asyncio.Event()
         self._wake = asyncio.Event()
@@ -198,6 +199,7 @@ class LogShipper:
         self._ready.clear()
         self._asking.clear()
         self._flying = 0
+        self._message_bytes = CHUNK_BYTES_FIRST
         for watched in self._watched.values():
             for tail in watched.tails.values():
                 tail.stored, tail.sent, tail.asked = None, 0, False
@@ -209,6 +211,7 @@ class LogShipper:
         while True:
             reply: logs_pb2.ShipReply = await next_message(call)
             self._heard_s = time.monotonic()
+            self._message_bytes = min(2 * self._message_bytes, CHUNK_BYTES_MAX)
             for stored in reply.stored:
                 self._on_stored(stored)
 
@@ -271,7 +274,7 @@ class LogShipper:
             if tail.stored is None and tail.key in self._watched:
                 request.pieces.add(task=task_key_message(tail.key), rank=tail.rank)
         chunks = []
-        room = CHUNK_BYTES_MAX
+        room = self._message_bytes
         while self._ready and room and self._flying < WINDOW_BYTES and len(request.pieces) < PIECES_MAX:
             _, tail = self._ready.popitem(last=False)
             offset, data = self._next_chunk(tail, room)

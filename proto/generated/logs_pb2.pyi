@@ -104,7 +104,7 @@ class LogChunk(_message.Message):
     rank: _builtins.int
     offset: _builtins.int
     data: _builtins.bytes
-    """at most 256 KiB"""
+    """at most 1 MiB"""
     dropped_bytes: _builtins.int
     """that stood before `offset` and are gone: the log's bound"""
     def __init__(
@@ -133,7 +133,7 @@ class ShipRequest(_message.Message):
     PIECES_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """of the pieces, one after the other; at most 256 KiB"""
+    """of the pieces, one after the other; at most 1 MiB"""
     node_id: _builtins.str
     """in the first message"""
     @_builtins.property

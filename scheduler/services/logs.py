@@ -14,7 +14,7 @@ import grpc.aio
 
 from ...proto.codecs import job_id_of
 from ...proto.generated import logs_pb2
-from ...proto.limits import CHUNK_BYTES_MAX
+from ...proto.limits import CHUNK_BYTES_FIRST, CHUNK_BYTES_MAX
 from ...proto.payload import encode
 from ...spec.errors import InvalidRequest, NotFound, StoreFailure, Unavailable
 from ...spec.ids import Attempt, JobId
@@ -84,6 +84,7 @@ class _Follower:
     request: logs_pb2.FollowRequest
     at: dict[Stream, int] = field(default_factory=dict)
     quiet_since_s: float = 0.0
+    chunk_bytes: int = CHUNK_BYTES_FIRST
 
     async def chunks(self) -> AsyncIterator[bytes]:
         number = job_id_of(self.request.job)
@@ -145,10 +146,11 @@ class _Follower:
 
     async def _next_chunk(self, stream: Stream) -> bytes | None:
         at = self.at.get(stream, 0)
-        piece = await self.logs.read(stream, at, CHUNK_BYTES_MAX)
+        piece = await self.logs.read(stream, at, self.chunk_bytes)
         if piece.end <= at:
             return None
         self.at[stream] = piece.end
+        self.chunk_bytes = min(2 * self.chunk_bytes, CHUNK_BYTES_MAX)
         head = logs_pb2.LogChunk(
             job=stream.job,
             attempt=stream.attempt,

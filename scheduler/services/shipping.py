@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 SYNC_AFTER_IDLE_S: Final = 0.03
 SYNC_EVERY_S: Final = 1.0
-GATHERED_MAX: Final = 4
+GATHERED_MAX: Final = 2
 """Messages of one connection, of at most CHUNK_BYTES_MAX each, that wait while a batch is written."""
 STREAMS_MAX: Final = 100_000
 """Streams of one connection."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 from paceline.proto.generated import agent_pb2, agent_pb2_grpc, common_pb2, logs_pb2, logs_pb2_grpc
+from paceline.proto.limits import CHUNK_BYTES_MAX
 from paceline.spec.ids import Attempt, JobId, TaskKey
 
 
@@ -204,7 +205,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             if first and not request.node_id:
                 self.offences.append("the log stream does not say whose it is")
             first = False
-            if len(request.data) > 256 << 10:
+            if len(request.data) > CHUNK_BYTES_MAX:
                 self.offences.append(f"a message of {len(request.data)} bytes")
             at = 0
             for piece in request.pieces:
