@@ -16,7 +16,7 @@ PAGE_BYTES_MAX: Final = 8 << 20
 
 CHUNK_BYTES_MAX: Final = 1 << 20
 CHUNK_BYTES_FIRST: Final = 128 << 10
-"""Of a connection; each later one may hold twice as much, so that some arrive over a link that breaks often."""
+"""Of a connection; each later one may hold twice as much: where a link breaks often, some arrive whole."""
 PIECES_MAX: Final = 1000
 REPORTS_MAX: Final = 1000
 REPORTS_BYTES_MAX: Final = 1 << 20
