@@ -25,3 +25,19 @@ async def test_the_same_bytes_brought_twice_at_once_are_stored_once(tmp_path: Pa
         assert piece.data == data
     finally:
         logs.close()
+
+
+async def test_what_a_lost_connection_left_is_told_to_the_followers(tmp_path: Path) -> None:
+    """Nobody brings again what is stored, so nobody else would ring for it."""
+    logs = LogStore(tmp_path)
+    try:
+        with logs.following(STREAM.job) as bell:
+            appending = asyncio.create_task(logs.append([Part(STREAM, 0, b"words\n", 1 << 30)]))
+            await asyncio.sleep(0)  # handed to the thread, and not back yet
+            appending.cancel()
+            await asyncio.gather(appending, return_exceptions=True)
+            assert appending.cancelled()
+            assert logs.size(STREAM) == 6
+            assert bell.event.is_set() and bell.grown == {STREAM}
+    finally:
+        logs.close()
