@@ -214,6 +214,7 @@ class LogShipper:
             self._message_bytes = min(2 * self._message_bytes, CHUNK_BYTES_MAX)
             for stored in reply.stored:
                 self._on_stored(stored)
+            self._wake.set()  # there is room again, also for others than those
 
     def _on_stored(self, stored: logs_pb2.LogStored) -> None:
         watched = self._watched.get(task_key_of(stored.task))

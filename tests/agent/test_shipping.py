@@ -70,6 +70,23 @@ async def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
         assert shipper.flying_bytes == 0
 
 
+async def test_files_that_fill_the_window_whole_make_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored of a file with no more to say lets the next one go."""
+    size = 64 << 10
+    monkeypatch.setattr("paceline.agent.shipping.WINDOW_BYTES", 2 * size)
+    tasks = FolderTasks(tmp_path)
+    tasks.put(key(1), processes=16)
+    for rank in range(16):
+        tasks.write(key(1), rank, bytes(size))
+    async with SmallScheduler() as scheduler, shipping(tmp_path, scheduler.address, tasks) as shipper:
+        shipper.watch(key(1))
+        tasks.end(key(1))
+        await asyncio.wait_for(shipper.wait_shipped(key(1)), 30)
+        assert all(scheduler.stored[key(1), rank] == size for rank in range(16))
+
+
 async def test_a_dropped_head_is_a_jump_and_never_zeros(tmp_path: Path) -> None:
     tasks = FolderTasks(tmp_path)
     tasks.put(key(1))

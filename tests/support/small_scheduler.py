@@ -213,7 +213,8 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
                 if piece.size and (task, rank) not in asked:
                     self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
                 asked.add((task, rank))
-                await self.storing.wait()
+                if piece.size:
+                    await self.storing.wait()
                 self._store(task, rank, piece.offset, request.data[at : at + piece.size])
                 at += piece.size
             if at != len(request.data):
