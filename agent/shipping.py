@@ -1,7 +1,8 @@
 """Ships the ranks' output to the scheduler, by offset: nothing twice, nothing missing, whoever dies.
 
 What counts is the scheduler's "stored up to here"; a new stream asks for it before it sends a byte. Bytes
-in flight are bounded, in all and per file, and files take turns chunk by chunk. A stretch that the log's
+in flight are bounded, in all and per file, and files take turns chunk by chunk; what many files have to
+say at one time goes in one message. A stretch that the log's
 bound has dropped (a hole in the file) is skipped: the next offset jumps, and the scheduler sees how far.
 """
 
@@ -19,8 +20,9 @@ from typing import Final, Protocol
 import grpc
 
 from ..proto.codecs import task_key_message, task_key_of
-from ..proto.generated import logs_pb2, logs_pb2_grpc
-from ..proto.limits import CHUNK_BYTES_MAX
+from ..proto.generated import logs_pb2
+from ..proto.limits import CHUNK_BYTES_FIRST, CHUNK_BYTES_MAX, PIECES_MAX
+from ..proto.payload import LogShippingStub, encode
 from ..spec.errors import InvalidRequest
 from ..spec.ids import TaskKey
 from .streams import Backoff, Dial, StreamLost, describe, first_to_end, next_message, write_message
@@ -39,7 +41,7 @@ SILENT_S: Final = 20.0
 """With bytes in flight and no answer for this long, the stream is given up."""
 
 
-_Call = grpc.aio.StreamStreamCall[logs_pb2.ShipRequest, logs_pb2.ShipReply]
+_Call = grpc.aio.StreamStreamCall[bytes, logs_pb2.ShipReply]
 
 
 class Sources(Protocol):
@@ -85,6 +87,7 @@ class LogShipper:
         self._asking: deque[_Tail] = deque()
         self._ready: OrderedDict[tuple[TaskKey, int], _Tail] = OrderedDict()
         self._flying = 0
+        self._message_bytes = CHUNK_BYTES_FIRST
         self._may_dial = asyncio.Event()
         self._dial_now = asyncio.Event()
         self._wake = asyncio.Event()
@@ -184,7 +187,7 @@ class LogShipper:
         self._start_over()
         channel = self._dial()
         try:
-            call = logs_pb2_grpc.LogShippingStub(channel).Ship()
+            call = LogShippingStub(channel).Ship()
             await first_to_end(self._keep_reading(call), self._keep_writing(call))
         except TimeoutError as error:
             raise StreamLost(f"no answer for {SILENT_S:.0f} s") from error
@@ -196,6 +199,7 @@ class LogShipper:
         self._ready.clear()
         self._asking.clear()
         self._flying = 0
+        self._message_bytes = CHUNK_BYTES_FIRST
         for watched in self._watched.values():
             for tail in watched.tails.values():
                 tail.stored, tail.sent, tail.asked = None, 0, False
@@ -207,20 +211,23 @@ class LogShipper:
         while True:
             reply: logs_pb2.ShipReply = await next_message(call)
             self._heard_s = time.monotonic()
-            self._on_reply(reply)
+            self._message_bytes = min(2 * self._message_bytes, CHUNK_BYTES_MAX)
+            for stored in reply.stored:
+                self._on_stored(stored)
+            self._wake.set()  # there is room again, also for others than those
 
-    def _on_reply(self, reply: logs_pb2.ShipReply) -> None:
-        watched = self._watched.get(task_key_of(reply.task))
-        tail = watched.tails.get(reply.rank) if watched else None
+    def _on_stored(self, stored: logs_pb2.LogStored) -> None:
+        watched = self._watched.get(task_key_of(stored.task))
+        tail = watched.tails.get(stored.rank) if watched else None
         if watched is None or tail is None:
             return
         before = tail.flying
-        if reply.refused:
+        if stored.refused:
             log.info("task %s rank %d: the scheduler wants no more of its output", tail.key, tail.rank)
             tail.refused = True
             tail.stored = tail.sent
-        elif tail.stored is None or reply.stored_bytes > tail.stored:
-            tail.stored = reply.stored_bytes
+        elif tail.stored is None or stored.stored_bytes > tail.stored:
+            tail.stored = stored.stored_bytes
             tail.sent = max(tail.sent, tail.stored)
         self._flying += tail.flying - before
         self._mark(tail)
@@ -243,13 +250,13 @@ class LogShipper:
         node_id = self._node_id
         while True:
             self._wake.clear()
-            request = self._next_request()
-            if request is None:
+            request = logs_pb2.ShipRequest(node_id=node_id)
+            data = self._fill(request)
+            if not request.pieces:
                 await self._wait_for_work()
                 continue
-            if node_id:
-                request.node_id, node_id = node_id, ""
-            await write_message(call, request, SILENT_S)
+            node_id = ""
+            await write_message(call, encode(request, *data), SILENT_S)
 
     async def _wait_for_work(self) -> None:
         asked_s = time.monotonic()
@@ -261,35 +268,43 @@ class LogShipper:
                 raise StreamLost(f"no answer for {SILENT_S:.0f} s")
         await self._wake.wait()
 
-    def _next_request(self) -> logs_pb2.ShipRequest | None:
-        while self._asking:
+    def _fill(self, request: logs_pb2.ShipRequest) -> list[bytes]:
+        """Put in questions and chunks in turn, as many as one message holds; returns the chunks."""
+        while self._asking and len(request.pieces) < PIECES_MAX:
             tail = self._asking.popleft()
             if tail.stored is None and tail.key in self._watched:
-                return logs_pb2.ShipRequest(task=task_key_message(tail.key), rank=tail.rank)
-        while self._ready and self._flying < WINDOW_BYTES:
+                request.pieces.add(task=task_key_message(tail.key), rank=tail.rank)
+        chunks = []
+        room = self._message_bytes
+        while self._ready and room and self._flying < WINDOW_BYTES and len(request.pieces) < PIECES_MAX:
             _, tail = self._ready.popitem(last=False)
-            chunk = self._next_chunk(tail)
-            if chunk is not None:
-                return chunk
-        return None
+            offset, data = self._next_chunk(tail, room)
+            if data:
+                request.pieces.add(
+                    task=task_key_message(tail.key), rank=tail.rank, offset=offset, size=len(data)
+                )
+                chunks.append(data)
+                room -= len(data)
+        return chunks
 
-    def _next_chunk(self, tail: _Tail) -> logs_pb2.ShipRequest | None:
+    def _next_chunk(self, tail: _Tail, room: int) -> tuple[int, bytes]:
+        """Where it stands and at most `room` bytes; none when none are to be had."""
         try:
-            offset, data = self._files.read(tail.path, tail.sent, CHUNK_BYTES_MAX)
+            offset, data = self._files.read(tail.path, tail.sent, room)
         except OSError as error:
             self._give_up(tail, error)
             self._watched[tail.key].stored_more.set()
-            return None
+            return 0, b""
         if not data:
             tail.size = min(tail.size, tail.sent)
-            return None
+            return 0, b""
         before = tail.flying
         tail.sent = offset + len(data)
         # A full chunk has probably more behind it: do not wait for the next look.
-        tail.size = max(tail.size, tail.sent + (len(data) == CHUNK_BYTES_MAX))
+        tail.size = max(tail.size, tail.sent + (len(data) == room))
         self._flying += tail.flying - before
         self._mark(tail)
-        return logs_pb2.ShipRequest(task=task_key_message(tail.key), rank=tail.rank, offset=offset, data=data)
+        return offset, data
 
     # Growth.
 

@@ -14,10 +14,10 @@ from ..proto.generated import (
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
-    logs_pb2_grpc,
     nodes_pb2,
     nodes_pb2_grpc,
 )
+from ..proto.payload import LogsStub, Payload
 from ..spec.errors import LimitExceeded
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
@@ -39,7 +39,7 @@ class Stubs:
 
     def __init__(self, channel: Any) -> None:
         self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
-        self.logs: Any = logs_pb2_grpc.LogsStub(channel)
+        self.logs: Any = LogsStub(channel)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
 
 
@@ -198,7 +198,7 @@ class LogCursor:
             request.positions.add(attempt=attempt, rank=rank, offset=offset)
         return stubs.logs.Follow, request
 
-    def accept(self, message: Any) -> views.LogChunk | None:
+    def accept(self, message: Payload[logs_pb2.LogChunk]) -> views.LogChunk | None:
         """The chunk without what was already seen; None when nothing of it is new."""
         chunk = codecs.to_chunk(message)
         stream = (chunk.attempt, chunk.rank)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
+from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
@@ -112,14 +113,15 @@ def to_change(message: jobs_pb2.WatchReply) -> views.Change:
     return views.Change(entry=to_entry(message.entry), job=to_job(message.job))
 
 
-def to_chunk(message: logs_pb2.LogChunk) -> views.LogChunk:
+def to_chunk(message: Payload[logs_pb2.LogChunk]) -> views.LogChunk:
+    head = message.head
     return views.LogChunk(
-        job=JobId(message.job),
-        attempt=Attempt(message.attempt),
-        rank=message.rank,
-        offset=message.offset,
-        data=message.data,
-        dropped_bytes=message.dropped_bytes,
+        job=JobId(head.job),
+        attempt=Attempt(head.attempt),
+        rank=head.rank,
+        offset=head.offset,
+        data=bytes(message.data),
+        dropped_bytes=head.dropped_bytes,
     )
 
 

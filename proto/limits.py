@@ -14,7 +14,10 @@ PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 8 << 20
 
-CHUNK_BYTES_MAX: Final = 256 << 10
+CHUNK_BYTES_MAX: Final = 1 << 20
+CHUNK_BYTES_FIRST: Final = 128 << 10
+"""Of a connection; each later one may hold twice as much: where a link breaks often, some arrive whole."""
+PIECES_MAX: Final = 1000
 REPORTS_MAX: Final = 1000
 REPORTS_BYTES_MAX: Final = 1 << 20
 STARTS_MAX: Final = 100

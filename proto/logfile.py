@@ -28,7 +28,7 @@ class Piece:
     """Bytes of a stream. `dropped_bytes` stood before `offset`, after what was asked for, and are gone."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview
     dropped_bytes: int = 0
 
     @property
@@ -61,7 +61,7 @@ class LogFile:
     def start(self) -> int:
         return self._gaps[0][1] if self._gaps and self._gaps[0][0] == 0 else 0
 
-    def append(self, offset: int, data: bytes) -> int:
+    def append(self, offset: int, data: bytes | memoryview) -> int:
         """Add the stream's bytes from `offset` on; returns the new size.
 
         What is there already is skipped; a jump beyond the end is kept as a gap. Raises OSError.
@@ -125,7 +125,7 @@ class LogFile:
             buffer = bytearray(wanted)
             got = os.preadv(self._fd, [buffer], at, flags) if flags else os.preadv(self._fd, [buffer], at)
             if gaps is self._gaps:  # else the head was dropped meanwhile, and this may be a hole
-                return Piece(at, bytes(memoryview(buffer)[:got]), at - offset)
+                return Piece(at, memoryview(buffer)[:got], at - offset)
 
     def _keep_bound(self) -> None:
         """Drop the oldest sixteenth, so that most appends drop nothing."""

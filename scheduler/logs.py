@@ -1,7 +1,8 @@
 """The streams as shipped: logs/JOB/ATTEMPT.RANK.log, and who waits for more of them.
 
 Open files are bounded; a file in use is never closed. Arrivals wake the followers of their job at once.
-All calls come from the scheduler's asyncio thread; only appends, syncs and cold reads run in threads.
+All calls come from the scheduler's asyncio thread; only appends, syncs and cold reads run in threads. All
+appends share one thread, many at a time: it gives them their order, and the disk's syncs never hold it up.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -32,6 +33,15 @@ class Stream(NamedTuple):
     rank: int
 
 
+class Part(NamedTuple):
+    """Bytes that have come of one stream, and how many of the stream's are kept."""
+
+    stream: Stream
+    offset: int
+    data: bytes | memoryview
+    bytes_max: int
+
+
 @dataclass(slots=True, eq=False)
 class Bell:
     """A follower's: which of its job's streams have grown since it last looked, or that more is new."""
@@ -49,8 +59,6 @@ class Bell:
 class _Open:
     file: LogFile
     users: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """To append: two connections of one node may bring the same bytes at once."""
 
 
 class LogStore:
@@ -63,6 +71,8 @@ class LogStore:
         self._bells: dict[JobId, set[Bell]] = {}
         self.ending = False
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logs")
+        # One: two connections of one node may bring the same bytes at once.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="logs-writer")
 
     def streams(self, job: JobId, attempt: Attempt) -> list[Stream]:
         """What there is of one attempt, by rank."""
@@ -81,21 +91,26 @@ class LogStore:
         with self._using(stream) as file:
             return file.size
 
-    async def append(self, stream: Stream, offset: int, data: bytes, bytes_max: int) -> int:
-        """Add bytes; wakes the followers. Returns the new size, which is not yet safe from a power cut."""
-        with self._using(stream, bytes_max) as file:
-            async with self._open[stream].turn:
-                size = await self._in_thread(lambda: file.append(offset, data))
-        for bell in self._bells.get(stream.job, ()):
-            bell.ring(stream)
-        return size
+    async def append(self, parts: Sequence[Part]) -> list[int]:
+        """Add bytes in the order given; wakes the followers. Returns the streams' new sizes.
+
+        They are not yet safe from a power cut. When the disk fails, those before the failed one are there.
+        """
+        with ExitStack() as used:
+            files = [used.enter_context(self._using(part.stream, part.bytes_max)) for part in parts]
+            try:
+                return await self._in_thread(self._writer, lambda: _append_all(files, parts))
+            finally:  # also when it was cut off: nobody will bring again what is there
+                for part in parts:
+                    for bell in self._bells.get(part.stream.job, ()):
+                        bell.ring(part.stream)
 
     async def note_sizes(self, task: TaskKey, sizes: Sequence[int]) -> None:
         """How long the streams of a task's ranks are in the end, where no event of the job says it."""
         path = self._folder / str(task.job) / f"{task.attempt}.sizes"
         first = task.task * len(sizes)
         text = "".join(f"{first + local} {size}\n" for local, size in enumerate(sizes))
-        await self._in_thread(lambda: _append_text(path, text))
+        await self._in_thread(self._threads, lambda: _append_text(path, text))
         for bell in self._bells.get(task.job, ()):
             bell.ring()
 
@@ -108,18 +123,21 @@ class LogStore:
         pairs = (line.split() for line in lines)
         return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
 
-    async def sync(self, stream: Stream) -> int:
-        """Return the size that survives a power cut."""
-        with self._using(stream) as file:
-            size = file.size
-            await self._in_thread(file.sync)
-        return size
+    async def sync(self, streams: Sequence[Stream]) -> list[int]:
+        """Return their sizes that survive a power cut."""
+        with ExitStack() as used:
+            files = [used.enter_context(self._using(stream)) for stream in streams]
+            sizes = [file.size for file in files]
+            await self._in_thread(self._threads, lambda: _sync_all(files))
+        return sizes
 
     async def read(self, stream: Stream, offset: int, count: int) -> Piece:
         """From memory at once where the system has it there, else in a thread."""
         with self._using(stream) as file:
             piece = file.read_cached(offset, count)
-            return piece if piece is not None else await self._in_thread(lambda: file.read(offset, count))
+            if piece is None:
+                piece = await self._in_thread(self._threads, lambda: file.read(offset, count))
+            return piece
 
     @contextmanager
     def following(self, job: JobId) -> Iterator[Bell]:
@@ -142,14 +160,15 @@ class LogStore:
                 bell.ring()
 
     def close(self) -> None:
+        self._writer.shutdown()
         self._threads.shutdown()
         for each in self._open.values():
             each.file.close()
         self._open.clear()
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def _in_thread(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         """Not to be abandoned half-way: the file stays in use until the thread is done with it."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        future = asyncio.get_running_loop().run_in_executor(threads, call)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -181,6 +200,15 @@ class LogStore:
 
     def _path(self, stream: Stream) -> Path:
         return self._folder / str(stream.job) / f"{stream.attempt}.{stream.rank}.log"
+
+
+def _append_all(files: Sequence[LogFile], parts: Sequence[Part]) -> list[int]:
+    return [file.append(part.offset, part.data) for file, part in zip(files, parts, strict=True)]
+
+
+def _sync_all(files: Sequence[LogFile]) -> None:
+    for file in files:
+        file.sync()
 
 
 def _append_text(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from ..proto import payload
 from ..proto.auth import Tokens, ensure_token
 from ..proto.channels import SERVER_OPTIONS, split_address
 from ..proto.generated import (
@@ -26,7 +27,6 @@ from ..proto.generated import (
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
-    logs_pb2_grpc,
     nodes_pb2,
     nodes_pb2_grpc,
 )
@@ -120,9 +120,9 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
-    logs_pb2_grpc.add_LogsServicer_to_server(LogService(lookup, logs), server)
+    payload.add_logs(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
-    logs_pb2_grpc.add_LogShippingServicer_to_server(shipping, server)
+    payload.add_log_shipping(shipping, server)
     agents = AgentService(
         loop,
         documents,

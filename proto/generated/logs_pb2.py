@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from . import common_pb2 as paceline_dot_proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaceline/proto/v1/logs.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"\x88\x01\n\rFollowRequest\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12+\n\tpositions\x18\x06 \x03(\x0b\x32\x18.paceline.v1.LogPosition\"<\n\x0bLogPosition\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"k\n\x08LogChunk\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x15\n\rdropped_bytes\x18\x06 \x01(\x03\"n\n\x0bShipRequest\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.paceline.v1.TaskKey\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"d\n\tShipReply\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.paceline.v1.TaskKey\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x32\x45\n\x04Logs\x12=\n\x06\x46ollow\x12\x1a.paceline.v1.FollowRequest\x1a\x15.paceline.v1.LogChunk0\x01\x32K\n\x0bLogShipping\x12<\n\x04Ship\x12\x18.paceline.v1.ShipRequest\x1a\x16.paceline.v1.ShipReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaceline/proto/v1/logs.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"\x88\x01\n\rFollowRequest\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12+\n\tpositions\x18\x06 \x03(\x0b\x32\x18.paceline.v1.LogPosition\"<\n\x0bLogPosition\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"k\n\x08LogChunk\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x15\n\rdropped_bytes\x18\x06 \x01(\x03\"S\n\x0bShipRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12%\n\x06pieces\x18\x02 \x03(\x0b\x32\x15.paceline.v1.LogPiece\x12\x0f\n\x07node_id\x18\x03 \x01(\t\"Z\n\x08LogPiece\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.paceline.v1.TaskKey\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x05\"3\n\tShipReply\x12&\n\x06stored\x18\x01 \x03(\x0b\x32\x16.paceline.v1.LogStored\"d\n\tLogStored\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.paceline.v1.TaskKey\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x32\x45\n\x04Logs\x12=\n\x06\x46ollow\x12\x1a.paceline.v1.FollowRequest\x1a\x15.paceline.v1.LogChunk0\x01\x32K\n\x0bLogShipping\x12<\n\x04Ship\x12\x18.paceline.v1.ShipRequest\x1a\x16.paceline.v1.ShipReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGCHUNK']._serialized_start=278
   _globals['_LOGCHUNK']._serialized_end=385
   _globals['_SHIPREQUEST']._serialized_start=387
-  _globals['_SHIPREQUEST']._serialized_end=497
-  _globals['_SHIPREPLY']._serialized_start=499
-  _globals['_SHIPREPLY']._serialized_end=599
-  _globals['_LOGS']._serialized_start=601
-  _globals['_LOGS']._serialized_end=670
-  _globals['_LOGSHIPPING']._serialized_start=672
-  _globals['_LOGSHIPPING']._serialized_end=747
+  _globals['_SHIPREQUEST']._serialized_end=470
+  _globals['_LOGPIECE']._serialized_start=472
+  _globals['_LOGPIECE']._serialized_end=562
+  _globals['_SHIPREPLY']._serialized_start=564
+  _globals['_SHIPREPLY']._serialized_end=615
+  _globals['_LOGSTORED']._serialized_start=617
+  _globals['_LOGSTORED']._serialized_end=717
+  _globals['_LOGS']._serialized_start=719
+  _globals['_LOGS']._serialized_end=788
+  _globals['_LOGSHIPPING']._serialized_start=790
+  _globals['_LOGSHIPPING']._serialized_end=865
 # @@protoc_insertion_point(module_scope)

@@ -104,7 +104,7 @@ class LogChunk(_message.Message):
     rank: _builtins.int
     offset: _builtins.int
     data: _builtins.bytes
-    """at most 256 KiB"""
+    """at most 1 MiB"""
     dropped_bytes: _builtins.int
     """that stood before `offset` and are gone: the log's bound"""
     def __init__(
@@ -129,17 +129,44 @@ Global___LogChunk: _TypeAlias = LogChunk  # noqa: Y015
 class ShipRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DATA_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """of the pieces, one after the other; at most 1 MiB"""
+    node_id: _builtins.str
+    """in the first message"""
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPiece]:
+        """at most 1000"""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        pieces: _abc.Iterable[Global___LogPiece] | None = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "node_id", b"node_id", "pieces", b"pieces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShipRequest: _TypeAlias = ShipRequest  # noqa: Y015
+
+@_typing.final
+class LogPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     TASK_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     offset: _builtins.int
-    data: _builtins.bytes
-    """empty: asks where to go on from"""
-    node_id: _builtins.str
-    """in the first message"""
+    size: _builtins.int
+    """bytes of `data`; 0: asks where to go on from"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     def __init__(
@@ -148,19 +175,38 @@ class ShipRequest(_message.Message):
         task: _common_pb2.TaskKey | None = ...,
         rank: _builtins.int = ...,
         offset: _builtins.int = ...,
-        data: _builtins.bytes = ...,
-        node_id: _builtins.str = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "node_id", b"node_id", "offset", b"offset", "rank", b"rank", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "rank", b"rank", "size", b"size", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ShipRequest: _TypeAlias = ShipRequest  # noqa: Y015
+Global___LogPiece: _TypeAlias = LogPiece  # noqa: Y015
 
 @_typing.final
 class ShipReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stored(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogStored]: ...
+    def __init__(
+        self,
+        *,
+        stored: _abc.Iterable[Global___LogStored] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShipReply: _TypeAlias = ShipReply  # noqa: Y015
+
+@_typing.final
+class LogStored(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_FIELD_NUMBER: _builtins.int
@@ -190,4 +236,4 @@ class ShipReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ShipReply: _TypeAlias = ShipReply  # noqa: Y015
+Global___LogStored: _TypeAlias = LogStored  # noqa: Y015

@@ -13,8 +13,9 @@ from typing import Any, Final
 import grpc.aio
 
 from ...proto.codecs import job_id_of
-from ...proto.generated import logs_pb2, logs_pb2_grpc
-from ...proto.limits import CHUNK_BYTES_MAX
+from ...proto.generated import logs_pb2
+from ...proto.limits import CHUNK_BYTES_FIRST, CHUNK_BYTES_MAX
+from ...proto.payload import encode
 from ...spec.errors import InvalidRequest, NotFound, StoreFailure, Unavailable
 from ...spec.ids import Attempt, JobId
 from ...spec.lifecycle import NodeContact
@@ -36,16 +37,14 @@ _POSITIONS_MAX: Final = 100_000
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class LogService(logs_pb2_grpc.LogsServicer):
+class LogService:
     """Role: client."""
 
     def __init__(self, lookup: Lookup, logs: LogStore) -> None:
         self._lookup = lookup
         self._logs = logs
 
-    async def Follow(
-        self, request: logs_pb2.FollowRequest, context: _Context
-    ) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def Follow(self, request: logs_pb2.FollowRequest, context: _Context) -> AsyncIterator[bytes]:
         job = await self._lookup.job(job_id_of(request.job))
         _check(request, job)
         with self._logs.following(job.number) as bell:
@@ -85,10 +84,12 @@ class _Follower:
     request: logs_pb2.FollowRequest
     at: dict[Stream, int] = field(default_factory=dict)
     quiet_since_s: float = 0.0
+    chunk_bytes: int = CHUNK_BYTES_FIRST
 
-    async def chunks(self) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         number = job_id_of(self.request.job)
-        attempt = self._first_attempt(await self.lookup.job(number))
+        job = await self.lookup.job(number)
+        attempt = self._first_attempt(job)
         self._start(number, attempt)
         looked_at: Attempt | None = None
         while True:
@@ -96,7 +97,8 @@ class _Follower:
                 raise Unavailable("the scheduler is stopping", hint="follow again in a moment")
             self.bell.event.clear()
             grown, self.bell.grown = self.bell.grown, set()
-            job = await self.lookup.job(number)
+            if not _is_settled(job):
+                job = await self.lookup.job(number)
             attempt = attempt or job.attempt
             streams = sorted(grown) if looked_at == attempt else self.logs.streams(number, attempt)
             looked_at = attempt
@@ -128,7 +130,7 @@ class _Follower:
             offset = self.request.offset
             self.at[stream] = offset if offset >= 0 else max(0, size + offset)
 
-    async def _new_chunks(self, attempt: Attempt, streams: list[Stream]) -> AsyncIterator[logs_pb2.LogChunk]:
+    async def _new_chunks(self, attempt: Attempt, streams: list[Stream]) -> AsyncIterator[bytes]:
         """What there is beyond where we stand, the streams in turn, one chunk each."""
         streams = [
             each for each in streams if each.attempt == attempt and self.request.rank in (-1, each.rank)
@@ -142,20 +144,21 @@ class _Follower:
                     more.append(stream)
             streams = more
 
-    async def _next_chunk(self, stream: Stream) -> logs_pb2.LogChunk | None:
+    async def _next_chunk(self, stream: Stream) -> bytes | None:
         at = self.at.get(stream, 0)
-        piece = await self.logs.read(stream, at, CHUNK_BYTES_MAX)
+        piece = await self.logs.read(stream, at, self.chunk_bytes)
         if piece.end <= at:
             return None
         self.at[stream] = piece.end
-        return logs_pb2.LogChunk(
+        self.chunk_bytes = min(2 * self.chunk_bytes, CHUNK_BYTES_MAX)
+        head = logs_pb2.LogChunk(
             job=stream.job,
             attempt=stream.attempt,
             rank=stream.rank,
             offset=piece.offset,
-            data=piece.data,
             dropped_bytes=piece.dropped_bytes,
         )
+        return encode(head, piece.data)
 
     async def _wait(self) -> None:
         try:
@@ -172,7 +175,7 @@ class _Follower:
         if current and not job.over and any(task.state is not TaskState.ENDED for task in job.tasks):
             return False
         sizes = _sizes_now(job) if current else await self._sizes_in_history(job.number, attempt)
-        noted = self.logs.noted_sizes(job.number, attempt)
+        noted = self.logs.noted_sizes(job.number, attempt) if None in sizes.values() else {}
         if all(self._has_come(job, attempt, task, said, noted) for task, said in sizes.items()):
             return True
         quiet_s = time.monotonic() - self.quiet_since_s
@@ -214,6 +217,11 @@ class _Follower:
             return Attempt(self.request.attempt)
         named = [position.attempt for position in self.request.positions]
         return Attempt(min(named)) if named else job.attempt
+
+
+def _is_settled(job: Job) -> bool:
+    """Nothing about it changes any more: what is over is in the store, where looking costs."""
+    return job.over and all(task.state is TaskState.ENDED for task in job.tasks)
 
 
 def _sizes_now(job: Job) -> dict[int, tuple[int, ...] | None]:

@@ -12,6 +12,7 @@ import pytest
 from paceline.agent import kernel
 from paceline.agent.shipping import FILE_WINDOW_BYTES, WINDOW_BYTES, LogShipper
 from paceline.proto.channels import open_aio_channel, target
+from paceline.proto.limits import CHUNK_BYTES_MAX
 from support.folder_tasks import FolderTasks
 from support.proxy import Proxy
 from support.small_scheduler import SmallScheduler, key
@@ -48,7 +49,7 @@ async def test_a_hundred_files_arrive_whole_and_none_waits_for_a_big_one(tmp_pat
             assert bytes(scheduler.logs[key(1), rank]) == b"%d " % rank * 100
         small = [at for at, (_, rank, _) in enumerate(scheduler.chunks) if rank]
         big_before_last_small = [size for _, rank, size in scheduler.chunks[: small[-1]] if rank == 0]
-        assert sum(big_before_last_small) <= FILE_WINDOW_BYTES + (256 << 10)
+        assert sum(big_before_last_small) <= FILE_WINDOW_BYTES + CHUNK_BYTES_MAX
         assert scheduler.offences == []
 
 
@@ -61,12 +62,29 @@ async def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
         scheduler.storing.clear()
         shipper.watch(key(1))
         await asyncio.sleep(0.5)
-        assert shipper.flying_bytes <= WINDOW_BYTES + (256 << 10)
+        assert shipper.flying_bytes <= WINDOW_BYTES + CHUNK_BYTES_MAX
         scheduler.storing.set()
         tasks.end(key(1))
         await asyncio.wait_for(shipper.wait_shipped(key(1)), 30)
         assert all(scheduler.stored[key(1), rank] == 8 << 20 for rank in range(8))
         assert shipper.flying_bytes == 0
+
+
+async def test_files_that_fill_the_window_whole_make_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored of a file with no more to say lets the next one go."""
+    size = 64 << 10
+    monkeypatch.setattr("paceline.agent.shipping.WINDOW_BYTES", 2 * size)
+    tasks = FolderTasks(tmp_path)
+    tasks.put(key(1), processes=16)
+    for rank in range(16):
+        tasks.write(key(1), rank, bytes(size))
+    async with SmallScheduler() as scheduler, shipping(tmp_path, scheduler.address, tasks) as shipper:
+        shipper.watch(key(1))
+        tasks.end(key(1))
+        await asyncio.wait_for(shipper.wait_shipped(key(1)), 30)
+        assert all(scheduler.stored[key(1), rank] == size for rank in range(16))
 
 
 async def test_a_dropped_head_is_a_jump_and_never_zeros(tmp_path: Path) -> None:

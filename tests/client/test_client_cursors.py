@@ -1,6 +1,7 @@
 """A follower's place: whatever the connection does, each byte and each event comes once and in order."""
 
 import itertools
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from paceline.client.calls import (
 )
 from paceline.client.patience import MOST_S, Patience
 from paceline.proto.generated import jobs_pb2, logs_pb2
+from paceline.proto.payload import Payload, decoder
 
 
 def cursor(**changes: object) -> LogCursor:
@@ -28,9 +30,13 @@ def request_of(made: LogCursor) -> logs_pb2.FollowRequest:
     return made.open(Stubs())[1]  # type: ignore[arg-type]
 
 
+def sent(**fields: Any) -> Payload[logs_pb2.LogChunk]:
+    return decoder(logs_pb2.LogChunk)(logs_pb2.LogChunk(**fields).SerializeToString())
+
+
 def served(
     streams: dict[tuple[int, int], bytes], request: logs_pb2.FollowRequest, size: int
-) -> list[logs_pb2.LogChunk]:
+) -> list[Payload[logs_pb2.LogChunk]]:
     """What a scheduler sends that honours `positions`: attempt after attempt, rank after rank."""
     places = {(p.attempt, p.rank): p.offset for p in request.positions}
     first = min((attempt for attempt, _ in places), default=0)
@@ -39,9 +45,7 @@ def served(
         if attempt < first:
             continue
         for at in range(places.get((attempt, rank), 0), len(data), size):
-            chunks.append(
-                logs_pb2.LogChunk(job=7, attempt=attempt, rank=rank, offset=at, data=data[at : at + size])
-            )
+            chunks.append(sent(job=7, attempt=attempt, rank=rank, offset=at, data=data[at : at + size]))
     return chunks
 
 
@@ -72,7 +76,7 @@ def test_no_byte_is_lost_or_doubled_over_lost_connections(
 
 def test_a_tail_starts_where_the_scheduler_says_and_goes_on_from_there() -> None:
     made = cursor(offset=-10)
-    first = made.accept(logs_pb2.LogChunk(job=7, attempt=1, rank=0, offset=90, data=b"0123456789"))
+    first = made.accept(sent(job=7, attempt=1, rank=0, offset=90, data=b"0123456789"))
     assert first is not None and first.offset == 90
     positions = request_of(made).positions
     assert [(p.attempt, p.rank, p.offset) for p in positions] == [(1, 0, 100)]
@@ -80,7 +84,7 @@ def test_a_tail_starts_where_the_scheduler_says_and_goes_on_from_there() -> None
 
 def test_dropped_bytes_are_passed_on() -> None:
     made = cursor()
-    chunk = made.accept(logs_pb2.LogChunk(job=7, attempt=1, rank=0, offset=500, data=b"x", dropped_bytes=500))
+    chunk = made.accept(sent(job=7, attempt=1, rank=0, offset=500, data=b"x", dropped_bytes=500))
     assert chunk is not None and chunk.dropped_bytes == 500
 
 

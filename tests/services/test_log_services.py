@@ -1,6 +1,7 @@
 """Logs over the real wire: what is shipped can be followed, live, late, from anywhere, to the last byte."""
 
 import asyncio
+import itertools
 import os
 import time
 from pathlib import Path
@@ -37,9 +38,10 @@ class Shipper:
 
     async def _read(self) -> None:
         while (reply := await self.call.read()) is not grpc.aio.EOF:
-            self.stored[reply.rank] = reply.stored_bytes
-            if reply.refused:
-                self.refused.add(reply.rank)
+            for each in reply.stored:
+                self.stored[each.rank] = each.stored_bytes
+                if each.refused:
+                    self.refused.add(each.rank)
 
     async def send(self, task: common_pb2.TaskKey, rank: int, offset: int, data: bytes, **more: Any) -> None:
         await self.call.write(ship(task, rank, offset, data, **more))
@@ -112,9 +114,62 @@ async def test_the_last_byte_is_acknowledged_only_when_synced(tmp_path: Path) ->
         await call.write(ship(task, 0, 0, b"x" * 100))
         seen = []
         while not seen or seen[-1] < 100:
-            seen.append((await asyncio.wait_for(call.read(), 20)).stored_bytes)
+            seen += [each.stored_bytes for each in (await asyncio.wait_for(call.read(), 20)).stored]
         assert seen == [99, 100]
         call.cancel()
+
+
+async def test_a_stream_that_pauses_is_synced_though_its_neighbour_never_does(tmp_path: Path) -> None:
+    async with wire(tmp_path) as wired, wired.agent(rendezvous_ports=[29500]) as agent:
+        distribution = {"type": "pytorch", "process_count_per_instance": 2}
+        _, task = await start(wired, agent, distribution=distribution)
+        shipper = Shipper(wired)
+        await shipper.send(task, 0, 0, b"said once")
+
+        async def chatter() -> None:
+            for at in itertools.count():
+                await shipper.send(task, 1, at, b"x")
+
+        chattering = asyncio.create_task(chatter())
+        await shipper.wait_stored(0, 9)
+        assert not chattering.done()
+        chattering.cancel()
+        await shipper.close()
+
+
+async def test_one_message_brings_what_many_ranks_say(tmp_path: Path) -> None:
+    async with wire(tmp_path) as wired, wired.agent(rendezvous_ports=[29500]) as agent:
+        distribution = {"type": "pytorch", "process_count_per_instance": 3}
+        job, task = await start(wired, agent, distribution=distribution)
+        says = {0: b"first", 7: b"of a rank that is not there", 1: b"", 2: b"third"}
+        shipper = Shipper(wired)
+        pieces = [logs_pb2.LogPiece(task=task, rank=rank, size=len(data)) for rank, data in says.items()]
+        data = b"".join(says.values())
+        await shipper.call.write(logs_pb2.ShipRequest(data=data, pieces=pieces, node_id="n1"))
+        for rank, stored in ((0, 5), (1, 0), (2, 5)):
+            await shipper.wait_stored(rank, stored)
+        assert shipper.refused == {7}
+        chunks = await collect(wired, job)
+        assert {chunk.rank: chunk.data for chunk in chunks} == {0: b"first", 2: b"third"}
+        await shipper.close()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "data"),
+    [([1, 2], b"xx"), ([-1, 3], b"xx"), ([0] * 1001, b""), ([(1 << 20) + 1], bytes((1 << 20) + 1))],
+)
+async def test_pieces_that_are_not_there_or_too_much_are_refused(
+    tmp_path: Path, sizes: list[int], data: bytes
+) -> None:
+    async with wire(tmp_path) as wired, wired.agent() as agent:
+        _, task = await start(wired, agent)
+        call = wired.shipping.Ship()
+        pieces = [logs_pb2.LogPiece(task=task, size=size) for size in sizes]
+        await call.write(logs_pb2.ShipRequest(data=data, pieces=pieces, node_id="n1"))
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_dropped_bytes_are_said_and_never_read_as_zeros(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 from paceline.proto.generated import agent_pb2, agent_pb2_grpc, common_pb2, logs_pb2, logs_pb2_grpc
+from paceline.proto.limits import CHUNK_BYTES_MAX
 from paceline.spec.ids import Attempt, JobId, TaskKey
 
 
@@ -204,32 +205,40 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             if first and not request.node_id:
                 self.offences.append("the log stream does not say whose it is")
             first = False
-            task, rank = key_of(request.task), request.rank
-            if request.data and (task, rank) not in asked:
-                self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
-            asked.add((task, rank))
-            await self.storing.wait()
-            self._store(task, rank, request)
-            yield logs_pb2.ShipReply(
-                task=request.task,
-                rank=rank,
-                stored_bytes=self.stored[task, rank],
-                refused=task in self.forget,
-            )
+            if len(request.data) > CHUNK_BYTES_MAX:
+                self.offences.append(f"a message of {len(request.data)} bytes")
+            at = 0
+            for piece in request.pieces:
+                task, rank = key_of(piece.task), piece.rank
+                if piece.size and (task, rank) not in asked:
+                    self.offences.append(f"{task} rank {rank}: bytes before asking where to go on")
+                asked.add((task, rank))
+                if piece.size:
+                    await self.storing.wait()
+                self._store(task, rank, piece.offset, request.data[at : at + piece.size])
+                at += piece.size
+            if at != len(request.data):
+                self.offences.append(f"{len(request.data)} bytes, but pieces of {at}")
+            yield logs_pb2.ShipReply(stored=[self._stored(piece) for piece in request.pieces])
 
-    def _store(self, task: TaskKey, rank: int, request: logs_pb2.ShipRequest) -> None:
+    def _stored(self, piece: logs_pb2.LogPiece) -> logs_pb2.LogStored:
+        task = key_of(piece.task)
+        return logs_pb2.LogStored(
+            task=piece.task,
+            rank=piece.rank,
+            stored_bytes=self.stored[task, piece.rank],
+            refused=task in self.forget,
+        )
+
+    def _store(self, task: TaskKey, rank: int, offset: int, data: bytes) -> None:
         stored = self.stored[task, rank]
-        if not request.data:
+        if not data:
             return
-        self.chunks.append((task, rank, len(request.data)))
-        if len(request.data) > 256 << 10:
-            self.offences.append(f"a chunk of {len(request.data)} bytes")
-        if request.offset < stored:
-            self.offences.append(
-                f"{task} rank {rank}: bytes from {request.offset} again, {stored} are stored"
-            )
+        self.chunks.append((task, rank, len(data)))
+        if offset < stored:
+            self.offences.append(f"{task} rank {rank}: bytes from {offset} again, {stored} are stored")
             return
-        if request.offset > stored:
-            self.jumps.append((task, rank, stored, request.offset))
-        self.logs[task, rank] += request.data
-        self.stored[task, rank] = request.offset + len(request.data)
+        if offset > stored:
+            self.jumps.append((task, rank, stored, offset))
+        self.logs[task, rank] += data
+        self.stored[task, rank] = offset + len(data)

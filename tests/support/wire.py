@@ -205,7 +205,8 @@ async def until(what: str, found: Callable[[], Any], deadline_s: float = 30.0) -
 def ship(
     task: common_pb2.TaskKey, rank: int, offset: int, data: bytes, node: str = "n1"
 ) -> logs_pb2.ShipRequest:
-    return logs_pb2.ShipRequest(task=task, rank=rank, offset=offset, data=data, node_id=node)
+    piece = logs_pb2.LogPiece(task=task, rank=rank, offset=offset, size=len(data))
+    return logs_pb2.ShipRequest(data=data, pieces=[piece], node_id=node)
 
 
 def _count() -> Any:
