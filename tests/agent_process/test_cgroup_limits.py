@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from paceline.agent import containment
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import common_pb2
 from support.processes import alive, ended, key, kill, of_kind, output, run, start_task, supervised, until
 

@@ -233,7 +233,8 @@ AGENT = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import agent_pb2
 
 async def main():
@@ -416,7 +417,8 @@ async def test_a_shim_that_drops_the_agent_is_dialled_again_and_still_stops(tmp_
 IMPORTING_AGENT = """
 import asyncio, sys
 from pathlib import Path
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 
 async def main():
     supervisor = Supervisor(Path(sys.argv[1]), SupervisorConfig(preload=("slow_import",), rendezvous_ports=1))
