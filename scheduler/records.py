@@ -109,11 +109,8 @@ def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
     for row in loaded.nodes:
         if row.record:
             put_node(state, None, _node_from_row(row))
-    shapes: dict[int, Shape] = {}
-    for job_line in loaded.jobs:
-        job = job_from_row(job_line)
-        shapes[id(job.shape)] = job.shape
-        enter_recovered(state, job)
+    enter_recovered(state, map(job_from_row, loaded.jobs))
+    shapes = {id(job.shape): job.shape for job in state.jobs.values()}
     state.shapes = {shape: shape for shape in shapes.values()}
     state.last_job = loaded.last_job
     state.last_seq = loaded.last_seq
