@@ -5,6 +5,7 @@ sense, 3 the store refused, 4 cannot listen, 1 a bug of ours.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -42,10 +43,13 @@ async def run_scheduler(config: SchedulerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     _log.info("starting on %s, store %s", config.state, config.store_location)
+    gc.disable()  # until a million objects that stay are made: the collector would walk them again and again
     opening = loop.run_in_executor(None, open_state, config)
     from .server import serving  # here: the store is being checked meanwhile
 
     async with serving(config, opening) as made:
+        gc.freeze()
+        gc.enable()
         how = "TLS" if config.encrypted else "no TLS"
         _log.info("serving on %s (%s), cluster %s", made.address, how, made.cluster_id)
         await stop.wait()

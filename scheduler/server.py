@@ -4,7 +4,6 @@ Nothing answers before the state is recovered; scheduler.json names an address o
 """
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -74,7 +73,7 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
         tokens = Tokens(client, agent)
         tls = _tls_files(config)
         loop = Loop(store, config.settings)
-        await _recovered(loop)
+        await loop.start()
         try:
             async with _listening(config, _Inside(tokens, tls, loop, store)) as address:
                 made = Serving(
@@ -89,16 +88,6 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
             await loop.close()
     finally:
         await asyncio.to_thread(store.close)
-
-
-async def _recovered(loop: Loop) -> None:
-    """Recovery makes a million objects that stay; the collector would only walk them again and again."""
-    gc.disable()
-    try:
-        await loop.start()
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

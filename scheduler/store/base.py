@@ -87,7 +87,8 @@ class Loaded:
     last_job: JobId
     last_at_us: Micros
     jobs: Iterable[JobRow]
-    """Not in a terminal state, in the order of their numbers; `document` is None (read when needed)."""
+    """Not in a terminal state, in the order of their numbers; `document` is None (read when needed). To be
+    gone through once, before the next commit: may come from the store row by row, and raise StoreFailure."""
     nodes: Sequence[NodeRow] = field(default=())
 
 

@@ -9,6 +9,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from heapq import merge
 from itertools import starmap
 from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
@@ -26,7 +27,6 @@ T = TypeVar("T")
 LIVE_STATES: Final = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
 
 _job_values = attrgetter(*statements.JOB_COLUMNS)
-_number = attrgetter("job")
 
 
 class Backend(Protocol):
@@ -79,20 +79,20 @@ class SqlStore:
         return self._backend.where
 
     def load(self) -> Loaded:
-        with self._failures("loading the state"):
+        doing = "loading the state"
+        with self._failures(doing):
             self._connect()
-            with self._backend.reading() as connection:
-                read = self._reader(connection)
-                self._last_seq, last_at_us = next(iter(read(statements.LAST_EVENT)), (0, 0))
-                [last_job] = next(iter(read(statements.LAST_JOB)), (0,))
-                jobs = [
-                    row
-                    for state in LIVE_STATES
-                    for row in _made(JobRow, read(statements.JOBS_OF_STATE, state))
-                ]
-                jobs.sort(key=_number)  # each state's come in order: a merge
-                nodes = _made(NodeRow, read(statements.NODES))
-        return Loaded(self._last_seq, JobId(last_job), Micros(last_at_us), jobs, nodes)
+        last_seq, last_at_us = self._one(doing, statements.LAST_EVENT) or (0, 0)
+        [last_job] = self._one(doing, statements.LAST_JOB) or (0,)
+        nodes = _made(NodeRow, self._all(doing, statements.NODES))
+        self._last_seq = last_seq
+        return Loaded(last_seq, JobId(last_job), Micros(last_at_us), self._live_jobs(), nodes)
+
+    def _live_jobs(self) -> Iterator[JobRow]:
+        """Row by row: the text of all jobs is large, and of no use once a job is made of it."""
+        with self._failures("loading the state"), self._backend.reading() as connection:
+            each = (self._run(connection, statements.JOBS_OF_STATE, state) for state in LIVE_STATES)
+            yield from starmap(JobRow, merge(*each))  # the number comes first in a row
 
     def commit(self, batch: Batch) -> None:
         self._check_follows(batch.events)
@@ -216,14 +216,11 @@ class SqlStore:
 
     def _all(self, doing: str, statement: str, *values: object) -> Sequence[Any]:
         with self._failures(doing), self._backend.reading() as connection:
-            return self._reader(connection)(statement, *values)
-
-    def _reader(self, connection: Any) -> Callable[..., Sequence[Any]]:
-        def read(statement: str, *values: object) -> Sequence[Any]:
-            rows: Sequence[Any] = connection.execute(self._marked(statement), values).fetchall()
+            rows: Sequence[Any] = self._run(connection, statement, *values).fetchall()
             return rows
 
-        return read
+    def _run(self, connection: Any, statement: str, *values: object) -> Any:
+        return connection.execute(self._marked(statement), values)
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
