@@ -4,8 +4,7 @@ A job is in exactly one place: in line, held back, placed on nodes, or (when ove
 placed, and in line to move.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
@@ -105,19 +104,16 @@ def fresh_load(inventory: NodeInventory) -> Load:
     )
 
 
-def enter_recovered(state: ClusterState, jobs: Iterable[Job]) -> None:
+def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[Sequence[Job]]) -> None:
     """Jobs from the store, in the order of their numbers, when their nodes are already there. Most have only
-    ever waited: nothing is due for these, and they go into line lane by lane."""
-    waiting: defaultdict[tuple[int, int], list[Job]] = defaultdict(list)
+    ever waited, and nothing is due for these: they also come in `waiting`, each lane's together."""
+    state.jobs = {job.number: job for job in jobs}
     for job in jobs:
-        state.jobs[job.number] = job
-        if job.course is FRESH:
-            waiting[job.priority, id(job.shape)].append(job)
-            continue
-        _enter(state, job)
-        _note_stranded(state, job)
-        _set_job_timer(state, job)
-    for alike in waiting.values():
+        if job.course is not FRESH:
+            _enter(state, job)
+            _note_stranded(state, job)
+            _set_job_timer(state, job)
+    for alike in waiting:
         state.queue.add_all(alike)
 
 
