@@ -11,16 +11,27 @@ import os
 from . import kernel
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+SPARE = "claim"
+"""Lies ready, empty, in a folder that is used again (agent/spare_folders.py): renamed, it is shim.pid."""
 
 
 def claim(folder: str) -> int:
     """Make shim.pid, and keep it open. -1 when somebody has: the task is theirs."""
     try:
-        fd = os.open(folder + "/shim.pid", _FLAGS, 0o600)
+        fd = _make(folder + "/shim.pid", f"{folder}/{SPARE}")
     except FileExistsError:
         return -1
     os.write(fd, _identity(os.getpid()))
     return fd
+
+
+def _make(path: str, spare: str) -> int:
+    """By one caller only. Raises FileExistsError in all others."""
+    try:
+        os.rename(spare, path)  # noqa: PTH104
+    except FileNotFoundError:
+        return os.open(path, _FLAGS, 0o600)
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 @functools.lru_cache(maxsize=1)
@@ -37,7 +48,7 @@ def disclaim(claim_fd: int) -> None:
 def forbid(folder: str) -> None:
     """If nobody has claimed the task, nobody may any more: a late shim finds this and goes."""
     with contextlib.suppress(FileExistsError):
-        fd = os.open(folder + "/shim.pid", _FLAGS, 0o600)
+        fd = _make(folder + "/shim.pid", f"{folder}/{SPARE}")
         os.write(fd, b"0 0")
         os.close(fd)
 

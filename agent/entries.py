@@ -96,9 +96,13 @@ class JournalReader:
 def to_message(entry: dict[str, Any]) -> agent_pb2.JournalEntry:
     """A line of the journal as it goes over the wire."""
     kind = entry["kind"]
-    fields = {name: value for name, value in entry.items() if name not in ("seq", "at", "kind")}
     message = agent_pb2.JournalEntry(seq=entry["seq"], at_monotonic_s=entry["at"])
     part = getattr(message, kind)
+    names = part.DESCRIPTOR.fields_by_name
+    fields = {name: value for name, value in entry.items() if name in names}
+    if kind in LIFECYCLE:  # nothing in them needs JSON's mapping, which is ten times slower
+        part.MergeFrom(type(part)(**fields))
+    else:
+        json_format.ParseDict(fields, part, ignore_unknown_fields=True)
     part.SetInParent()
-    json_format.ParseDict(fields, part, ignore_unknown_fields=True)
     return message

@@ -1,13 +1,15 @@
 """A zygote's rehearsal of what its shims will do, in its own process. Standard library only."""
 
 import os
+import shutil
 import socket
 from typing import Any
 
 from . import kernel
 from .claims import claim
-from .shim import ClaimedTask, Shim, reset_signals
+from .shim import ClaimedTask, Shim
 from .shim_door import Connection
+from .shim_process import ShimProcess, reset_signals
 
 
 def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
@@ -28,24 +30,32 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
     launch |= {"store": None, "cgroup": None, "shell": False}
-    os.mkdir(folder, 0o700)  # noqa: PTH102
+    task = folder + "/tasks/rehearsal"
+    for made in (task, folder + "/shims"):
+        os.makedirs(made, 0o700)  # noqa: PTH103
+    process = ShimProcess(memory, set(), reusable=True)
     try:
         for _ in range(rounds):
-            _rehearse_once(folder, launch, memory)
-            for name in os.listdir(folder):  # noqa: PTH208
-                os.unlink(f"{folder}/{name}")  # noqa: PTH108
+            _rehearse_once(task, launch, process)
+            for name in os.listdir(task):  # noqa: PTH208
+                os.unlink(f"{task}/{name}")  # noqa: PTH108
     finally:
-        os.rmdir(folder)  # noqa: PTH106
+        process.close()
+        shutil.rmtree(folder)
         kernel.set_child_subreaper(False)
         reset_signals()
 
 
-def _rehearse_once(folder: str, launch: dict[str, Any], memory: kernel.InitialMemory) -> None:
+def _rehearse_once(folder: str, launch: dict[str, Any], process: ShimProcess) -> None:
     claim_fd = claim(folder)
     ours, theirs = socket.socketpair()
-    shim = Shim(ClaimedTask(folder, launch, claim_fd), Connection(theirs), memory, set(), reusable=True)
+    control = Connection(theirs)
+    process.door.add(control)
+    shim = Shim(ClaimedTask(folder, launch, claim_fd), control, process)
     shim.start(-1)
     shim.serve()
-    shim.leave()
+    ours.sendall(b'{"op":"take","folder":"","launch":{}}\n')
+    if shim.leave():
+        process.wait_for_task(control)
+    process.door.drop(control)
     ours.close()
-    theirs.close()

@@ -254,7 +254,8 @@ class Session:
                 case "ack":
                     self._on_ack(message.ack.positions)
                 case "start":
-                    await self._on_start(message.start)
+                    for start in message.start.tasks:
+                        await self._on_start(start)
                 case "stop":
                     self._on_stop(message.stop)
                 case "welcome":
@@ -316,7 +317,7 @@ class Session:
             except (OSError, PacelineError) as error:
                 log.error("task %s: %s", key, error)
 
-        task = self._last[key] = asyncio.create_task(run(), name=f"task {key}")
+        task = self._last[key] = asyncio.create_task(run())
         task.add_done_callback(lambda done: self._on_done(key, done))
         return task
 
@@ -347,7 +348,7 @@ class Session:
     def _leave(self, key: TaskKey, why: str) -> None:
         """Kill what is left, ship the rest of the logs, drop the folder: all in its own time."""
         if key not in self._leaving and key not in self._forgotten:
-            self._leaving[key] = asyncio.create_task(self._finish(key, why), name=f"leave {key}")
+            self._leaving[key] = asyncio.create_task(self._finish(key, why))
 
     async def _finish(self, key: TaskKey, why: str) -> None:
         try:
@@ -357,6 +358,7 @@ class Session:
             self._logs.watch(key)
             await self._wait_told(key)
             await self._logs.wait_shipped(key)
+            self._logs.drop(key)  # its files are not to be open when the folder goes
             await self._then(key, lambda: self._tasks.forget(key))
             self._forgotten[key] = None
             while len(self._forgotten) > FORGOTTEN_MAX:

@@ -4,6 +4,7 @@ Whoever dials is a job's own code or an agent: lines are bounded, so are connect
 read holds up the rest. Standard library only.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -29,39 +30,76 @@ class Connection:
 
 
 class Door:
-    """`on_line(connection, line)` for every line that comes; what is said goes through `send`."""
+    """`on_line(connection, line)` for every line that comes; what is said goes through `send`.
 
-    def __init__(
-        self, selector: selectors.BaseSelector, on_line: Callable[[Connection, bytes], None]
-    ) -> None:
+    The socket is the process's; a task's folder has a link to it while the task is served. (Where many files
+    were deleted just before, making a new one costs more than all else that is done for a small task.)
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self._on_line = on_line
+        self.on_line: Callable[[Connection, bytes], None] = _refuse
         self.connections: set[Connection] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener: socket.socket | None = None
+        self._name = f"{os.getpid()}.sock"
+        self._home = self._shown = ""
 
-    def open(self, folder: str) -> None:
-        """Make FOLDER/shim.sock. Raises OSError."""
-        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._listener.bind(f"/proc/self/fd/{folder_fd}/shim.sock")  # the folder's own path may be too long
-        os.close(folder_fd)
-        self._listener.listen(128)
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._on_dial)
+    def show(self, folder: str) -> None:
+        """Make FOLDER/shim.sock, whose FOLDER is two below the agent's state folder. Raises OSError."""
+        if self._listener is None:
+            self._home = os.path.dirname(os.path.dirname(folder)) + "/shims"  # noqa: PTH120
+            self._listener = self._bind()
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_dial)
+        os.link(f"{self._home}/{self._name}", folder + "/shim.sock")
+        self._shown = folder
+
+    def hide(self, but: Connection) -> None:
+        """The task is over: nobody gets in any more, and who is in leaves."""
+        if self._shown:
+            with contextlib.suppress(FileNotFoundError):  # the folder is gone
+                os.unlink(self._shown + "/shim.sock")  # noqa: PTH108
+            self._shown = ""
+        while self._listener is not None and self._on_dial():
+            pass
+        for connection in self.connections - {but}:
+            self.drop(connection)
+
+    def _bind(self) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):  # of a dead process that had this number
+            os.unlink(f"{self._home}/{self._name}")  # noqa: PTH108
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        home_fd = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listener.bind(f"/proc/self/fd/{home_fd}/{self._name}")  # the folder's own path may be too long
+        finally:
+            os.close(home_fd)
+        listener.listen(128)
+        return listener
+
+    def leave(self) -> None:
+        """The process ends: its socket goes."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):  # the agent clears what is left there
+                os.unlink(f"{self._home}/{self._name}")  # noqa: PTH108
 
     def close(self) -> None:
-        """The socket and all connections."""
+        """Our ends of the socket and of all connections."""
         for sock in (self._listener, *(each.sock for each in self.connections)):
-            sock.close()
+            if sock is not None:
+                sock.close()
 
-    def _on_dial(self) -> None:
+    def _on_dial(self) -> bool:
+        """False: nobody waits there any more."""
+        assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # the caller has gone already, or no descriptor is free: it dials again
-            return
-        if len(self.connections) >= _CONNECTIONS_MAX:
+        except OSError:  # nobody; or the caller has gone already, or no descriptor is free: it dials again
+            return False
+        if not self._shown or len(self.connections) >= _CONNECTIONS_MAX:
             sock.close()
-            return
-        self.add(Connection(sock))
+        else:
+            self.add(Connection(sock))
+        return True
 
     def add(self, connection: Connection) -> None:
         """Listen to it from now on."""
@@ -91,7 +129,7 @@ class Door:
         """Take what has come of it so far."""
         *lines, connection.incoming = connection.incoming.split(b"\n")
         for line in lines:
-            self._on_line(connection, line)
+            self.on_line(connection, line)
 
     def send(self, connection: Connection, message: dict[str, Any]) -> None:
         """One line, as soon as it takes it; nothing when it is gone."""
@@ -114,3 +152,7 @@ class Door:
         if events != connection.events:
             connection.events = events
             self._selector.modify(connection.sock, events, self._selector.get_key(connection.sock).data)
+
+
+def _refuse(connection: Connection, line: bytes) -> None:
+    """Between two tasks nothing is to be said."""

@@ -7,12 +7,13 @@ connection ends: after a while without work, after many tasks, when there are to
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from .shim_link import ShimLink
 
-FREE_MAX: Final = 32
+FREE_MAX: Final = 64
 TASKS_MAX: Final = 1000
 """One after the other for one shim: whatever it may lose on the way, it loses no more of it."""
 
@@ -46,8 +47,8 @@ class ShimPool:
                 return shim
         return None
 
-    def give(self, shim: ReusableShim) -> None:
-        """Its task's journal has ended: it says that it is free soon, or goes."""
+    def give(self, shim: ReusableShim, on_left: Callable[[], None]) -> None:
+        """Its task's journal has ended: it says that it has left the task and is free, or goes."""
         if self._closed or shim.tasks >= TASKS_MAX:
             shim.link.close()
             return
@@ -55,7 +56,12 @@ class ShimPool:
         self._leaving.add(link)
         link.on_growth = _nothing
         link.on_end = lambda: self._drop(shim)
-        link.on_free = lambda: self.put(shim)
+
+        def on_free() -> None:
+            on_left()
+            self.put(shim)
+
+        link.on_free = on_free
 
     def put(self, shim: ReusableShim) -> None:
         """It is free, or was taken and not used."""

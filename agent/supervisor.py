@@ -13,10 +13,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -25,15 +24,17 @@ from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment, kernel
 from .claims import forbid
+from .disk import Disk
 from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
 from .shim_pool import ReusableShim, ShimPool
+from .spare_folders import SpareFolders, drop_folder
 from .task import (
     Task,
-    drop_folder,
     kill_leftovers,
     make_folder,
+    make_socket_folder,
     missing_entries,
     write_acked,
     write_entries,
@@ -42,7 +43,6 @@ from .task import (
 from .warm import Zygote, ZygoteFailed, ZygotePool
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 _FORK_TRIES = 3
 _BEGUN_AT_ONCE = 8
@@ -51,7 +51,6 @@ _DYING_S = 0.2
 """A shim that lives so long after its connection has ended has only dropped us."""
 _WAIT_WORTH_SAYING_S = 0.05
 _TRIM_BYTES = 256 * 1024
-_DISK_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Supervisor:
         self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
+        self._disk = Disk()
         self._pool = ZygotePool(
             state,
             self._base,
@@ -124,6 +123,7 @@ class Supervisor:
             on_change=self._tell_change,
         )
         self._shims = ShimPool(config.idle_shim_s)
+        self._spares = SpareFolders(state / "spare")
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
@@ -132,6 +132,8 @@ class Supervisor:
     async def recover(self) -> None:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._spares.begin()
+        make_socket_folder(self._state)
         self._groups = containment.find_cgroup_tree(
             self._state, without_limits=self._config.groups_without_limits
         )
@@ -196,7 +198,10 @@ class Supervisor:
         if self._tasks.pop(key, None) is None:
             return
         self._let_go(task)
-        await self._on_disk(lambda: drop_folder(task.folder))
+        if task.is_left:
+            await self._disk.run(lambda: self._spares.keep(task.folder))
+        else:
+            await self._disk.run_alone(lambda: drop_folder(task.folder))
 
     def acknowledge(self, key: TaskKey, seq: int) -> None:
         """The scheduler has stored the journal up to `seq`: the shim may give that space back."""
@@ -278,7 +283,7 @@ class Supervisor:
             self._ports.close()
         await self._pool.close()
         self._groups.close()
-        self._disk.shutdown()
+        self._disk.close()
 
     # Starting.
 
@@ -393,7 +398,7 @@ class Supervisor:
         async with self._begun if reusable else contextlib.nullcontext():
             shim = self._shims.take() if reusable else None
             try:
-                await self._on_disk(lambda: make_folder(task))
+                await self._disk.run(lambda: make_folder(task, self._spares if reusable else None))
                 if task.stop_why:
                     raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
                 if shim is not None and shim.link.alive:
@@ -402,7 +407,7 @@ class Supervisor:
             finally:
                 if shim is not None and task.shim_to_keep is not shim:
                     self._shims.put(shim)
-            await self._on_disk(lambda: write_launch(task, document))
+            await self._disk.run(lambda: write_launch(task, document))
             return await self._fork_new(task, zygote, listener, reusable=reusable)
 
     def _hand_over(self, task: Task, shim: ReusableShim, document: dict[str, Any]) -> None:
@@ -512,8 +517,8 @@ class Supervisor:
 
     async def _bury(self, task: Task) -> None:
         """There is no shim: kill what it left, then write the end that it could not write."""
-        await self._on_disk(lambda: forbid(str(task.folder)))
-        left = await self._on_disk(lambda: kill_leftovers(task))
+        await self._disk.run_alone(lambda: forbid(str(task.folder)))
+        left = await self._disk.run_alone(lambda: kill_leftovers(task))
         self._grow(task)
         if task.over.is_set():
             return
@@ -527,7 +532,7 @@ class Supervisor:
     async def _append(self, task: Task, entries: list[tuple[str, dict[str, Any]]]) -> None:
         """Write what no shim will. Where the disk refuses, it is kept in memory: somebody must hear of it."""
         try:
-            await self._on_disk(lambda: write_entries(task.folder, entries))
+            await self._disk.run_alone(lambda: write_entries(task.folder, entries))
         except OSError as error:
             log.error("task %s: cannot write its journal: %s", task.key, error)
             for kind, fields in entries:
@@ -554,7 +559,7 @@ class Supervisor:
         return task
 
     async def _adopt(self, task: Task) -> None:
-        await self._on_disk(lambda: forbid(str(task.folder)))
+        await self._disk.run_alone(lambda: forbid(str(task.folder)))
         self._grow(task)
         if not task.request.processes and (started := task.journal.started):  # task.json did not survive
             task.request.processes = len(started["pids"])
@@ -574,15 +579,12 @@ class Supervisor:
             task.overdue.cancel()
             task.overdue = None
         if link is not None and shim is not None and task.over.is_set():
-            self._shims.give(shim)
+            self._shims.give(shim, lambda: _set_left(task))
         elif link is not None:
             link.close()
         if task.acked_fd >= 0:
             os.close(task.acked_fd)
             task.acked_fd = -1
-
-    async def _on_disk(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closed:
@@ -600,6 +602,10 @@ class Supervisor:
 
 def _key(request: agent_pb2.StartTask) -> TaskKey:
     return TaskKey(JobId(request.task.job), Attempt(request.task.attempt), request.task.task)
+
+
+def _set_left(task: Task) -> None:
+    task.is_left = True
 
 
 async def _lives_on(pid: int, started: int, patience_s: float) -> bool:

@@ -4,7 +4,6 @@ These block on the disk or on dying processes: the supervisor calls them in its 
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -21,9 +20,10 @@ from . import containment, kernel
 from .claims import forbid, owner
 from .entries import JournalReader
 from .journal import Journal
-from .shim import last_line
+from .ranks import last_line
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim
+from .spare_folders import SpareFolders
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class Task:
         """A zygote was asked to fork its shim: the end of the link means that there is none."""
         self.shim_to_keep: ReusableShim | None = None
         """At the other end of `link`: when the task is over, it may serve another."""
+        self.is_left = False
+        """Its shim has said that it has closed all of it, and nothing else is at the folder."""
         self.overdue: asyncio.TimerHandle | None = None
         self.trimmed_bytes = 0
         self.acked_fd = -1
@@ -55,11 +57,12 @@ class Task:
         return owner(str(self.folder))
 
 
-def make_folder(task: Task) -> None:
+def make_folder(task: Task, spares: SpareFolders | None) -> None:
     """With task.json, which need not survive a crash of the machine: the journal says what must be known."""
     if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
         shutil.rmtree(task.folder)
-    task.folder.mkdir(mode=0o700)
+    if spares is None or task.request.first_rank or not spares.take(task.folder):
+        task.folder.mkdir(mode=0o700)
     text = json_format.MessageToJson(
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
@@ -68,24 +71,23 @@ def make_folder(task: Task) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
+def make_socket_folder(state: Path) -> None:
+    """STATE/shims, where shims have their sockets; those of the dead go."""
+    folder = state / "shims"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for sock in folder.iterdir():
+        if kernel.start_time(int(sock.stem)) is None:
+            sock.unlink(missing_ok=True)
+
+
 def write_launch(task: Task, launch: dict[str, Any]) -> None:
     """For a shim that is to be forked: a free one gets it over its connection."""
     _write(task.folder / "launch.json", json.dumps(launch).encode())
 
 
-def drop_folder(folder: Path) -> None:
-    """All that is in it; usually a handful of files, for which rmtree is slow."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208
-            os.unlink(f"{folder}/{name}")  # noqa: PTH108
-        os.rmdir(folder)  # noqa: PTH106
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write(path: Path, data: bytes) -> None:
     """Readable by this user alone: there are the job's secrets in it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(data)
 

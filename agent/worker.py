@@ -19,7 +19,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import kernel
-from .shim import Rank
+from .ranks import Rank
 
 _BLAS_SETTERS = (
     "scipy_openblas_set_num_threads64_",

@@ -17,6 +17,9 @@ PAGE_BYTES_MAX: Final = 8 << 20
 CHUNK_BYTES_MAX: Final = 256 << 10
 REPORTS_MAX: Final = 1000
 REPORTS_BYTES_MAX: Final = 1 << 20
+STARTS_MAX: Final = 100
+STARTS_BYTES_MAX: Final = 1 << 20
+"""Of the starts that go to an agent in one message; a single one may be longer."""
 TASKS_PER_NODE_MAX: Final = 10_000
 
 ERROR_TEXT_BYTES_MAX: Final = 8000

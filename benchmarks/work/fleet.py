@@ -59,7 +59,8 @@ class SimNode:
             self.redial_s = message.welcome.redial_s
             self.connected.set()
         elif message.HasField("start"):
-            self._on_start(message.start.task, said)
+            for start in message.start.tasks:
+                self._on_start(start.task, said)
 
     def _on_start(self, task: common_pb2.TaskKey, said: _Said) -> None:
         key = (task.job, task.attempt, task.task)

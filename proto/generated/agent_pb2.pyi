@@ -70,7 +70,7 @@ class ToAgent(_message.Message):
     @_builtins.property
     def ack(self) -> Global___ReportsAck: ...
     @_builtins.property
-    def start(self) -> Global___StartTask: ...
+    def start(self) -> Global___StartTasks: ...
     @_builtins.property
     def stop(self) -> Global___StopTask: ...
     def __init__(
@@ -79,7 +79,7 @@ class ToAgent(_message.Message):
         welcome: Global___Welcome | None = ...,
         heartbeat: Global___HeartbeatReply | None = ...,
         ack: Global___ReportsAck | None = ...,
-        start: Global___StartTask | None = ...,
+        start: Global___StartTasks | None = ...,
         stop: Global___StopTask | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
@@ -671,6 +671,26 @@ class ReportsAck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportsAck: _TypeAlias = ReportsAck  # noqa: Y015
+
+@_typing.final
+class StartTasks(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartTask]: ...
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___StartTask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartTasks: _TypeAlias = StartTasks  # noqa: Y015
 
 @_typing.final
 class StartTask(_message.Message):

@@ -8,7 +8,6 @@ its jobs.
 import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ from google.protobuf.json_format import MessageToJson
 from ...proto.codecs import resources_of, task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
-from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, PacelineError, Unavailable
+from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.ids import NodeId, TaskKey
 from ..core import stimuli
-from ..core.effects import Acked, Effect, StartTask, StopTask, Welcome
+from ..core.effects import Acked, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
 from ..core.node import NodeGpu, NodeInventory
 from ..core.settings import Settings
@@ -31,13 +30,12 @@ from ..core.state import ClusterState
 from ..logs import LogStore
 from ..loop import Loop
 from .documents import Documents
+from .outbox import Outbox, Outgoing, Rendered
 from .reports import entry_of
 from .starts import start_message, stop_message
 
 _log = logging.getLogger(__name__)
 
-OUTBOX_MAX: Final = 50_000
-"""Messages that wait for one agent."""
 REPORTS_IN_FLIGHT_MAX: Final = 8
 """Batches of one agent that wait for their commit; further ones wait in the connection."""
 HELLO_TIMEOUT_S: Final = 20.0
@@ -49,7 +47,6 @@ _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECOND_US: Final = 1_000_000
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_Outgoing = agent_pb2.ToAgent | Effect
 
 
 @dataclass(slots=True)
@@ -120,7 +117,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         await asyncio.gather(*self._partings, return_exceptions=True)
 
     async def _read(
-        self, requests: AsyncIterator[agent_pb2.FromAgent], node: NodeId, session: int, outbox: "Outbox"
+        self, requests: AsyncIterator[agent_pb2.FromAgent], node: NodeId, session: int, outbox: Outbox
     ) -> None:
         """Until the agent closes, errs, or is replaced. How it ends is what the stream ends with."""
         in_flight = asyncio.Semaphore(REPORTS_IN_FLIGHT_MAX)
@@ -145,7 +142,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             outbox.fail(error)
 
     def _on_heartbeat(
-        self, heartbeat: agent_pb2.Heartbeat, node: NodeId, session: int, outbox: "Outbox"
+        self, heartbeat: agent_pb2.Heartbeat, node: NodeId, session: int, outbox: Outbox
     ) -> None:
         if not self._loop.heard(node, session):
             raise Conflict(f"node {node} has a newer stream; this one is over")
@@ -157,7 +154,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         outbox.put(agent_pb2.ToAgent(heartbeat=reply))
 
     async def _report(
-        self, reports: agent_pb2.Reports, node: NodeId, outbox: "Outbox", in_flight: asyncio.Semaphore
+        self, reports: agent_pb2.Reports, node: NodeId, outbox: Outbox, in_flight: asyncio.Semaphore
     ) -> None:
         try:
             if len(reports.entries) > REPORTS_MAX:
@@ -182,20 +179,19 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         for task, said in await self._loop.read(untold):
             await self._logs.note_sizes(task, said.log_bytes)
 
-    async def _rendered(self, messages: Sequence[_Outgoing]) -> list[agent_pb2.ToAgent]:
+    async def _rendered(self, messages: Sequence[Outgoing]) -> list[agent_pb2.ToAgent]:
         specs = await self._documents.of_jobs(m.key.job for m in messages if isinstance(m, StartTask))
-        rendered = []
+        rendered = Rendered()
         for message in messages:
             if isinstance(message, StartTask) and message.key.job not in specs:
                 self._refuse_start(message)
             elif isinstance(message, StartTask):
-                start = start_message(message, specs[message.key.job], self._storage)
-                rendered.append(agent_pb2.ToAgent(start=start))
+                rendered.add_start(start_message(message, specs[message.key.job], self._storage))
             elif isinstance(message, StopTask):
-                rendered.append(agent_pb2.ToAgent(stop=stop_message(message)))
+                rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
             else:
-                rendered.append(message)
-        return rendered
+                rendered.add(message)
+        return rendered.messages
 
     def _refuse_start(self, effect: StartTask) -> None:
         """In the node's place: nobody can start a job whose document cannot be read."""
@@ -228,58 +224,6 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._loop.detach(node, session)
         _log.info("node %s: the stream ended: %s", node, why)
         self._keep(self._loop.submit(stimuli.ContactLost(node, session, why)))
-
-
-class Outbox:
-    """What waits to be sent to one agent, in order. The loop's Sink for its node."""
-
-    def __init__(self, node: NodeId) -> None:
-        self._node = node
-        self._waiting: deque[_Outgoing] = deque()
-        self._filled = asyncio.Event()
-        self._over = False
-        self.error: BaseException | None = None
-        self.why = "the connection broke"
-
-    def send(self, effects: tuple[Effect, ...]) -> None:
-        for effect in effects:
-            self.put(effect)
-
-    def close(self, why: str) -> None:
-        self.fail(Unavailable(why))
-
-    def put(self, message: _Outgoing) -> None:
-        if len(self._waiting) >= OUTBOX_MAX:
-            self.fail(LimitExceeded(f"node {self._node} does not read: {OUTBOX_MAX} messages wait for it"))
-            return
-        self._waiting.append(message)
-        self._filled.set()
-
-    def end(self, why: str) -> None:
-        """Send what waits, then end."""
-        self._over = True
-        self.why = why
-        self._filled.set()
-
-    def fail(self, error: BaseException) -> None:
-        """End now, with this error; the first one counts."""
-        if self.error is None:
-            self.error = error
-            self.why = error.message if isinstance(error, PacelineError) else repr(error)
-        self._waiting.clear()
-        self.end(self.why)
-
-    async def batches(self) -> AsyncIterator[Sequence[_Outgoing]]:
-        """What waits, all at once; ends after `end` or `fail`."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            taken = tuple(self._waiting)
-            self._waiting.clear()
-            if taken:
-                yield taken
-            if self._over and not self._waiting:
-                return
 
 
 def redial_s(nodes: int) -> float:

@@ -195,3 +195,14 @@ async def test_free_shims_are_bounded_in_number_and_time(tmp_path: Path) -> None
         assert len({of_kind(supervisor.entries(at, 0, 9), "started")[0].shim_pid for at in keys}) <= 40
         await until(lambda: len(strays(tmp_path)) <= 32, "no more than so many are kept")
         await until(lambda: not strays(tmp_path), "none is kept for long")
+
+
+async def test_a_program_that_is_over_at_once_ends_once(tmp_path: Path) -> None:
+    """Its SIGCHLD may come before or after the shim's first look."""
+    async with supervised(tmp_path / "state", warm=False) as supervisor:
+        for number in range(1, 41):
+            entries = await run(supervisor, start_task(key(number), "exit 3", tmp_path))
+            assert [entry.WhichOneof("kind") for entry in entries] == ["started", "exited", "ended"]
+            await until(lambda number=number: supervisor._tasks[key(number)].is_left, "its shim has left")
+            supervisor._tasks[key(number)].journal.grow()
+            assert len(supervisor.entries(key(number), 0, 9)) == 3

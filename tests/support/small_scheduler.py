@@ -30,7 +30,7 @@ def key(job: int, attempt: int = 1, task: int = 0) -> TaskKey:
 class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShippingServicer):
     """Use as an async context manager. Everything is public: tests look and meddle."""
 
-    def __init__(self, *, cluster_id: str = "cluster-a", heartbeat_s: float = 0.1, port: int = 0) -> None:
+    def __init__(self, *, cluster_id: str = "cluster-a", heartbeat_s: float = 1.0, port: int = 0) -> None:
         self.cluster_id = cluster_id
         self.heartbeat_s = heartbeat_s
         self.redial_s = 0.0
@@ -63,7 +63,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
     def start(self, request: agent_pb2.StartTask) -> None:
         task = key_of(request.task)
         self.live.add(task)
-        self._say(agent_pb2.ToAgent(start=request))
+        self._say(agent_pb2.ToAgent(start=agent_pb2.StartTasks(tasks=[request])))
 
     def stop(self, task: TaskKey, grace_s: float = 0.0, why: str = "cancelled") -> None:
         self._say(agent_pb2.ToAgent(stop=agent_pb2.StopTask(task=message_of(task), grace_s=grace_s, why=why)))

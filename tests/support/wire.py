@@ -163,7 +163,7 @@ class Agent:
             while (message := await self._call.read()) is not grpc.aio.EOF:
                 kind = message.WhichOneof("kind")
                 if kind == "start":
-                    self.starts[message.start.task.job] = message.start
+                    self.starts.update({start.task.job: start for start in message.start.tasks})
                 elif kind == "stop":
                     self.stops.append(message.stop)
                 elif kind == "heartbeat":

@@ -1,0 +1,218 @@
+"""The ranks of one task and the store where they meet: started here, children of the shim, killed here.
+
+What becomes of them is the shim's to say. Standard library only.
+"""
+
+import contextlib
+import os
+import signal
+import traceback
+from typing import Any, NamedTuple
+
+from . import kernel
+from .containment import enter_group, kill_all, kill_group, signal_all
+from .rendezvous import serve_store
+from .shim_process import ShimProcess
+
+_TAIL_BYTES = 4096
+_LAST_LINE_CHARS_MAX = 500
+_DRAIN_S = 5.0
+
+
+class Rank(NamedTuple):
+    """What a worker process is to become."""
+
+    launch: dict[str, Any]
+    rank: int
+    environment: dict[str, str]
+    memory: kernel.InitialMemory
+
+
+class Worker:
+    """One rank's process, as its parent sees it."""
+
+    def __init__(self, local_rank: int, rank: int, log: str) -> None:
+        self.local_rank = local_rank
+        self.rank = rank
+        self.log = log
+        self.log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.hole_bytes = 0
+        self.pid = 0
+        self.exit_code: int | None = None
+        self.killed_by_us = False
+        self.metrics_at = 0.0
+        self.metrics_waiting: dict[str, Any] | None = None
+
+    @property
+    def lives(self) -> bool:
+        return self.pid > 0 and self.exit_code is None
+
+    def bound_log(self, bytes_max: int) -> None:
+        """Give back the oldest blocks of a log that is longer than it may be; offsets stay as they are."""
+        beyond = os.fstat(self.log_fd).st_size - bytes_max if bytes_max > 0 else 0
+        end = beyond // kernel.BLOCK_BYTES * kernel.BLOCK_BYTES
+        if end > self.hole_bytes:
+            kernel.punch_hole(self.log_fd, self.hole_bytes, end - self.hole_bytes)
+            self.hole_bytes = end
+
+
+class Ranks:
+    """Of the task whose launch this is."""
+
+    def __init__(self, folder: str, launch: dict[str, Any], process: ShimProcess) -> None:
+        self._folder = folder
+        self._launch = launch
+        self._process = process
+        self._store_pid = 0
+        self._drain_fd = -1
+        self.workers: list[Worker] = []
+        self.killing = False
+
+    @property
+    def any_lives(self) -> bool:
+        return any(worker.lives for worker in self.workers)
+
+    def start(self, listener_fd: int) -> Rank | None:
+        """All of them. Not None: this process is a rank, forked just now. Raises OSError; what was started
+        by then is in `workers`."""
+        for local_rank, rank in enumerate(self._launch["ranks"]):
+            self.workers.append(Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
+        if listener_fd >= 0 and self._launch["store"]:
+            self._fork_store(listener_fd)
+        for worker in self.workers:
+            worker.pid = self._spawn(worker) or self._process.fork()
+            if worker.pid == 0:
+                return self._become_rank(worker)
+        if listener_fd >= 0:
+            os.close(listener_fd)
+        return None
+
+    def on_exit(self, pid: int) -> Worker | None:
+        """The worker that has ended; None for the store and for what ranks left behind."""
+        if pid == self._store_pid:
+            self._store_pid = 0
+        return next((worker for worker in self.workers if worker.pid == pid and worker.lives), None)
+
+    def kill(self) -> None:
+        """SIGKILL to every rank that lives and its process group; nobody needs the store then."""
+        self.killing = True
+        if self._store_pid:
+            signal_all([self._store_pid], signal.SIGKILL)
+        for worker in self.workers:
+            if worker.lives:
+                signal_all([worker.pid], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM to the ranks themselves: what they have forked is theirs to end. A shell passes no signal
+        on, so there its children get it too."""
+        for worker in self.workers:
+            if worker.lives:
+                below = kernel.children(worker.pid) if self._launch["shell"] else []
+                signal_all([worker.pid, *below], signal.SIGTERM)
+
+    def end_leftovers(self, *, failed: bool) -> None:
+        """No rank lives. The store may serve other nodes' ranks to their end; everything else dies now."""
+        if self._drain_fd >= 0:
+            os.close(self._drain_fd)
+            self._drain_fd = -1
+        spare_store = self._store_pid and self._launch["node_count"] > 1 and not failed
+        if self._launch["cgroup"]:
+            kill_group(self._launch["cgroup"])
+        kill_all(
+            lambda: [
+                pid
+                for pid in kernel.descendants(self._process.pid)
+                if pid != self._store_pid or not spare_store
+            ]
+        )
+
+    def close(self) -> None:
+        for worker in self.workers:
+            os.close(worker.log_fd)
+
+    def _spawn(self, worker: Worker) -> int:
+        """Start a program without copying this process first, which is several times cheaper. 0: not possible
+        here. Such a rank gets no signal when the shim dies: the agent finds it by its mark."""
+        if self._launch["mode"] != "exec" or self._launch["cgroup"]:
+            return 0
+        try:
+            os.chdir(self._launch["cwd"])
+            return os.posix_spawn(
+                self._launch["executable"],
+                self._launch["argv"],
+                self._environment(worker),
+                file_actions=(
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, worker.log_fd, 1),
+                    (os.POSIX_SPAWN_DUP2, worker.log_fd, 2),
+                ),
+                setsid=True,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them; what it starts must not
+            )
+        except OSError:  # a rank that is forked says in its log why it cannot become that program
+            return 0
+        finally:
+            os.chdir("/")
+
+    def _fork_store(self, listener_fd: int) -> None:
+        process = self._process
+        reader, self._drain_fd = os.pipe()
+        self._store_pid = process.fork()
+        if self._store_pid == 0:
+            try:
+                close_all_but(process.keep | {listener_fd, reader})
+                kernel.set_name("pace-store")
+                process.memory.set_arguments([f"paceline: rendezvous store of {self._launch['mark']}"])
+                store = self._launch["store"]
+                serve_store(listener_fd, store["address"], store["port"], reader, _DRAIN_S)
+            except BaseException:  # noqa: BLE001 - nor into the shim's
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(reader)
+
+    def _become_rank(self, worker: Worker) -> Rank:
+        """In the forked process: leave the shim behind."""
+        try:
+            os.setsid()
+            if self._launch["cgroup"]:
+                enter_group(self._launch["cgroup"])
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(worker.log_fd, 1)
+            os.dup2(worker.log_fd, 2)
+            close_all_but(self._process.keep)
+            os.chdir(self._launch["cwd"])
+        except OSError as error:
+            os.write(2, f"paceline: cannot start rank {worker.rank}: {error}\n".encode())
+            os._exit(126)
+        return Rank(self._launch, worker.rank, self._environment(worker), self._process.memory)
+
+    def _environment(self, worker: Worker) -> dict[str, str]:
+        return {**self._launch["environment"], **self._launch["ranks"][worker.local_rank]["environment"]}
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor from 3 on that is not in `keep`."""
+    low = 3
+    for fd in sorted(fd for fd in keep if fd > 2):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
+def last_line(path: str) -> str:
+    """The end of the last line of output that is not empty."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        size = os.fstat(fd).st_size
+        data = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)) if size else b""
+    finally:
+        os.close(fd)
+    lines = data.replace(b"\r", b"\n").rstrip().rsplit(b"\n", 1)
+    return lines[-1].decode("utf-8", "replace").replace("\0", "")[-_LAST_LINE_CHARS_MAX:]

@@ -1,0 +1,113 @@
+"""What a shim process has for all the tasks that it serves, one after the other: its signals, what it waits
+on, the door at which it is found. Standard library only.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from . import kernel
+from .shim_door import Connection, Door
+
+_CAUGHT = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class ShimProcess:
+    """One per process. `on_signals` is the task's: it gets the numbers of those that came."""
+
+    def __init__(self, memory: kernel.InitialMemory, keep: set[int], *, reusable: bool) -> None:
+        """`memory`: what `ps` shows; `keep`: descriptors that ranks inherit. With `reusable`, one program may
+        be served after the other."""
+        self.pid = os.getpid()
+        self.memory = memory
+        self.keep = keep
+        self.reusable = reusable
+        self.selector = selectors.DefaultSelector()
+        self.door = Door(self.selector)
+        self.on_signals: Callable[[bytes], None] = _ignore
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        self.selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        for number in _CAUGHT:
+            signal.signal(number, _heard)
+        kernel.set_child_subreaper(True)
+
+    def react(self, patience_s: float | None) -> None:
+        """To all that is there, or comes in that time; None: however long it takes."""
+        for key, _ in self.selector.select(patience_s):
+            key.data()
+
+    def react_to_words(self) -> bool:
+        """Only to what connections have said by now. False: there is nothing."""
+        ready = [key for key, _ in self.selector.select(0) if key.fileobj is not self._wakeup]
+        for key in ready:
+            key.data()
+        return bool(ready)
+
+    def fork(self) -> int:
+        """0: in the child, which gets a SIGKILL when this process dies."""
+        pid = os.fork()
+        if pid == 0:
+            self.close()
+            kernel.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != self.pid:
+                os._exit(1)  # this process died between the two calls
+            reset_signals()
+        return pid
+
+    def wait_for_task(self, control: Connection) -> tuple[str, dict[str, Any]]:
+        """Between two tasks: the next one's folder and launch. Empty: the agent needs this process no longer,
+        or is dead, or somebody ends it. What still comes for the last task is answered, without effect."""
+        kernel.set_name("pace-shim-free")
+        found: list[tuple[str, dict[str, Any]]] = []
+
+        def on_line(connection: Connection, line: bytes) -> None:
+            message = json.loads(line)
+            if message["op"] == "take":
+                found.append((message["folder"], message["launch"]))
+            elif message["op"] != "trim":
+                self.door.send(connection, {"ok": True})
+
+        def on_signals(numbers: bytes) -> None:
+            if signal.SIGTERM in numbers:
+                found.append(("", {}))
+
+        self.door.on_line, self.on_signals = on_line, on_signals
+        self.door.read_lines(control)
+        while not found and control in self.door.connections:
+            self.react(None)
+        self.on_signals = _ignore
+        return found[0] if found else ("", {})
+
+    def close(self) -> None:
+        """All that is open here. In a forked process, what is left to the garbage collector would later close
+        descriptors of the same number that are somebody else's by then."""
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        self.door.close()
+        self.selector.close()
+
+    def _on_wakeup(self) -> None:
+        self.on_signals(self._wakeup.recv(4096))
+
+
+def reset_signals() -> None:
+    """As a fresh Python process has them."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _heard(number: int, frame: object) -> None:
+    """Not SIG_IGN: a program would inherit that."""
+
+
+def _ignore(numbers: bytes) -> None:
+    pass
