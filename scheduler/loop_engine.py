@@ -238,6 +238,8 @@ class Engine:
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
+            if isinstance(event, e.DurableEvent):
+                assert event.at_us >= self.state.last_at_us, f"{event} is before {self.state.last_at_us}"
             if isinstance(event, e.MetricsReported):
                 draft.metrics += self._metric_rows(event)
             touched = evolve(self.state, event)

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = "0001"
 """Revision of the newest migration: an older store is migrated forward, a newer one refused."""
-STORED_VERSION: Final = "SELECT version_num FROM alembic_version"
 
 FOLDER = Path(__file__).parent / "migrations"
 
 
 def migrate(connection: "Connection", where: str) -> None:
     """Run the missing steps in the connection's transaction. Raises StoreFailure for a newer version."""
-    from sqlalchemy import inspect, text
+    from sqlalchemy import inspect, select
+
+    from .tables import alembic_version
 
     tables = inspect(connection).get_table_names()
-    row = connection.execute(text(STORED_VERSION)).first() if "alembic_version" in tables else None
+    row = connection.execute(select(alembic_version)).first() if alembic_version.name in tables else None
     version = None if row is None else str(row[0])
     if version == SCHEMA_VERSION:
         return

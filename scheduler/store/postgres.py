@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from ...spec.errors import StoreFailure
+from . import compiled
 from .migrate import migrate
 from .sql import SqlStore
 
@@ -70,7 +71,8 @@ class PostgresBackend:
     """One database; see sql.Backend."""
 
     begin = "BEGIN"
-    mark = "%s"
+    database = "postgresql"
+    ahead = compiled.POSTGRES
 
     def __init__(self, url: str) -> None:
         self._url = url

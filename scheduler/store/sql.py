@@ -1,8 +1,8 @@
 """The store's calls, the same for every database; what differs is the Backend's.
 
-Statements run on the driver's own cursor: the commit is the scheduler's hottest path, and a start must not
-pay for a library between them. One connection writes; reads have connections of their own and see only what
-was committed.
+Statements are SQLAlchemy Core's (statements.py); their text runs on the driver's own cursor, because the
+commit is the scheduler's hottest path. What a start and the loop need was compiled ahead: a start imports no
+SQLAlchemy. One connection writes; reads have connections of their own and see only what was committed.
 """
 
 import math
@@ -12,21 +12,24 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from heapq import merge
 from itertools import starmap
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import TERMINAL, JobState
-from . import statements
+from .ahead import DOCUMENTS_AT_ONCE, Ahead
 from .base import Batch, EventRow, JobRow, KeyRow, Loaded, MetricRow, NodeRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 T = TypeVar("T")
 
 LIVE_STATES: Final = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
 
-_job_values = attrgetter(*statements.JOB_COLUMNS)
+_job_values = attrgetter(*(name for name in JobRow._fields if name != "document"))
 
 
 class Backend(Protocol):
@@ -37,8 +40,9 @@ class Backend(Protocol):
         """The file, or the server and database without its password, for messages."""
 
     begin: str
-    mark: str
-    """A parameter in a statement."""
+    database: str
+    """Its name in statements.py."""
+    ahead: Ahead
 
     def connect_writer(self) -> Any:
         """A driver connection in autocommit mode that holds the store's lock."""
@@ -59,12 +63,7 @@ class SqlStore:
         self._backend = backend
         self._writer: Any = None
         self._last_seq = 0
-        self._insert_event = self._marked(statements.INSERT_EVENT)
-        self._upsert_job = self._marked(statements.UPSERT_JOB)
-        self._upsert_document = self._marked(statements.UPSERT_DOCUMENT)
-        self._upsert_node = self._marked(statements.UPSERT_NODE)
-        self._insert_key = self._marked(statements.INSERT_KEY)
-        self._insert_metric = self._marked(statements.INSERT_METRIC)
+        self._ahead = backend.ahead
         with self._failures("opening the store"):
             self._connect()
             self._cluster_id = self._read_cluster_id()
@@ -82,16 +81,16 @@ class SqlStore:
         doing = "loading the state"
         with self._failures(doing):
             self._connect()
-        last_seq, last_at_us = self._one(doing, statements.LAST_EVENT) or (0, 0)
-        [last_job] = self._one(doing, statements.LAST_JOB) or (0,)
-        nodes = _made(NodeRow, self._all(doing, statements.NODES))
+        last_seq, last_at_us = self._one(doing, self._ahead.last_event) or (0, 0)
+        [last_job] = self._one(doing, self._ahead.last_job)
+        nodes = _made(NodeRow, self._all(doing, self._ahead.nodes))
         self._last_seq = last_seq
-        return Loaded(last_seq, JobId(last_job), Micros(last_at_us), self._live_jobs(), nodes)
+        return Loaded(last_seq, JobId(last_job or 0), Micros(last_at_us), self._live_jobs(), nodes)
 
     def _live_jobs(self) -> Iterator[JobRow]:
         """Row by row: the text of all jobs is large, and of no use once a job is made of it."""
         with self._failures("loading the state"), self._backend.reading() as connection:
-            each = (self._run(connection, statements.JOBS_OF_STATE, state) for state in LIVE_STATES)
+            each = (connection.execute(self._ahead.jobs_of_state, (state,)) for state in LIVE_STATES)
             yield from starmap(JobRow, merge(*each))  # the number comes first in a row
 
     def commit(self, batch: Batch) -> None:
@@ -115,13 +114,13 @@ class SqlStore:
             self._last_seq = batch.events[-1].seq
 
     def key(self, key: str) -> KeyRow | None:
-        row = self._one("reading a key", statements.KEY, key)
+        row = self._one("reading a key", self._ahead.key, key)
         if row is None:
             return None
         return KeyRow(row[0], row[1], msgspec.json.decode(row[2], type=tuple[JobId, ...]))
 
     def job(self, job: JobId) -> JobRow | None:
-        row = self._one("reading a job", statements.JOB, job)
+        row = self._one("reading a job", self._ahead.job, job)
         return None if row is None else JobRow(*row)
 
     def jobs(
@@ -133,25 +132,29 @@ class SqlStore:
         before: JobId | None = None,
         limit: int = 100,
     ) -> Sequence[JobRow]:
-        statement, values = statements.listing(states, user, name_contains, before, limit)
-        return _made(JobRow, self._all("listing jobs", statement, *values))
+        from .statements import listing
+
+        return _made(JobRow, self._found("listing jobs", listing(states, user, name_contains, before, limit)))
 
     def documents(self, jobs: Sequence[JobId]) -> dict[JobId, str]:
         found: dict[JobId, str] = {}
-        for start in range(0, len(jobs), 500):
-            some = jobs[start : start + 500]
-            found.update(self._all("reading documents", statements.documents(some), *some))
+        for start in range(0, len(jobs), DOCUMENTS_AT_ONCE):
+            some = jobs[start : start + DOCUMENTS_AT_ONCE]
+            again = some[-1:] * (DOCUMENTS_AT_ONCE - len(some))
+            found.update(self._all("reading documents", self._ahead.documents, *some, *again))
         return found
 
     def events(
         self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000
     ) -> Sequence[EventRow]:
-        statement, values = statements.events(job, after_seq, limit)
-        return _made(EventRow, self._all("reading events", statement, *values))
+        from .statements import history
+
+        return _made(EventRow, self._found("reading events", history(job, after_seq, limit)))
 
     def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]:
-        statement, values = statements.metrics(job, name, limit)
-        return [_metric_row(row) for row in self._all("reading metrics", statement, *values)]
+        from .statements import measured
+
+        return [_metric_row(row) for row in self._found("reading metrics", measured(job, name, limit))]
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -161,21 +164,23 @@ class SqlStore:
 
     def _write(self, cursor: Any, batch: Batch) -> None:
         if batch.events:
-            cursor.executemany(self._insert_event, batch.events)
+            cursor.executemany(self._ahead.insert_event, batch.events)
         if batch.jobs:
-            cursor.executemany(self._upsert_job, [_job_values(job) for job in batch.jobs])
+            cursor.executemany(self._ahead.upsert_job, [_job_values(job) for job in batch.jobs])
             documents = [(job.job, job.document) for job in batch.jobs if job.document is not None]
             if documents:
-                cursor.executemany(self._upsert_document, documents)
+                cursor.executemany(self._ahead.upsert_document, documents)
         if batch.nodes:
-            cursor.executemany(self._upsert_node, batch.nodes)
+            cursor.executemany(self._ahead.upsert_node, batch.nodes)
         if batch.keys:
             cursor.executemany(
-                self._insert_key,
+                self._ahead.insert_key,
                 [(key.key, key.at_us, msgspec.json.encode(key.jobs).decode()) for key in batch.keys],
             )
         if batch.metrics:
-            cursor.executemany(self._insert_metric, [_metric_values(metric) for metric in batch.metrics])
+            cursor.executemany(
+                self._ahead.insert_metric, [_metric_values(metric) for metric in batch.metrics]
+            )
 
     def _abandon(self, cursor: Any) -> None:
         """Roll back; where even that fails the connection is worthless, and load() makes a new one."""
@@ -203,24 +208,27 @@ class SqlStore:
             self._writer = self._backend.connect_writer()
 
     def _read_cluster_id(self) -> str:
-        row = self._one("reading the cluster's id", statements.META, "cluster_id")
+        row = self._one("reading the cluster's id", self._ahead.meta, "cluster_id")
         if row is not None:
             return str(row[0])
         made = uuid.uuid4().hex
-        self._writer.cursor().execute(self._marked(statements.INSERT_META), ("cluster_id", made))
+        self._writer.cursor().execute(self._ahead.insert_meta, ("cluster_id", made))
         return made
 
     def _one(self, doing: str, statement: str, *values: object) -> Any:
         rows = self._all(doing, statement, *values)
         return rows[0] if rows else None
 
+    def _found(self, doing: str, wanted: "Select[Any]") -> Sequence[Any]:
+        from .statements import compiled
+
+        statement, values = compiled(wanted, self._backend.database)
+        return self._all(doing, statement, *values)
+
     def _all(self, doing: str, statement: str, *values: object) -> Sequence[Any]:
         with self._failures(doing), self._backend.reading() as connection:
-            rows: Sequence[Any] = self._run(connection, statement, *values).fetchall()
+            rows: Sequence[Any] = connection.execute(statement, values).fetchall()
             return rows
-
-    def _run(self, connection: Any, statement: str, *values: object) -> Any:
-        return connection.execute(self._marked(statement), values)
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
@@ -230,9 +238,6 @@ class SqlStore:
             raise
         except Exception as error:
             raise self._backend.failure(error, doing) from error
-
-    def _marked(self, statement: str) -> str:
-        return statement.replace("?", self._backend.mark)
 
 
 def _made(kind: Callable[..., T], rows: Iterable[Any]) -> list[T]:

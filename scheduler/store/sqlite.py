@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ...spec.errors import StoreFailure
-from . import migrate
+from . import compiled, migrate
 from .sql import SqlStore
 
 BUSY_TIMEOUT_S: Final = 10.0
@@ -71,7 +71,8 @@ class SqliteBackend:
     """One file; see sql.Backend."""
 
     begin = "BEGIN IMMEDIATE"
-    mark = "?"
+    database = "sqlite"
+    ahead = compiled.SQLITE
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -200,7 +201,7 @@ def _version(connection: sqlite3.Connection) -> str | None:
     named = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
     if connection.execute(named).fetchone() is None:
         return None
-    row = connection.execute(migrate.STORED_VERSION).fetchone()
+    row = connection.execute(compiled.SQLITE.schema_version).fetchone()
     return None if row is None else str(row[0])
 
 

@@ -1,104 +1,100 @@
-"""The SQL that every database understands, made from base.py's rows: their fields are the columns' names.
+"""Every statement of the store, in SQLAlchemy Core over the tables of tables.py.
 
-`?` stands for a parameter, and for nothing else; values never become part of a statement. The tables are made
-by migrations/ (a test compares their columns with the rows). A document has a table of its own, because a
-job's row is written again at each change of its state and its document never.
+What a start, a commit and the loop run is compiled ahead into compiled.py (`make statements`): a start must
+not wait for the import of SQLAlchemy. What only callers read is compiled when they ask.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+from sqlalchemy import ClauseElement, Dialect, Select, bindparam, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from ...spec.ids import JobId
-from .base import EventRow, JobRow, KeyRow, MetricRow, NodeRow
+from .ahead import DOCUMENTS_AT_ONCE, Ahead
+from .tables import alembic_version, documents, events, jobs, keys, meta, metrics, nodes
 
-JOB_COLUMNS: Final = tuple(name for name in JobRow._fields if name != "document")
-_ESCAPE: Final = "/"
-
-
-def insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({_names(columns)}) VALUES ({_marks(columns)})"
-
-
-def upsert(table: str, columns: Sequence[str]) -> str:
-    """The first column is the primary key."""
-    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in columns[1:])
-    return f'{insert(table, columns)} ON CONFLICT ("{columns[0]}") DO UPDATE SET {changes}'
+_DIALECTS: Final[dict[str, Dialect]] = {
+    "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
+    "postgresql": PGDialect_psycopg(paramstyle="format"),
+}
+_UPSERTS: Final[dict[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_METRICS: Final = [column for column in metrics.c if column is not metrics.c.id]
 
 
-def select(columns: Sequence[str], rest: str) -> str:
-    return f"SELECT {_names(columns)} FROM {rest}"
+def compiled(statement: ClauseElement, database: str) -> tuple[str, list[Any]]:
+    """Its text for that database's driver, and its values in its order (None: not given)."""
+    made: Any = statement.compile(dialect=_DIALECTS[database], compile_kwargs={"render_postcompile": True})
+    return " ".join(str(made).split()), [made.params[name] for name in made.positiontup]
 
 
-def _names(columns: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in columns)
+def compiled_ahead(database: str) -> Ahead:
+    """What compiled.py holds."""
 
+    def text(statement: ClauseElement) -> str:
+        made, values = compiled(statement, database)
+        assert all(value is None for value in values), f"{made} needs {values}"
+        return made
 
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
+    def upsert(table: Any) -> str:
+        statement = _UPSERTS[database](table)
+        changes = {
+            column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
+        }
+        return text(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes))
 
-
-INSERT_EVENT: Final = insert("events", EventRow._fields)
-UPSERT_JOB: Final = upsert("jobs", JOB_COLUMNS)
-UPSERT_DOCUMENT: Final = upsert("documents", ("job", "document"))
-UPSERT_NODE: Final = upsert("nodes", NodeRow._fields)
-INSERT_KEY: Final = insert("keys", KeyRow._fields)
-INSERT_METRIC: Final = insert("metrics", MetricRow._fields)
-INSERT_META: Final = insert("meta", ("name", "value"))
-
-META: Final = select(("value",), 'meta WHERE "name" = ?')
-LAST_EVENT: Final = select(("seq", "at_us"), 'events ORDER BY "seq" DESC LIMIT 1')
-LAST_JOB: Final = select(("job",), 'jobs ORDER BY "job" DESC LIMIT 1')
-JOBS_OF_STATE: Final = select(JOB_COLUMNS, 'jobs WHERE "state" = ? ORDER BY "job"')
-NODES: Final = select(NodeRow._fields, 'nodes ORDER BY "node"')
-JOB: Final = select(JobRow._fields, 'jobs LEFT JOIN documents USING ("job") WHERE "job" = ?')
-KEY: Final = select(KeyRow._fields, 'keys WHERE "key" = ?')
-
-
-def documents(jobs: Sequence[JobId]) -> str:
-    return select(("job", "document"), f'documents WHERE "job" IN ({_marks(jobs)})')
+    given = {column.name: bindparam(column.name) for column in _METRICS}  # the database counts the ids
+    some = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
+    last_seq = select(func.max(events.c.seq)).scalar_subquery()
+    return Ahead(
+        schema_version=text(select(alembic_version.c.version_num)),
+        insert_meta=text(insert(meta)),
+        insert_event=text(insert(events)),
+        upsert_job=upsert(jobs),
+        upsert_document=upsert(documents),
+        upsert_node=upsert(nodes),
+        insert_key=text(insert(keys)),
+        insert_metric=text(insert(metrics).inline().values(given)),
+        meta=text(select(meta.c.value).where(meta.c.name == bindparam("name"))),
+        last_event=text(select(events.c.seq, events.c.at_us).where(events.c.seq == last_seq)),
+        last_job=text(select(func.max(jobs.c.job))),
+        jobs_of_state=text(select(jobs).where(jobs.c.state == bindparam("state")).order_by(jobs.c.job)),
+        nodes=text(select(nodes).order_by(nodes.c.node)),
+        key=text(select(keys).where(keys.c.key == bindparam("key"))),
+        job=text(
+            select(jobs, documents.c.document)
+            .outerjoin_from(jobs, documents, jobs.c.job == documents.c.job)
+            .where(jobs.c.job == bindparam("job"))
+        ),
+        documents=text(select(documents).where(documents.c.job.in_(some))),
+    )
 
 
 def listing(
     states: Sequence[str], user: str, name_contains: str, before: JobId | None, limit: int
-) -> tuple[str, list[object]]:
-    """Jobs, newest first, and the values for it."""
-    wanted: list[tuple[str, Sequence[object]]] = []
+) -> Select[Any]:
+    """Jobs, newest first."""
+    wanted = select(jobs).order_by(jobs.c.job.desc()).limit(limit)
     if states:
-        wanted.append((f'"state" IN ({_marks(states)})', [str(state) for state in states]))
+        wanted = wanted.where(jobs.c.state.in_([str(state) for state in states]))
     if user:
-        wanted.append(('"user" = ?', [user]))
+        wanted = wanted.where(jobs.c.user == user)
     if name_contains:
-        like = f"""lower("name") LIKE lower(CAST(? AS TEXT)) ESCAPE '{_ESCAPE}'"""
-        wanted.append((like, [f"%{_escaped(name_contains)}%"]))
+        wanted = wanted.where(jobs.c.name.icontains(name_contains, autoescape=True))
     if before is not None:
-        wanted.append(('"job" < ?', [before]))
-    return _filtered(JOB_COLUMNS, "jobs", wanted, '"job" DESC', limit)
+        wanted = wanted.where(jobs.c.job < before)
+    return wanted
 
 
-def events(job: JobId | None, after_seq: int, limit: int) -> tuple[str, list[object]]:
-    wanted: list[tuple[str, Sequence[object]]] = [('"seq" > ?', [after_seq])]
-    if job is not None:
-        wanted.append(('"job" = ?', [job]))
-    return _filtered(EventRow._fields, "events", wanted, '"seq"', limit)
+def history(job: JobId | None, after_seq: int, limit: int) -> Select[Any]:
+    """Events in the order of their seq."""
+    wanted = select(events).where(events.c.seq > after_seq).order_by(events.c.seq).limit(limit)
+    return wanted if job is None else wanted.where(events.c.job == job)
 
 
-def metrics(job: JobId, name: str, limit: int) -> tuple[str, list[object]]:
-    wanted: list[tuple[str, Sequence[object]]] = [('"job" = ?', [job])]
-    if name:
-        wanted.append(('"name" = ?', [name]))
-    return _filtered(MetricRow._fields, "metrics", wanted, '"id"', limit)
-
-
-def _filtered(
-    columns: Sequence[str], table: str, wanted: Sequence[tuple[str, Sequence[object]]], order: str, limit: int
-) -> tuple[str, list[object]]:
-    where = f" WHERE {' AND '.join(condition for condition, _ in wanted)}" if wanted else ""
-    values = [value for _, given in wanted for value in given]
-    return select(columns, f"{table}{where} ORDER BY {order} LIMIT ?"), [*values, limit]
-
-
-def _escaped(text: str) -> str:
-    """Text of which LIKE takes nothing for a wildcard."""
-    for special in (_ESCAPE, "%", "_"):
-        text = text.replace(special, _ESCAPE + special)
-    return text
+def measured(job: JobId, name: str, limit: int) -> Select[Any]:
+    """Metrics in the order of their commit."""
+    wanted = select(*_METRICS).where(metrics.c.job == job).order_by(metrics.c.id).limit(limit)
+    return wanted.where(metrics.c.name == name) if name else wanted

@@ -1,28 +1,19 @@
-"""The migrations lead to the tables that the rows name, each whole or not at all; else alembic stays away."""
+"""The migrations lead to the schema of tables.py, each whole or not at all; else alembic stays away."""
 
-import sqlite3
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from paceline.scheduler.store import migrate, open_store
-from paceline.scheduler.store.base import EventRow, KeyRow, MetricRow, NodeRow
+from paceline.scheduler.store import migrate, open_store, tables
+from paceline.scheduler.store.base import EventRow, JobRow, KeyRow, MetricRow, NodeRow
 from paceline.scheduler.store.migrate import SCHEMA_VERSION
-from paceline.scheduler.store.statements import JOB_COLUMNS
 from paceline.spec.errors import StoreFailure
-
-TABLES = {
-    "alembic_version": ("version_num",),
-    "documents": ("job", "document"),
-    "events": EventRow._fields,
-    "jobs": JOB_COLUMNS,
-    "keys": KeyRow._fields,
-    "meta": ("name", "value"),
-    "metrics": ("id", *MetricRow._fields),
-    "nodes": NodeRow._fields,
-}
+from sqlalchemy import create_engine
 
 
 def test_the_newest_migration_is_the_version_that_is_expected() -> None:
@@ -31,17 +22,26 @@ def test_the_newest_migration_is_the_version_that_is_expected() -> None:
     assert len(script.get_bases()) == 1
 
 
-def test_migrations_and_rows_agree(tmp_path: Path) -> None:
+def test_migrations_and_tables_agree(tmp_path: Path) -> None:
     path = tmp_path / "paceline.db"
     open_store(path).close()
-    with sqlite3.connect(path) as connection:
-        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        columns = {
-            table: tuple(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))
-            for (table,) in found
-        }
-    connection.close()
-    assert columns == TABLES
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+    engine.dispose()
+
+
+def test_rows_have_their_fields_in_the_order_of_the_columns() -> None:
+    columns = {table.name: tuple(table.c.keys()) for table in tables.metadata.tables.values()}
+    assert columns == {
+        "documents": ("job", "document"),
+        "events": EventRow._fields,
+        "jobs": tuple(name for name in JobRow._fields if name != "document"),
+        "keys": KeyRow._fields,
+        "meta": ("name", "value"),
+        "metrics": ("id", *MetricRow._fields),
+        "nodes": NodeRow._fields,
+    }
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +92,22 @@ def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.
         open_store(path)
 
 
-def test_a_start_on_a_store_of_this_version_imports_no_library_for_databases(tmp_path: Path) -> None:
+def test_a_start_and_a_commit_import_no_library_for_databases(tmp_path: Path) -> None:
     path = tmp_path / "paceline.db"
     open_store(path).close()
     code = (
-        "import sys\nfrom paceline.scheduler.store import open_store\n"
+        "import sys\nfrom conformance.store import event, job\n"
+        "from paceline.scheduler.store import open_store\n"
+        "from paceline.scheduler.store.base import Batch, NodeRow\n"
         f"store = open_store({str(path)!r})\n"
-        "store.load()\nstore.jobs()\nstore.close()\n"
+        "list(store.load().jobs)\n"
+        "store.commit(Batch(events=[event(1)], jobs=[job(1, document='{}')], nodes=[NodeRow('n', '')]))\n"
+        "assert store.documents([1]) == {1: '{}'} and store.job(1) and store.key('') is None\n"
         "assert not {'alembic', 'sqlalchemy', 'psycopg'} & set(sys.modules)\n"
+        "assert store.jobs() and 'sqlalchemy' in sys.modules\n"
+        "store.close()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    tests = str(Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": tests}
+    )
