@@ -140,7 +140,7 @@ class SqlStore:
         found: dict[JobId, str] = {}
         for start in range(0, len(jobs), DOCUMENTS_AT_ONCE):
             some = jobs[start : start + DOCUMENTS_AT_ONCE]
-            again = some[-1:] * (DOCUMENTS_AT_ONCE - len(some))
+            again = [some[-1]] * (DOCUMENTS_AT_ONCE - len(some))
             found.update(self._all("reading documents", self._ahead.documents, *some, *again))
         return found
 

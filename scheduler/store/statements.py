@@ -18,7 +18,7 @@ from .tables import alembic_version, documents, events, jobs, keys, meta, metric
 
 _DIALECTS: Final[dict[str, Dialect]] = {
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
-    "postgresql": PGDialect_psycopg(paramstyle="format"),
+    "postgresql": PGDialect_psycopg(paramstyle="format"),  # type: ignore[no-untyped-call]
 }
 _UPSERTS: Final[dict[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _METRICS: Final = [column for column in metrics.c if column is not metrics.c.id]
@@ -45,8 +45,10 @@ def compiled_ahead(database: str) -> Ahead:
         }
         return text(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes))
 
-    given = {column.name: bindparam(column.name) for column in _METRICS}  # the database counts the ids
-    some = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
+    given: dict[str, Any] = {
+        column.name: bindparam(column.name) for column in _METRICS
+    }  # the database counts the ids
+    some: list[Any] = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
     last_seq = select(func.max(events.c.seq)).scalar_subquery()
     return Ahead(
         schema_version=text(select(alembic_version.c.version_num)),
