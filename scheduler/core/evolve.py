@@ -65,7 +65,7 @@ def with_fact(job: Job, event: e.LateFact) -> Job:
 
 
 def _with(job: Job, **changes: Any) -> Job:
-    return job._replace(course=replace(job.course, **changes))
+    return replace(job, course=replace(job.course, **changes))
 
 
 def _with_task(job: Job, event: Any, **changes: Any) -> Job:
@@ -73,7 +73,7 @@ def _with_task(job: Job, event: Any, **changes: Any) -> Job:
     course = job.course
     task = replace(course.tasks[event.task.task], applied_seq=event.seq, **changes)
     tasks = (*course.tasks[: task.task], task, *course.tasks[task.task + 1 :])
-    return job._replace(course=replace(course, tasks=tasks))
+    return replace(job, course=replace(course, tasks=tasks))
 
 
 # --- jobs

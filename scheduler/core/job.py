@@ -7,7 +7,7 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
@@ -139,10 +139,9 @@ class Course:
 FRESH: Final = Course()
 
 
-class Job(NamedTuple):
-    """Names and numbers as submitted, the shape, and the course so far.
-
-    A tuple, since that is made in a third of the time and a start makes one for each job that lives."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Names and numbers as submitted, the shape, and the course so far."""
 
     number: JobId
     name: str
@@ -150,7 +149,7 @@ class Job(NamedTuple):
     priority: int
     submitted_us: Micros
     shape: Shape
-    course: Course = FRESH
+    course: Course = field(default=FRESH)
 
     @property
     def state(self) -> JobState:
@@ -190,4 +189,4 @@ class Job(NamedTuple):
     def with_task_ended(self, task: int) -> "Job":
         """This job as it will be when `task` has ended."""
         tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
-        return self._replace(course=replace(self.course, tasks=tasks))
+        return replace(self, course=replace(self.course, tasks=tasks))

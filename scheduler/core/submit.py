@@ -61,7 +61,7 @@ def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
     requested = StopRequested(stop.requested_us, job.number, stop)
     if within_reach(state, job):
         return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))
-    job = job._replace(course=replace(job.course, stop=stop))
+    job = replace(job, course=replace(job.course, stop=stop))
     ended = end_attempt(state, job, stop.requested_us, stopped(job))
     return Plan(None, (requested, *ended.events), ended.effects)
 
