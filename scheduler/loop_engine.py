@@ -105,6 +105,7 @@ class Engine:
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
+        now_us = max(now_us, self.state.last_at_us)
         return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
 
     def step(

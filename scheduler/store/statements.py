@@ -49,6 +49,7 @@ def compiled_ahead(database: str) -> Ahead:
         column.name: bindparam(column.name) for column in _METRICS
     }  # the database counts the ids
     some: list[Any] = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
+    # The last event is also the latest: the engine makes none before another.
     last_seq = select(func.max(events.c.seq)).scalar_subquery()
     return Ahead(
         schema_version=text(select(alembic_version.c.version_num)),
