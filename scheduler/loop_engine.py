@@ -105,6 +105,7 @@ class Engine:
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
+        now_us = max(now_us, self.state.last_at_us)
         return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
 
     def step(
@@ -242,6 +243,8 @@ class Engine:
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
+            if isinstance(event, e.DurableEvent):
+                assert event.at_us >= self.state.last_at_us, f"{event} is before {self.state.last_at_us}"
             if isinstance(event, e.MetricsReported):
                 draft.metrics += self._metric_rows(event)
             touched = self.evolve(event)

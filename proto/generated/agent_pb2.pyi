@@ -135,12 +135,15 @@ class Welcome(_message.Message):
     LEASE_FENCED_S_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
+    REDIAL_S_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """an agent that knew another one stops and says so"""
     heartbeat_s: _builtins.float
     lease_exclusive_s: _builtins.float
     """T_kill"""
     lease_fenced_s: _builtins.float
+    redial_s: _builtins.float
+    """at most so long between the first dials after this stream; grows with the nodes"""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskPosition]:
         """for each task in Hello that the scheduler knows as live"""
@@ -158,10 +161,11 @@ class Welcome(_message.Message):
         lease_fenced_s: _builtins.float = ...,
         positions: _abc.Iterable[Global___TaskPosition] | None = ...,
         forget: _abc.Iterable[_common_pb2.TaskKey] | None = ...,
+        redial_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "forget", b"forget", "heartbeat_s", b"heartbeat_s", "lease_exclusive_s", b"lease_exclusive_s", "lease_fenced_s", b"lease_fenced_s", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "forget", b"forget", "heartbeat_s", b"heartbeat_s", "lease_exclusive_s", b"lease_exclusive_s", "lease_fenced_s", b"lease_fenced_s", "positions", b"positions", "redial_s", b"redial_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,9 @@ REPORTS_IN_FLIGHT_MAX: Final = 8
 """Batches of one agent that wait for their commit; further ones wait in the connection."""
 HELLO_TIMEOUT_S: Final = 20.0
 INVENTORY_BYTES_MAX: Final = 256 << 10
+REDIAL_S_MIN: Final = 0.1
+NODES_BACK_PER_S: Final = 2_000
+"""So many are to come back in a second at most when all have lost us: each is a handshake and a hello."""
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECOND_US: Final = 1_000_000
 
@@ -90,7 +93,8 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         try:
             welcome = await self._loop.submit(_hello_stimulus(hello, node, session))
             _log.info("node %s (%s) connected, %d tasks", hello.inventory.name, node, len(hello.tasks))
-            yield self._welcome_message(welcome)
+            nodes = await self._loop.read(lambda state: len(state.nodes))
+            yield self._welcome_message(welcome, nodes)
             reader = asyncio.create_task(self._read(request_iterator, node, session, outbox))
             async for messages in outbox.batches():
                 for message in await self._rendered(messages):
@@ -201,7 +205,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._partings.add(task)
         task.add_done_callback(self._partings.discard)
 
-    def _welcome_message(self, welcome: Welcome) -> agent_pb2.ToAgent:
+    def _welcome_message(self, welcome: Welcome, nodes: int) -> agent_pb2.ToAgent:
         settings = self._settings
         return agent_pb2.ToAgent(
             welcome=agent_pb2.Welcome(
@@ -211,6 +215,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 lease_fenced_s=settings.lease_fenced_us / _SECOND_US,
                 positions=_ack_message(Acked(welcome.positions)).positions,
                 forget=[task_key_message(key) for key in welcome.forget],
+                redial_s=redial_s(nodes),
             )
         )
 
@@ -219,6 +224,11 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._loop.detach(node, session)
         _log.info("node %s: the stream ended: %s", node, why)
         self._keep(self._loop.submit(stimuli.ContactLost(node, session, why)))
+
+
+def redial_s(nodes: int) -> float:
+    """How far apart at most the first dials of each node are, when so many have lost us at once."""
+    return max(REDIAL_S_MIN, nodes / NODES_BACK_PER_S)
 
 
 async def _unless_away(act: Coroutine[Any, Any, Any]) -> None:
