@@ -270,7 +270,7 @@ async def test_reconnects_back_off_with_jitter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 17, 100, 400, 1000, 5000])
 async def test_a_connection_cut_after_any_number_of_bytes_loses_nothing(tmp_path: Path, size: int) -> None:
-    async with joined(tmp_path, heartbeat_s=0.05) as (scheduler, proxy, node):
+    async with joined(tmp_path, heartbeat_s=0.5) as (scheduler, proxy, node):
         scheduler.start(request_for(key(1)))
         await scheduler.until(lambda: node.tasks.started)
         proxy.cut_after(size)
