@@ -251,6 +251,9 @@ def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
         retries_max=spec.retry.max_attempts - 1,
         timeout_us=(spec.limits.timeout or 0) * _SECOND_US,
         grace_us=round(spec.grace_s * _SECOND_US),
+        retry_on=spec.retry.on,
+        backoff_start_us=round(spec.retry.backoff.start_s * _SECOND_US),
+        backoff_max_us=round(spec.retry.backoff.max_s * _SECOND_US),
     )
     return stimuli.NewJob(spec.label, spec.effective_priority, Shape(spec.demand(), policy), document)
 
