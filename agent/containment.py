@@ -122,6 +122,15 @@ def group_pids(group: str) -> list[int]:
         return []
 
 
+def group_killed_for_memory(group: str) -> bool:
+    """The kernel has killed something in the group for lack of memory."""
+    try:
+        events = _read(Path(group, "memory.events"))
+    except OSError:  # gone, or no memory controller
+        return False
+    return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in events.splitlines())
+
+
 def drop_group(group: str) -> None:
     """Remove an empty group; one that is gone already is fine."""
     try:
