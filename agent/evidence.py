@@ -20,6 +20,7 @@ MESSAGE_CHARS_MAX = 1000
 TRACEBACK_CHARS_MAX = 4000
 LINES_CHARS_MAX = 2000
 _LINES_MAX = 20
+_TRACE_LINE_CHARS_MAX = 1000
 _TAIL_BYTES = 16 * 1024
 _RECORD_BYTES_MAX = 256 * 1024
 _KILLED_AT_END_LINES = 3
@@ -55,7 +56,8 @@ def record_error(
     path: str, kind: type[BaseException], value: BaseException, trace: TracebackType | None
 ) -> None:
     """In the rank: what `@record` would write. What stands there already is nearer to the cause."""
-    text = "".join(traceback.format_exception(kind, value, trace))
+    lines = "".join(traceback.format_exception(kind, value, trace)).splitlines()
+    text = "\n".join(line[:_TRACE_LINE_CHARS_MAX] for line in lines)
     info = {"py_callstack": text[-_RECORD_BYTES_MAX // 8 :], "timestamp": str(int(time.time()))}
     message = {"message": f"{kind.__name__}: {value}"[:MESSAGE_CHARS_MAX], "extraInfo": info}
     with contextlib.suppress(OSError):  # a full disk: the traceback is in the log
@@ -124,7 +126,8 @@ def _first_of_chain(lines: list[str], heads: list[int]) -> int:
 
 def _trace(lines: list[str], begin: int, end: int, match: re.Match[str]) -> Trace:
     after = sum(1 for line in lines[end + 1 :] if line.strip())
-    return Trace(match[1], match[2] or "", "\n".join(lines[begin : end + 1]), after)
+    text = "\n".join(line[:_TRACE_LINE_CHARS_MAX] for line in lines[begin : end + 1])
+    return Trace(match[1], match[2] or "", text, after)
 
 
 def _recorded(path: str) -> tuple[Trace, float] | None:

@@ -26,7 +26,6 @@ def summary_lines(job: views.Job, failure: views.Failure, told_hint: str = "") -
         yield f"     {out.clean(failure.error_type + message)}", "bold"
     if failure.hint and failure.hint != told_hint:
         yield f"     {out.clean(failure.hint)}", "dim"
-    yield from output_lines(failure)
 
 
 def headline(job: views.Job, failure: views.Failure) -> str:
