@@ -57,9 +57,13 @@ def killed_for_memory(pid: int) -> bool:
     not read the log."""
     buffer = ctypes.create_string_buffer(_LOG_BYTES)
     size = _libc.klogctl(_SYSLOG_ACTION_READ_ALL, buffer, _LOG_BYTES)
-    since_s = time.monotonic() - _KILL_AGE_S_MAX  # from which the clock of the kernel's log drifts a little
-    found = _KILLED.finditer(buffer.raw[: max(size, 0)])
-    return any(int(one[2]) == pid and int(one[1]) >= since_s for one in found)
+    return names_killed(buffer.raw[: max(size, 0)], pid, time.monotonic())
+
+
+def names_killed(log: bytes, pid: int, now_s: float) -> bool:
+    """The same of that log's text. Its clock drifts a little from the monotonic one."""
+    since_s = now_s - _KILL_AGE_S_MAX
+    return any(int(one[2]) == pid and int(one[1]) >= since_s for one in _KILLED.finditer(log))
 
 
 def _check(result: int) -> None:

@@ -111,8 +111,8 @@ def why(settings: "Settings", job: int, output: str) -> None:
     """Say why a job waits, the weightiest reason first, or how it ended: of what it failed first.
 
     \b
-    JSON keys: job (with failure, as in `show`), reasons (code, text, hint, fields), never (true: no node
-    of this cluster could ever run it).
+    JSON keys: job (with failure, as in `show`), reasons (code, text, hint,
+    fields), never (true: no node of this cluster could ever run it).
     """
     with open_client(settings) as client:
         found = client.why(job)

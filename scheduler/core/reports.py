@@ -84,7 +84,8 @@ def _failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micr
     rank = job.first_rank(entry.task.task) + said.local_rank
     kind = class_of(said, trained=job.course.step >= 0 or bool(job.course.checkpoints))
     found = said.evidence
-    attempt = f" --attempt {entry.task.attempt}" if entry.task.attempt > 1 else ""
+    several = entry.task.attempt > 1 or job.shape.policy.retries_max > 0
+    attempt = f" --attempt {entry.task.attempt}" if several else ""
     return Failure(
         kind=kind,
         hint=hint_of(said, kind, job.demand, f"`pace logs {job.number} --rank {rank}{attempt}`"),

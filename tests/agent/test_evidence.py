@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from paceline.agent.containment import group_killed_for_memory
 from paceline.agent.evidence import (
     LINES_CHARS_MAX,
     MESSAGE_CHARS_MAX,
@@ -17,6 +18,7 @@ from paceline.agent.evidence import (
     record_error,
     what_is_left,
 )
+from paceline.agent.kernel import killed_for_memory, names_killed
 
 
 def printed(script: str, folder: Path) -> str:
@@ -156,6 +158,41 @@ def test_of_a_rank_that_we_killed_only_what_it_had_failed_of(tmp_path: Path) -> 
     assert left(tmp_path, "step 7\n", killed_by_us=True) == ("step 7", {})
     assert left(tmp_path, f"{trace}step 7\nstep 8\nstep 9\nstep 10\n", killed_by_us=True)[1] == {}
     assert left(tmp_path, f"{trace}warning: a leak\n", killed_by_us=True)[1]["error_type"] == "ValueError"
+
+
+OOM_KILL = (
+    b"<4>[ 5123.100000] python invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0\n"
+    b"<3>[ 5123.456789] Memory cgroup out of memory: Killed process 4711 (python) total-vm:9000kB\n"
+    b"<3>[ 5200.000001] Out of memory: Killed process 815 (train) total-vm:9000kB\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("pid", "now_s", "killed"),
+    [(4711, 5124.0, True), (815, 5200.5, True), (47, 5124.0, False), (4711, 9000.0, False)],
+)
+def test_the_kernels_log_names_what_it_killed_lately(pid: int, now_s: float, killed: bool) -> None:
+    assert names_killed(OOM_KILL, pid, now_s) is killed
+
+
+def test_the_kernels_own_log_can_be_asked_or_says_no() -> None:
+    assert killed_for_memory(os.getpid()) is False
+
+
+@pytest.mark.parametrize(
+    ("events", "killed"),
+    [
+        ("low 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n", True),
+        ("oom 1\noom_kill 0\n", False),
+        (None, False),
+    ],
+)
+def test_a_group_says_whether_the_kernel_killed_in_it(
+    tmp_path: Path, events: str | None, killed: bool
+) -> None:
+    if events is not None:
+        (tmp_path / "memory.events").write_text(events)
+    assert group_killed_for_memory(str(tmp_path)) is killed
 
 
 def test_without_a_log_there_is_nothing(tmp_path: Path) -> None:
