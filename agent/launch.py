@@ -18,6 +18,7 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
+from .evidence import ERROR_FILE, error_path
 
 PRELOAD: Final = ("@paceline.training.preload",)
 """What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
@@ -115,7 +116,7 @@ def make_launch(
         "shell": command.shell,
         "cwd": cwd,
         "environment": environment,
-        "ranks": [_rank(request, local_rank) for local_rank in range(request.processes)],
+        "ranks": [_rank(request, folder, local_rank) for local_rank in range(request.processes)],
         "node_count": request.node_count,
         "grace_s": request.grace_s,
         "timeout_s": request.timeout_s,
@@ -187,11 +188,12 @@ def _environment(
     return merged
 
 
-def _rank(request: agent_pb2.StartTask, local_rank: int) -> dict[str, Any]:
-    """A rank's own variables: torchrun's, where the gang meets."""
+def _rank(request: agent_pb2.StartTask, folder: Path, local_rank: int) -> dict[str, Any]:
+    """A rank's own variables: where it may record its error, and torchrun's where the gang meets."""
     rank = request.first_rank + local_rank
+    error_file = error_path(str(folder), rank)
     if not request.rendezvous:
-        return {"rank": rank, "environment": {}}
+        return {"rank": rank, "environment": {ERROR_FILE: error_file}}
     restarts = str(max(0, request.task.attempt - 1))
     environment = {
         "RANK": str(rank),
@@ -205,6 +207,7 @@ def _rank(request: agent_pb2.StartTask, local_rank: int) -> dict[str, Any]:
         "ROLE_NAME": "default",
         "MASTER_ADDR": request.master_address,
         "MASTER_PORT": str(request.master_port),
+        ERROR_FILE: error_file,
         "TORCHELASTIC_RESTART_COUNT": restarts,
         "TORCHELASTIC_MAX_RESTARTS": restarts,
         "TORCHELASTIC_RUN_ID": str(request.task.job),

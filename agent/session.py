@@ -405,9 +405,8 @@ class Session:
             entries = self._reports.next_batch()
             if entries:
                 reported_s = time.monotonic()
-                await write_message(
-                    call, agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=entries)), WRITE_S
-                )
+                reports = agent_pb2.Reports(entries=entries, sent_monotonic_s=reported_s)
+                await write_message(call, agent_pb2.FromAgent(reports=reports), WRITE_S)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due_s - time.monotonic())):

@@ -19,6 +19,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import kernel
+from .evidence import ERROR_FILE, record_error
 from .ranks import Rank
 
 _BLAS_SETTERS = (
@@ -48,7 +49,7 @@ def become_rank(rank: Rank, settings: Settings) -> None:
         else:
             _run_script(python["target"])
     except BaseException:
-        sys.excepthook = _WithoutOurFrames(sys.excepthook)
+        sys.excepthook = _WithoutOurFrames(sys.excepthook, rank.environment[ERROR_FILE])
         raise
 
 
@@ -185,14 +186,17 @@ _OURS: tuple[CodeType, ...] = (_run_module.__code__, _run_script.__code__)
 
 
 class _WithoutOurFrames:
-    """The exception hook that was there, given a traceback that begins where the script does."""
+    """The exception hook that was there, given a traceback that begins where the script does; the error is
+    recorded first, since what the hook and the interpreter's end do may take long."""
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
+    def __init__(self, hook: Callable[..., Any], error_file: str) -> None:
         self._hook = hook
+        self._error_file = error_file
 
     def __call__(self, kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         at = trace
         while at is not None and at.tb_frame.f_code not in _OURS:
             at = at.tb_next
         shown = at.tb_next if at is not None else trace
+        record_error(self._error_file, kind, value, shown)
         self._hook(kind, value.with_traceback(shown), shown)

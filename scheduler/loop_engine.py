@@ -216,7 +216,7 @@ class Engine:
         over = None if number in self.state.jobs else draft.jobs.get(number) or draft.finished.get(number)
         if over is None:
             return self._apply(draft, on_entry(self.state, node, entry, now_us))
-        plan = on_late_entry(over, node, entry, now_us)
+        plan = on_late_entry(self.state, over, node, entry, now_us)
         for event in plan.events:
             assert isinstance(event, e.LateFact)
             draft.jobs[number] = over = with_fact(over, event)

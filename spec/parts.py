@@ -8,6 +8,7 @@ import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .failures import RETRIED, RETRY_CHOICES, FailureClass
 from .fields import (
     ENTRIES_MAX,
     Count,
@@ -218,12 +220,63 @@ class QueueSettings(Model):
     """low, medium, high: priority -100, 0, 100."""
 
 
+def _failure_class(value: Any) -> FailureClass:
+    word = value.lower() if isinstance(value, str) else value
+    if word in RETRY_CHOICES:
+        return FailureClass(word)
+    expected = f"expected one of {', '.join(RETRY_CHOICES)}; found {shown(value)}"
+    if word == FailureClass.START_FAILED:
+        raise refusal(f"{expected}, which is always tried elsewhere")
+    if word == FailureClass.TIMEOUT:
+        raise refusal(f"{expected}: limits.timeout is for all attempts together")
+    guess = nearest(word, RETRY_CHOICES)
+    raise refusal(expected + (f"; did you mean '{guess}'?" if guess else ""))
+
+
+def _in_one_order(kinds: tuple[FailureClass, ...]) -> tuple[FailureClass, ...]:
+    return tuple(kind for kind in RETRY_CHOICES if kind in kinds)
+
+
+_ONE_CLASS: Final = {"type": "string", "enum": [kind.value for kind in RETRY_CHOICES]}
+FailureClasses = Annotated[
+    tuple[Annotated[FailureClass, BeforeValidator(_failure_class)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=64),
+    AfterValidator(_in_one_order),
+    WithJsonSchema({"anyOf": [_ONE_CLASS, {"type": "array", "items": _ONE_CLASS, "maxItems": 64}]}),
+]
+"""Classes of failures, one or a list of them."""
+
+
+class Backoff(Model):
+    """How long a job that failed waits before it is tried again. The first retry comes at once; each further
+    failure in a row waits twice as long as the one before. An attempt that published a checkpoint, or ran for
+    longer than max_s, begins a new row."""
+
+    start_s: Number = Field(default=1.0, ge=0, le=86_400)
+    """Seconds before the second retry in a row; 0: no wait at all."""
+    max_s: Number = Field(default=60.0, ge=0, le=86_400)
+    """Seconds beyond which the wait does not grow."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_s < self.start_s:
+            raise refusal(f"expected at least start_s ({self.start_s:g}); found {self.max_s:g}", "max_s")
+        return self
+
+
 class Retry(Model):
-    """What happens when the job fails by its own doing."""
+    """What happens when an attempt fails."""
 
     max_attempts: Count = Field(default=4, ge=1, le=1000)
     """Attempts in all that may end because a process of the job failed; attempts that end because a node
     was lost, the job was preempted or a start refused are not counted."""
+    on: FailureClasses = RETRIED
+    """After which failures there is another attempt, and after no other: out-of-memory, user-error (an error
+    of syntax, an import, the command itself: it would only recur), exception, exit-code, signal, hang,
+    node-lost, preempted. Absent: all but user-error. A refused start is always tried elsewhere."""
+    backoff: Backoff = Backoff()
+    """How long it waits before it is tried again."""
 
 
 class Checkpoint(Model):

@@ -293,19 +293,25 @@ Global___HeartbeatReply: _TypeAlias = HeartbeatReply  # noqa: Y015
 
 @_typing.final
 class Reports(_message.Message):
+    """At most 1,000 entries, 1 MiB."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
+    SENT_MONOTONIC_S_FIELD_NUMBER: _builtins.int
+    sent_monotonic_s: _builtins.float
+    """the node's clock, as in the entries: how long ago each was is known by it"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]: ...
     def __init__(
         self,
         *,
         entries: _abc.Iterable[Global___JournalEntry] | None = ...,
+        sent_monotonic_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "sent_monotonic_s", b"sent_monotonic_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +418,7 @@ class RankExited(_message.Message):
     LAST_LINE_FIELD_NUMBER: _builtins.int
     KILLED_BY_US_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     local_rank: _builtins.int
     exit_code: _builtins.int
     """negative: the signal"""
@@ -421,6 +428,10 @@ class RankExited(_message.Message):
     """stop, timeout, failed peer: not the first cause"""
     cause: _builtins.str
     """what the node knows beyond the code: "out of memory: ..." """
+    @_builtins.property
+    def evidence(self) -> Global___Evidence:
+        """of a rank that failed; of one that we killed, what it had failed of before"""
+
     def __init__(
         self,
         *,
@@ -429,14 +440,57 @@ class RankExited(_message.Message):
         last_line: _builtins.str = ...,
         killed_by_us: _builtins.bool = ...,
         cause: _builtins.str = ...,
+        evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankExited: _TypeAlias = RankExited  # noqa: Y015
+
+@_typing.final
+class Evidence(_message.Message):
+    """What a rank died of, as far as its node can see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_TYPE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TRACEBACK_FIELD_NUMBER: _builtins.int
+    LAST_LINES_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    AT_MONOTONIC_S_FIELD_NUMBER: _builtins.int
+    error_type: _builtins.str
+    """as Python names it: "ValueError", "torch.OutOfMemoryError"; empty: no exception"""
+    message: _builtins.str
+    """of the exception; at most 1,000 characters"""
+    traceback: _builtins.str
+    """its end; at most 4,000 characters"""
+    last_lines: _builtins.str
+    """of its output; at most 2,000 characters"""
+    recorded: _builtins.bool
+    """the rank wrote its error down itself; else it was read off its output"""
+    at_monotonic_s: _builtins.float
+    """when it failed, on the node's clock: before its process had ended; 0: then"""
+    def __init__(
+        self,
+        *,
+        error_type: _builtins.str = ...,
+        message: _builtins.str = ...,
+        traceback: _builtins.str = ...,
+        last_lines: _builtins.str = ...,
+        recorded: _builtins.bool = ...,
+        at_monotonic_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "error_type", b"error_type", "last_lines", b"last_lines", "message", b"message", "recorded", b"recorded", "traceback", b"traceback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
 class TaskEnded(_message.Message):

@@ -6,8 +6,9 @@ Journal entries reuse the events' words; their `at_us` is set when they are appl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...spec.ids import JobId, NodeId, TaskKey
-from .job import Shape
+from ...spec.ids import JobId, Micros, NodeId, TaskKey
+from .failure import NOTHING, Evidence
+from .job import NEVER, Shape
 from .node import NodeInventory
 
 
@@ -123,6 +124,9 @@ class Exited:
     last_line: str = ""
     killed_by_us: bool = False
     cause: str = ""
+    evidence: Evidence = NOTHING
+    died_us: Micros = NEVER
+    """When it failed, on the scheduler's clock, as near as its node could say; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ def _job_text(event: e.Event, names: Names) -> str:
             return _attempt_ended_text(event)
         case e.JobEnded():
             return f"{event.state}: {event.ending.text}"
+        case e.FirstFailureFound():
+            kind = event.ending.code
+            return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case e.LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
     return ""
@@ -52,7 +55,10 @@ def _attempt_ended_text(event: e.AttemptEnded) -> str:
         return f"{event.then}: {ending.text}"
     counts = "uses a retry" if ending.outcome in COUNTED else "uses no retry"
     waits = "; the next one waits until its tasks are gone" if event.lingering else ""
-    return f"attempt {event.attempt} ended ({ending.outcome}, {counts}): {ending.text}{waits}"
+    kind = ending.failure.kind if ending.failure is not None else ending.outcome
+    if event.held_until_us > event.at_us:
+        waits += f"; the next one waits {duration_text(event.held_until_us - event.at_us)}"
+    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{waits}"
 
 
 def _places_text(places: tuple[e.Place, ...], names: Names) -> str:

@@ -20,7 +20,7 @@ from ...proto.codecs import resources_of, task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
-from ...spec.ids import NodeId, TaskKey
+from ...spec.ids import Micros, NodeId, TaskKey
 from ..core import stimuli
 from ..core.effects import Acked, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
@@ -31,7 +31,7 @@ from ..logs import LogStore
 from ..loop import Loop
 from .documents import Documents
 from .outbox import Outbox, Outgoing, Rendered
-from .reports import entry_of
+from .reports import Arrival, entry_of
 from .starts import start_message, stop_message
 
 _log = logging.getLogger(__name__)
@@ -128,8 +128,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                     if kind == "heartbeat":
                         self._on_heartbeat(message.heartbeat, node, session, outbox)
                     elif kind == "reports":
+                        arrival = Arrival(Micros(self._loop.now_us()), message.reports.sent_monotonic_s)
                         await in_flight.acquire()
-                        group.create_task(self._report(message.reports, node, outbox, in_flight))
+                        group.create_task(self._report(message.reports, arrival, node, outbox, in_flight))
                     elif kind == "inventory":
                         inventory = inventory_of(message.inventory)
                         await self._loop.submit(stimuli.InventoryChanged(node, session, inventory))
@@ -154,12 +155,17 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         outbox.put(agent_pb2.ToAgent(heartbeat=reply))
 
     async def _report(
-        self, reports: agent_pb2.Reports, node: NodeId, outbox: Outbox, in_flight: asyncio.Semaphore
+        self,
+        reports: agent_pb2.Reports,
+        arrival: Arrival,
+        node: NodeId,
+        outbox: Outbox,
+        in_flight: asyncio.Semaphore,
     ) -> None:
         try:
             if len(reports.entries) > REPORTS_MAX:
                 raise LimitExceeded(f"{len(reports.entries)} entries in one report; at most {REPORTS_MAX}")
-            entries = tuple(entry_of(entry) for entry in reports.entries)
+            entries = tuple(entry_of(entry, arrival) for entry in reports.entries)
             acked = await self._loop.submit(stimuli.Reports(node, entries))
             endings = [(entry.task, entry.said) for entry in entries if isinstance(entry.said, stimuli.Ended)]
             if endings:

@@ -86,7 +86,10 @@ def test_environment_of_ranks(code: Path) -> None:
     assert len(environment["PACELINE_MARK"]) <= kernel.MARK_BYTES_MAX
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
-    assert [rank["environment"] for rank in document["ranks"]] == [{}, {}]
+    folder = code / "tasks" / "7.3.1"
+    assert [rank["environment"] for rank in document["ranks"]] == [
+        {"TORCHELASTIC_ERROR_FILE": f"{folder}/rank-{rank['rank']}.error"} for rank in document["ranks"]
+    ]
     request.gpu_indices.extend([2, 5])
     environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
