@@ -1,4 +1,4 @@
-"""What a person is told of a failure: who, of what class, what to do; nothing that could act on a terminal."""
+"""What a person is told of a failure: who, of what class, what to do; nothing that acts on a terminal."""
 
 from dataclasses import replace
 
