@@ -27,6 +27,8 @@ class Environment:
     job_name: str = ""
     task_folder: Path | None = None
     job_folder: Path | None = None
+    memory_folder: Path | None = None
+    """In shared memory, of this job on this node; the agent removes it when the job has left."""
 
     @property
     def managed(self) -> bool:
@@ -62,6 +64,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         job_name=variables.get("PACELINE_JOB_NAME", ""),
         task_folder=_folder(variables, "PACELINE_TASK_FOLDER"),
         job_folder=_folder(variables, "PACELINE_JOB_FOLDER"),
+        memory_folder=_folder(variables, "PACELINE_MEMORY_FOLDER"),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import paceline
+import psutil
 import torch
 from paceline.training.environment import read_environment
 from paceline.training.gang import Gang
@@ -20,6 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 def own_run(root: Path, keep_last: int = 0) -> Run:
     return Run(read_environment(os.environ), root, Retention(keep_last=keep_last))
+
+
+def saved(run: Run, step: int, **given: Any) -> paceline.training.outcome.SaveOutcome:
+    """Saved, and waited for."""
+    run.save(step, **given)
+    outcome = run.flush()
+    assert outcome is not None
+    return outcome
 
 
 def wrapped(net: nn.Module) -> nn.Module:
@@ -52,7 +61,9 @@ class Training:
         return float(loss.item())
 
     def save(self, step: int, **more: Any) -> paceline.training.outcome.SaveOutcome:
-        return self.run.save(step, model=self.model, optimizer=self.optimizer, schedule=self.schedule, **more)
+        return saved(
+            self.run, step, model=self.model, optimizer=self.optimizer, schedule=self.schedule, **more
+        )
 
     def restore(self) -> paceline.training.outcome.Restored | None:
         return self.run.restore(model=self.model, optimizer=self.optimizer, schedule=self.schedule)
@@ -81,7 +92,7 @@ def save_forever(root: Path, elements: int) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(step)
-        outcome = run.save(step, model=model, count=step)
+        outcome = saved(run, step, model=model, count=step)
         assert outcome.published, outcome
         (root / f"progress.{run.rank}").write_text(str(step))
 
@@ -101,24 +112,30 @@ def save_and_restore(root: Path, elements: int) -> list[Any]:
     """Saves steps 1 to 3, restores into a fresh model; what each call said."""
     run = own_run(root)
     model = wrapped(nn.Linear(elements, 1, bias=False))
-    said: list[Any] = [run.save(step, model=model, count=step) for step in (1, 2, 3)]
+    said: list[Any] = [saved(run, step, model=model, count=step) for step in (1, 2, 3)]
     restored = run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
     return [*said, restored]
 
 
 def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -> list[Any]:
-    """The poor rank may write no file longer than 4 KiB during the second of three saves."""
+    """The poor rank's persister may write no file longer than 4 KiB during the second of three saves."""
     run = own_run(root)
     model = wrapped(nn.Sequential(*(nn.Linear(elements, 1, bias=False) for _ in range(4))))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    said = [run.save(1, model=model)]
+    said = [saved(run, 1, model=model)]
+    [persister] = persisters_of(os.getpid())
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if run.rank == poor_rank:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    said.append(run.save(2, model=model))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    said.append(run.save(3, model=model))
+        resource.prlimit(persister, resource.RLIMIT_FSIZE, (4096, hard))
+    said.append(saved(run, 2, model=model))
+    resource.prlimit(persister, resource.RLIMIT_FSIZE, (hard, hard))
+    said.append(saved(run, 3, model=model))
     return said
+
+
+def persisters_of(pid: int) -> list[int]:
+    """Pids of the processes that write a rank's checkpoints."""
+    children = psutil.Process(pid).children()
+    return [child.pid for child in children if "paceline.training.persister" in child.cmdline()]
 
 
 def save_what_one_rank_cannot(root: Path) -> str:
@@ -236,7 +253,7 @@ def train_sharded(root: Path, steps: int, save_at: int) -> tuple[int, list[float
         optimizer.step()
         losses.append(float(loss.item()))
         if step == save_at:
-            assert run.save(step, model=model, optimizer=optimizer).published
+            assert saved(run, step, model=model, optimizer=optimizer).published
     weights = []
     for parameter in model.parameters():
         whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.fake_shim import FakeShim, FakeTask
+from support.rank_scripts import saved
 from torch import nn
 
 MakeRun = Any
@@ -49,17 +50,17 @@ def test_a_full_disk_costs_one_checkpoint_and_leaves_no_litter(
     root = small_disk / "checkpoints"
     with FakeShim(task) as shim:
         run = make_run(task)
-        assert run.save(1, model=big(1.0)).published
+        assert saved(run, 1, model=big(1.0)).published
         ballast = fill_up(small_disk, room_bytes)
 
-        outcome = run.save(2, model=big(2.0))
+        outcome = saved(run, 2, model=big(2.0))
         assert not outcome.published
         assert "No space left on device" in outcome.error
         assert [path.name for path in root.iterdir()] == ["step-00000001.a1"]
         assert shim.of("checkpoint_failed")[0]["why"] == outcome.error
 
         ballast.unlink()
-        assert run.save(3, model=big(3.0)).published
+        assert saved(run, 3, model=big(3.0)).published
         told = shim.of("checkpoint")
     after = task.next_attempt(told)
     with FakeShim(after):

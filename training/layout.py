@@ -1,0 +1,162 @@
+"""How one rank's file of a checkpoint is laid out, so that saving again is only copying.
+
+Tensors stand first, each where it stays; behind them what is serialized anew each time (step, values, a
+schedule's state), whose length may change. What DCP reads is a file like any other. A layout holds as long
+as names, shapes, types and the placement of shards do.
+"""
+
+import dataclasses
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
+
+from . import containers
+from .images import Image
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A tensor that is copied into its place."""
+
+    item: WriteItem
+    shape: torch.Size
+    dtype: torch.dtype
+    info: _StorageInfo
+    data_offset: int
+
+
+class Layout:
+    """Of the items that this rank writes, into the file `name`. `signature` is what it holds for."""
+
+    def __init__(self, name: str, items: Sequence[WriteItem], planner: SavePlanner, signature: Any) -> None:
+        self.name = name
+        self.signature = signature
+        self.frame: list[tuple[int, bytes]] = []
+        self.loose: list[WriteItem] = []
+        self._placed: list[_Placed] = []
+        end = 0
+        for item in items:
+            tensor = _placeable(item, planner)
+            if tensor is None:
+                self.loose.append(item)
+            else:
+                end = self._place(item, tensor, end)
+        self.placed_bytes = end
+
+    def _place(self, item: WriteItem, tensor: torch.Tensor, end: int) -> int:
+        offset = _aligned(end)
+        container = containers.lay_out(tensor.shape, tensor.dtype)
+        self.frame += [(offset + at, data) for at, data in container.pieces]
+        info = _StorageInfo(self.name, offset, container.size_bytes)
+        placed = _Placed(item, tensor.shape, tensor.dtype, info, offset + container.data_offset)
+        self._placed.append(placed)
+        return offset + container.size_bytes
+
+    def draw(self, image: Image) -> list[torch.Tensor]:
+        """Write all but the tensors' bytes; the places where these go."""
+        for offset, data in self.frame:
+            image.write(offset, data)
+        whole = torch.frombuffer(image.map, dtype=torch.uint8)
+        return [
+            whole[one.data_offset : one.data_offset + _bytes_of(one)].view(one.dtype).view(one.shape)
+            for one in self._placed
+        ]
+
+    def copy(self, planner: SavePlanner, places: Sequence[torch.Tensor]) -> None:
+        """The stall: each tensor into its place. Returns when all bytes are there."""
+        on_device = False
+        for one, place in zip(self._placed, places, strict=True):
+            tensor = planner.resolve_data(one.item)
+            assert isinstance(tensor, torch.Tensor)
+            place.copy_(tensor.detach(), non_blocking=True)
+            on_device = on_device or tensor.is_cuda
+        if on_device:
+            torch.cuda.synchronize()
+
+    def infos(self, lengths: Sequence[int]) -> dict[MetadataIndex, _StorageInfo]:
+        """Where each item stands, when the loose ones are so long."""
+        found = {one.item.index: one.info for one in self._placed}
+        end = self.placed_bytes
+        for item, length in zip(self.loose, lengths, strict=True):
+            found[item.index] = _StorageInfo(self.name, _aligned(end), length)
+            end = _aligned(end) + length
+        return found
+
+    def write_loose(self, image: Image, encoded: Sequence[bytes]) -> int:
+        """Behind the tensors; the file's size."""
+        end = self.placed_bytes
+        for data in encoded:
+            image.write(_aligned(end), data)
+            end = _aligned(end) + len(data)
+        image.end_at(end)
+        return end
+
+    def results(self, lengths: Sequence[int]) -> list[WriteResult]:
+        """What DCP is told of the writing."""
+        return [WriteResult(index, info.length, info) for index, info in self.infos(lengths).items()]
+
+
+class LooseEncoder:
+    """Serializes what has no place of its own; what has not changed is not serialized again."""
+
+    def __init__(self) -> None:
+        self._known: dict[MetadataIndex, tuple[bytes, bytes]] = {}
+
+    def encode(self, items: Sequence[WriteItem], planner: Any) -> list[bytes]:
+        return [self._encode(item.index, planner.lookup_object(item.index)) for item in items]
+
+    def _encode(self, index: MetadataIndex, thing: Any) -> bytes:
+        thing = thing.detach().cpu() if isinstance(thing, torch.Tensor) else thing
+        pickled = pickle.dumps(thing)
+        known = self._known.get(index)
+        if known is None or known[0] != pickled:
+            known = self._known[index] = (pickled, containers.encode(thing))
+        return known[1]
+
+
+def signature_of(flat: Mapping[str, Any]) -> Any:
+    """Equal for states that one layout serves. None: it cannot be told, and none does."""
+    parts: list[Any] = []
+    for key, value in flat.items():
+        if isinstance(value, DTensor):
+            local = value.to_local()
+            parts.append((key, value.shape, value.dtype, local.shape, value.device_mesh, value.placements))
+        elif type(value) in _PLAIN:
+            parts.append((key, value.shape, value.dtype, value.layout))
+        elif isinstance(value, torch.Tensor):
+            return None
+        else:
+            parts.append((key, None))
+    return parts
+
+
+def filled(metadata: Any, infos: Mapping[MetadataIndex, _StorageInfo]) -> Any:
+    """The checkpoint's metadata with these items where they are now."""
+    return dataclasses.replace(metadata, storage_data={**metadata.storage_data, **infos})
+
+
+def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:
+    if item.type == WriteItemType.BYTE_IO:
+        return None
+    tensor = planner.resolve_data(item)
+    if not isinstance(tensor, torch.Tensor) or type(tensor) not in _PLAIN:
+        return None
+    return tensor if tensor.layout == torch.strided and not tensor.is_quantized else None
+
+
+def _bytes_of(placed: _Placed) -> int:
+    return placed.shape.numel() * placed.dtype.itemsize
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // containers.ALIGNMENT) * containers.ALIGNMENT
