@@ -26,6 +26,7 @@ from . import containment, kernel
 from .claims import forbid
 from .disk import Disk
 from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
+from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
 from .shim_pool import ReusableShim, ShimPool
@@ -51,6 +52,8 @@ _DYING_S = 0.2
 """A shim that lives so long after its connection has ended has only dropped us."""
 _WAIT_WORTH_SAYING_S = 0.05
 _TRIM_BYTES = 256 * 1024
+_FOR_GOOD = frozenset({"cancelled", "timed-out", "timeout", "agent stopped"})
+"""Whys of stops after which the job is over, or this agent is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Supervisor:
         )
         self._shims = ShimPool(config.idle_shim_s)
         self._spares = SpareFolders(state / "spare")
+        self._memory = MemoryFolders(self._folder)
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
@@ -133,6 +137,7 @@ class Supervisor:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spares.begin()
+        self._memory.begin()
         make_socket_folder(self._state)
         self._groups = containment.find_cgroup_tree(
             self._state, without_limits=self._config.groups_without_limits
@@ -144,7 +149,10 @@ class Supervisor:
         ]
         for task in found:
             self._tasks[task.key] = task
+        for task in found:
+            self._memory.hold(task.key.job)
         await asyncio.gather(*(self._adopt(task) for task in found))
+        self._memory.sweep()
 
     async def start(self, request: agent_pb2.StartTask) -> None:
         """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
@@ -279,6 +287,7 @@ class Supervisor:
         for task in self._tasks.values():
             self._let_go(task)
         self._shims.close()
+        self._memory.close()
         if self._ports is not None:
             self._ports.close()
         await self._pool.close()
@@ -292,6 +301,7 @@ class Supervisor:
         others = [each for each in self._tasks if each.job == key.job and each.attempt != key.attempt]
         newer = max((each.attempt for each in others), default=0)
         self._tasks[key] = task
+        self._memory.hold(key.job)
         try:
             if newer > key.attempt:
                 raise Refusal(
@@ -330,7 +340,10 @@ class Supervisor:
                 environment=name,
             )
         interpreter = self._config.environments[name] if name else self._config.interpreter
-        return make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+        launch = make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+        if memory := self._memory.folder(task.key.job):
+            launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
+        return launch
 
     async def _launch(self, task: Task, launch: Launch) -> None:
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
@@ -476,6 +489,7 @@ class Supervisor:
         grown = task.journal.grow()
         if task.journal.last is not None and not task.over.is_set():
             task.over.set()
+            self._memory.release(task.key.job, over=_job_is_over(task.journal.last))
             self._let_go(task)
         if grown and self._tasks.get(task.key) is task:
             self._on_growth(task.key)
@@ -602,6 +616,12 @@ class Supervisor:
 
 def _key(request: agent_pb2.StartTask) -> TaskKey:
     return TaskKey(JobId(request.task.job), Attempt(request.task.attempt), request.task.task)
+
+
+def _job_is_over(last: dict[str, Any]) -> bool:
+    """As far as one node can tell: what ended well, or was stopped for good, does not come back."""
+    codes = last.get("exit_codes", ())
+    return last.get("why") in _FOR_GOOD or (bool(codes) and not any(codes))
 
 
 def _set_left(task: Task) -> None:

@@ -2,7 +2,6 @@
 collective.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from .persisting import Persister
 from .restoring import Restorer
 from .saving import Saver
 from .say import say
+from .scratch import Scratch
 from .staging import Stager
 from .task import Retention, Task
-
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Checkpoints:
@@ -45,7 +43,7 @@ class Checkpoints:
         self._retention = retention
         self._attempt = environment.attempt if task is not None else 0
         self._continues = False
-        self._scratch: list[Path] = []
+        self._scratch: Scratch | None = None
         self._saver = Saver(
             environment,
             gang,
@@ -101,14 +99,11 @@ class Checkpoints:
     def _make_stager(self) -> Stager:
         """Where memory has no room, images are on disk: that costs time, and not the checkpoint."""
         memory, disk = self._environment.memory_folder, self._environment.task_folder
-        if memory is not None:
+        if memory is not None and disk is not None:
             self._let_go_of_strangers(memory)
         else:
-            memory = _make_scratch()
-            self._scratch.append(memory)
-        if disk is None:
-            disk = Path(tempfile.gettempdir()) / f"{memory.name}-disk"
-            self._scratch.append(disk)
+            self._scratch = Scratch()
+            memory, disk = self._scratch.memory, self._scratch.disk
         return Stager(self._gang, Places([memory, disk / "images"], _say_fallback))
 
     def _let_go_of_strangers(self, folder: Path) -> None:
@@ -124,20 +119,13 @@ class Checkpoints:
             Setting(
                 root=str(self._root),
                 task_folder=str(folder) if folder is not None else "",
-                scratch=tuple(map(str, self._scratch)),
+                scratch=str(self._scratch.memory) if self._scratch is not None else "",
                 retention=self._retention,
                 attempt=self._attempt,
                 continues=self._continues,
-            )
+            ),
+            self._scratch.lock_fd if self._scratch is not None else None,
         )
-
-
-def _make_scratch() -> Path:
-    """Outside Paceline nobody takes over: it goes with this process and its persister."""
-    try:
-        return Path(tempfile.mkdtemp(prefix="paceline-", dir=_SHARED_MEMORY))
-    except OSError:  # no shared memory on this machine
-        return Path(tempfile.mkdtemp(prefix="paceline-"))
 
 
 def _say_fallback(why: str) -> None:

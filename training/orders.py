@@ -72,8 +72,8 @@ class Setting:
 
     root: str
     task_folder: str
-    scratch: tuple[str, ...]
-    """Folders of images that nobody needs when the rank and its persister are gone."""
+    scratch: str
+    """Folder of images that nobody needs when the rank and its persister are gone; empty: there is none."""
     retention: Retention
     attempt: int
     continues: bool
@@ -104,4 +104,4 @@ def decode_order(line: bytes) -> Order:
 def decode_setting(line: bytes) -> Setting:
     told = json.loads(line)
     retention = Retention(**told.pop("retention"))
-    return Setting(**{**told, "scratch": tuple(told["scratch"]), "retention": retention})
+    return Setting(**told, retention=retention)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from . import images, manifest
+from . import manifest, scratch
 from .errors import NotAccepted, StorageFailed
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
@@ -47,8 +47,8 @@ def main() -> None:
                 answers.write(json.dumps(asdict(answer)).encode() + b"\n")
                 answers.flush()
     finally:
-        for folder in setting.scratch:
-            images.drop(Path(folder))
+        if setting.scratch:
+            scratch.drop(Path(setting.scratch))
 
 
 def _lines(pipe: int, parent: int) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ without a bound.
 Started by exec, not by fork alone: a fork beside CUDA and threads is not safe, and copies page tables.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import images
+from . import scratch
 from .orders import Answer, Order, Setting
 from .persister import mark_failed
 from .say import say
@@ -25,10 +26,11 @@ _END_S = 5.0
 
 
 class Persister:
-    """`setting` is told at each start of the process."""
+    """`setting` is told at each start of the process, which inherits `lock_fd`."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, lock_fd: int | None = None) -> None:
         self._setting = setting
+        self._inherited = () if lock_fd is None else (lock_fd,)
         self._pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
@@ -77,23 +79,26 @@ class Persister:
 
     def close(self) -> None:
         """End the process when it has done what was ordered. In a forked child: it is the parent's."""
-        if self._process is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-            self._process.wait(_END_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
+        if self._process is not None:
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it is ended all the same
+                self._process.stdin.close()
+                self._process.wait(_END_S)
         self._end()
-        for folder in self._setting.scratch:
-            images.drop(Path(folder))
+        if self._setting.scratch:
+            scratch.drop(Path(self._setting.scratch))
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Not from the script's folder (-P), and out of reach of a terminal's Ctrl-C."""
         command = [sys.executable, "-P", "-m", "paceline.training.persister"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=self._inherited,
         )
         assert process.stdin is not None
         process.stdin.write(self._setting.encode())

@@ -44,6 +44,7 @@ class Tiers:
         has: list[_Has] = self._gang.gather(_Has(self._node, self._needs, frozenset(self.images)))
         if any(one.needs & one.images for one in has):
             has = self._without_bad_images(document, has)
+        self.images = {name: path for name, path in self.images.items() if name in self._needs}
         missing = sorted({name for one in has for name in one.needs - one.images})
         if not missing:
             return ""

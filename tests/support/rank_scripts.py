@@ -205,26 +205,31 @@ def modules_imported_by_a_run(root: Path) -> list[str]:
     return sorted(set(sys.modules) - before)
 
 
-def killed_at_file_operation(root: Path, number: int) -> str:
-    """Saves step 1, then dies by SIGKILL right before the so-manieth file operation of saving step 2."""
+def killed_at_file_operation(root: Path, number: int, victim: str) -> str:
+    """Saves step 1, then the victim dies by SIGKILL right before the so-manieth file operation of saving
+    step 2. A persister counts by itself.
+    """
     run = own_run(root, keep_last=1)
     model = nn.Linear(100, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    run.save(1, model=model, count=1)
+    assert saved(run, 1, model=model, count=1).published
     nn.init.constant_(model.weight, 2.0)
-    left = number
+    left = number if victim == "rank" else 0
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        if left and event in FILE_EVENTS and str(root) in str(arguments[0]):
+        if left and event in FILE_EVENTS and "/dev/shm/paceline-" in str(arguments[0]):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(on_event)
-    run.save(2, model=model, count=2)
+    outcome = saved(run, 2, model=model, count=2)
     left = 0
-    return "survived"
+    run.close()
+    if not outcome.published:
+        assert outcome.error == "rank 0: the process that writes it ended with -9"
+    return "survived" if outcome.published else "went on"
 
 
 FILE_EVENTS = frozenset(
@@ -259,3 +264,37 @@ def train_sharded(root: Path, steps: int, save_at: int) -> tuple[int, list[float
         whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         weights += whole.detach().flatten().tolist()
     return (restored.step if restored else 0), losses, weights
+
+
+def save_with_changing_shapes(root: Path) -> tuple[list[int], int, list[float]]:
+    """At the third save rank 1 alone gives something of another length. (Layouts at each save, what comes
+    back.)
+    """
+    from paceline.training.staging import Stager
+
+    laid_out = 0
+    lay_out = Stager.lay_out
+
+    def counted(self: Stager, prepared: Any, slot: int) -> None:
+        nonlocal laid_out
+        laid_out += 1
+        lay_out(self, prepared, slot)
+
+    Stager.lay_out = counted  # type: ignore[method-assign]
+    run = own_run(root)
+    torch.manual_seed(run.rank)
+    model = wrapped(nn.Linear(50_000, 1, bias=False))
+    layouts = []
+    for step in range(1, 5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        before = laid_out
+        mine = torch.full((run.rank * (step >= 3) + 1,), float(step))
+        assert saved(run, step, model=model, mine=mine).published
+        layouts.append(laid_out - before)
+    fresh = wrapped(nn.Linear(50_000, 1, bias=False))
+    restored = run.restore(model=fresh)
+    assert restored is not None
+    weights = torch.cat([parameter.detach().flatten() for parameter in fresh.parameters()])
+    return layouts, restored.step, [float(weights.min()), float(weights.max())]
