@@ -98,13 +98,14 @@ class Checkpoints:
 
     def _make_stager(self) -> Stager:
         """Where memory has no room, images are on disk: that costs time, and not the checkpoint."""
-        memory, disk = self._environment.memory_folder, self._environment.task_folder
-        if memory is not None and disk is not None:
+        memory, task = self._environment.memory_folder, self._environment.task_folder
+        if memory is not None:
             self._let_go_of_strangers(memory)
+            places = [memory, task / "images"] if task is not None else [memory]
         else:
             self._scratch = Scratch()
-            memory, disk = self._scratch.memory, self._scratch.disk
-        return Stager(self._gang, Places([memory, disk / "images"], _say_fallback))
+            places = [self._scratch.memory, self._scratch.disk]
+        return Stager(self._gang, Places(places, _say_fallback))
 
     def _let_go_of_strangers(self, folder: Path) -> None:
         """Images of ranks that were here in an attempt before, and are not now."""

@@ -28,7 +28,9 @@ class Environment:
     task_folder: Path | None = None
     job_folder: Path | None = None
     memory_folder: Path | None = None
-    """In shared memory, of this job on this node; the agent removes it when the job has left."""
+    """In shared memory, of this job on this node; the agent removes it when the job has left. Outside
+    Paceline a user may name one, which then is theirs to remove.
+    """
 
     @property
     def managed(self) -> bool:
