@@ -4,6 +4,7 @@ One rank, a model and AdamW's moments in float32, the same tensors for all. Ours
 hashes and all; persisting counts from the save's return to the published checkpoint.
 """
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,22 +20,27 @@ SCRIPT = Path(__file__).parent / "work" / "checkpoint_rank.py"
 SIZES_MB = (100, 500, 2000)
 SLOWED_MB = 500
 SAVE_EVERY_S = 30.0
+_ASK_S = 600.0
 ASYNC = {"dcp.async_save thread": "thread", "dcp.async_save process": "process"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = options("checkpoint", "Stall, persistence and restore of a checkpoint, beside torch's.", argv)
     report = Report("checkpoint", versions={"paceline": our_version(), "torch": version("torch")})
-    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name,
+        tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir="/dev/shm") as memory,
+    ):
         for megabytes in (20,) if given.quick else SIZES_MB:
             folder = Path(name, str(megabytes))
             folder.mkdir()
-            with _rank(folder, megabytes) as rank:
-                case = f"{rank.ask('megabytes'):.0f} MB"
+            with _rank(folder, Path(memory, str(megabytes)), megabytes) as rank:
+                case = f"{_ask(rank, 'megabytes'):.0f} MB"
                 saving(report, given, rank, case)
                 restoring(report, given, rank, case)
                 if megabytes == SLOWED_MB or given.quick:
                     slowed(report, given, rank, case)
+            shutil.rmtree(Path(memory, str(megabytes)))
     report.notes.append("restores from disk find nothing in the page cache")
     report.finish(given)
 
@@ -90,12 +96,13 @@ def slowed(report: Report, given: Options, rank: Driver, case: str) -> None:
     report.rows.append(Row(case, metric, "1/s", taken[0], "without saves", taken[1]))
 
 
-def _rank(folder: Path, megabytes: int) -> Driver:
-    return Driver("rank", [sys.executable, str(SCRIPT), str(folder), str(megabytes)], folder, {})
+def _rank(folder: Path, memory: Path, megabytes: int) -> Driver:
+    command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes)]
+    return Driver("rank", command, folder, {})
 
 
 def _ask(rank: Driver, operation: str, **arguments: object) -> Any:
-    return rank.ask(operation, timeout_s=600.0, **arguments)
+    return rank.ask(operation, timeout_s=_ASK_S, **arguments)
 
 
 if __name__ == "__main__":

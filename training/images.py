@@ -20,11 +20,14 @@ _LABEL = ".of"
 
 
 class Image:
-    """One file, mapped: `size_bytes` and what `write` puts beyond them."""
+    """One file, mapped: `size_bytes`, and what `write` puts beyond them. `on_close` undoes what was made of
+    the mapping.
+    """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         """Takes the memory now: a full tmpfs is an OSError here, and no SIGBUS at a later copy."""
         self.path = path
+        self.on_close: Callable[[], None] | None = None
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_label(path)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -48,6 +51,8 @@ class Image:
 
     def close(self) -> None:
         """The mapping goes with the last view of it."""
+        if self.on_close is not None:
+            self.on_close()
         os.close(self._fd)
 
 

@@ -1,13 +1,16 @@
-"""How one rank's file of a checkpoint is laid out, so that saving again is only copying.
+"""How one rank's files of a checkpoint are laid out, so that saving again is only copying.
 
 Tensors stand first, each where it stays; behind them what is serialized anew each time (step, values, a
 schedule's state), whose length may change. What DCP reads is a file like any other. A layout holds as long
 as names, shapes, types and the placement of shards do.
+
+What is small and not a shard (values, counts of steps) has a file of its own: every rank needs it at a
+restore, and on another node must read it from storage, and check it as a whole.
 """
 
 import dataclasses
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +18,12 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from . import containers
 from .images import Image
 
+_SMALL_BYTES_MAX = 64 * 1024
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -35,15 +38,26 @@ class _Placed:
     data_offset: int
 
 
-class Layout:
-    """Of the items that this rank writes, into the file `name`. `signature` is what it holds for."""
+def lay_out(rank: int, items: Sequence[WriteItem], planner: SavePlanner) -> list["Layout"]:
+    """The files of a rank that writes these; none when it writes nothing."""
+    large = [item for item in items if _is_large(item)]
+    small = [item for item in items if not _is_large(item)]
+    return [
+        Layout(f"__{rank}_{number}.distcp", some, planner)
+        for number, some in enumerate((large, small))
+        if some
+    ]
 
-    def __init__(self, name: str, items: Sequence[WriteItem], planner: SavePlanner, signature: Any) -> None:
+
+class Layout:
+    """Of the file `name`, for these items."""
+
+    def __init__(self, name: str, items: Sequence[WriteItem], planner: SavePlanner) -> None:
         self.name = name
-        self.signature = signature
         self.frame: list[tuple[int, bytes]] = []
         self.loose: list[WriteItem] = []
         self._placed: list[_Placed] = []
+        self._on_device = False
         end = 0
         for item in items:
             tensor = _placeable(item, planner)
@@ -51,6 +65,7 @@ class Layout:
                 self.loose.append(item)
             else:
                 end = self._place(item, tensor, end)
+                self._on_device = self._on_device or tensor.is_cuda
         self.placed_bytes = end
 
     def _place(self, item: WriteItem, tensor: torch.Tensor, end: int) -> int:
@@ -67,6 +82,8 @@ class Layout:
         for offset, data in self.frame:
             image.write(offset, data)
         whole = torch.frombuffer(image.map, dtype=torch.uint8)
+        if self._on_device:
+            image.on_close = _pin(whole)
         return [
             whole[one.data_offset : one.data_offset + _bytes_of(one)].view(one.dtype).view(one.shape)
             for one in self._placed
@@ -74,14 +91,12 @@ class Layout:
 
     def copy(self, planner: SavePlanner, places: Sequence[torch.Tensor]) -> None:
         """The stall: each tensor into its place. Returns when all bytes are there."""
-        on_device = False
         for one, place in zip(self._placed, places, strict=True):
             tensor = planner.resolve_data(one.item)
             assert isinstance(tensor, torch.Tensor)
             place.copy_(tensor.detach(), non_blocking=True)
-            on_device = on_device or tensor.is_cuda
-        if on_device:
-            torch.cuda.synchronize()
+        if self._on_device:
+            torch.cuda.current_stream().synchronize()
 
     def infos(self, lengths: Sequence[int]) -> dict[MetadataIndex, _StorageInfo]:
         """Where each item stands, when the loose ones are so long."""
@@ -92,18 +107,13 @@ class Layout:
             end = _aligned(end) + length
         return found
 
-    def write_loose(self, image: Image, encoded: Sequence[bytes]) -> int:
-        """Behind the tensors; the file's size."""
+    def write_loose(self, image: Image, encoded: Sequence[bytes]) -> None:
+        """Behind the tensors, up to the file's end."""
         end = self.placed_bytes
         for data in encoded:
             image.write(_aligned(end), data)
             end = _aligned(end) + len(data)
         image.end_at(end)
-        return end
-
-    def results(self, lengths: Sequence[int]) -> list[WriteResult]:
-        """What DCP is told of the writing."""
-        return [WriteResult(index, info.length, info) for index, info in self.infos(lengths).items()]
 
 
 class LooseEncoder:
@@ -145,6 +155,14 @@ def filled(metadata: Any, infos: Mapping[MetadataIndex, _StorageInfo]) -> Any:
     return dataclasses.replace(metadata, storage_data={**metadata.storage_data, **infos})
 
 
+def _is_large(item: WriteItem) -> bool:
+    if item.type == WriteItemType.SHARD:
+        return True
+    if item.tensor_data is None:
+        return False
+    return item.tensor_data.size.numel() * item.tensor_data.properties.dtype.itemsize > _SMALL_BYTES_MAX
+
+
 def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:
     if item.type == WriteItemType.BYTE_IO:
         return None
@@ -152,6 +170,18 @@ def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:
     if not isinstance(tensor, torch.Tensor) or type(tensor) not in _PLAIN:
         return None
     return tensor if tensor.layout == torch.strided and not tensor.is_quantized else None
+
+
+def _pin(whole: torch.Tensor) -> Callable[[], None]:
+    """Let the device copy straight into these pages. Where the driver refuses, copies are slower, that is
+    all. What undoes it.
+    """
+    cuda: Any = torch.cuda
+    runtime = cuda.cudart()
+    address = whole.data_ptr()
+    if int(runtime.cudaHostRegister(address, whole.nbytes, 0)) != 0:
+        return lambda: None
+    return lambda: runtime.cudaHostUnregister(address)
 
 
 def _bytes_of(placed: _Placed) -> int:

@@ -21,6 +21,7 @@ from .say import say
 
 ORDER_S = 900.0
 """Longer than a persister waits for anything: one that has not answered then is stuck, and is ended."""
+FAILED_S = 2.0
 _SAY_WAITING_S = 2.0
 _END_S = 5.0
 
@@ -77,9 +78,21 @@ class Persister:
             answer = self._on_death(f"was not on disk within {ORDER_S:.0f} s")
         return answer
 
+    def finish(self) -> None:
+        """This process is about to end: wait for what is under way. Not long where the script has failed: its
+        peers may be gone, and the next attempt waits for nothing but our end. What is not done then goes on
+        without us, as far as it is let.
+        """
+        if self._order is None or self._pid != os.getpid():
+            return
+        if not _script_failed():
+            self.wait("the process ends")
+        elif self._wait(FAILED_S) is None:
+            say(f"leaves the checkpoint of step {self._order.step} unfinished: the script has failed")
+
     def close(self) -> None:
         """End the process when it has done what was ordered. In a forked child: it is the parent's."""
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() or self._order is not None:
             return
         if self._process is not None:
             assert self._process.stdin is not None
@@ -153,3 +166,8 @@ class Persister:
                     stream.close()
                 except OSError:  # what was not sent is not wanted
                     continue
+
+
+def _script_failed() -> bool:
+    """An exception that nobody caught is what ends this process."""
+    return getattr(sys, "last_value", None) is not None

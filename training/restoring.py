@@ -131,7 +131,7 @@ class Restorer:
         self.history = History(
             parents=(Parent(candidate.step, candidate.attempt, str(candidate.path)),),
             bad=self.history.bad,
-            keep_slot=tiers.slot_of(f"__{self._gang.rank}_0.distcp"),
+            keep_slot=tiers.slot_of(self._gang.rank),
         )
         self._tell(search, candidate.step, str(candidate.path), tier)
         return Restored(

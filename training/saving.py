@@ -128,8 +128,7 @@ class Saver:
     def close(self) -> None:
         """Wait for what is under way: this process is about to end. Not collective."""
         if self._persister is not None:
-            if self._persister.under_way is not None:
-                self._hear(self._persister.wait("the process ends"))
+            self._persister.finish()
             self._persister.close()
         if self._stager is not None:
             self._stager.close()

@@ -6,13 +6,13 @@ changed anywhere. `prepare` and `stage` are local; `lay_out` is collective.
 
 import pickle
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
@@ -22,7 +22,7 @@ from .errors import StorageFailed
 from .folders import FolderName
 from .gang import Gang
 from .images import Image, Places, remove_label, set_label
-from .layout import Layout, LooseEncoder, filled, signature_of
+from .layout import Layout, LooseEncoder, filled, lay_out, signature_of
 
 
 class Prepared:
@@ -33,7 +33,12 @@ class Prepared:
         self.planner = DefaultSavePlanner()
         self.planner.set_up_planner(state, is_coordinator=first)
         self.signature = signature_of(self.planner.state_dict)
-        self.encoded: list[bytes] = []
+        self.encoded: list[list[bytes]] = []
+        """Of each of this rank's files, what is serialized anew."""
+
+    @property
+    def lengths(self) -> list[list[int]]:
+        return [[len(data) for data in of_file] for of_file in self.encoded]
 
 
 @dataclass(slots=True)
@@ -42,56 +47,56 @@ class _Buffer:
 
     layout: Layout
     image: Image
-    places: list[torch.Tensor] = field(default_factory=list)
+    places: list[torch.Tensor]
 
 
 class Stager:
-    """One rank's. Images are made in `places`, of each slot one."""
+    """One rank's. Images are made in `places`, in each slot one of each of its files."""
 
     def __init__(self, gang: Gang, places: Places) -> None:
         self._gang = gang
         self._places = places
-        self._name = f"__{gang.rank}_0.distcp"
-        self._layout: Layout | None = None
-        self._lengths: list[int] = []
+        self._layouts: list[Layout] | None = None
+        self._signature: Any = None
+        self._lengths: list[list[int]] = []
         self._metadata: Metadata | None = None
-        self._pickled: tuple[tuple[int, ...], bytes] = ((), b"")
+        self._pickled: tuple[list[list[int]], bytes] = ([], b"")
         self._encoder = LooseEncoder()
-        self._buffers: dict[int, _Buffer] = {}
+        self._buffers: dict[int, list[_Buffer]] = {}
 
     def prepare(self, state: dict[str, Any]) -> Prepared:
         prepared = Prepared(state, first=self._gang.rank == 0)
-        if self._layout is not None and prepared.signature == self._layout.signature:
-            prepared.encoded = self._encoder.encode(self._layout.loose, prepared.planner)
+        if self._layouts is not None and prepared.signature == self._signature:
+            self._encode(self._layouts, prepared)
         return prepared
 
     def fits(self, prepared: Prepared) -> bool:
         """The layout serves: only rank 0, which writes the metadata, may write items of other lengths."""
-        if self._layout is None or prepared.signature is None:
+        if self._layouts is None or prepared.signature is None or prepared.signature != self._signature:
             return False
-        if prepared.signature != self._layout.signature:
-            return False
-        return self._gang.rank == 0 or self._lengths == [len(data) for data in prepared.encoded]
+        return self._gang.rank == 0 or self._lengths == prepared.lengths
 
     def lay_out(self, prepared: Prepared, slot: int) -> None:
         """Agree with all ranks on who writes what. Raises DCP's CheckpointException at all of them."""
 
         def on_plan(plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
-            layout = Layout(self._name, plan.items, planner, prepared.signature)
-            prepared.encoded = self._encoder.encode(layout.loose, planner)
-            self._layout, self._lengths = layout, [len(data) for data in prepared.encoded]
-            self._buffer(slot)
-            return layout.results(self._lengths)
+            layouts = lay_out(self._gang.rank, plan.items, planner)
+            self._encode(layouts, prepared)
+            self._layouts, self._signature, self._lengths = layouts, prepared.signature, prepared.lengths
+            self._ready(layouts, slot)
+            return [
+                WriteResult(index, info.length, info) for index, info in _infos(layouts, prepared).items()
+            ]
 
-        self._layout = None
+        self._layouts = None
         self._encoder = LooseEncoder()
         writer = LayingWriter(on_plan)
         try:
             self._agree(prepared, writer)
         except BaseException:
-            self._layout = None  # others may have none either
+            self._layouts = None  # others may have none either
             raise
-        self._metadata, self._pickled = writer.metadata, ((), b"")
+        self._metadata, self._pickled = writer.metadata, ([], b"")
 
     def _agree(self, prepared: Prepared, writer: LayingWriter) -> None:
         if self._gang.joined:
@@ -114,40 +119,56 @@ class Stager:
             raise StorageFailed(f"{error.strerror} (the image in memory)") from error
 
     def _stage(self, prepared: Prepared, slot: int, name: FolderName) -> dict[str, Path]:
-        buffer = self._buffer(slot)
-        layout, path = buffer.layout, buffer.image.path
-        remove_label(path)
-        layout.copy(prepared.planner, buffer.places)
-        size_bytes = layout.write_loose(buffer.image, prepared.encoded)
-        set_label(path, name)
-        files = {layout.name: path} if size_bytes else {}
+        assert self._layouts is not None
+        files: dict[str, Path] = {}
+        for buffer, encoded in zip(self._ready(self._layouts, slot), prepared.encoded, strict=True):
+            path = buffer.image.path
+            remove_label(path)
+            buffer.layout.copy(prepared.planner, buffer.places)
+            buffer.layout.write_loose(buffer.image, encoded)
+            set_label(path, name)
+            files[buffer.layout.name] = path
         if self._metadata is not None:
-            files[METADATA] = self._write_metadata(path.with_name(METADATA), prepared, name)
+            folder = next(iter(files.values())).parent
+            files[METADATA] = self._write_metadata(folder / METADATA, self._layouts, prepared, name)
         return files
 
-    def _write_metadata(self, path: Path, prepared: Prepared, name: FolderName) -> Path:
-        assert self._layout is not None
-        lengths = tuple(len(data) for data in prepared.encoded)
-        if lengths != self._pickled[0] or not self._pickled[1]:
-            self._pickled = (lengths, pickle.dumps(filled(self._metadata, self._layout.infos(lengths))))
+    def _write_metadata(
+        self, path: Path, layouts: list[Layout], prepared: Prepared, name: FolderName
+    ) -> Path:
+        if prepared.lengths != self._pickled[0] or not self._pickled[1]:
+            metadata = filled(self._metadata, _infos(layouts, prepared))
+            self._pickled = (prepared.lengths, pickle.dumps(metadata))
         remove_label(path)
         path.write_bytes(self._pickled[1])
         set_label(path, name)
         return path
 
-    def _buffer(self, slot: int) -> _Buffer:
-        assert self._layout is not None
-        buffer = self._buffers.get(slot)
-        if buffer is None or buffer.layout is not self._layout:
-            if buffer is not None:
-                del self._buffers[slot]
-                buffer.image.close()
-            image = self._places.make(slot, self._name, self._layout.placed_bytes)
-            buffer = self._buffers[slot] = _Buffer(self._layout, image)
-            buffer.places = self._layout.draw(image)
-        return buffer
+    def _encode(self, layouts: list[Layout], prepared: Prepared) -> None:
+        prepared.encoded = [self._encoder.encode(layout.loose, prepared.planner) for layout in layouts]
+
+    def _ready(self, layouts: list[Layout], slot: int) -> list[_Buffer]:
+        """The images of that slot, made anew where they are of another layout. Raises OSError."""
+        buffers = self._buffers.get(slot, [])
+        if [buffer.layout for buffer in buffers] != layouts:
+            self._let_go(slot)
+            for layout in layouts:
+                image = self._places.make(slot, layout.name, layout.placed_bytes)
+                self._buffers.setdefault(slot, []).append(_Buffer(layout, image, layout.draw(image)))
+        return self._buffers.get(slot, [])
+
+    def _let_go(self, slot: int) -> None:
+        for buffer in self._buffers.pop(slot, []):
+            buffer.image.close()
 
     def close(self) -> None:
-        for buffer in self._buffers.values():
-            buffer.image.close()
-        self._buffers.clear()
+        for slot in list(self._buffers):
+            self._let_go(slot)
+
+
+def _infos(layouts: list[Layout], prepared: Prepared) -> dict[MetadataIndex, Any]:
+    """Where each item of this rank stands."""
+    found: dict[MetadataIndex, Any] = {}
+    for layout, lengths in zip(layouts, prepared.lengths, strict=True):
+        found |= layout.infos(lengths)
+    return found

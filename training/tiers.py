@@ -70,14 +70,18 @@ class Tiers:
             return "memory"
         if not self._has_memory:
             return "storage (this run has no folder in memory)"
-        why = "; ".join(
-            f"{name}: {self._why.get(name, 'not in memory here')}" for name in wanted if name not in there
-        )[:300]
-        return f"storage ({why})" if not there else f"memory, storage for {len(wanted) - len(there)} ({why})"
+        missing = [name for name in wanted if name not in self.images]
+        why = "; ".join(_by_reason({name: self._why.get(name, "not in memory here") for name in missing}))
+        return (
+            f"storage ({why})"
+            if not there
+            else f"memory, and storage for {len(missing)} of {len(wanted)} files ({why})"
+        )
 
-    def slot_of(self, name: str) -> int | None:
-        path = self.images.get(name)
-        return images.slot_of(path) if path is not None else None
+    def slot_of(self, rank: int) -> int | None:
+        """Where that rank's own images are; None: nothing of it was read from memory here."""
+        own = (path for name, path in self.images.items() if name.startswith(f"__{rank}_"))
+        return next((images.slot_of(path) for path in own), None)
 
     def _bad_images(self, document: Manifest, has: list[_Has]) -> dict[str, str]:
         """Those of this node that somebody here needs, shared among its ranks."""
@@ -90,3 +94,14 @@ class Tiers:
 def _damages(document: Manifest, paths: Mapping[str, Path]) -> dict[str, str]:
     found = {name: manifest.damage_of(path, document.files[name]) for name, path in paths.items()}
     return {name: why for name, why in found.items() if why}
+
+
+def _by_reason(whys: Mapping[str, str]) -> list[str]:
+    """The same told once, with the first of those it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, why in whys.items():
+        names.setdefault(why, []).append(name)
+    return [
+        f"{first}{f' and {len(others)} more' if others else ''}: {why}"
+        for why, (first, *others) in names.items()
+    ]

@@ -1,4 +1,4 @@
-"""One rank with a state of so many MB, that saves and restores it in every way that is compared: FOLDER MB.
+"""One rank with a state of so many MB, that saves and restores it in every way that is compared: FOLDER MEMORY MB.
 
 A model with AdamW's moments, in float32. All ways save the same tensors. What is read "from disk" was dropped
 from the page cache first.
@@ -26,14 +26,14 @@ CHUNK_BYTES = 4 * 1024 * 1024
 def main() -> None:
     answers = claim_stdout()
     warnings.filterwarnings("ignore")
-    rank = Rank(Path(sys.argv[1]), float(sys.argv[2]))
+    rank = Rank(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
     names = [name for name in dir(rank) if not name.startswith("_")]
     serve(answers, **{name: getattr(rank, name) for name in names if callable(getattr(rank, name))})
     rank._close()
 
 
 class Rank:
-    def __init__(self, folder: Path, megabytes: float) -> None:
+    def __init__(self, folder: Path, memory: Path, megabytes: float) -> None:
         import torch
         from paceline.training.environment import Environment
         from paceline.training.run import Run
@@ -55,7 +55,7 @@ class Rank:
         ]
         self._bytes = sum(tensor.nbytes for tensor in self._tensors)
         self._copies = [tensor.clone() for tensor in self._tensors]
-        self._memory = Path("/dev/shm") / f"bench-checkpoint-{os.getpid()}"
+        self._memory = memory
         self._root = folder / "ours"
         self._environment = Environment(memory_folder=self._memory)
         self._make_run = lambda environment: Run(environment, self._root, Retention(keep_last=1))
@@ -225,7 +225,6 @@ class Rank:
 
     def _close(self) -> None:
         self._run.close()
-        shutil.rmtree(self._memory, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -99,18 +99,18 @@ def replace_by_folder(path: Path) -> None:
 
 
 DAMAGES = {
-    "a flipped bit in the data": lambda folder: flip(folder / "__0_0.distcp"),
+    "a flipped bit in the data": lambda folder: flip(folder / "__0_1.distcp"),
     "a flipped bit in the metadata": lambda folder: flip(folder / ".metadata"),
     "a flipped bit in the manifest": lambda folder: flip(folder / "manifest.json"),
-    "truncated data": lambda folder: truncate(folder / "__0_0.distcp"),
+    "truncated data": lambda folder: truncate(folder / "__0_1.distcp"),
     "truncated metadata": lambda folder: truncate(folder / ".metadata"),
     "truncated manifest": lambda folder: truncate(folder / "manifest.json"),
-    "a byte too much": lambda folder: grow(folder / "__0_0.distcp"),
-    "data missing": lambda folder: (folder / "__0_0.distcp").unlink(),
+    "a byte too much": lambda folder: grow(folder / "__0_1.distcp"),
+    "data missing": lambda folder: (folder / "__0_1.distcp").unlink(),
     "metadata missing": lambda folder: (folder / ".metadata").unlink(),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
     "empty manifest": lambda folder: (folder / "manifest.json").write_bytes(b""),
-    "data is a folder": lambda folder: replace_by_folder(folder / "__0_0.distcp"),
+    "data is a folder": lambda folder: replace_by_folder(folder / "__0_1.distcp"),
     "all gone": shutil.rmtree,
 }
 
@@ -210,7 +210,7 @@ def test_when_none_is_good_the_run_starts_anew_and_says_so(
     told = save_steps(make_run, task, [1, 2])
     after = task.next_attempt(told)
     for one in told:
-        flip(Path(one["path"]) / "__0_0.distcp")
+        flip(Path(one["path"]) / "__0_1.distcp")
     model = net(5.0)
     with FakeShim(after) as shim:
         assert make_run(after).restore(model=model) is None

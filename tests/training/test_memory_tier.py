@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from paceline.training.images import find
+from support import rank_scripts
 from support.fake_shim import FakeShim, FakeTask
 from support.rank_scripts import saved
+from support.ranks import RankPool
 from torch import nn
 
 MakeRun = Any
-NAMES = ("__0_0.distcp", ".metadata", "manifest.json")
+NAMES = ("__0_0.distcp", "__0_1.distcp", ".metadata", "manifest.json")
 
 
 def net(value: float = 0.0, elements: int = 30_000) -> nn.Linear:
@@ -76,13 +78,13 @@ def test_what_was_staged_but_not_accepted_is_never_taken(make_run: MakeRun, task
     told = save_steps(make_run, task, [1, 2, 3])
     restored, [said] = restore(make_run, task.next_attempt(told[:1], same_node=True))
     assert restored.step == 1
-    assert said["tier"] == "storage (__0_0.distcp: not in memory here)"
+    assert said["tier"] == "storage (__0_0.distcp and 1 more: not in memory here)"
 
 
 def test_a_node_without_it_says_so(make_run: MakeRun, task: FakeTask) -> None:
     told = save_steps(make_run, task, [1])
     restored, _ = restore(make_run, task.next_attempt(told))
-    assert restored.tier == "storage (__0_0.distcp: not in memory here)"
+    assert restored.tier == "storage (__0_0.distcp and 1 more: not in memory here)"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,7 +101,8 @@ def test_every_single_bit_matters_in_memory_too(make_run: MakeRun, task: FakeTas
         restored, _ = restore(make_run, after)
         assert restored.step == 2
         if name.startswith("__"):
-            assert restored.tier == "storage (__0_0.distcp: hash differs in memory)", number
+            why = f"memory, and storage for 1 of 2 files ({name}: hash differs in memory)"
+            assert restored.tier == why, number
     image.write_bytes(good)
     assert restore(make_run, after)[0].tier == "memory"
 
@@ -142,7 +145,7 @@ def test_another_jobs_images_are_never_taken(make_run: MakeRun, tmp_path: Path) 
         image.write_bytes(strangers[name].read_bytes())
     restored, _ = restore(make_run, ours.next_attempt(told, same_node=True))
     assert restored.step == 2
-    assert restored.tier == "storage (__0_0.distcp: hash differs in memory)"
+    assert restored.tier == "storage (__0_0.distcp and 1 more: hash differs in memory)"
 
 
 def test_the_image_that_was_restored_from_is_kept_until_a_newer_one_is_published(
@@ -162,6 +165,53 @@ def test_the_image_that_was_restored_from_is_kept_until_a_newer_one_is_published
     shutil.rmtree(task.job_folder / "checkpoints")
     restored, _ = restore(make_run, third)
     assert (restored.step, restored.tier) == (3, "memory")
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_shards_of_fsdp_come_back_from_each_nodes_memory(ranks: RankPool, tmp_path: Path, nodes: int) -> None:
+    """FSDP2 on two ranks: storage has lost all shards, and nobody misses them. What all ranks need, and one
+    has written, is read from there by the other node.
+    """
+    [(_, whole, weights), _] = ranks.run(rank_scripts.train_sharded, tmp_path / "w", 8, 0, folder=tmp_path)
+    first = FakeTask(tmp_path)
+    _, told, _ = run_sharded(ranks, tmp_path, first, nodes, save_at=4)
+    for path in Path(told[0]["path"]).glob("*_0.distcp"):
+        path.unlink()
+    after = first.next_attempt(told, same_node=True)
+    results, _, said = run_sharded(ranks, tmp_path, after, nodes, save_at=0)
+    for step, losses, new_weights in results:
+        assert step == 4
+        assert losses == pytest.approx(whole[4:], rel=1e-6)
+        assert new_weights == pytest.approx(weights, rel=1e-6)
+    [tier] = [one["tier"] for one in said]
+    assert tier == "memory" if nodes == 1 else tier.startswith("memory")
+
+
+def run_sharded(
+    ranks: RankPool, tmp_path: Path, task: FakeTask, nodes: int, save_at: int
+) -> tuple[list[Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the ranks return, and what the shim heard of saves and of restores."""
+    variables = [
+        {
+            **task.variables(),
+            "PACELINE_MEMORY_FOLDER": str(task.memory_folder / str(rank % nodes)),
+            "GROUP_RANK": str(rank % nodes),
+            "LOCAL_RANK": str(rank // nodes),
+            "LOCAL_WORLD_SIZE": str(2 // nodes),
+        }
+        for rank in (0, 1)
+    ]
+    end = save_at or 8
+    with FakeShim(task) as shim:
+        results = ranks.run(
+            rank_scripts.train_sharded,
+            tmp_path / "unused",
+            end,
+            save_at,
+            folder=tmp_path,
+            variables=variables,
+        )
+        return results, shim.of("checkpoint"), shim.of("restored")
 
 
 def test_images_of_ranks_that_have_left_go(make_run: MakeRun, task: FakeTask) -> None:

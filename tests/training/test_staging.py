@@ -188,6 +188,37 @@ def test_what_save_has_taken_outlives_the_worker(tmp_path: Path, end: str) -> No
     wait_until(lambda: set(SHARED.iterdir()) <= before, "shared memory is given back")
 
 
+def test_a_script_that_failed_does_not_wait_long_for_its_peers(tmp_path: Path) -> None:
+    """One rank of two fails; the part of the other never comes. The next attempt waits for our end alone."""
+    code = """
+import os, sys, torch, paceline
+from torch import distributed
+rank = int(os.environ["RANK"])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+run = paceline.init(checkpoints=sys.argv[1])
+if run.rank == 1:
+    from paceline.training.persisting import Persister
+    Persister.begin = lambda self, order: os._exit(9)
+run.save(1, model=torch.nn.Linear(10, 10))
+raise RuntimeError("connection closed by peer")
+"""
+    began_s = time.monotonic()
+    outputs = [tmp_path / f"output.{rank}" for rank in (0, 1)]
+    gang = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "c"), str(tmp_path / "store")],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=output.open("w"),
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    said = [(process.wait(60), output.read_text()) for process, output in zip(gang, outputs, strict=True)]
+    assert [code for code, _ in said] == [1, 9], said
+    assert "leaves the checkpoint of step 1 unfinished: the script has failed" in said[0][1]
+    assert time.monotonic() - began_s < 30
+    assert not (tmp_path / "c" / "step-00000001.a1").exists()
+
+
 def test_what_a_killed_run_left_in_shared_memory_is_removed_by_the_next(tmp_path: Path) -> None:
     before = set(SHARED.iterdir())
     code = SCRIPT.replace('print("saved"', "run.flush(); print('saved'") + "\nimport time; time.sleep(60)"
@@ -243,7 +274,7 @@ def test_no_room_in_memory_costs_time_and_not_the_checkpoint(
     said = capfd.readouterr().err
     assert "checkpoints are staged on disk" in said
     assert "No space left on device (4.0 MB wanted, " in said
-    assert list((small_disk / "memory").rglob("__*")) == []
+    assert list((small_disk / "memory").rglob("*_0.distcp")) == []
     after = task.next_attempt(told, same_node=True)
     with FakeShim(after):
         assert make_run(after).restore(model=net(0.0, elements=1_000_000)).step == 2
