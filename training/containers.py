@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any, cast
 
 import torch
@@ -51,6 +52,7 @@ class _Sink(io.RawIOBase):
     def flush(self) -> None: ...
 
 
+@lru_cache(maxsize=1024)
 def lay_out(shape: torch.Size, dtype: torch.dtype) -> Container:
     """The container of a contiguous CPU tensor of that form."""
     tensor = torch.empty(shape, dtype=dtype)

@@ -7,7 +7,6 @@ own metadata classes, and values only as torch.load(weights_only=True) does.
 
 import dataclasses
 import io
-import mmap
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch.futures import Future
 
 from . import containers
 from .errors import StorageFailed
+from .images import map_image
 
 METADATA = ".metadata"
 
@@ -111,7 +111,7 @@ class SafeReader(FileSystemReader):
         self._forms = _forms(metadata)
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        files = {name: _mapped(path) for name, path in self.images.items()}
+        files = {name: memoryview(map_image(path)) for name, path in self.images.items()}
         others = []
         for item in plan.items:
             mapped = files.get(self.file_of(item))
@@ -144,12 +144,6 @@ def _forms(metadata: Metadata) -> dict[tuple[str, torch.Size | None], tuple[torc
             for chunk in entry.chunks:
                 found[name, chunk.offsets] = found[name, None] = (chunk.sizes, entry.properties.dtype)
     return found
-
-
-def _mapped(path: Path) -> memoryview:
-    """Writable and private, as torch wants it; nothing is written."""
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
 class SafeLoadPlanner(DefaultLoadPlanner):

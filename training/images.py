@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import manifest
 from .folders import FolderName
+from .manifest import FileEntry
 
 SLOTS = 2
 _LABEL = ".of"
@@ -95,6 +97,28 @@ def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
         except (OSError, ValueError):  # goes away just now, or is damaged: then it is none
             continue
     return found
+
+
+def map_image(path: Path) -> mmap.mmap:
+    """All of it, at once there. It could be written to, as torch wants of what it reads; nobody does. Raises
+    OSError, and ValueError for an empty one.
+    """
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+
+
+def damage_of(path: Path, entry: FileEntry) -> str:
+    """As manifest.damage_of, without a copy."""
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes or not size_bytes:
+            return f"{size_bytes} bytes, expected {entry.size_bytes}"
+        with map_image(path) as mapped:
+            return "" if manifest.hash_bytes(mapped) == entry.xxh3 else "hash differs"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def slot_of(path: Path) -> int:

@@ -8,6 +8,7 @@ manifest. torch is not needed here.
 
 import dataclasses
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def new_hash() -> xxhash.xxh3_128:
     return xxhash.xxh3_128()
 
 
-def hash_bytes(data: bytes) -> str:
+def hash_bytes(data: bytes | mmap.mmap) -> str:
     return xxhash.xxh3_128(data).hexdigest()
 
 

@@ -49,7 +49,8 @@ class Tiers:
         if not missing:
             return ""
         share = missing[self._gang.rank :: len(has)]
-        mine = _damages(document, {name: folder / name for name in share})
+        checked = {name: manifest.damage_of(folder / name, document.files[name]) for name in share}
+        mine = {name: why for name, why in checked.items() if why}
         said: list[dict[str, str]] = self._gang.gather(mine)
         return next((f"{name}: {why}" for bad in said for name, why in bad.items()), "")
 
@@ -88,12 +89,8 @@ class Tiers:
         peers = [rank for rank, one in enumerate(has) if one.node == self._node]
         needed = frozenset[str]().union(*(has[rank].needs for rank in peers))
         names = sorted(needed & frozenset(self.images))[peers.index(self._gang.rank) :: len(peers)]
-        return _damages(document, {name: self.images[name] for name in names})
-
-
-def _damages(document: Manifest, paths: Mapping[str, Path]) -> dict[str, str]:
-    found = {name: manifest.damage_of(path, document.files[name]) for name, path in paths.items()}
-    return {name: why for name, why in found.items() if why}
+        found = {name: images.damage_of(self.images[name], document.files[name]) for name in names}
+        return {name: why for name, why in found.items() if why}
 
 
 def _by_reason(whys: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""One rank with a state of so many MB, that saves and restores it in every way that is compared: FOLDER MEMORY MB.
+"""One rank with a state of so many MB, that saves and restores it in every way that is compared.
+
+Arguments: FOLDER MEMORY MB.
 
 A model with AdamW's moments, in float32. All ways save the same tensors. What is read "from disk" was dropped
 from the page cache first.

@@ -1,5 +1,6 @@
 """What the ranks of the training tests do. Imported by name in processes of their own."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -132,6 +133,15 @@ def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -
     return said
 
 
+def scratch_of(pid: int) -> Path:
+    """The folder in shared memory that a run outside Paceline has made for itself: it holds a lock on it."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "/paceline-run-" in (target := os.readlink(link)):  # noqa: PTH115
+                return Path(target)
+    raise AssertionError(f"process {pid} has none")
+
+
 def persisters_of(pid: int) -> list[int]:
     """Pids of the processes that write a rank's checkpoints."""
     children = psutil.Process(pid).children()
@@ -213,6 +223,7 @@ def killed_at_file_operation(root: Path, number: int, victim: str) -> str:
     model = nn.Linear(100, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
     assert saved(run, 1, model=model, count=1).published
+    (root.parent / "scratch").write_text(str(scratch_of(os.getpid())))
     nn.init.constant_(model.weight, 2.0)
     left = number if victim == "rank" else 0
 
