@@ -61,8 +61,9 @@ def lay_out(shape: torch.Size, dtype: torch.dtype) -> Container:
         torch.save(tensor, cast(IO[bytes], sink))
     [(_, first), *rest] = sink.pieces
     offset = len(first) if rest else _find_data(bytes(first))
-    pieces = tuple((at, bytes(data)) for at, data in sink.pieces)
-    return Container(pieces, sink.size_bytes, offset, tensor.nbytes)
+    end = offset + tensor.nbytes
+    tail = bytes(rest[0][1] if rest else first[end:])
+    return Container(((0, bytes(first[:offset])), (end, tail)), sink.size_bytes, offset, tensor.nbytes)
 
 
 def encode(thing: Any) -> bytes:
@@ -76,8 +77,8 @@ def encode(thing: Any) -> bytes:
 def tensor_in(container: memoryview, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """The tensor of that form in there; where `lay_out` has made it, without a copy."""
     known = lay_out(shape, dtype)
-    (_, head), *rest = known.pieces
-    if rest and container.nbytes == known.size_bytes and container[: len(head)] == head:
+    head = known.pieces[0][1]
+    if known.data_bytes and container.nbytes == known.size_bytes and container[: len(head)] == head:
         data = torch.frombuffer(
             container, dtype=torch.uint8, count=known.data_bytes, offset=known.data_offset
         )

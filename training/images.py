@@ -107,18 +107,18 @@ def map_image(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
 
-def damage_of(path: Path, entry: FileEntry) -> str:
-    """As manifest.damage_of, without a copy."""
+def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:
+    """Mapped, if it is as the manifest says; else what is wrong."""
     try:
         size_bytes = path.stat().st_size
         if size_bytes != entry.size_bytes or not size_bytes:
             return f"{size_bytes} bytes, expected {entry.size_bytes}"
-        with map_image(path) as mapped:
-            return "" if manifest.hash_bytes(mapped) == entry.xxh3 else "hash differs"
+        mapped = map_image(path)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return str(error.strerror)
+    return mapped if manifest.hash_bytes(mapped) == entry.xxh3 else "hash differs"
 
 
 def slot_of(path: Path) -> int:

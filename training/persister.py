@@ -6,6 +6,7 @@ with a note of sizes and hashes; rank 0's waits for all notes. No torch here.
 """
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from . import manifest, scratch
 from .errors import NotAccepted, StorageFailed
+from .images import map_image
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
 from .publishing import Publisher
@@ -101,6 +103,8 @@ def _copy(order: Order) -> dict[str, FileEntry]:
     try:
         for name, image in order.files.items():
             done[name] = _copy_file(Path(image), order.aside / name)
+        for name in done:  # after all are written: the first takes the others' pages and names along
+            _sync(order.aside / name)
     except OSError:
         for name in order.files:  # makes room for the note, too
             (order.aside / name).unlink(missing_ok=True)
@@ -111,17 +115,27 @@ def _copy(order: Order) -> dict[str, FileEntry]:
 def _copy_file(image: Path, target: Path) -> FileEntry:
     """The hash is of what is written: what the disk makes of it later shows at the restore."""
     digest = manifest.new_hash()
-    with image.open("rb", buffering=0) as source, target.open("wb", buffering=0) as file:
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
-        size_bytes = 0
-        while count := source.readinto(buffer):
-            digest.update(buffer[:count])
-            written = 0
-            while written < count:
-                written += file.write(buffer[written:count]) or 0
-            size_bytes += count
-        os.fsync(file.fileno())
-    return FileEntry(size_bytes, digest.hexdigest())
+    source = memoryview(map_image(image))
+    with target.open("wb", buffering=0) as file:
+        for start in range(0, len(source), _CHUNK_BYTES):
+            chunk = source[start : start + _CHUNK_BYTES]
+            digest.update(chunk)
+            _write_all(file, chunk)
+    return FileEntry(len(source), digest.hexdigest())
+
+
+def _write_all(file: io.FileIO, chunk: memoryview) -> None:
+    written = 0
+    while written < len(chunk):
+        written += file.write(chunk[written:])
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _note(order: Order, error: str, files: Mapping[str, FileEntry]) -> str:

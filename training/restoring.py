@@ -10,7 +10,6 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from . import manifest
@@ -102,16 +101,14 @@ class Restorer:
         problem = tiers.verify(candidate.path, reading.document, reading.files, reading.images)
         if problem:
             return None, {}, tiers, problem
-        values, problem = self._load(search, reading, tiers.images)
+        values, problem = self._load(search, reading, tiers)
         return reading.document, values, tiers, problem
 
-    def _load(
-        self, search: _Search, reading: "_Reading", images: Mapping[str, Path]
-    ) -> tuple[dict[str, Any], str]:
+    def _load(self, search: _Search, reading: "_Reading", tiers: Tiers) -> tuple[dict[str, Any], str]:
         values: dict[str, Any] = {}
         error: Exception | None = None
         try:
-            values = reading.run(images)
+            values = reading.run(tiers)
         except Exception as any_error:  # noqa: BLE001 - as above
             error = any_error
         verdicts: list[_Verdict] = self._gang.gather(_judge(error, touched=reading.touched))
@@ -191,10 +188,10 @@ class _Reading:
         self._loading = Loading(self._filled, reader, metadata)
         self.files = self._loading.files
 
-    def run(self, images: Mapping[str, Path]) -> dict[str, Any]:
+    def run(self, tiers: Tiers) -> dict[str, Any]:
         assert self.document is not None
         self.touched = True
-        self._loading.run(images)
+        self._loading.run(tiers.images, tiers.mapped)
         return self._state.load(self._filled, self.document.contents)
 
     def _metadata(self, document: Manifest) -> bytes:

@@ -46,6 +46,8 @@ class Run:
     """One rank's view of the run. Made by `init`."""
 
     def __init__(self, environment: Environment, local_root: Path, local_retention: Retention) -> None:
+        self._pid = os.getpid()
+        """A forked child's exit is not the rank's."""
         self._environment = environment
         self._local = (local_root, local_retention)
         folder = environment.task_folder
@@ -143,7 +145,7 @@ class Run:
 
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""
-        if self._lazy_checkpoints is not None:
+        if self._lazy_checkpoints is not None and os.getpid() == self._pid:
             self._lazy_checkpoints.close()
         if self._link is not None:
             self._link.close(_FLUSH_AT_EXIT_S)

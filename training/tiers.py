@@ -4,6 +4,7 @@ Only files that some rank will read are looked at, each by one rank: an image by
 storage by one of all. Storage is not touched for what every node that needs it has in memory.
 """
 
+import mmap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Tiers:
         self._why: dict[str, str] = {}
         self.images: dict[str, Path] = {}
         """Verified, and wanted here."""
+        self.mapped: dict[str, mmap.mmap] = {}
+        """Those of them that this rank has looked at."""
 
     def verify(
         self, folder: Path, document: Manifest, needs: Collection[str], found: Mapping[str, Path]
@@ -89,8 +92,14 @@ class Tiers:
         peers = [rank for rank, one in enumerate(has) if one.node == self._node]
         needed = frozenset[str]().union(*(has[rank].needs for rank in peers))
         names = sorted(needed & frozenset(self.images))[peers.index(self._gang.rank) :: len(peers)]
-        found = {name: images.damage_of(self.images[name], document.files[name]) for name in names}
-        return {name: why for name, why in found.items() if why}
+        found: dict[str, str] = {}
+        for name in names:
+            mapped = images.map_verified(self.images[name], document.files[name])
+            if isinstance(mapped, str):
+                found[name] = mapped
+            else:
+                self.mapped[name] = mapped
+        return found
 
 
 def _by_reason(whys: Mapping[str, str]) -> list[str]:
