@@ -17,6 +17,7 @@ from ..proto.generated import agent_pb2
 from . import containment
 from .disk import Disk
 from .launch import Launch, Refusal, make_launch, shadowing
+from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
@@ -45,6 +46,7 @@ class Starter:
         zygotes: ZygotePool,
         shims: ShimPool,
         spares: SpareFolders,
+        memory: MemoryFolders,
         groups: containment.CgroupTree,
         ports: RendezvousPorts,
         disk: Disk,
@@ -57,6 +59,7 @@ class Starter:
         self._zygotes = zygotes
         self._shims = shims
         self._spares = spares
+        self._memory = memory
         self._groups = groups
         self._ports = ports
         self._disk = disk
@@ -90,7 +93,10 @@ class Starter:
                 environment=name,
             )
         interpreter = self._config.environments[name] if name else self._config.interpreter
-        return make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+        launch = make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+        if memory := self._memory.folder(task.key.job):
+            launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
+        return launch
 
     def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:
         listener = self._ports.take(request.master_port)

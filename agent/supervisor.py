@@ -21,6 +21,7 @@ from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment
 from .disk import Disk
 from .launch import Refusal, base_environment
+from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
@@ -79,7 +80,8 @@ class Supervisor:
         )
         self._shims = ShimPool(config.idle_shim_s)
         self._spares = SpareFolders(state / "spare")
-        self._watcher = Watcher(self._disk, self._shims, config.answer_s, self._on_task_growth)
+        self._memory = MemoryFolders(self._folder)
+        self._watcher = Watcher(self._disk, self._shims, self._memory, config.answer_s, self._on_task_growth)
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
         self._starter: Starter | None = None
@@ -88,6 +90,7 @@ class Supervisor:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spares.begin()
+        self._memory.begin()
         make_socket_folder(self._state)
         self._groups = containment.find_cgroup_tree(
             self._state, without_limits=self._config.groups_without_limits
@@ -100,6 +103,7 @@ class Supervisor:
             zygotes=self._pool,
             shims=self._shims,
             spares=self._spares,
+            memory=self._memory,
             groups=self._groups,
             ports=self._ports,
             disk=self._disk,
@@ -111,7 +115,9 @@ class Supervisor:
         ]
         for task in found:
             self._tasks[task.key] = task
+            self._memory.hold(task.key.job)
         await asyncio.gather(*(self._watcher.adopt(task) for task in found))
+        self._memory.sweep()
 
     async def start(self, request: agent_pb2.StartTask) -> None:
         """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
@@ -243,6 +249,7 @@ class Supervisor:
         for task in self._tasks.values():
             self._watcher.let_go(task)
         self._shims.close()
+        self._memory.close()
         if self._ports is not None:
             self._ports.close()
         await self._pool.close()
@@ -256,6 +263,7 @@ class Supervisor:
         others = [each for each in self._tasks if each.job == key.job and each.attempt != key.attempt]
         newer = max((each.attempt for each in others), default=0)
         self._tasks[key] = task
+        self._memory.hold(key.job)
         try:
             if newer > key.attempt:
                 raise Refusal(

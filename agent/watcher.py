@@ -16,12 +16,15 @@ from typing import Any
 from . import containment, kernel
 from .claims import forbid
 from .disk import Disk
+from .memory import MemoryFolders
 from .shim_link import ShimLink, dial
 from .shim_pool import ShimPool
 from .task import Task, kill_leftovers, missing_entries, write_entries
 
 log = logging.getLogger(__name__)
 
+_FOR_GOOD = frozenset({"cancelled", "timed-out", "timeout", "agent stopped"})
+"""Whys of stops after which the job is over, or this agent is."""
 _DYING_S = 0.2
 """A shim that lives so long after its connection has ended has only dropped us."""
 
@@ -30,10 +33,16 @@ class Watcher:
     """Belongs to the event loop's thread. `on_growth(task)` must return at once."""
 
     def __init__(
-        self, disk: Disk, shims: ShimPool, answer_s: float, on_growth: Callable[[Task], None]
+        self,
+        disk: Disk,
+        shims: ShimPool,
+        memory: MemoryFolders,
+        answer_s: float,
+        on_growth: Callable[[Task], None],
     ) -> None:
         self._disk = disk
         self._shims = shims
+        self._memory = memory
         self._answer_s = answer_s
         self._on_growth = on_growth
         self._background: set[asyncio.Task[None]] = set()
@@ -57,6 +66,7 @@ class Watcher:
         grown = task.journal.grow()
         if task.journal.last is not None and not task.over.is_set():
             task.over.set()
+            self._memory.release(task.key.job, over=_job_is_over(task.journal.last))
             self.let_go(task)
         if grown:
             self._on_growth(task)
@@ -170,6 +180,12 @@ class Watcher:
         self._background.discard(done)
         if not done.cancelled() and (error := done.exception()) is not None:
             log.error("a task could not be looked after", exc_info=error)
+
+
+def _job_is_over(last: dict[str, Any]) -> bool:
+    """As far as one node can tell: what ended well, or was stopped for good, does not come back."""
+    codes = last.get("exit_codes", ())
+    return last.get("why") in _FOR_GOOD or (bool(codes) and not any(codes))
 
 
 def _set_left(task: Task) -> None:

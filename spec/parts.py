@@ -280,7 +280,7 @@ class Retry(Model):
 
 
 class Checkpoint(Model):
-    """Which checkpoints are kept."""
+    """Which checkpoints are kept, and what happens when one is wanted too soon."""
 
     keep_last: Count = Field(default=2, ge=1, le=1000)
     """The newest so many."""
@@ -288,6 +288,8 @@ class Checkpoint(Model):
     """And the best so many by best_metric."""
     best_metric: Line = ""
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
+    when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
+    """When the checkpoint before is not on disk yet: wait for it, or skip this one and go on training."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -637,10 +637,13 @@ class CheckpointRestored(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """-1: none was good, the run starts anew"""
     path: _builtins.str
     seconds: _builtins.float
+    tier: _builtins.str
+    """"memory", "storage (__0_0.distcp: hash differs in memory)" """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"step 40: model.pt: hash differs" """
@@ -652,10 +655,11 @@ class CheckpointRestored(_message.Message):
         path: _builtins.str = ...,
         seconds: _builtins.float = ...,
         rejected: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rejected", b"rejected", "seconds", b"seconds", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rejected", b"rejected", "seconds", b"seconds", "step", b"step", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -801,6 +805,7 @@ class StartTask(_message.Message):
     BEST_METRIC_FIELD_NUMBER: _builtins.int
     OUTPUT_FOLDERS_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
+    WHEN_BUSY_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -830,6 +835,8 @@ class StartTask(_message.Message):
     best_metric: _builtins.str
     """"-loss": less is better"""
     job_name: _builtins.str
+    when_busy: _builtins.str
+    """at a save while the one before is not on disk yet: "wait", "skip" """
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -878,10 +885,11 @@ class StartTask(_message.Message):
         best_metric: _builtins.str = ...,
         output_folders: _abc.Iterable[_builtins.str] | None = ...,
         job_name: _builtins.str = ...,
+        when_busy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "rendezvous", b"rendezvous", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "rendezvous", b"rendezvous", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -175,8 +175,9 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, values),))
         case Published() as said:
             return Plan(None, (_accepted(entry, said, now_us),))
-        case Restored(step, path, duration_us, rejected):
-            return Plan(None, (e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected),))
+        case Restored(step, path, duration_us, rejected, tier):
+            event = e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
+            return Plan(None, (event,))
         case SaveFailed(step, why):
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
         case Refused():

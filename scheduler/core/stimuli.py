@@ -160,6 +160,8 @@ class Restored:
     path: str = ""
     duration_us: int = 0
     rejected: tuple[str, ...] = ()
+    tier: str = ""
+    """From where it was read, and why not from a faster place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,8 @@ def _restored_text(event: e.CheckpointRestored) -> str:
     if event.step < 0:
         return f"no checkpoint to go on from, starts anew{rejected}"
     took = duration_text(event.duration_us)
-    return f"goes on from the checkpoint of step {event.step}, read in {took}{rejected}"
+    source = f" from {event.tier}" if event.tier else ""
+    return f"goes on from the checkpoint of step {event.step}, read{source} in {took}{rejected}"
 
 
 def _node_text(event: e.Event, names: Names) -> str:

@@ -95,7 +95,9 @@ def _published(said: agent_pb2.CheckpointPublished) -> stimuli.Published:
 
 def _restored(said: agent_pb2.CheckpointRestored) -> stimuli.Restored:
     rejected = tuple(text[:_TEXT_MAX] for text in said.rejected[:100])
-    return stimuli.Restored(said.step, said.path[:_PATH_MAX], _micros(said.seconds), rejected)
+    return stimuli.Restored(
+        said.step, said.path[:_PATH_MAX], _micros(said.seconds), rejected, said.tier[:_TEXT_MAX]
+    )
 
 
 def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:

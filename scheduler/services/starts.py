@@ -61,6 +61,7 @@ def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
         best_metric=spec.checkpoint.best_metric,
+        when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,
     )

@@ -319,6 +319,7 @@ def test_defaults() -> None:
     assert (spec.retry.max_attempts, spec.priority, spec.exclusive, spec.grace_s) == (4, 0, False, 30.0)
     assert (spec.limits.timeout, spec.limits.log_size) == (None, 256 << 20)
     assert (spec.checkpoint.keep_last, spec.checkpoint.keep_best) == (2, 0)
+    assert spec.checkpoint.when_busy == "wait"
 
 
 def test_demand() -> None:
