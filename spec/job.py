@@ -8,7 +8,7 @@ from .compat import Caution
 from .document import DOCUMENT_BYTES_MAX
 from .model import JobSpec
 from .overrides import apply_overrides
-from .parts import Checkpoint, DataInput, Distribution, Environment, Gpus, JobResources, Limits, Output, Retry
+from .parts import Checkpoint, DataInput, Environment, Gpus, JobResources, Limits, Output, Retry
 from .problems import InvalidDocument, Problem
 from .reading import job_from_data, job_of, parse_canonical, parse_job
 from .writing import to_yaml
@@ -18,7 +18,6 @@ __all__ = [
     "Caution",
     "Checkpoint",
     "DataInput",
-    "Distribution",
     "Environment",
     "Gpus",
     "InvalidDocument",
