@@ -47,6 +47,41 @@ def ride(main):
     dist.destroy_process_group()
 """
 
+_ZERO = """
+import torch
+
+def curve(zero, rank):
+    import deepspeed
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    config = {
+        "train_batch_size": 16,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    engine = deepspeed.initialize(model=model, config=config)[0]
+    assert engine.zero_optimization_stage() == zero["stage"]
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(2))[rank * 4 : rank * 4 + 4]
+    losses = []
+    for _ in range(5):
+        loss = (engine(rows) - rows.sum(1, keepdim=True)).square().mean()
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    engine.destroy()
+    return losses
+
+def main(rank, *_):
+    curves = {str(stage): curve({"stage": stage}, rank) for stage in range(4)}
+    offloaded = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    curves["3 with offload"] = curve(offloaded, rank)
+    say(rank, curves=curves)
+
+if __name__ == "__main__":
+    ride(main)
+"""
+
 _OPERATORS = """
 def main(rank, *_):
     from deepspeed.accelerator import get_accelerator
@@ -100,6 +135,16 @@ class TestDeepSpeed(LauncherConformance):
     def prepare(cls, cluster: Cluster) -> None:
         for agent in cluster.agents:
             give_operators(cls.built_ops, cluster.agent_state(agent))
+
+    @pytest.mark.timeout(240)
+    def test_every_zero_stage_computes_the_same(self, cluster: Cluster, tmp_path: Path) -> None:
+        job = self.submit(cluster, tmp_path, _ZERO)
+        self.ends(cluster, job, tmp_path, "SUCCEEDED")
+        for rank in range(4):
+            curves = json.loads((tmp_path / f"1.{rank}.json").read_text())["curves"]
+            assert list(curves) == ["0", "1", "2", "3", "3 with offload"]
+            assert all(curve == pytest.approx(curves["0"], rel=1e-4) for curve in curves.values()), curves
+            assert curves["0"][-1] < curves["0"][0]
 
     @pytest.mark.timeout(240)
     def test_its_operators_are_not_built_again(self, cluster: Cluster, tmp_path: Path) -> None:
