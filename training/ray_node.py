@@ -8,6 +8,7 @@ starts is below this process and ends with the task; no other Ray on the machine
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +30,6 @@ from typing import Any, Final, NoReturn
 import psutil
 from torch import distributed
 
-from .owners import is_alive, owner_name
 from .say import say
 
 START_S_MAX: Final = 120
@@ -195,20 +196,32 @@ def _own_address(place: Place) -> str:
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """For Ray's files: short, since the paths of its sockets have a bound. Those of the dead go."""
+    """For Ray's files: short, since the paths of its sockets have a bound. Locked as long as we live, so that
+    those of the dead can be told, also of other containers that share /tmp; they go."""
     root = Path(f"/tmp/pace-ray-{os.getuid()}")
     root.mkdir(mode=0o700, exist_ok=True)
     if root.stat().st_uid != os.getuid():
         sys.exit(f"paceline: {root} belongs to user {root.stat().st_uid}; Ray's files cannot be kept there")
-    for folder in root.iterdir():
-        if not is_alive(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
-    mine = root / owner_name(os.getpid())
-    mine.mkdir(mode=0o700)
+    with _locked(root):
+        for folder in root.iterdir():
+            with contextlib.suppress(BlockingIOError), _locked(folder, fcntl.LOCK_NB):
+                shutil.rmtree(folder)
+        mine = contextlib.ExitStack()
+        folder = Path(tempfile.mkdtemp(prefix="", dir=root))
+        mine.enter_context(_locked(folder))
+    with mine:
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)  # what Ray still writes there dies with the task
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield mine
+        fcntl.flock(fd, fcntl.LOCK_EX | flags)
+        yield
     finally:
-        shutil.rmtree(mine, ignore_errors=True)
+        os.close(fd)
 
 
 def _exit_as(code: int) -> NoReturn:

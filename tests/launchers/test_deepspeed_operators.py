@@ -1,5 +1,6 @@
 """Operators are built once per node, whoever is killed in the middle: real builds, real kills."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -116,3 +117,25 @@ def test_an_environment_without_deepspeed_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "has no deepspeed, which distribution: deepspeed needs" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_owner_that_is_stopped_is_named_and_waited_for_no_longer_than_the_bound(tmp_path: Path) -> None:
+    ops = tmp_path / "ops"
+    ops.mkdir()
+    (ops / "lock").write_text("123.456")
+    code = (
+        "import paceline.training.deepspeed_ops as ops\n"
+        "ops.LOCK_S_MAX, ops._LOCK_WAIT_WORTH_SAYING_S = 2, 1\n"
+        "ops.main()\n"
+    )
+    with (ops / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [prepare_command()[0], "-P", "-c", code],
+            env=prepare_environment(ops, "1.1.0"),
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "waiting for process 123.456" in done.stderr
+    assert "process 123.456 has held" in done.stderr

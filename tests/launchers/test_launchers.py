@@ -12,7 +12,7 @@ from paceline.spec.compat import RANK_VARIABLES
 from paceline.spec.distribution import LAUNCHERS as NAMES
 from support.cluster import Cluster
 from support.operators import give_operators, needs_deepspeed
-from support.processes import PYTHON, key, start_task
+from support.processes import PYTHON, key, of_kind, output, run, start_task, supervised
 
 _TORCH = """
 def ride(main):
@@ -210,3 +210,24 @@ def test_a_launcher_of_a_newer_scheduler_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(Refusal, match=r"no launcher 'mpi4'; it has pytorch") as caught:
         launch_of("mpi4", tmp_path)
     assert caught.value.transient
+
+
+async def test_without_torch_mpi_runs_and_pytorch_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    async with supervised(tmp_path / "state", preload=("torch",)) as supervisor:
+        said = {}
+        for job, launcher in enumerate(("mpi", "pytorch"), 1):
+            request = start_task(
+                key(job),
+                "echo $PMI_RANK of $PMI_SIZE",
+                tmp_path,
+                launcher=launcher,
+                hosts_rendezvous=True,
+                master_address="127.0.0.1",
+                master_port=supervisor.rendezvous_ports()[0],
+                environment={"PYTHONPATH": str(tmp_path)},
+            )
+            said[launcher] = await run(supervisor, request)
+        assert list(of_kind(said["mpi"], "ended")[0].exit_codes) == [0]
+        assert output(supervisor, key(1)) == "0 of 1\n"
+        assert of_kind(said["pytorch"], "refused")[0].reason.code == "no-torch"
