@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format proto statements packages vm-cgroup chaos bench clean
+.PHONY: help venv demo test test-launchers check format proto statements packages vm-cgroup chaos bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ demo: $(STAMP)  ## Train digits on two local agents, kill a worker on the way, s
 test: check packages  ## All checks and all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not serial"
 	$(BIN)/python -m pytest -q -m "serial"
+
+test-launchers: $(STAMP)  ## The launchers that need DeepSpeed or Ray (551 MB more in .venv than make test wants)
+	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers]'
+	$(BIN)/python -m pytest -q tests/launchers
 
 check: $(STAMP)  ## Format, lint, types, layers, fresh stubs and statements
 	$(BIN)/ruff format --check $(SOURCES)

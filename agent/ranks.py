@@ -157,7 +157,7 @@ class Ranks:
     def _spawn(self, worker: Worker) -> int:
         """Start a program without copying this process first, which is several times cheaper. 0: not possible
         here. Such a rank gets no signal when the shim dies: the agent finds it by its mark."""
-        if self._launch["mode"] != "exec" or self._launch["cgroup"]:
+        if self._launch["mode"] != "exec" or self._launch["cgroup"] or self._launch["prepare"]:
             return 0
         try:
             os.chdir(self._launch["cwd"])

@@ -29,7 +29,7 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
         "start_mode": "cold",
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
-    launch |= {"store": None, "cgroup": None, "shell": False}
+    launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False}
     task = folder + "/tasks/rehearsal"
     for made in (task, folder + "/shims"):
         os.makedirs(made, 0o700)  # noqa: PTH103

@@ -16,7 +16,7 @@ from typing import Any
 from ..proto.generated import agent_pb2
 from . import containment
 from .disk import Disk
-from .launch import Launch, Refusal, make_launch, shadowing
+from .launch import Launch, Refusal, Store, make_launch, shadowing
 from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
 from .shim_pool import ReusableShim, ShimPool
@@ -112,20 +112,22 @@ class Starter:
 
     async def _choose(self, launch: Launch) -> tuple[Launch, Zygote]:
         """The zygote to fork from; where the warm one will not do, the same launch as a cold one."""
-        if not launch.warm and not launch.torch_needed:
+        if not launch.warm and launch.store is Store.NONE:
             return launch, self._zygotes.lean()
         begun = time.monotonic()
         zygote = self._zygotes.warm(launch.warm_key)
         try:
             await zygote.ready()
         except ZygoteFailed as failure:
-            if launch.torch_needed:
+            if launch.store is Store.NEEDED:
                 raise Refusal(
                     "no-rendezvous", f"cannot serve the rendezvous: {failure}", transient=True
                 ) from failure
-            return launch.cold(str(failure)), self._zygotes.lean()
+            return launch.without_store().cold(str(failure)), self._zygotes.lean()
         waited_s = time.monotonic() - begun
-        if launch.torch_needed and "torch" in zygote.missing:
+        if launch.store is Store.OPTIONAL and "torch" in zygote.missing:
+            launch = launch.without_store()
+        if launch.store is Store.NEEDED and "torch" in zygote.missing:
             text = f"the rendezvous needs torch in {launch.warm_key.interpreter}: {zygote.missing['torch']}"
             raise Refusal("no-torch", text, transient=False, hint="Install torch in that environment.")
         if launch.warm and zygote.has_cuda and launch.document["environment"].get("CUDA_VISIBLE_DEVICES"):

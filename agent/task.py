@@ -21,6 +21,7 @@ from .claims import forbid, owner
 from .entries import JournalReader
 from .evidence import error_path, what_is_left
 from .journal import Journal
+from .launchers import LAUNCHERS
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim
 from .spare_folders import SpareFolders
@@ -67,6 +68,8 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
     _write(task.folder / "task.json", text.encode())
+    for name, content in LAUNCHERS[task.request.launcher].files(task.request).items():
+        _write(task.folder / name, content.encode())
     for folder in task.request.output_folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
 

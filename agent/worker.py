@@ -12,6 +12,7 @@ import io
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -39,6 +40,8 @@ class Settings:
 
 def become_rank(rank: Rank, settings: Settings) -> None:
     """Returns when the script has come to its end, raises what it raised; the interpreter does the rest."""
+    if rank.launch["prepare"]:
+        _prepare(rank)
     if rank.launch["mode"] == "exec":
         _exec(rank)
     python = rank.launch["python"]
@@ -51,6 +54,17 @@ def become_rank(rank: Rank, settings: Settings) -> None:
     except BaseException:
         sys.excepthook = _WithoutOurFrames(sys.excepthook, rank.environment[ERROR_FILE])
         raise
+
+
+def _prepare(rank: Rank) -> None:
+    """What the launcher runs before the command; where that fails, the rank has failed."""
+    try:
+        code = subprocess.call(rank.launch["prepare"], env=rank.environment)
+    except OSError as error:
+        os.write(2, f"paceline: {rank.launch['prepare'][0]}: {error.strerror}\n".encode("utf-8", "replace"))
+        code = 126
+    if code:
+        os._exit(code if code > 0 else 128 - code)
 
 
 def _exec(rank: Rank) -> NoReturn:

@@ -37,7 +37,6 @@ from .fields import (
 from .problems import nearest, shown
 
 INSTANCES_MAX: Final = 100_000
-PROCESSES_MAX: Final = 1024
 GPUS_MAX: Final = 1024
 # Alternatives of a value, as they turn up in the paths of pydantic's errors. No key can look like this.
 TAG_DATA: Final = "\0data"
@@ -47,7 +46,6 @@ TAG_NAME: Final = "\0name"
 TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME})
 _YEAR_S: Final = 366 * 24 * 3600
 
-_NOT_YET: Final = ("mpi", "tensorflow", "ray", "deepspeed")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -119,25 +117,6 @@ class Environment(Model):
     """For serving; not used by a command job."""
     datastore: Text = ""
     """Not used here."""
-
-
-def _distribution_type(value: Any) -> Any:
-    lower = value.lower() if isinstance(value, str) else value
-    if lower == "pytorch":
-        return lower
-    if lower in _NOT_YET:
-        raise refusal(f"{lower} is not supported yet; expected pytorch")
-    guess = nearest(value, ["pytorch", *_NOT_YET])
-    raise refusal(f"expected pytorch; found {shown(value)}" + (f"; did you mean '{guess}'?" if guess else ""))
-
-
-class Distribution(Model):
-    """How the processes of the job find each other."""
-
-    type: Annotated[Literal["pytorch"], BeforeValidator(_distribution_type)]
-    """`pytorch`: the environment variables of torchrun and a rendezvous store on rank 0's node."""
-    process_count_per_instance: Count = Field(default=1, ge=1, le=PROCESSES_MAX)
-    """Processes (ranks) per instance, usually one per GPU."""
 
 
 def _listed(value: Any) -> Any:

@@ -789,7 +789,6 @@ class StartTask(_message.Message):
     FIRST_RANK_FIELD_NUMBER: _builtins.int
     NODE_RANK_FIELD_NUMBER: _builtins.int
     NODE_COUNT_FIELD_NUMBER: _builtins.int
-    RENDEZVOUS_FIELD_NUMBER: _builtins.int
     MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
     MASTER_PORT_FIELD_NUMBER: _builtins.int
     HOSTS_RENDEZVOUS_FIELD_NUMBER: _builtins.int
@@ -806,6 +805,8 @@ class StartTask(_message.Message):
     OUTPUT_FOLDERS_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
     WHEN_BUSY_FIELD_NUMBER: _builtins.int
+    LAUNCHER_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -817,7 +818,6 @@ class StartTask(_message.Message):
     """of this task; ranks follow"""
     node_rank: _builtins.int
     node_count: _builtins.int
-    rendezvous: _builtins.bool
     master_address: _builtins.str
     master_port: _builtins.int
     hosts_rendezvous: _builtins.bool
@@ -837,6 +837,8 @@ class StartTask(_message.Message):
     job_name: _builtins.str
     when_busy: _builtins.str
     """at a save while the one before is not on disk yet: "wait", "skip" """
+    launcher: _builtins.str
+    """distribution.type; empty: none"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -855,6 +857,10 @@ class StartTask(_message.Message):
     def output_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """to make before the start"""
 
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where each task of the gang runs, for launchers that write it down"""
+
     def __init__(
         self,
         *,
@@ -869,7 +875,6 @@ class StartTask(_message.Message):
         first_rank: _builtins.int = ...,
         node_rank: _builtins.int = ...,
         node_count: _builtins.int = ...,
-        rendezvous: _builtins.bool = ...,
         master_address: _builtins.str = ...,
         master_port: _builtins.int = ...,
         hosts_rendezvous: _builtins.bool = ...,
@@ -886,10 +891,12 @@ class StartTask(_message.Message):
         output_folders: _abc.Iterable[_builtins.str] | None = ...,
         job_name: _builtins.str = ...,
         when_busy: _builtins.str = ...,
+        launcher: _builtins.str = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "rendezvous", b"rendezvous", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

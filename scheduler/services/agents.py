@@ -32,7 +32,7 @@ from ..loop import Loop
 from .documents import Documents
 from .outbox import Outbox, Outgoing, Rendered
 from .reports import Arrival, entry_of
-from .starts import start_message, stop_message
+from .starts import names_hosts, start_message, stop_message
 
 _log = logging.getLogger(__name__)
 
@@ -192,12 +192,25 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             if isinstance(message, StartTask) and message.key.job not in specs:
                 self._refuse_start(message)
             elif isinstance(message, StartTask):
-                rendered.add_start(start_message(message, specs[message.key.job], self._storage))
+                spec = specs[message.key.job]
+                addresses = await self._addresses(message) if names_hosts(message, spec) else {}
+                rendered.add_start(start_message(message, spec, self._storage, addresses))
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
             else:
                 rendered.add(message)
         return rendered.messages
+
+    async def _addresses(self, effect: StartTask) -> dict[NodeId, str]:
+        """Of the nodes that the job's tasks were placed on; none when one of them has gone for good since."""
+
+        def read(state: ClusterState) -> dict[NodeId, str]:
+            names = {task.node for task in effect.job.course.tasks}
+            if not names <= state.nodes.keys():
+                return {}
+            return {name: state.nodes[name].inventory.address for name in names}
+
+        return await self._loop.read(read)
 
     def _refuse_start(self, effect: StartTask) -> None:
         """In the node's place: nobody can start a job whose document cannot be read."""

@@ -126,7 +126,7 @@ async def test_one_rank_without_memory_takes_the_whole_task_along(own: Path, tmp
             "python hog.py",
             tmp_path,
             processes=2,
-            rendezvous=True,
+            launcher="pytorch",
             master_address="127.0.0.1",
             resources=resources(memory_mib=96),
         )

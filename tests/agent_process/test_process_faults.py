@@ -60,7 +60,9 @@ async def test_a_failing_rank_takes_its_peers_with_it_at_once(tmp_path: Path) ->
         begun = time.monotonic()
         entries = await run(
             supervisor,
-            start_task(key(1), "sh a.sh", tmp_path, processes=2, rendezvous=True, master_address="127.0.0.1"),
+            start_task(
+                key(1), "sh a.sh", tmp_path, processes=2, launcher="pytorch", master_address="127.0.0.1"
+            ),
         )
         assert time.monotonic() - begun < 5
         exits = {each.local_rank: each for each in of_kind(entries, "exited")}
@@ -332,7 +334,12 @@ async def test_a_taken_rendezvous_port_is_a_transient_refusal(tmp_path: Path) ->
     async with supervised(tmp_path) as supervisor:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             request = start_task(
-                key(1), "true", tmp_path, rendezvous=True, hosts_rendezvous=True, master_address="127.0.0.1"
+                key(1),
+                "true",
+                tmp_path,
+                launcher="pytorch",
+                hosts_rendezvous=True,
+                master_address="127.0.0.1",
             )
             request.master_port = taken.getsockname()[1]
             [refused] = of_kind(await run(supervisor, request), "refused")

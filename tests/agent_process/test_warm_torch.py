@@ -76,7 +76,7 @@ async def test_gangs_meet_warm_restart_anew_and_see_what_torchrun_shows(tmp_path
                     first_rank=task * processes,
                     node_rank=task,
                     node_count=tasks,
-                    rendezvous=True,
+                    launcher="pytorch",
                     hosts_rendezvous=task == 0,
                     master_address="127.0.0.1",
                     master_port=port,

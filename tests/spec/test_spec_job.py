@@ -143,8 +143,19 @@ limits: {timeout: .nan}
         ),
         (
             "command: x\ndistribution: {type: pytroch}",
-            "job.yaml:2:22: distribution.type: expected pytorch; found 'pytroch'; did you mean 'pytorch'?",
+            "job.yaml:2:22: distribution.type: expected pytorch, deepspeed, mpi, ray; found 'pytroch';"
+            " did you mean 'pytorch'?",
         ),
+        ("command: x\ndistribution: {type: mpi, port: 1}", "job.yaml:2:27: distribution.port: unknown key"),
+        (
+            "command: x\ndistribution: {type: ray, prot: 1}",
+            "job.yaml:2:27: distribution.prot: unknown key; did you mean 'port'?",
+        ),
+        (
+            "command: x\ndistribution: {type: ray, process_count_per_instance: 2}",
+            "job.yaml:2:27: distribution.process_count_per_instance: unknown key",
+        ),
+        ("command: x\ndistribution: {}", "job.yaml:2:15: distribution: required key 'type' is missing"),
         (
             "command: x\ndistribution: {type: pytorch, process_count_per_instance: 2000}",
             "job.yaml:2:59: distribution.process_count_per_instance: expected at most 1024; found 2000",
@@ -284,10 +295,10 @@ def test_errors_are_invalid_requests_with_fields() -> None:
 
 def test_a_problem_says_what_was_expected_and_found() -> None:
     with pytest.raises(InvalidDocument) as caught:
-        parse_job("command: x\npriority: high\ndistribution: {type: mpi}", "job.yaml")
+        parse_job("command: x\npriority: high\ndistribution: {type: tensorflow}", "job.yaml")
     assert [(problem.expected, problem.found) for problem in caught.value.problems] == [
         ("a whole number", "'high'"),
-        ("pytorch", ""),
+        ("pytorch, deepspeed, mpi, ray", ""),
     ]
 
 

@@ -99,7 +99,7 @@ def job_documents(draw: st.DrawFn) -> dict[str, Any]:
                     VARIABLES, LOOSE.filter(lambda s: "${{" not in s), max_size=3
                 ),
                 "distribution": mapping(
-                    {"type": st.sampled_from(["pytorch", "PyTorch"])},
+                    {"type": st.sampled_from(["pytorch", "PyTorch", "deepspeed", "MPI"])},
                     {"process_count_per_instance": st.integers(1, 64)},
                 ),
                 "resources": RESOURCES,
