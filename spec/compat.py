@@ -31,7 +31,8 @@ DROPPED_KEYS: Final = dict.fromkeys(
     ("id", "status", "creation_context", "log_files", "parameters", "resource_id"),
     "written by Azure's service for a job that ran there; ignored",
 )
-_TORCHRUN: Final = frozenset(
+_EVERY_RANK: Final = frozenset({"TORCHELASTIC_ERROR_FILE"})
+_TORCHRUN: Final = _EVERY_RANK | frozenset(
     (
         *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
         *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
@@ -42,7 +43,8 @@ _TORCHRUN: Final = frozenset(
 RANK_VARIABLES: Final = {
     "pytorch": _TORCHRUN,
     "deepspeed": _TORCHRUN | {"CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "TORCH_EXTENSIONS_DIR"},
-    "mpi": frozenset(
+    "mpi": _EVERY_RANK
+    | frozenset(
         (
             *(
                 "OMPI_COMM_WORLD_RANK",
@@ -55,9 +57,10 @@ RANK_VARIABLES: Final = {
             "TORCHELASTIC_USE_AGENT_STORE",
         )
     ),
-    "ray": frozenset({"RAY_ADDRESS"}),
+    "ray": _EVERY_RANK | {"RAY_ADDRESS"},
+    "": _EVERY_RANK,
 }
-"""By distribution.type: what agent/launchers.py sets for each rank, whatever the job says."""
+"""By distribution.type: what the agent sets for each rank, whatever the job says."""
 _RESOURCES: Final = {
     "instance_type": "not used yet; say cpus, memory and gpus instead",
     "shm_size": "not needed: processes share the node's /dev/shm, with no limit of their own",
@@ -144,8 +147,8 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     if spec.parent_job_name:
         yield ("parent_job_name",), "not used here"
     for name in spec.environment_variables:
-        if name in RANK_VARIABLES.get(spec.launcher, ()):
-            yield ("environment_variables", name), "set by the launcher for each rank; this value is replaced"
+        if name in RANK_VARIABLES[spec.launcher]:
+            yield ("environment_variables", name), "set for each rank; this value is replaced"
     if isinstance(spec.distribution, RayDistribution):
         yield from _ray_warnings(spec.distribution)
     if spec.resources.gpus.model and not spec.resources.gpus.count:

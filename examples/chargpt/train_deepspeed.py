@@ -38,6 +38,7 @@ def main() -> None:
         if done % args.save_every == 0:
             engine.save_checkpoint(args.checkpoints, client_state={"step": done})
     print(f"rank {rank}: loss {mine:.3f} at step {done}", flush=True)
+    distributed.barrier()  # leave together: a gloo thread that is still busy may hold up a rank's end
     distributed.destroy_process_group()
 
 

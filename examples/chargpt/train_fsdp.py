@@ -49,6 +49,7 @@ def main() -> None:
             run.save(done, model=model, optimizer=optimizer)
     print(f"rank {run.rank}: loss {mean:.3f} at step {done}", flush=True)
     if run.world_size > 1:
+        distributed.barrier()  # leave together: a gloo thread that is still busy may hold up a rank's end
         distributed.destroy_process_group()
 
 

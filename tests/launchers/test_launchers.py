@@ -179,6 +179,7 @@ def test_the_document_warns_of_what_the_launcher_sets(launcher: str, tmp_path: P
 
 def test_mpis_variables(tmp_path: Path) -> None:
     variables = launch_of("mpi", tmp_path).document["ranks"][1]["environment"]
+    assert variables.pop("TORCHELASTIC_ERROR_FILE").endswith("rank-3.error")
     assert json.dumps(variables, sort_keys=True) == json.dumps(
         {
             "AZ_BATCH_MASTER_NODE": "10.0.0.1:4000",

@@ -12,9 +12,7 @@ SHM = "{}:3: resources.shm_size: not needed: processes share the node's /dev/shm
 WARNED = {
     "hello": [],
     "mpi": [],
-    "deepspeed": [
-        "6:3: environment_variables.RANK: set by the launcher for each rank; this value is replaced"
-    ],
+    "deepspeed": ["6:3: environment_variables.RANK: set for each rank; this value is replaced"],
     "ray": [
         "5:3: distribution.port: not used: a free port is chosen; RAY_ADDRESS names it",
         "6:3: distribution.include_dashboard: not used: no dashboard is started",
@@ -35,7 +33,7 @@ WARNED = {
         "23:3: environment.image: not used: nodes look up 'torch-image:7'",
         "24:3: environment.conda_file: nothing is installed; a node must map 'torch-image:7' to an"
         " interpreter that has these packages",
-        "29:3: environment_variables.RANK: set by the launcher for each rank; this value is replaced",
+        "29:3: environment_variables.RANK: set for each rank; this value is replaced",
         "34:3: resources.instance_type: not used yet; say cpus, memory and gpus instead",
         SHM.format(36),
         "37:3: resources.docker_args: not used: the job runs without a container",

@@ -35,6 +35,7 @@ def main() -> None:
             run.should_stop()
     while not (folder / "enough").exists():
         time.sleep(0.02)
+    distributed.barrier()  # leave together: a gloo thread that is still busy may hold up a rank's end
     distributed.destroy_process_group()
 
 
