@@ -55,8 +55,8 @@ def train(records: Path, steps: int, save_every: int, folder: Path | None) -> No
             if keeper and (step + 1) % save_every == 0:
                 keeper.save(step + 1, model, optimizer)
             time.sleep(float(os.environ.get("STEP_S", "0")))
-    # Without it, gloo's thread may still hold the tensors of the last all_reduce and wait for the interpreter's
-    # lock, while the group's end waits for that thread: about one of thirty runs hung so (torch 2.13).
+    # Without it, gloo's thread may still hold tensors of the last all_reduce and wait for the GIL,
+    # while the group's end waits for that thread: about one of thirty runs hung so (torch 2.13).
     dist.barrier()
     dist.destroy_process_group()
 
