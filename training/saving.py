@@ -119,6 +119,7 @@ class Saver:
 
     def flush(self) -> SaveOutcome | None:
         """Wait until the last save is on disk, and told of; how it went. Collective."""
+        self._gang.largest(0)  # a rank that died before it gave its order would be waited for in vain
         if self._persister is not None and self._persister.under_way is not None:
             self._hear(self._persister.wait("flush"))
         verdict, error = self._gang.from_first((self._verdict(), self._answer.error if self._answer else ""))
