@@ -18,6 +18,7 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
+from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
 """What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
@@ -117,6 +118,7 @@ def make_launch(
         "environment": environment,
         "ranks": [_rank(request, local_rank) for local_rank in range(request.processes)],
         "node_count": request.node_count,
+        "world_size": request.world_size,
         "grace_s": request.grace_s,
         "timeout_s": request.timeout_s,
         "exclusive": request.exclusive,
@@ -131,6 +133,13 @@ def make_launch(
     return Launch(
         document, WarmKey(interpreter, sensitive), not cold, request.hosts_rendezvous, script_folder
     )
+
+
+def patience_for(request: agent_pb2.StartTask, usual: Patience) -> Patience:
+    """After each attempt that was taken for hung, the next is given twice the time: what looked like a hang
+    may have been work that comes again."""
+    times = 2.0 ** min(request.earlier_hangs, 10)
+    return Patience(request.hang_timeout_s, usual.idle_s * times, usual.busy_s * times)
 
 
 @lru_cache(maxsize=4096)

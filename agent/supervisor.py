@@ -25,11 +25,12 @@ from ..spec.ids import Attempt, JobId, TaskKey
 from . import containment, kernel
 from .claims import forbid
 from .disk import Disk
-from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, shadowing
+from .launch import PRELOAD, Launch, Refusal, base_environment, make_launch, patience_for, shadowing
 from .rendezvous import RendezvousPorts
 from .shim_link import ShimLink, dial
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders, drop_folder
+from .stillness import Patience
 from .task import (
     Task,
     kill_leftovers,
@@ -77,6 +78,8 @@ class SupervisorConfig:
     """A shim or zygote that does not answer in this time is killed."""
     idle_shim_s: float = 10.0
     """How long a shim without a task is kept for the next one."""
+    patience: Patience = field(default_factory=Patience)
+    """With ranks that make no step any more; `fixed_s` is each job's own."""
 
 
 class _Turn:
@@ -186,6 +189,14 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError, ConnectionError):
                     await task.link.ask(message, left_s)
                     return
+
+    async def inspect(self, key: TaskKey) -> None:
+        """Have the stacks of the task's ranks taken; what comes of it is an `inspected` entry. Unknown, ended
+        or not to be reached now: nothing, for whoever asked waits for a bounded time only."""
+        task = self._tasks.get(key)
+        if task is not None and task.link is not None and not task.over.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                await task.link.ask({"op": "inspect"}, self._config.answer_s)
 
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
@@ -394,6 +405,7 @@ class Supervisor:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
+        document["patience"] = patience_for(task.request, self._config.patience)._asdict()
         reusable = zygote is self._pool.lean()
         async with self._begun if reusable else contextlib.nullcontext():
             shim = self._shims.take() if reusable else None

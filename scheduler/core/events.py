@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
+from .hang import RankLook
 from .job import NEVER, Ending, Shape, Stop
 from .node import NodeInventory
 
@@ -124,6 +125,57 @@ class StartRefused:
     code: str
     text: str
     transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStalled:
+    """A node has seen no step of its ranks for longer than they ever needed: the gang's nodes are asked."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    since_us: Micros
+    """The last step there."""
+    limit_us: int
+    longest_us: int = 0
+    step: int = -1
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RanksInspected:
+    """Where the ranks on one node are."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    begun: bool
+    stalled: bool
+    ranks: tuple[RankLook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionCleared:
+    """The gang does not hang."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangHung:
+    """It does, since its last step; the attempt ends by it."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    since_us: Micros
+    step: int
+    ranks: tuple[int, ...]
+    """Those that did not arrive, where they can be told from their peers."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +345,10 @@ JobEvent = (
     | CheckpointRestored
     | CheckpointFailed
     | StartRefused
+    | TaskStalled
+    | RanksInspected
+    | SuspicionCleared
+    | GangHung
     | StopRequested
     | AttemptEnded
     | LingererGone

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ...spec.ids import JobId
 from ...spec.lifecycle import JobState, NodeContact
 from . import events as e
+from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
 from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
 from .node import Node
@@ -136,6 +137,33 @@ def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touche
     return put_job(state, job, _with_task(job, event))
 
 
+def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
+    """The first suspicion stands until it is settled."""
+    job = state.jobs[event.task.job]
+    course = job.course
+    suspicion = course.suspicion or Suspicion(
+        event.at_us, event.task.task, event.since_us, event.limit_us, event.step
+    )
+    new = _with(_with_task(job, event), suspicion=None if course.stop is not None else suspicion)
+    return put_job(state, job, new)
+
+
+def _ranks_inspected(state: ClusterState, event: e.RanksInspected) -> Touched:
+    job = state.jobs[event.task.job]
+    new = _with(_with_task(job, event), suspicion=with_look(job.course.suspicion, event))
+    return put_job(state, job, new)
+
+
+def _suspicion_cleared(state: ClusterState, event: e.SuspicionCleared) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, suspicion=None))
+
+
+def _gang_hung(state: ClusterState, event: e.GangHung) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, suspicion=None, hangs=job.course.hangs + 1))
+
+
 def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     job = state.jobs[event.task.job]
     course, settings = job.course, state.settings
@@ -152,7 +180,7 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
 
 def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
     job = state.jobs[event.job]
-    return put_job(state, job, _with(job, stop=event.stop))
+    return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
 
 
 def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
@@ -164,6 +192,7 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
         state=event.then,
         ending=event.ending,
         stop=None if again else course.stop,
+        suspicion=None,
         finished_us=NEVER if again else event.at_us,
         retries_used=course.retries_used + event.counted,
         free_restarts=course.free_restarts + (again and not event.counted),
@@ -303,6 +332,10 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
     e.StartRefused: _task_left,
+    e.TaskStalled: _task_stalled,
+    e.RanksInspected: _ranks_inspected,
+    e.SuspicionCleared: _suspicion_cleared,
+    e.GangHung: _gang_hung,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,
     e.LingererGone: _lingerer_gone,

@@ -15,10 +15,23 @@ from . import events as e
 from .deadlines import went_silent
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
+from .hangs import on_inspected, on_stalled
 from .job import Ending, Job, TaskRun, TaskState
 from .signals import how_it_exited, job_exit_code
 from .state import ClusterState
-from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, SaveFailed, Started
+from .stimuli import (
+    Ended,
+    Entry,
+    Exited,
+    Inspected,
+    Metrics,
+    Published,
+    Refused,
+    Restored,
+    SaveFailed,
+    Stalled,
+    Started,
+)
 from .stranding import within_reach
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
@@ -107,6 +120,10 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
+        case Stalled() as said:
+            return on_stalled(job, entry, said, now_us)
+        case Inspected() as said:
+            return on_inspected(state, job, entry, said, now_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -26,6 +26,8 @@ class Settings:
     """From the placement of an attempt until all its tasks have started."""
     stop_slack_us: int = 15 * SECOND_US
     """What a stop may take beyond its grace before the attempt is given up by fencing."""
+    inspect_us: int = 20 * SECOND_US
+    """What the nodes of a gang that may hang have to say where its ranks are."""
     free_restarts_max: int = 100
     """Restarts that do not count against the job: lost nodes, transient refusals."""
     refusal_backoff_us: int = SECOND_US // 10

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...spec.ids import JobId, NodeId, TaskKey
+from .hang import RankLook
 from .job import Shape
 from .node import NodeInventory
 
@@ -173,7 +174,28 @@ class Refused:
     transient: bool
 
 
-Said = Started | Exited | Ended | Metrics | Published | Restored | SaveFailed | Refused
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The task's ranks have made no step for longer than they ever needed."""
+
+    still_us: int
+    limit_us: int
+    longest_us: int = 0
+    step: int = -1
+    idle: bool = False
+    """Its processes use no CPU either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """Where the ranks are; `stalled`: that they are still for too long, as their node judges."""
+
+    begun: bool
+    stalled: bool
+    ranks: tuple[RankLook, ...] = ()
+
+
+Said = Started | Exited | Ended | Metrics | Published | Restored | SaveFailed | Refused | Stalled | Inspected
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.
         best_metric=spec.checkpoint.best_metric,
         output_folders=list(outputs.values()),
         job_name=job.name,
+        hang_timeout_s=spec.limits.hang_timeout_s,
+        earlier_hangs=course.hangs,
     )
 
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "itertools",
     "math",
     "numpy",
+    "re",
     "signal",  # names of signals only; see FORBIDDEN_NAMES
     "types",
     "typing",

@@ -54,6 +54,8 @@ class Checks:
         self.states: dict[JobId, JobState] = {}
         self.seq = 0
         self.moved: dict[JobId, Micros] = {}
+        self.hung: dict[JobId, Micros] = {}
+        self.found_moving: dict[JobId, set[TaskKey]] = {}
 
     # --- at every moment
 
@@ -62,6 +64,7 @@ class Checks:
         event = committed.event
         number = e.job_of(event)
         self._silence_alone_ends_nothing(event)
+        self._only_the_still_hang(event)
         self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
 
     def _silence_alone_ends_nothing(self, event: e.Event) -> None:
@@ -78,6 +81,27 @@ class Checks:
             lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
             if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
                 moved[event.job] = event.at_us
+
+    def _only_the_still_hang(self, event: e.Event) -> None:
+        """An attempt is ended for a hang when no node of the gang has found its ranks moving, and at once."""
+        number = e.job_of(event)
+        if number is None:
+            return
+        moving = self.found_moving.setdefault(number, set())
+        if isinstance(event, e.RanksInspected):
+            (moving.discard if event.stalled or not event.begun else moving.add)(event.task)
+        elif isinstance(event, e.TaskEnded):
+            moving.discard(event.task)
+        elif isinstance(event, e.SuspicionCleared | e.AttemptStarted):
+            moving.clear()
+        elif isinstance(event, e.GangHung):
+            assert not moving, f"job {number} is taken for hung, but {moving} move"
+            self.hung[number] = event.at_us
+            return
+        hung_us = self.hung.pop(number, None)
+        ended = isinstance(event, e.AttemptEnded) and event.ending.code == "hang"
+        assert ended == (hung_us is not None), f"job {number}: a hang at {hung_us}, and then {event}"
+        assert not ended or event.at_us == hung_us, f"job {number} hung at {hung_us}, and ended by it later"
 
     def task_runs(self, key: TaskKey, exclusive: bool) -> None:
         """A process starts, somewhere. Of an exclusive job, no other attempt may run anywhere."""

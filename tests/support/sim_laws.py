@@ -74,6 +74,7 @@ def state_is_sane(state: ClusterState) -> None:
         assert job.number == number and not job.over, f"{job} is over, or not job {number}"
         if job.placed:
             _gang_is_whole(job)
+        assert job.course.suspicion is None or (job.placed and job.course.stop is None), f"suspected: {job}"
     _loads_are_true(state)
     _everyone_waits_once(state)
     _line_stands_in_order(state)
