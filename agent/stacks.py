@@ -28,11 +28,12 @@ _OUTPUT_BYTES_MAX: Final = 256 * 1024
 _FRAMES_MAX: Final = 40
 _HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ (?:\[.*\] )?\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
+_STOPPED: Final = "T"
 _STATES: Final = {
     "R": "running",
     "S": "sleeping",
     "D": "waiting for the disk",
-    "T": "stopped by a signal",
+    _STOPPED: "stopped by a signal",
     "t": "stopped by a debugger",
     "Z": "dead",
 }
@@ -44,7 +45,6 @@ class _One:
     def __init__(self, worker: Worker, pid: int) -> None:
         self.worker = worker
         self.pid = pid
-        self.state = _STATES.get(kernel.state(pid), "gone")
         self.how = ""
         self.frames: list[str] = []
         self.from_bytes = os.fstat(worker.log_fd).st_size
@@ -107,7 +107,8 @@ class Capture:
             text = _told(one.frames)
             while len(text) > chars_max:
                 text = text[: text.rindex("\n")] if "\n" in text[:-1] else text[:chars_max]
-            found.append({"rank": one.worker.rank, "state": one.state, "how": one.how, "stack": text})
+            state = _STATES.get(kernel.state(one.pid), "gone")
+            found.append({"rank": one.worker.rank, "state": state, "how": one.how, "stack": text})
         return found
 
     def _start_spy(self, one: _One) -> bool:
@@ -136,7 +137,7 @@ class Capture:
     def _signal(self, one: _One, now_s: float) -> None:
         """Only to a process that catches it: any other would die of it."""
         one.from_bytes = one.seen_bytes = os.fstat(one.worker.log_fd).st_size
-        if not kernel.catches(one.pid, STACK_SIGNAL) or one.state == _STATES["T"]:
+        if not kernel.catches(one.pid, STACK_SIGNAL) or kernel.state(one.pid) == _STOPPED:
             one.done = True
             return
         _write_log(one.worker, "faulthandler", "")

@@ -64,6 +64,11 @@ class Suspicion:
         return next((look for look in self.looks if look.task == task), None)
 
 
+def step_of(look: RankLook) -> int:
+    """As the script counts, where it says so."""
+    return look.step if look.step >= 0 else look.steps
+
+
 def with_look(suspicion: Suspicion | None, event: "RanksInspected") -> Suspicion | None:
     """The suspicion with what that node found."""
     if suspicion is None:

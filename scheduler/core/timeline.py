@@ -7,7 +7,7 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 from .amounts import demand_text, duration_text, size_text
 from .ending import COUNTED
-from .hang import place_of
+from .hang import place_of, step_of
 from .signals import how_it_exited
 
 Names = Mapping[NodeId, str]
@@ -115,7 +115,7 @@ def _stalled_text(event: e.TaskStalled) -> str:
 
 def _inspected_text(event: e.RanksInspected) -> str:
     """Of many ranks, the first eight."""
-    places = [f"rank {look.rank} at step {look.steps} {place_of(look)}" for look in event.ranks[:8]]
+    places = [f"rank {look.rank} at step {step_of(look)} {place_of(look)}" for look in event.ranks[:8]]
     more = f"; and {len(event.ranks) - 8} more" if len(event.ranks) > 8 else ""
     return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}"
 
