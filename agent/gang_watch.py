@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ..proto.beats import NAME, RANKS_MAX, Beats, read_beats
 from . import kernel
+from .paces import Paces
 from .ranks import Worker
 from .stacks import Capture
 from .stillness import Patience, Stall, Stillness
@@ -33,6 +34,8 @@ class GangWatch:
         self._launch = launch
         self._shim_pid = shim_pid
         self._stillness = Stillness(Patience.of(launch))
+        gpus = launch["environment"].get("CUDA_VISIBLE_DEVICES", "")
+        self._paces = Paces(launch["pace_window_s"], with_gpus=bool(gpus))
         self._fd = -1
         self._told_s = 0.0
         """How long it had been still when that was told last."""
@@ -42,6 +45,8 @@ class GangWatch:
         """The fields of a `stalled` entry, when there is something to tell: at the limit, then each time the
         silence has doubled."""
         stall = self._judge(workers)
+        if self._stillness.still_s >= 0:
+            self._paces.begin(time.monotonic())
         if stall is None:
             if self._stillness.still_s < self._told_s:
                 self._told_s = 0.0
@@ -56,6 +61,18 @@ class GangWatch:
             "step": stall.step,
             "idle": stall.idle,
         }
+
+    @property
+    def sample_at(self) -> float:
+        """When `sample` is due; never before the first step."""
+        return self._paces.due_s
+
+    def sample(self, workers: Sequence[Worker]) -> dict[str, Any] | None:
+        """The fields of a `paced` entry, at the end of a window."""
+        ranks = {worker.local_rank: worker.rank for worker in workers if worker.lives}
+        living = [worker for worker in workers if worker.lives]
+        seen = [(ranks[each.slot], each) for each in self._beats(living) if each.slot in ranks]
+        return self._paces.sample(time.monotonic(), seen)
 
     @property
     def inspecting(self) -> bool:

@@ -85,6 +85,15 @@ def cpu_s(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS_PER_S if fields else 0.0
 
 
+def waits_in(pid: int) -> str:
+    """The number of the system call that its main thread is in, or "running"; empty: it may not be seen."""
+    try:
+        with open(f"/proc/{pid}/syscall", "rb") as file:  # noqa: PTH123
+            return file.read(32).split()[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
 def catches(pid: int, signal_number: int) -> bool:
     """True when the process has a handler for it."""
     try:

@@ -182,7 +182,8 @@ class Shim:
 
     def _next_look(self) -> float:
         poll_at = time.monotonic() + POLL_S if self._watch.inspecting else _NEVER
-        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at, poll_at)
+        due_at = min(poll_at, self._watch.sample_at)
+        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at, due_at)
 
     def _append(self, kind: str, fields: dict[str, Any]) -> int:
         self._durable = True
@@ -306,6 +307,8 @@ class Shim:
             self._end(f"; {len(left)} processes cannot be killed: {left[:10]}")
         if not self._over and (found := self._watch.inspected(self._ranks.workers)):
             self._append("inspected", found)
+        if now >= self._watch.sample_at and (paced := self._watch.sample(self._ranks.workers)):
+            self._journal.append_metrics(paced, "paced")
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for worker in self._ranks.workers:

@@ -80,6 +80,8 @@ class SupervisorConfig:
     """How long a shim without a task is kept for the next one."""
     patience: Patience = field(default_factory=Patience)
     """With ranks that make no step any more; `fixed_s` is each job's own."""
+    pace_window_s: float = 30.0
+    """Over which the time of the ranks' steps is told."""
 
 
 class _Turn:
@@ -405,6 +407,7 @@ class Supervisor:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
+        document["pace_window_s"] = self._config.pace_window_s
         document["patience"] = patience_for(task.request, self._config.patience)._asdict()
         reusable = zygote is self._pool.lean()
         async with self._begun if reusable else contextlib.nullcontext():

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from ..proto.beats import answer_stack_signal
 from . import kernel
 from .ranks import Rank
 
@@ -82,7 +81,6 @@ def _take_over(rank: Rank, settings: Settings) -> None:
     if not (python["unbuffered"] or rank.environment.get("PYTHONUNBUFFERED")):
         _buffer_stdio()
     _settle_libraries(rank.environment, settings)
-    answer_stack_signal()
 
 
 def _first_path(python: dict[str, Any]) -> str:

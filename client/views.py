@@ -92,6 +92,8 @@ class Job:
     warnings: tuple[Warning, ...]
     document: str
     """Canonical JSON of the job document."""
+    pace: tuple[str, ...] = ()
+    """Of a running gang: its step in a line, then a line for each rank that is slower than its peers."""
 
     @property
     def is_over(self) -> bool:

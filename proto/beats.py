@@ -52,7 +52,8 @@ class Beats(NamedTuple):
 
 
 class Beat:
-    """This process's slot. It is made at the first beat, since most processes of this world never train."""
+    """This process's slot. It is made at the first beat, since most processes of this world never train: in
+    them, nothing is other than it would be without us."""
 
     def __init__(self) -> None:
         self._slot: memoryview[float] | None = None
@@ -103,6 +104,7 @@ class Beat:
         with contextlib.suppress(OSError, ValueError):  # no room on the disk: it trains unwatched
             self._slot = _map(os.environ)
         if self._slot is not None:
+            answer_stack_signal()
             os.register_at_fork(after_in_child=self._let_go)
         return self._slot
 

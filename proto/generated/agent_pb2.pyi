@@ -330,6 +330,7 @@ class JournalEntry(_message.Message):
     CHECKPOINT_FAILED_FIELD_NUMBER: _builtins.int
     STALLED_FIELD_NUMBER: _builtins.int
     INSPECTED_FIELD_NUMBER: _builtins.int
+    PACED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -355,6 +356,8 @@ class JournalEntry(_message.Message):
     def stalled(self) -> Global___TaskStalled: ...
     @_builtins.property
     def inspected(self) -> Global___RanksInspected: ...
+    @_builtins.property
+    def paced(self) -> Global___RanksPaced: ...
     def __init__(
         self,
         *,
@@ -371,12 +374,13 @@ class JournalEntry(_message.Message):
         checkpoint_failed: Global___CheckpointFailed | None = ...,
         stalled: Global___TaskStalled | None = ...,
         inspected: Global___RanksInspected | None = ...,
+        paced: Global___RanksPaced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -752,6 +756,65 @@ class RankInspected(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankInspected: _TypeAlias = RankInspected  # noqa: Y015
+
+@_typing.final
+class RanksPaced(_message.Message):
+    """How long the steps of the ranks took in the last window: metrics, which may be lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankPaced]: ...
+    def __init__(
+        self,
+        *,
+        ranks: _abc.Iterable[Global___RankPaced] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RanksPaced: _TypeAlias = RanksPaced  # noqa: Y015
+
+@_typing.final
+class RankPaced(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    COMPUTE_SHARE_FIELD_NUMBER: _builtins.int
+    PEERS_SHARE_FIELD_NUMBER: _builtins.int
+    DATA_SHARE_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    steps: _builtins.int
+    """in the window"""
+    step_s: _builtins.float
+    """median"""
+    compute_share: _builtins.float
+    """of the step; all three 0: not measurable there"""
+    peers_share: _builtins.float
+    data_share: _builtins.float
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        step_s: _builtins.float = ...,
+        compute_share: _builtins.float = ...,
+        peers_share: _builtins.float = ...,
+        data_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_share", b"compute_share", "data_share", b"data_share", "peers_share", b"peers_share", "rank", b"rank", "step_s", b"step_s", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankPaced: _TypeAlias = RankPaced  # noqa: Y015
 
 @_typing.final
 class StartRefused(_message.Message):

@@ -12,6 +12,7 @@ from ...spec.lifecycle import JobState
 from .hang import RankLook
 from .job import NEVER, Ending, Shape, Stop
 from .node import NodeInventory
+from .pace import RankPace
 
 # --- jobs
 
@@ -179,6 +180,18 @@ class GangHung:
 
 
 @dataclass(frozen=True, slots=True)
+class StragglerFound:
+    """Ranks on that node are slower than their peers, again and again."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    node: NodeId
+    ranks: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     at_us: Micros
     job: JobId
@@ -274,6 +287,16 @@ class NodeRested:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDrained:
+    """By policy: it gets no work until then; what runs there goes on."""
+
+    at_us: Micros
+    node: NodeId
+    until_us: Micros
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeForgotten:
     at_us: Micros
     node: NodeId
@@ -323,6 +346,16 @@ class MetricsReported:
 
 
 @dataclass(frozen=True, slots=True)
+class PacesReported:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    ranks: tuple[RankPace, ...]
+    slow: tuple[tuple[int, int], ...] = ()
+    """In how many windows in a row each of these ranks has been slow now."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneParked:
     """No node could ever run the job that is first in line, nor its equals: they step aside."""
 
@@ -349,6 +382,7 @@ JobEvent = (
     | RanksInspected
     | SuspicionCleared
     | GangHung
+    | StragglerFound
     | StopRequested
     | AttemptEnded
     | LingererGone
@@ -356,10 +390,19 @@ JobEvent = (
 )
 LateFact = RankExited | TaskEnded | StartRefused
 """How a task left: also told after its attempt, or its job, was over."""
-NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeRested | NodeForgotten
+NodeEvent = (
+    NodeJoined
+    | NodeChanged
+    | NodeConnected
+    | NodeUnknown
+    | NodeLost
+    | NodeRested
+    | NodeDrained
+    | NodeForgotten
+)
 ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
 DurableEvent = JobEvent | NodeEvent | ClusterEvent
-VolatileEvent = NodeHeard | MetricsReported | LaneParked | TimersPassed
+VolatileEvent = NodeHeard | MetricsReported | PacesReported | LaneParked | TimersPassed
 Event = DurableEvent | VolatileEvent
 
 

@@ -17,6 +17,7 @@ from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
 from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
 from .node import Node
+from .pace import GangPaces
 from .settings import Settings
 from .state import ClusterState
 
@@ -178,6 +179,19 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     return put_job(state, job, new)
 
 
+def _paces_reported(state: ClusterState, event: e.PacesReported) -> Touched:
+    job = state.jobs[event.task.job]
+    known = state.paces.setdefault(job.number, GangPaces())
+    known.ranks.update((pace.rank, pace) for pace in event.ranks)
+    known.slow.update(event.slow)
+    return put_job(state, job, _with_task(job, event))
+
+
+def _straggler_found(state: ClusterState, event: e.StragglerFound) -> Touched:
+    node = state.nodes[event.node]
+    return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
+
+
 def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
@@ -185,6 +199,7 @@ def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
 
 def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
     job = state.jobs[event.job]
+    state.paces.pop(event.job, None)
     course = job.course
     again = event.then is JobState.QUEUED
     new = _with(
@@ -267,6 +282,13 @@ def _node_rested(state: ClusterState, event: e.NodeRested) -> Touched:
     return put_node(state, node, new)
 
 
+def _node_drained(state: ClusterState, event: e.NodeDrained) -> Touched:
+    node = state.nodes[event.node]
+    return put_node(
+        state, node, replace(node, slow_reports=0, rests_until_us=event.until_us, refusal=event.why)
+    )
+
+
 def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:
     return put_node(state, state.nodes[event.node], None)
 
@@ -336,6 +358,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.RanksInspected: _ranks_inspected,
     e.SuspicionCleared: _suspicion_cleared,
     e.GangHung: _gang_hung,
+    e.StragglerFound: _straggler_found,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,
     e.LingererGone: _lingerer_gone,
@@ -346,12 +369,14 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.NodeUnknown: _node_unknown,
     e.NodeLost: _node_lost,
     e.NodeRested: _node_rested,
+    e.NodeDrained: _node_drained,
     e.NodeForgotten: _node_forgotten,
     e.SchedulerStarted: _scheduler_started,
     e.ClusterSuspected: _cluster_suspected,
     e.ClusterTrusted: _cluster_trusted,
     e.NodeHeard: _node_heard,
     e.MetricsReported: _metrics_reported,
+    e.PacesReported: _paces_reported,
     e.LaneParked: _lane_parked,
     e.TimersPassed: _timers_passed,
 }

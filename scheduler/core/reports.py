@@ -17,6 +17,7 @@ from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .hangs import on_inspected, on_stalled
 from .job import Ending, Job, TaskRun, TaskState
+from .paces import on_paced
 from .signals import how_it_exited, job_exit_code
 from .state import ClusterState
 from .stimuli import (
@@ -25,6 +26,7 @@ from .stimuli import (
     Exited,
     Inspected,
     Metrics,
+    Paced,
     Published,
     Refused,
     Restored,
@@ -124,6 +126,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return on_stalled(job, entry, said, now_us)
         case Inspected() as said:
             return on_inspected(state, job, entry, said, now_us)
+        case Paced() as said:
+            return on_paced(state, job, entry, said, now_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -33,6 +33,10 @@ class Settings:
     refusal_backoff_us: int = SECOND_US // 10
     rest_max_us: int = 60 * SECOND_US
     """The longest that a node gets no work after it refused; the first time is `refusal_backoff_us`."""
+    straggler_reports_max: int = 0
+    """After so many reports of slow ranks a node is drained for new gangs; 0: it is only reported."""
+    straggler_drain_us: int = 3600 * SECOND_US
+    """For so long; then it has another chance."""
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
     jobs_max: int = 1_000_000

@@ -10,6 +10,7 @@ from ...spec.ids import JobId, NodeId, TaskKey
 from .hang import RankLook
 from .job import Shape
 from .node import NodeInventory
+from .pace import RankPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,26 @@ class Inspected:
     ranks: tuple[RankLook, ...] = ()
 
 
-Said = Started | Exited | Ended | Metrics | Published | Restored | SaveFailed | Refused | Stalled | Inspected
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """How long the ranks' steps took in the last window."""
+
+    ranks: tuple[RankPace, ...]
+
+
+Said = (
+    Started
+    | Exited
+    | Ended
+    | Metrics
+    | Published
+    | Restored
+    | SaveFailed
+    | Refused
+    | Stalled
+    | Inspected
+    | Paced
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ def _job_text(event: e.Event, names: Names) -> str:
             return f"{event.state}: {event.ending.text}"
         case e.SuspicionCleared():
             return f"no hang: {event.why}"
+        case e.StragglerFound():
+            return event.text
         case e.GangHung():
             return f"the gang hangs: {event.text}"
         case e.LingererGone():
@@ -149,6 +151,8 @@ def _node_text(event: e.Event, names: Names) -> str:
                 return f"node {name} starts tasks again"
             rest = duration_text(event.until_us - event.at_us)
             return f"node {name} gets no work for {rest}, it refused {event.refusals} in a row: {event.why}"
+        case e.NodeDrained():
+            return f"node {name} is drained for {duration_text(event.until_us - event.at_us)}: {event.why}"
         case e.NodeForgotten():
             return f"node {name} is forgotten"
         case e.SchedulerStarted():

@@ -9,6 +9,7 @@ from ...proto.generated import agent_pb2
 from ...spec.errors import InvalidRequest
 from ..core import stimuli
 from ..core.hang import RankLook
+from ..core.pace import RankPace
 
 _SECOND_US: Final = 1_000_000
 _VALUES_MAX: Final = 1000
@@ -97,6 +98,17 @@ def _look(said: agent_pb2.RankInspected) -> RankLook:
     )
 
 
+def _paced(said: agent_pb2.RanksPaced) -> stimuli.Paced:
+    return stimuli.Paced(tuple(map(_pace, said.ranks[:_RANKS_MAX])))
+
+
+def _pace(said: agent_pb2.RankPaced) -> RankPace:
+    shares = (said.compute_share, said.peers_share, said.data_share)
+    if not all(0 <= share <= 1 for share in shares):
+        shares = (0.0, 0.0, 0.0)
+    return RankPace(said.rank, _micros(said.step_s), *shares)
+
+
 def _micros(seconds: float) -> int:
     return round(seconds * _SECOND_US) if math.isfinite(seconds) and 0 <= seconds < 1e9 else 0
 
@@ -116,4 +128,5 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "checkpoint_failed": _save_failed,
     "stalled": _stalled,
     "inspected": _inspected,
+    "paced": _paced,
 }

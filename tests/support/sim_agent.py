@@ -13,6 +13,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.pace import RankPace
 from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
 from support.sim_world import MS, SECOND, Link, Stream, World
 
@@ -277,6 +278,8 @@ class Node:
         if folder is None or not folder.running or folder.trains:
             return
         folder.trains, folder.hangs = True, hangs
+        if self.world.chance(0.3):
+            self._paces(folder, self.world.chance(0.5))
         if hangs:
             self._stalls(folder, self.world.between(SECOND, 10 * SECOND))
             return
@@ -291,6 +294,18 @@ class Node:
     def _stalls(self, folder: Folder, still_us: int) -> None:
         """Its shim has seen no step for so long. One that hangs says so each time that has doubled."""
         self.world.later(still_us, self._is_still, folder, still_us)
+
+    def _paces(self, folder: Folder, slow: bool) -> None:
+        """A window of its ranks' steps is over; the first rank of some tasks is slow in each."""
+        if not folder.running:
+            return
+        first_rank = folder.key.task * folder.ranks
+        paces = (
+            RankPace(first_rank + rank, (900 if slow and not rank else 100) * MS, 0.5, 0.25, 0.25)
+            for rank in range(folder.ranks)
+        )
+        self._write(folder, s.Paced(tuple(paces)))
+        self.world.later(self.world.between(200 * MS, SECOND), self._paces, folder, slow)
 
     def _is_still(self, folder: Folder, still_us: int) -> None:
         if not folder.running:

@@ -79,6 +79,8 @@ def state_is_sane(state: ClusterState) -> None:
     _everyone_waits_once(state)
     _line_stands_in_order(state)
     _counts_are_true(state)
+    placed = {number for number, job in state.jobs.items() if job.placed}
+    assert state.paces.keys() <= placed, f"{list(state.paces)} have step times, {placed} run"
     _clocks_ring_in_time(state)
 
 

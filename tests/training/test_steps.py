@@ -1,4 +1,4 @@
-"""The beat: each optimizer step and report is seen in the task's folder, and the script sees nothing of it."""
+"""The beat: each optimizer step and report is seen in the task's folder, and the script sees nothing."""
 
 import os
 import subprocess
