@@ -82,7 +82,7 @@ class GangWatch:
         """Begin to take all stacks; `inspected` has them soon."""
         if self._capture is None:
             now = time.monotonic()
-            self._capture = Capture(self._folder, self._launch, now)
+            self._capture = Capture(self._launch, now)
             self._capture.begin(workers, self._beats(workers), self._shim_pid, now)
 
     def on_exit(self, pid: int, exit_code: int) -> bool:
@@ -115,6 +115,9 @@ class GangWatch:
         }
 
     def close(self) -> None:
+        if self._capture is not None:
+            self._capture.finish(0)
+            self._capture = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -18,6 +18,7 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
+from . import flight_recorder
 from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
@@ -191,6 +192,9 @@ def _environment(
     if request.gpu_indices:
         merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
+        if request.rendezvous:
+            recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
+            merged = {**recorder, **merged}
     elif "CUDA_VISIBLE_DEVICES" not in user:
         merged["CUDA_VISIBLE_DEVICES"] = ""  # none was given: those of others are not to be seen
     return merged

@@ -305,21 +305,27 @@ class Shim:
         if now >= self._give_up_at and not self._over:
             left = kernel.descendants(self._process.pid)
             self._end(f"; {len(left)} processes cannot be killed: {left[:10]}")
-        if not self._over and (found := self._watch.inspected(self._ranks.workers)):
-            self._append("inspected", found)
-        if now >= self._watch.sample_at and (paced := self._watch.sample(self._ranks.workers)):
-            self._journal.append_metrics(paced, "paced")
+        if not self._over:
+            self._on_heartbeats(now)
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for worker in self._ranks.workers:
                 worker.bound_log(self._launch["log_bytes_max"])
             self._write_metrics(everything=False)
-            if not self._stop_why and not self._over and (stalled := self._watch.look(self._ranks.workers)):
-                self._append("stalled", stalled)
             if self._lease.ran_out():
                 self._stop(0.0, "lease ran out")
             if self._give_up_at != _NEVER and not self._over:
                 self._end_leftovers()
+
+    def _on_heartbeats(self, now: float) -> None:
+        """What there is to tell of the ranks' steps, or of there being none."""
+        workers = self._ranks.workers
+        if found := self._watch.inspected(workers):
+            self._append("inspected", found)
+        if now >= self._watch.sample_at and (paced := self._watch.sample(workers)):
+            self._journal.append_metrics(paced, "paced")
+        if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
+            self._append("stalled", stalled)
 
     def _stop(self, grace_s: float, why: str) -> None:
         now = time.monotonic()

@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ..proto.beats import STACK_SIGNAL, Beats
-from . import kernel
+from . import flight_recorder, kernel
 from .ranks import Worker
 from .worker import __file__ as _worker_file
 
@@ -53,13 +54,16 @@ class _One:
         self.spy_fd = -1
         self.settled_at = 0.0
         self.done = False
+        self.trace = ""
+        """Where the flight recorder's is to be; empty: there is none."""
 
 
 class Capture:
     """Of all ranks at once; `finish` gives what has come."""
 
-    def __init__(self, folder: str, launch: dict[str, Any], now_s: float) -> None:
-        self._folder = folder
+    def __init__(self, launch: dict[str, Any], now_s: float) -> None:
+        self._begun_at = int(time.time())
+        self._environment = launch["environment"]
         self._spy = _py_spy(launch)
         self._ones: list[_One] = []
         self._until_s = now_s + CAPTURE_S
@@ -71,6 +75,7 @@ class Capture:
             if worker.lives:
                 one = _One(worker, trainers.get(worker.local_rank, worker.pid))
                 self._ones.append(one)
+                one.trace = flight_recorder.ask(self._environment, worker.rank)
                 if not self._start_spy(one):
                     self._signal(one, now_s)
 
@@ -94,7 +99,7 @@ class Capture:
         for one in self._ones:
             if not one.done and not one.spy_pid:
                 self._look_at_output(one, now_s)
-        return now_s >= self._until_s or all(one.done for one in self._ones)
+        return now_s >= self._until_s or all(one.done and self._has_trace(one) for one in self._ones)
 
     def finish(self, chars_max: int) -> list[dict[str, Any]]:
         """What has come, by rank."""
@@ -108,8 +113,14 @@ class Capture:
             while len(text) > chars_max:
                 text = text[: text.rindex("\n")] if "\n" in text[:-1] else text[:chars_max]
             state = _STATES.get(kernel.state(one.pid), "gone")
-            found.append({"rank": one.worker.rank, "state": state, "how": one.how, "stack": text})
+            told = {"rank": one.worker.rank, "state": state, "how": one.how, "stack": text}
+            if one.trace and self._has_trace(one):
+                told["trace"] = one.trace
+            found.append(told)
         return found
+
+    def _has_trace(self, one: _One) -> bool:
+        return not one.trace or flight_recorder.is_written(one.trace, self._begun_at)
 
     def _start_spy(self, one: _One) -> bool:
         if not self._spy:

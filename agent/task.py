@@ -19,6 +19,7 @@ from ..spec.ids import TaskKey
 from . import containment, kernel
 from .claims import forbid, owner
 from .entries import JournalReader
+from .flight_recorder import trace_folder
 from .journal import Journal
 from .ranks import last_line
 from .shim_link import ShimLink
@@ -67,8 +68,13 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
     _write(task.folder / "task.json", text.encode())
-    for folder in task.request.output_folders:
+    traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
+    for folder in (*task.request.output_folders, *traces):
         Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _records_nccl(task: Task) -> bool:
+    return task.request.rendezvous and bool(task.request.gpu_indices)
 
 
 def make_socket_folder(state: Path) -> None:

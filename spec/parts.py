@@ -220,8 +220,8 @@ class Limits(Model):
     """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
     hang_timeout: HangTimeout = None
     """Seconds without a step of any process after which the job is taken for hung and goes on from its
-    checkpoint; `off`: never. Absent: ten times the longest pause between two steps, at least 5 minutes when
-    its processes are idle and 30 minutes when they are busy."""
+    checkpoint; `off` (or 0): never. Absent: ten times the longest pause between two steps, at least 5 minutes
+    when its processes are idle and 30 minutes when they are busy."""
     log_size: SizeBytes = Field(default=256 << 20, ge=64 << 10, le=64 << 30)
     """Size to which the log of each rank is kept; the oldest part goes first."""
 

@@ -19,7 +19,7 @@ def watch_optimizers() -> None:
     if optimizer is None or _watched:
         return
     compiler: Any = sys.modules["torch"].compiler
-    is_compiling, stepped = compiler.is_compiling, BEAT.stepped
+    is_compiling, stepped = compiler.is_dynamo_compiling, BEAT.stepped
 
     def on_step(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
         if is_compiling():  # being traced into a graph: nothing of ours belongs there

@@ -724,6 +724,7 @@ class RankInspected(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     HOW_FIELD_NUMBER: _builtins.int
     STACK_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     steps: _builtins.int
     """of its optimizers"""
@@ -737,6 +738,8 @@ class RankInspected(_message.Message):
     """"py-spy", "faulthandler"; empty: there is no stack"""
     stack: _builtins.str
     """of the main thread, innermost first, lines "function (file:line)"; bounded"""
+    trace: _builtins.str
+    """file of torch's flight recorder, in the job's folder; empty: none"""
     def __init__(
         self,
         *,
@@ -748,10 +751,11 @@ class RankInspected(_message.Message):
         state: _builtins.str = ...,
         how: _builtins.str = ...,
         stack: _builtins.str = ...,
+        trace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "rank", b"rank", "reports", b"reports", "stack", b"stack", "state", b"state", "step", b"step", "steps", b"steps", "still_s", b"still_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "rank", b"rank", "reports", b"reports", "stack", b"stack", "state", b"state", "step", b"step", "steps", b"steps", "still_s", b"still_s", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,8 @@ class RankLook:
     how: str = ""
     stack: str = ""
     """Of its main thread, innermost first, lines `function (file:line)`; empty: it could not be had."""
+    trace: str = ""
+    """File of torch's flight recorder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,9 @@ def _inspected_text(event: e.RanksInspected) -> str:
     """Of many ranks, the first eight."""
     places = [f"rank {look.rank} at step {step_of(look)} {place_of(look)}" for look in event.ranks[:8]]
     more = f"; and {len(event.ranks) - 8} more" if len(event.ranks) > 8 else ""
-    return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}"
+    traces = [look.trace for look in event.ranks if look.trace]
+    recorded = f"; flight recorder: {traces[0]}" + (" and others" if traces[1:] else "") if traces else ""
+    return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}{recorded}"
 
 
 def _restored_text(event: e.CheckpointRestored) -> str:

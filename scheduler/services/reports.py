@@ -95,6 +95,7 @@ def _look(said: agent_pb2.RankInspected) -> RankLook:
         said.state[:100],
         said.how[:100],
         said.stack[:_STACK_MAX],
+        said.trace[:_PATH_MAX],
     )
 
 

@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paceline.agent import kernel
+from paceline.agent import flight_recorder, kernel
 from paceline.agent.ranks import Worker
 from paceline.agent.stacks import CAPTURE_S, Capture
 from paceline.agent.stillness import Patience
@@ -85,11 +87,11 @@ def spy() -> str:
     return found
 
 
-def captured(stuck: Any, interpreter: str) -> dict[str, Any]:
+def captured(stuck: Any, interpreter: str, variables: dict[str, str] | None = None) -> dict[str, Any]:
     """As the shim does it: on its clock, hearing of its children."""
-    launch = {"executable": interpreter, "environment": {"PATH": "/nowhere"}}
+    launch = {"executable": interpreter, "environment": {"PATH": "/nowhere", **(variables or {})}}
     begun = time.monotonic()
-    capture = Capture("", launch, begun)
+    capture = Capture(launch, begun)
     capture.begin([stuck.worker], [], os.getpid(), begun)
     while not capture.poll(time.monotonic()):
         for child in kernel.children(os.getpid()):
@@ -147,6 +149,31 @@ def test_a_process_that_does_not_catch_the_signal_never_gets_it(stuck: Stuck) ->
     found = captured(stuck, "/nowhere/python")
     assert (found["how"], found["stack"]) == ("", "")
     assert stuck.process.poll() is None
+
+
+def test_a_flight_recorder_is_asked_and_its_file_is_named(stuck: Stuck, tmp_path: Path) -> None:
+    """Its side is played as torch's source has it: a named pipe, read now and then, and a file."""
+    variables = flight_recorder.variables(str(tmp_path), str(tmp_path), 2)
+    assert "trace" not in captured(stuck, "/nowhere/python", variables), "no pipe: no group over NCCL"
+    folder = Path(flight_recorder.trace_folder(str(tmp_path), 2))
+    folder.mkdir(parents=True)
+    pipe = f"{variables['TORCH_NCCL_DEBUG_INFO_PIPE_FILE']}3.pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    (folder / "nccl-trace-3").write_bytes(b"of an earlier time")
+    os.utime(folder / "nccl-trace-3", (1, 1))
+
+    def play() -> None:
+        ready, _, _ = select.select([reader], [], [], 20)
+        assert ready and os.read(reader, 128)
+        (folder / "nccl-trace-3").write_bytes(b"a pickle")
+
+    recorder = threading.Thread(target=play)
+    recorder.start()
+    found = captured(stuck, "/nowhere/python", variables)
+    recorder.join()
+    os.close(reader)
+    assert found["trace"] == str(folder / "nccl-trace-3") and found["how"] == "faulthandler"
 
 
 async def test_slow_work_is_no_hang_and_idleness_is(tmp_path: Path) -> None:
