@@ -284,9 +284,8 @@ def _node_rested(state: ClusterState, event: e.NodeRested) -> Touched:
 
 def _node_drained(state: ClusterState, event: e.NodeDrained) -> Touched:
     node = state.nodes[event.node]
-    return put_node(
-        state, node, replace(node, slow_reports=0, rests_until_us=event.until_us, refusal=event.why)
-    )
+    new = replace(node, slow_reports=0, refusals=0, rests_until_us=event.until_us, refusal=event.why)
+    return put_node(state, node, new)
 
 
 def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:

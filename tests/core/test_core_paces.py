@@ -94,7 +94,7 @@ def test_by_policy_its_node_is_drained_for_new_gangs_for_a_while() -> None:
         paddock.task_ends(job, task)
     [next_job] = paddock.submit(shape(3, cpus=1))
     assert paddock.state_of(next_job) is JobState.QUEUED
-    assert "n2" in paddock.why(next_job).reasons[0].text
+    assert "n2 is drained for 10 min 0 s more: in report 2 on it" in paddock.why(next_job).reasons[0].text
     paddock.pass_time(601, step_s=1)
     assert paddock.state_of(next_job) is JobState.STARTING
     assert paddock.replayed().nodes["n2"].slow_reports == 0  # type: ignore[index]
