@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format proto packages vm-cgroup chaos bench clean
+.PHONY: help venv demo test test-launchers check format proto statements packages vm-cgroup chaos bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,12 +35,17 @@ test: check packages  ## All checks and all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not serial"
 	$(BIN)/python -m pytest -q -m "serial"
 
-check: $(STAMP)  ## Format, lint, types, layers, fresh stubs
+test-launchers: $(STAMP)  ## The launchers that need DeepSpeed or Ray (551 MB more in .venv than make test wants)
+	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers]'
+	$(BIN)/python -m pytest -q tests/launchers
+
+check: $(STAMP)  ## Format, lint, types, layers, fresh stubs and statements
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	scripts/protoc.sh --check
+	$(BIN)/python scripts/statements.py --check
 
 format: $(STAMP)  ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix-only -q $(SOURCES)
@@ -48,6 +53,9 @@ format: $(STAMP)  ## Rewrite the code in the one format
 
 proto: $(STAMP)  ## Make proto/generated anew from proto/v1
 	scripts/protoc.sh
+
+statements: $(STAMP)  ## Make scheduler/store/compiled.py anew from statements.py
+	$(BIN)/python scripts/statements.py
 
 packages: $(STAMP)  ## Install the Debian packages that some tests use (as root; else says what is missing)
 	@scripts/apt.sh

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CONTROLLERS = ("memory", "cpu", "pids")
+NODE_OUT_OF_MEMORY = "out of memory: the node, or the limit around its agent, had none left"
 LEAF = "paceline-agent"
 """Where the agent and its shims are, beside the tasks' groups; the unit file names it as DelegateSubgroup."""
 PIDS_MAX = 32_768
@@ -204,13 +205,13 @@ def memory_verdict(group: str) -> str:
     try:
         events = dict(line.split() for line in _read(Path(group, "memory.events")).splitlines())
         limit = _read(Path(group, "memory.max")).strip()
-    except FileNotFoundError:
+    except OSError:  # gone, or no memory controller
         return ""
     if events["oom_kill"] == "0":
         return ""
     if limit != "max" and events["oom"] != "0":
         return f"out of memory: the task reached its limit of {int(limit) / (1 << 20):.0f} MiB"
-    return "out of memory: the node, or the limit around its agent, had none left"
+    return NODE_OUT_OF_MEMORY
 
 
 def kill_group(group: str) -> None:

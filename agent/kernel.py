@@ -5,6 +5,8 @@ Standard library only: zygote, shim and worker live on it in any interpreter.
 
 import ctypes
 import os
+import re
+import time
 from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -17,6 +19,10 @@ _FALLOC_PUNCH_HOLE = 2
 _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 """False where the kernel was built without CONFIG_PROC_CHILDREN."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_SYSLOG_ACTION_READ_ALL = 3
+_LOG_BYTES = 256 * 1024
+_KILLED = re.compile(rb"\[ *(\d+)\.\d+\][^\n]*Killed process (\d+) ")
+_KILL_AGE_S_MAX = 600
 BLOCK_BYTES = 4096
 MARK = "PACELINE_MARK"
 MARK_BYTES_MAX = 64
@@ -45,6 +51,20 @@ def reserve(fd: int, offset: int, length_bytes: int) -> None:
 def punch_hole(fd: int, offset: int, length_bytes: int) -> None:
     """Give the blocks of that range back; it reads as zeros, and every offset stays."""
     _check(_libc.fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, offset, length_bytes))
+
+
+def killed_for_memory(pid: int) -> bool:
+    """The kernel's log says that it killed this process lately for lack of memory. False where this user may
+    not read the log."""
+    buffer = ctypes.create_string_buffer(_LOG_BYTES)
+    size = _libc.klogctl(_SYSLOG_ACTION_READ_ALL, buffer, _LOG_BYTES)
+    return names_killed(buffer.raw[: max(size, 0)], pid, time.monotonic())
+
+
+def names_killed(log: bytes, pid: int, now_s: float) -> bool:
+    """The same of that log's text. Its clock drifts a little from the monotonic one."""
+    since_s = now_s - _KILL_AGE_S_MAX
+    return any(int(one[2]) == pid and int(one[1]) >= since_s for one in _KILLED.finditer(log))
 
 
 def _check(result: int) -> None:

@@ -10,7 +10,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,8 @@ from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
 from . import flight_recorder
+from .evidence import ERROR_FILE, error_path
+from .launchers import LAUNCHERS, Launcher
 from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
@@ -57,22 +60,34 @@ class WarmKey:
     sensitive: frozenset[tuple[str, str]]
 
 
+class Store(Enum):
+    """Whether this task serves the gang's rendezvous."""
+
+    NONE = "none"
+    OPTIONAL = "where torch is there"
+    NEEDED = "needed"
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """`document` becomes launch.json. `warm_key` names the zygote that could run it; `torch_needed`: it is
-    needed even when the start is cold, for the rendezvous store. `script_folder` is where the script imports
-    from first."""
+    """`document` becomes launch.json. `warm_key` names the zygote that could run it; `store`: whether the
+    rendezvous is served here, for which torch is needed even when the start is cold. `script_folder` is where
+    the script imports from first."""
 
     document: dict[str, Any]
     warm_key: WarmKey
     warm: bool
-    torch_needed: bool
+    store: Store
     script_folder: str
 
     def cold(self, why: str) -> "Launch":
         """The same, exec'd."""
         document = {**self.document, "mode": "exec", "start_mode": f"cold: {why}"}
-        return Launch(document, self.warm_key, False, self.torch_needed, self.script_folder)
+        return replace(self, document=document, warm=False)
+
+    def without_store(self) -> "Launch":
+        """The same, with nobody to serve the rendezvous."""
+        return replace(self, document={**self.document, "store": None}, store=Store.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +118,12 @@ def make_launch(
             hint="The job's code must lie on a path that every node sees.",
             cwd=cwd,
         )
+    launcher = _launcher(request)
     environment = _environment(request, folder, interpreter, base, cwd)
     command = _parse(request.command, interpreter, environment, cwd)
     environment.update(command.assignments)
+    if launcher.wrapped_by:
+        command = _wrapped(command, launcher.wrapped_by, interpreter)
     cold = command.cold or ("" if warm else "warm starts are turned off on this node")
     document = {
         "mark": mark_of(folder),
@@ -117,7 +135,10 @@ def make_launch(
         "shell": command.shell,
         "cwd": cwd,
         "environment": environment,
-        "ranks": [_rank(request, local_rank) for local_rank in range(request.processes)],
+        "ranks": [
+            _rank(request, folder, launcher, local_rank, environment)
+            for local_rank in range(request.processes)
+        ],
         "node_count": request.node_count,
         "world_size": request.world_size,
         "grace_s": request.grace_s,
@@ -128,11 +149,12 @@ def make_launch(
         if request.hosts_rendezvous
         else None,
         "cgroup": None,
+        "prepare": [interpreter, "-P", "-m", launcher.prepared_by] if launcher.prepared_by else None,
     }
     sensitive = frozenset(item for item in environment.items() if is_sensitive(item[0]))
     script_folder = _script_folder(command.python, cwd) if command.python else ""
     return Launch(
-        document, WarmKey(interpreter, sensitive), not cold, request.hosts_rendezvous, script_folder
+        document, WarmKey(interpreter, sensitive), not cold, _store(request, launcher), script_folder
     )
 
 
@@ -161,6 +183,25 @@ def shadowing(folder: str, shadowable: frozenset[str]) -> str:
         if entry.endswith((".py", ".so", ".pyc")) or Path(folder, entry, "__init__.py").exists():
             return entry
     return ""
+
+
+def _launcher(request: agent_pb2.StartTask) -> Launcher:
+    if request.launcher in LAUNCHERS:
+        return LAUNCHERS[request.launcher]
+    known = ", ".join(filter(None, LAUNCHERS))
+    raise Refusal(
+        "no-launcher",
+        f"this node's agent has no launcher {request.launcher!r}; it has {known}",
+        transient=True,
+        hint="Bring the agent to the scheduler's version.",
+        launcher=request.launcher,
+    )
+
+
+def _store(request: agent_pb2.StartTask, launcher: Launcher) -> Store:
+    if not request.hosts_rendezvous:
+        return Store.NONE
+    return Store.OPTIONAL if launcher.store_is_optional else Store.NEEDED
 
 
 # The environment.
@@ -192,7 +233,7 @@ def _environment(
     if request.gpu_indices:
         merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
-        if request.rendezvous:
+        if request.master_port:
             recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
             merged = {**recorder, **merged}
     elif "CUDA_VISIBLE_DEVICES" not in user:
@@ -200,31 +241,17 @@ def _environment(
     return merged
 
 
-def _rank(request: agent_pb2.StartTask, local_rank: int) -> dict[str, Any]:
-    """A rank's own variables: torchrun's, where the gang meets."""
+def _rank(
+    request: agent_pb2.StartTask,
+    folder: Path,
+    launcher: Launcher,
+    local_rank: int,
+    environment: Mapping[str, str],
+) -> dict[str, Any]:
+    """A rank's own variables: its launcher's, and where it may record its error."""
     rank = request.first_rank + local_rank
-    if not request.rendezvous:
-        return {"rank": rank, "environment": {}}
-    restarts = str(max(0, request.task.attempt - 1))
-    environment = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(local_rank),
-        "WORLD_SIZE": str(request.world_size),
-        "LOCAL_WORLD_SIZE": str(request.processes),
-        "GROUP_RANK": str(request.node_rank),
-        "GROUP_WORLD_SIZE": str(request.node_count),
-        "ROLE_RANK": str(rank),
-        "ROLE_WORLD_SIZE": str(request.world_size),
-        "ROLE_NAME": "default",
-        "MASTER_ADDR": request.master_address,
-        "MASTER_PORT": str(request.master_port),
-        "TORCHELASTIC_RESTART_COUNT": restarts,
-        "TORCHELASTIC_MAX_RESTARTS": restarts,
-        "TORCHELASTIC_RUN_ID": str(request.task.job),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": request.environment.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-    }
-    return {"rank": rank, "environment": environment}
+    own = launcher.variables(request, local_rank, environment)
+    return {"rank": rank, "environment": {**own, ERROR_FILE: error_path(str(folder), rank)}}
 
 
 # The command.
@@ -252,6 +279,14 @@ def _parse(text: str, interpreter: str, environment: Mapping[str, str], cwd: str
         return _Command(executable, words, assignments, cold="not a script of this node's interpreter")
     python, cold = _parse_python(words[1:], cwd)
     return _Command(executable, words, assignments, python=python, cold=cold)
+
+
+def _wrapped(command: _Command, module: str, interpreter: str) -> _Command:
+    """The module is run in its place, and given the program and its words."""
+    words = [command.executable, *command.argv]
+    python = {"kind": "module", "target": module, "args": words, "unbuffered": False}
+    argv = [os.path.basename(interpreter), "-m", module, *words]  # noqa: PTH119
+    return _Command(interpreter, argv, {}, python=python)
 
 
 def _without_continuations(text: str) -> str:

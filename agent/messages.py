@@ -25,7 +25,7 @@ _FORMS: dict[str, dict[str, str]] = {
         "removed_steps": "ints",
     },
     "checkpoint_failed": {"step": "int", "why": "text"},
-    "restored": {"step": "int", "path": "text", "seconds": "double", "rejected": "texts"},
+    "restored": {"step": "int", "path": "text", "seconds": "double", "rejected": "texts", "tier": "text"},
     "watch": {},
     "inspect": {},
     "stop": {"grace_s": "double", "why": "text"},

@@ -26,7 +26,8 @@ from .nvml import GpuReport
 from .session import Identity, Session
 from .shipping import LogShipper
 from .streams import first_to_end
-from .supervisor import Supervisor, SupervisorConfig
+from .supervisor import Supervisor
+from .supervisor_config import SupervisorConfig
 
 log = logging.getLogger(__name__)
 

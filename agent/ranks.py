@@ -10,12 +10,18 @@ import traceback
 from typing import Any, NamedTuple
 
 from . import kernel
-from .containment import enter_group, kill_all, kill_group, signal_all
+from .containment import (
+    NODE_OUT_OF_MEMORY,
+    enter_group,
+    kill_all,
+    kill_group,
+    memory_verdict,
+    signal_all,
+)
+from .evidence import error_path, what_is_left
 from .rendezvous import serve_store
 from .shim_process import ShimProcess
 
-_TAIL_BYTES = 4096
-_LAST_LINE_CHARS_MAX = 500
 _DRAIN_S = 5.0
 
 
@@ -128,6 +134,22 @@ class Ranks:
             ]
         )
 
+    def what_is_left(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+        """Of a rank that has failed: its last line, and the fields of `Evidence` in its `exited` entry."""
+        error_file = error_path(self._folder, worker.rank)
+        last_line, evidence = what_is_left(worker.log, error_file, killed_by_us=worker.killed_by_us)
+        return last_line, evidence
+
+    def memory_verdict(self, worker: Worker) -> str:
+        """Of a rank that has failed: the kernel's word, where it ended it for lack of memory; else empty."""
+        if worker.killed_by_us:
+            return ""
+        group = self._launch["cgroup"]
+        if group and (verdict := memory_verdict(group)):
+            return verdict
+        killed = worker.exit_code == -signal.SIGKILL and kernel.killed_for_memory(worker.pid)
+        return NODE_OUT_OF_MEMORY if killed else ""
+
     def close(self) -> None:
         for worker in self.workers:
             os.close(worker.log_fd)
@@ -135,7 +157,7 @@ class Ranks:
     def _spawn(self, worker: Worker) -> int:
         """Start a program without copying this process first, which is several times cheaper. 0: not possible
         here. Such a rank gets no signal when the shim dies: the agent finds it by its mark."""
-        if self._launch["mode"] != "exec" or self._launch["cgroup"]:
+        if self._launch["mode"] != "exec" or self._launch["cgroup"] or self._launch["prepare"]:
             return 0
         try:
             os.chdir(self._launch["cwd"])
@@ -201,18 +223,3 @@ def close_all_but(keep: set[int]) -> None:
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, 1 << 20)
-
-
-def last_line(path: str) -> str:
-    """The end of the last line of output that is not empty."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        size = os.fstat(fd).st_size
-        data = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)) if size else b""
-    finally:
-        os.close(fd)
-    lines = data.replace(b"\r", b"\n").rstrip().rsplit(b"\n", 1)
-    return lines[-1].decode("utf-8", "replace").replace("\0", "")[-_LAST_LINE_CHARS_MAX:]

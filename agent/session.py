@@ -43,6 +43,7 @@ GRACE_S_MAX: Final = 7 * 86400.0
 HEARTBEAT_S: Final = 1.0
 SILENT_HEARTBEATS: Final = 4
 RETRY_HEARTBEATS: Final = 2
+REDIAL_S_MIN: Final = 0.05
 WELCOME_S: Final = 10.0
 GATHER_S: Final = 0.005
 """Between two batches of reports: what comes alone goes at once, what comes in a stream goes together."""
@@ -125,6 +126,7 @@ class Session:
         self._wake = asyncio.Event()
         self._inventory_due = False
         self._heartbeat_s = HEARTBEAT_S
+        self._redial_s = 0.0
         self._ever_welcome = False
         self._operations = asyncio.Semaphore(OPERATIONS_MAX)
         self._last: dict[TaskKey, asyncio.Task[None]] = {}
@@ -176,7 +178,8 @@ class Session:
             finally:
                 self._on_connected(False)
             # A scheduler takes a node for lost after a few heartbeats, also when it has just started itself.
-            wait_s = backoff.failed(min(BACKOFF_MAX_S, RETRY_HEARTBEATS * self._heartbeat_s))
+            most_s = min(BACKOFF_MAX_S, RETRY_HEARTBEATS * self._heartbeat_s)
+            wait_s = backoff.failed(most_s, self._redial_s)
             log.warning("no contact with the scheduler (%s); trying again in %.1f s", why, wait_s)
             await asyncio.sleep(wait_s)
 
@@ -220,6 +223,7 @@ class Session:
         self._check_cluster(welcome.cluster_id)
         self._leases.on_terms(welcome.lease_exclusive_s, welcome.lease_fenced_s, sent_s)
         self._heartbeat_s = welcome.heartbeat_s if 0.01 <= welcome.heartbeat_s <= 60.0 else HEARTBEAT_S
+        self._redial_s = max(REDIAL_S_MIN, welcome.redial_s) if welcome.redial_s > 0 else 0.0
         self._ever_welcome = True
         superseded = self._reports.start_over()
         for position in welcome.positions:
@@ -409,9 +413,8 @@ class Session:
             entries = self._reports.next_batch()
             if entries:
                 reported_s = time.monotonic()
-                await write_message(
-                    call, agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=entries)), WRITE_S
-                )
+                reports = agent_pb2.Reports(entries=entries, sent_monotonic_s=reported_s)
+                await write_message(call, agent_pb2.FromAgent(reports=reports), WRITE_S)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due_s - time.monotonic())):

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from . import kernel
 from .claims import claim, disclaim
-from .containment import drop_group, memory_verdict
+from .containment import drop_group
 from .gang_watch import POLL_S, GangWatch
 from .journal import Journal
 from .lease_watch import Lease
 from .messages import Invalid, checked
-from .ranks import Rank, Ranks, Worker, close_all_but, last_line
+from .ranks import Rank, Ranks, Worker, close_all_but
 from .shim_door import Connection
 from .shim_process import ShimProcess
 
@@ -34,6 +34,9 @@ _METRICS_PER_S = 100.0
 _AT_ONCE_S = 0.003
 """A program that ends so soon is told of once, with one fsync."""
 _KILL_S = 60.0
+_AT_LENGTH = ("traceback", "last_lines")
+_EVIDENCE_BYTES_MAX = 24 * 1024
+"""In one task's journal, whose entries must fit into what is reserved when the disk is full."""
 
 
 class ClaimedTask(NamedTuple):
@@ -110,6 +113,7 @@ class Shim:
         self._watch = GangWatch(task.folder, launch, process.pid)
         self._stop_why = ""
         self._refused: dict[str, Any] | None = None
+        self._evidence_bytes = 0
         self._over = False
         self._durable = False
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
@@ -264,17 +268,25 @@ class Shim:
     def _write_exit(self, worker: Worker) -> None:
         if self._refused:
             return
-        killed = worker.exit_code == -signal.SIGKILL
-        self._append(
-            "exited",
-            {
-                "local_rank": worker.local_rank,
-                "exit_code": worker.exit_code,
-                "last_line": last_line(worker.log),
-                "killed_by_us": worker.killed_by_us,
-                "cause": memory_verdict(self._launch["cgroup"]) if killed and self._launch["cgroup"] else "",
-            },
-        )
+        fields: dict[str, Any] = {
+            "local_rank": worker.local_rank,
+            "exit_code": worker.exit_code,
+            "killed_by_us": worker.killed_by_us,
+        }
+        if worker.exit_code:
+            fields["last_line"], evidence = self._ranks.what_is_left(worker)
+            fields["cause"] = self._ranks.memory_verdict(worker)
+            if evidence:
+                fields["evidence"] = self._bounded(evidence)
+        self._append("exited", fields)
+
+    def _bounded(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        """The first ranks of a task to fail tell all, the others in short."""
+        size_bytes = len(json.dumps(evidence))
+        if self._evidence_bytes + size_bytes > _EVIDENCE_BYTES_MAX:
+            return {name: value for name, value in evidence.items() if name not in _AT_LENGTH}
+        self._evidence_bytes += size_bytes
+        return evidence
 
     def _end(self, problem: str) -> None:
         """Nothing is left that could run: the last entry."""

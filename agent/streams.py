@@ -1,7 +1,8 @@
 """What the agent's two streams share: how they end, and how they begin again.
 
 Backoff is exponential with full jitter, so that ten thousand agents that lost one scheduler do not come back
-in step; a stream that lived long enough to be of use starts it anew.
+in step; a stream that lived long enough to be of use starts it anew. A scheduler that restarts is back within
+a second or two: at first an agent dials as often as that scheduler said it can bear from so many.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ Dial = Callable[[], grpc.aio.Channel]
 BACKOFF_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 SETTLED_S: Final = 5.0
+SOON_S: Final = 5.0
+"""After the loss of a settled stream: as long as a scheduler's restart may take."""
 
 
 class StreamLost(Exception):
@@ -31,14 +34,20 @@ class Backoff:
     def __init__(self) -> None:
         self._failures = 0
         self._began_s = 0.0
+        self._soon_until_s = 0.0
 
     def began(self) -> None:
         self._began_s = time.monotonic()
 
-    def failed(self, most_s: float = BACKOFF_MAX_S) -> float:
-        """Full jitter: anything up to the exponential step, which is bounded."""
-        if time.monotonic() - self._began_s >= SETTLED_S:
+    def failed(self, most_s: float = BACKOFF_MAX_S, redial_s: float = 0.0) -> float:
+        """Full jitter: anything up to a step that is bounded. The step is `redial_s` (0: not told) soon after
+        the loss of a settled stream, then exponential."""
+        now_s = time.monotonic()
+        if now_s - self._began_s >= SETTLED_S:
             self._failures = 0
+            self._soon_until_s = now_s + SOON_S
+        if redial_s > 0 and now_s < self._soon_until_s:
+            return random.uniform(0, min(most_s, redial_s))
         step_s = min(most_s, BACKOFF_S * 2 ** min(self._failures, 16))
         self._failures += 1
         return random.uniform(0, step_s)

@@ -19,9 +19,10 @@ from ..spec.ids import TaskKey
 from . import containment, kernel
 from .claims import forbid, owner
 from .entries import JournalReader
+from .evidence import error_path, what_is_left
 from .flight_recorder import trace_folder
 from .journal import Journal
-from .ranks import last_line
+from .launchers import LAUNCHERS
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim
 from .spare_folders import SpareFolders
@@ -68,13 +69,15 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
     _write(task.folder / "task.json", text.encode())
+    for name, content in LAUNCHERS[task.request.launcher].files(task.request).items():
+        _write(task.folder / name, content.encode())
     traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
     for folder in (*task.request.output_folders, *traces):
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _records_nccl(task: Task) -> bool:
-    return task.request.rendezvous and bool(task.request.gpu_indices)
+    return bool(task.request.master_port and task.request.gpu_indices)
 
 
 def make_socket_folder(state: Path) -> None:
@@ -141,15 +144,19 @@ def missing_entries(task: Task, why: str) -> list[tuple[str, dict[str, Any]]]:
     codes, sizes = [], []
     started = task.journal.started or {"pids": []}
     for local_rank in range(len(started["pids"])):
-        log_file = task.folder / f"rank-{task.request.first_rank + local_rank}.log"
+        rank = task.request.first_rank + local_rank
+        log_file = task.folder / f"rank-{rank}.log"
         known = task.journal.exited.get(local_rank)
         if known is None:
-            line = last_line(str(log_file))
+            killed_by_us = bool(task.stop_why)
+            error_file = error_path(str(task.folder), rank)
+            last_line, evidence = what_is_left(str(log_file), error_file, killed_by_us=killed_by_us)
             fields = {
                 "local_rank": local_rank,
                 "exit_code": -9,
-                "last_line": line,
-                "killed_by_us": bool(task.stop_why),
+                "last_line": last_line,
+                "killed_by_us": killed_by_us,
+                **({"evidence": evidence} if evidence else {}),
             }
             entries.append(("exited", fields))
         codes.append(known["exit_code"] if known else -9)

@@ -12,6 +12,7 @@ import io
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import kernel
+from .evidence import ERROR_FILE, record_error
 from .ranks import Rank
 
 _BLAS_SETTERS = (
@@ -38,6 +40,8 @@ class Settings:
 
 def become_rank(rank: Rank, settings: Settings) -> None:
     """Returns when the script has come to its end, raises what it raised; the interpreter does the rest."""
+    if rank.launch["prepare"]:
+        _prepare(rank)
     if rank.launch["mode"] == "exec":
         _exec(rank)
     python = rank.launch["python"]
@@ -48,8 +52,19 @@ def become_rank(rank: Rank, settings: Settings) -> None:
         else:
             _run_script(python["target"])
     except BaseException:
-        sys.excepthook = _WithoutOurFrames(sys.excepthook)
+        sys.excepthook = _WithoutOurFrames(sys.excepthook, rank.environment[ERROR_FILE])
         raise
+
+
+def _prepare(rank: Rank) -> None:
+    """What the launcher runs before the command; where that fails, the rank has failed."""
+    try:
+        code = subprocess.call(rank.launch["prepare"], env=rank.environment)
+    except OSError as error:
+        os.write(2, f"paceline: {rank.launch['prepare'][0]}: {error.strerror}\n".encode("utf-8", "replace"))
+        code = 126
+    if code:
+        os._exit(code if code > 0 else 128 - code)
 
 
 def _exec(rank: Rank) -> NoReturn:
@@ -185,14 +200,17 @@ _OURS: tuple[CodeType, ...] = (_run_module.__code__, _run_script.__code__)
 
 
 class _WithoutOurFrames:
-    """The exception hook that was there, given a traceback that begins where the script does."""
+    """The exception hook that was there, given a traceback that begins where the script does; the error is
+    recorded first, since what the hook and the interpreter's end do may take long."""
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
+    def __init__(self, hook: Callable[..., Any], error_file: str) -> None:
         self._hook = hook
+        self._error_file = error_file
 
     def __call__(self, kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         at = trace
         while at is not None and at.tb_frame.f_code not in _OURS:
             at = at.tb_next
         shown = at.tb_next if at is not None else trace
+        record_error(self._error_file, kind, value, shown)
         self._hook(kind, value.with_traceback(shown), shown)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
+from ..spec.failures import FailureClass
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
 from ..spec.resources import Resources
@@ -45,6 +46,24 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
         document=message.document,
         pace=tuple(message.pace),
+        failure=to_failure(message.failure) if message.HasField("failure") else None,
+    )
+
+
+def to_failure(message: jobs_pb2.Failure) -> views.Failure:
+    return views.Failure(
+        kind=_enum(FailureClass, message.kind),
+        attempt=Attempt(message.attempt),
+        hint=message.hint,
+        node_id=NodeId(message.node_id) if message.node_id else None,
+        node=message.node,
+        rank=message.rank if message.HasField("rank") else None,
+        exit_code=message.exit_code if message.HasField("exit_code") else None,
+        at_us=_micros(message.at_us),
+        error_type=message.error_type,
+        message=message.message,
+        traceback=message.traceback,
+        last_lines=message.last_lines,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..spec.failures import FailureClass
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import TERMINAL, JobState, NodeContact
 from ..spec.resources import Resources
@@ -61,6 +62,30 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """What an attempt failed of: of its ranks, the first that failed. In listings without `traceback` and
+    `last_lines`."""
+
+    kind: FailureClass
+    attempt: Attempt
+    hint: str
+    node_id: NodeId | None
+    node: str
+    rank: int | None
+    """None: no rank's doing."""
+    exit_code: int | None
+    """Of the rank, as waitpid says; None: it was killed before its own end, or it is no rank's doing."""
+    at_us: Micros | None
+    """When the rank failed."""
+    error_type: str
+    """As Python names it, `ValueError`; empty: no exception."""
+    message: str
+    traceback: str
+    last_lines: str
+    """Of the rank's output."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as it stands. `document` is empty in listings."""
 
@@ -94,6 +119,8 @@ class Job:
     """Canonical JSON of the job document."""
     pace: tuple[str, ...] = ()
     """Of a running gang: its step in a line, then a line for each rank that is slower than its peers."""
+    failure: Failure | None = None
+    """Of the last attempt that failed; None: none has, or the job succeeded."""
 
     @property
     def is_over(self) -> bool:

@@ -118,7 +118,7 @@ BEAT: Final = Beat()
 
 def _map(environment: Mapping[str, str]) -> "memoryview[float] | None":
     folder = environment.get("PACELINE_TASK_FOLDER", "")
-    local_rank = int(environment.get("LOCAL_RANK") or 0)
+    local_rank = int(environment.get("LOCAL_RANK") or environment.get("OMPI_COMM_WORLD_LOCAL_RANK") or 0)
     if not folder or not 0 <= local_rank < RANKS_MAX:
         return None
     fd = os.open(f"{folder}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -105,6 +105,7 @@ class Engine:
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
+        now_us = max(now_us, self.state.last_at_us)
         return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
 
     def step(
@@ -215,7 +216,7 @@ class Engine:
         over = None if number in self.state.jobs else draft.jobs.get(number) or draft.finished.get(number)
         if over is None:
             return self._apply(draft, on_entry(self.state, node, entry, now_us))
-        plan = on_late_entry(over, node, entry, now_us)
+        plan = on_late_entry(self.state, over, node, entry, now_us)
         for event in plan.events:
             assert isinstance(event, e.LateFact)
             draft.jobs[number] = over = with_fact(over, event)
@@ -242,6 +243,8 @@ class Engine:
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
+            if isinstance(event, e.DurableEvent):
+                assert event.at_us >= self.state.last_at_us, f"{event} is before {self.state.last_at_us}"
             if isinstance(event, e.MetricsReported):
                 draft.metrics += self._metric_rows(event)
             touched = self.evolve(event)

@@ -5,6 +5,7 @@ sense, 3 the store refused, 4 cannot listen, 1 a bug of ours.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -15,6 +16,7 @@ import click
 
 from ..spec.errors import InvalidRequest, PacelineError, StoreFailure, Unavailable
 from .config import DEFAULT_LISTEN, SchedulerConfig, default_state
+from .opening import open_state
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +38,18 @@ def main(config: SchedulerConfig) -> int:
 
 async def run_scheduler(config: SchedulerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises what `serving` raises."""
-    from .server import serving
-
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     _log.info("starting on %s, store %s", config.state, config.store_location)
-    async with serving(config) as made:
+    gc.disable()  # until a million objects that stay are made: the collector would walk them again and again
+    opening = loop.run_in_executor(None, open_state, config)
+    from .server import serving  # here: the store is being checked meanwhile
+
+    async with serving(config, opening) as made:
+        gc.freeze()
+        gc.enable()
         how = "TLS" if config.encrypted else "no TLS"
         _log.info("serving on %s (%s), cluster %s", made.address, how, made.cluster_id)
         await stop.wait()

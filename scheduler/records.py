@@ -5,6 +5,7 @@ state that the history of events leads to (contact and metrics aside: those are 
 """
 
 import gc
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
@@ -109,11 +110,15 @@ def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
     for row in loaded.nodes:
         if row.record:
             put_node(state, None, _node_from_row(row))
-    shapes: dict[int, Shape] = {}
-    for job_line in loaded.jobs:
-        job = job_from_row(job_line)
-        shapes[id(job.shape)] = job.shape
-        enter_recovered(state, job)
+    jobs: list[Job] = []
+    waiting: defaultdict[tuple[int, str], list[Job]] = defaultdict(list)
+    for line in loaded.jobs:
+        job = job_from_row(line)
+        jobs.append(job)
+        if job.course is FRESH:
+            waiting[line.priority, line.demand].append(job)
+    enter_recovered(state, jobs, waiting.values())
+    shapes = {id(job.shape): job.shape for job in jobs}
     state.shapes = {shape: shape for shape in shapes.values()}
     state.last_job = loaded.last_job
     state.last_seq = loaded.last_seq

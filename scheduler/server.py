@@ -4,12 +4,11 @@ Nothing answers before the state is recovered; scheduler.json names an address o
 """
 
 import asyncio
-import gc
 import json
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from ..proto.generated import (
 )
 from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
-from ..spec.errors import StoreFailure, Unavailable
+from ..spec.errors import Unavailable
 from .config import SchedulerConfig
 from .logs import LogStore
 from .loop import Loop
@@ -43,7 +42,6 @@ from .services.logs import LogService
 from .services.lookup import Lookup
 from .services.nodes import NodeService
 from .services.shipping import ShippingService
-from .store import open_store
 from .store.base import Store
 
 _log = logging.getLogger(__name__)
@@ -64,15 +62,18 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
-    """Serve while the context is open. Raises StoreFailure, InvalidRequest, Unavailable (port taken)."""
-    _make_folders(config)
-    tokens = Tokens(ensure_token(config.state / "client.token"), ensure_token(config.state / "agent.token"))
-    tls = _tls_files(config)
-    store = await asyncio.to_thread(open_store, config.store_location)
+async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIterator[Serving]:
+    """Serve while the context is open, what `opening.open_state` gives; the store is closed at the end.
+
+    Raises StoreFailure, InvalidRequest, Unavailable (port taken).
+    """
+    store = await opening
     try:
+        client, agent = (ensure_token(config.state / name) for name in ("client.token", "agent.token"))
+        tokens = Tokens(client, agent)
+        tls = _tls_files(config)
         loop = Loop(store, config.settings)
-        await _recovered(loop)
+        await loop.start()
         try:
             async with _listening(config, _Inside(tokens, tls, loop, store)) as address:
                 made = Serving(
@@ -87,16 +88,6 @@ async def serving(config: SchedulerConfig) -> AsyncIterator[Serving]:
             await loop.close()
     finally:
         await asyncio.to_thread(store.close)
-
-
-async def _recovered(loop: Loop) -> None:
-    """Recovery makes a million objects that stay; the collector would only walk them again and again."""
-    gc.disable()
-    try:
-        await loop.start()
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +173,6 @@ def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
     assert wanted in (0, port)
     dialled = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{dialled}]:{port}" if ":" in dialled else f"{dialled}:{port}"
-
-
-def _make_folders(config: SchedulerConfig) -> None:
-    folders = {config.state: 0o755, config.storage_folder: 0o755, config.state / "logs": 0o700}
-    for folder, mode in folders.items():
-        try:
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreFailure(
-                f"cannot make the folder {folder}: {error.strerror}",
-                hint="name a folder that the scheduler's user may write to, with --state or --storage",
-            ) from error
 
 
 def _tls_files(config: SchedulerConfig) -> TlsFiles | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .distribution import RayDistribution
 from .expressions import resolved_bytes_max
 from .model import JobSpec
 from .parts import DataInput, Environment
@@ -30,7 +31,7 @@ DROPPED_KEYS: Final = dict.fromkeys(
     ("id", "status", "creation_context", "log_files", "parameters", "resource_id"),
     "written by Azure's service for a job that ran there; ignored",
 )
-_RANKS: Final = frozenset(
+_TORCHRUN: Final = frozenset(
     (
         *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
         *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
@@ -38,6 +39,25 @@ _RANKS: Final = frozenset(
         "TORCHELASTIC_USE_AGENT_STORE",
     )
 )
+RANK_VARIABLES: Final = {
+    "pytorch": _TORCHRUN,
+    "deepspeed": _TORCHRUN | {"CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE", "TORCH_EXTENSIONS_DIR"},
+    "mpi": frozenset(
+        (
+            *(
+                "OMPI_COMM_WORLD_RANK",
+                "OMPI_COMM_WORLD_SIZE",
+                "OMPI_UNIVERSE_SIZE",
+                "OMPI_COMM_WORLD_NODE_RANK",
+            ),
+            *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_RANK", "PMI_SIZE"),
+            *("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "MASTER_ADDR", "MASTER_PORT", "AZ_BATCH_MASTER_NODE"),
+            "TORCHELASTIC_USE_AGENT_STORE",
+        )
+    ),
+    "ray": frozenset({"RAY_ADDRESS"}),
+}
+"""By distribution.type: what agent/launchers.py sets for each rank, whatever the job says."""
 _RESOURCES: Final = {
     "instance_type": "not used yet; say cpus, memory and gpus instead",
     "shm_size": "not needed: processes share the node's /dev/shm, with no limit of their own",
@@ -84,25 +104,12 @@ def refusals_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
             yield ("inputs", name, "path"), text
     if spec.code and ("://" in spec.code or spec.code.startswith(("azureml:", "git+"))):
         yield ("code",), "code is not fetched from URIs yet; give a folder that every node sees"
-    environment = spec.environment
-    if (
-        isinstance(environment, str)
-        and environment.startswith(("file:", "./", "../", "/"))
-        and (not environment.startswith("/subscriptions/"))
-    ):
-        text = "environment files are not supported yet; give a name that nodes map to an interpreter"
-        yield ("environment",), text
-    if isinstance(environment, Environment):
-        if not environment.name and not environment.image:
-            text = (
-                "expected name or image: what nodes map to an interpreter; nothing is built or installed here"
-            )
-            yield ("environment",), text
-        if environment.os_type == "windows":
-            yield ("environment", "os_type"), "nodes run linux"
+    yield from _environment_refusals(spec.environment)
     for name in spec.environment_variables:
         if name.startswith("PACELINE_"):
             yield ("environment_variables", name), "PACELINE_ variables are set by paceline alone"
+    if isinstance(spec.distribution, RayDistribution):
+        yield from _ray_refusals(spec.distribution)
     yield from _oversized(spec)
 
 
@@ -137,11 +144,10 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     if spec.parent_job_name:
         yield ("parent_job_name",), "not used here"
     for name in spec.environment_variables:
-        if spec.distribution and name in _RANKS:
-            yield (
-                ("environment_variables", name),
-                "set by the rendezvous for each rank; this value is replaced",
-            )
+        if name in RANK_VARIABLES.get(spec.launcher, ()):
+            yield ("environment_variables", name), "set by the launcher for each rank; this value is replaced"
+    if isinstance(spec.distribution, RayDistribution):
+        yield from _ray_warnings(spec.distribution)
     if spec.resources.gpus.model and not spec.resources.gpus.count:
         yield ("resources", "gpus", "model"), "has no effect with a count of 0"
     if 0 < spec.resources.gpus.count < spec.process_count:
@@ -150,6 +156,38 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     if spec.resources.instance_count > 1 and spec.distribution is None:
         text = "without distribution each instance runs the command on its own, with no rendezvous"
         yield ("resources", "instance_count"), text
+
+
+def _environment_refusals(environment: str | Environment) -> Iterator[tuple[Path, str]]:
+    if isinstance(environment, Environment):
+        if not environment.name and not environment.image:
+            text = (
+                "expected name or image: what nodes map to an interpreter; nothing is built or installed here"
+            )
+            yield ("environment",), text
+        if environment.os_type == "windows":
+            yield ("environment", "os_type"), "nodes run linux"
+    elif environment.startswith(("file:", "./", "../", "/")) and not environment.startswith(
+        "/subscriptions/"
+    ):
+        text = "environment files are not supported yet; give a name that nodes map to an interpreter"
+        yield ("environment",), text
+
+
+def _ray_refusals(ray: RayDistribution) -> Iterator[tuple[Path, str]]:
+    if ray.address:
+        yield ("distribution", "address"), "the job's cluster is its own; it joins no other"
+    for key in ("head_node_additional_args", "worker_node_additional_args"):
+        if getattr(ray, key):
+            yield ("distribution", key), "not passed on; resources says what each instance has"
+
+
+def _ray_warnings(ray: RayDistribution) -> Iterator[tuple[Path, str]]:
+    if ray.port is not None:
+        yield ("distribution", "port"), "not used: a free port is chosen; RAY_ADDRESS names it"
+    for key in ("include_dashboard", "dashboard_port"):
+        if getattr(ray, key):
+            yield ("distribution", key), "not used: no dashboard is started"
 
 
 def _data_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:

@@ -8,17 +8,27 @@ from .compat import Caution
 from .document import DOCUMENT_BYTES_MAX
 from .model import JobSpec
 from .overrides import apply_overrides
-from .parts import Checkpoint, DataInput, Distribution, Environment, Gpus, JobResources, Limits, Output, Retry
+from .parts import (
+    Backoff,
+    Checkpoint,
+    DataInput,
+    Environment,
+    Gpus,
+    JobResources,
+    Limits,
+    Output,
+    Retry,
+)
 from .problems import InvalidDocument, Problem
 from .reading import job_from_data, job_of, parse_canonical, parse_job
 from .writing import to_yaml
 
 __all__ = [
     "DOCUMENT_BYTES_MAX",
+    "Backoff",
     "Caution",
     "Checkpoint",
     "DataInput",
-    "Distribution",
     "Environment",
     "Gpus",
     "InvalidDocument",

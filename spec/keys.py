@@ -5,27 +5,28 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from .distribution import MODELS
 from .model import JobSpec
 from .problems import Path, nearest
 
 
 def valid_keys(path: Path) -> list[str] | None:
-    """The keys that may stand in the mapping at `path`; None where any may, empty where none."""
-    model: Any = JobSpec
+    """The keys that may stand in the mapping at `path`; None where any may, empty where none. A launcher's
+    tag in the path says which one is meant."""
+    models: list[Any] = [JobSpec]
     for part in path:
-        if get_origin(model) is dict:
-            model = _inner(get_args(model)[1])
-        elif model is not None:
-            model = _inner(_fields(model).get(str(part)))
-    if model is None:
-        return []
-    return None if get_origin(model) is dict else list(_fields(model))
+        chosen = MODELS.get(str(part))
+        models = [chosen] if chosen else [inner for model in models for inner in _below(model, str(part))]
+    if any(get_origin(model) is dict for model in models):
+        return None
+    return list(dict.fromkeys(key for model in models for key in _fields(model)))
 
 
 def nearest_key(path: Path) -> str:
     """The valid key that was probably meant by the last one of `path`: one beside it, or one elsewhere."""
     key = str(path[-1])
-    return nearest(key, valid_keys(path[:-1]) or ()) or _homes().get(key, "")
+    home = _homes().get(key, "")
+    return nearest(key, valid_keys(path[:-1]) or ()) or ("" if home == f"{path[0]}.{key}" else home)
 
 
 @cache
@@ -33,10 +34,10 @@ def _homes() -> dict[str, str]:
     """Where each key of the inner mappings belongs, for a key that stands in the wrong one."""
     homes: dict[str, str] = {}
     for key, annotation in _fields(JobSpec).items():
-        model = _inner(annotation)
-        if model is not None and get_origin(model) is not dict:
-            for name in _fields(model):
-                homes.setdefault(name, f"{key}.{name}")
+        for model in _inner(annotation):
+            if get_origin(model) is not dict:
+                for name in _fields(model):
+                    homes.setdefault(name, f"{key}.{name}")
     return {name: home for name, home in homes.items() if name not in _fields(JobSpec)}
 
 
@@ -44,12 +45,12 @@ def _fields(model: type[BaseModel]) -> dict[str, Any]:
     return {info.alias or name: info.annotation for name, info in model.model_fields.items()}
 
 
-def _inner(annotation: Any) -> Any:
-    """The model, or the mapping, that an annotation speaks of among its alternatives."""
+def _below(model: Any, key: str) -> list[Any]:
+    return _inner(get_args(model)[1] if get_origin(model) is dict else _fields(model).get(key))
+
+
+def _inner(annotation: Any) -> list[Any]:
+    """The models and mappings that an annotation speaks of among its alternatives."""
     if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return annotation
-    for part in get_args(annotation):
-        found = _inner(part)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _inner(part)]

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from .distribution import DistributionValue
 from .expressions import resolve
 from .fields import (
     ENTRIES_MAX,
@@ -34,7 +35,6 @@ from .fields import (
 from .parts import (
     Checkpoint,
     DataInput,
-    Distribution,
     EnvironmentValue,
     Identity,
     InputValue,
@@ -85,7 +85,7 @@ class JobSpec(Model):
     """Set for every process; expressions are resolved."""
     compute: Line = ""
     """`local` or absent: any node. Pools of nodes are not supported yet."""
-    distribution: Distribution | None = None
+    distribution: DistributionValue | None = None
     """How processes find each other; absent: one process per instance, on its own."""
     resources: JobResources = JobResources()
     """What each instance takes."""
@@ -129,6 +129,11 @@ class JobSpec(Model):
     def process_count(self) -> int:
         """Processes per instance."""
         return self.distribution.process_count_per_instance if self.distribution else 1
+
+    @property
+    def launcher(self) -> str:
+        """distribution.type; empty: none."""
+        return self.distribution.type if self.distribution else ""
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .failures import RETRIED, RETRY_CHOICES, FailureClass
 from .fields import (
     ENTRIES_MAX,
     Count,
@@ -35,7 +37,6 @@ from .fields import (
 from .problems import nearest, shown
 
 INSTANCES_MAX: Final = 100_000
-PROCESSES_MAX: Final = 1024
 GPUS_MAX: Final = 1024
 # Alternatives of a value, as they turn up in the paths of pydantic's errors. No key can look like this.
 TAG_DATA: Final = "\0data"
@@ -45,7 +46,6 @@ TAG_NAME: Final = "\0name"
 TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME})
 _YEAR_S: Final = 366 * 24 * 3600
 
-_NOT_YET: Final = ("mpi", "tensorflow", "ray", "deepspeed")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -117,25 +117,6 @@ class Environment(Model):
     """For serving; not used by a command job."""
     datastore: Text = ""
     """Not used here."""
-
-
-def _distribution_type(value: Any) -> Any:
-    lower = value.lower() if isinstance(value, str) else value
-    if lower == "pytorch":
-        return lower
-    if lower in _NOT_YET:
-        raise refusal(f"{lower} is not supported yet; expected pytorch")
-    guess = nearest(value, ["pytorch", *_NOT_YET])
-    raise refusal(f"expected pytorch; found {shown(value)}" + (f"; did you mean '{guess}'?" if guess else ""))
-
-
-class Distribution(Model):
-    """How the processes of the job find each other."""
-
-    type: Annotated[Literal["pytorch"], BeforeValidator(_distribution_type)]
-    """`pytorch`: the environment variables of torchrun and a rendezvous store on rank 0's node."""
-    process_count_per_instance: Count = Field(default=1, ge=1, le=PROCESSES_MAX)
-    """Processes (ranks) per instance, usually one per GPU."""
 
 
 def _listed(value: Any) -> Any:
@@ -242,16 +223,67 @@ class QueueSettings(Model):
     """low, medium, high: priority -100, 0, 100."""
 
 
+def _failure_class(value: Any) -> FailureClass:
+    word = value.lower() if isinstance(value, str) else value
+    if word in RETRY_CHOICES:
+        return FailureClass(word)
+    expected = f"expected one of {', '.join(RETRY_CHOICES)}; found {shown(value)}"
+    if word == FailureClass.START_FAILED:
+        raise refusal(f"{expected}, which is always tried elsewhere")
+    if word == FailureClass.TIMEOUT:
+        raise refusal(f"{expected}: limits.timeout is for all attempts together")
+    guess = nearest(word, RETRY_CHOICES)
+    raise refusal(expected + (f"; did you mean '{guess}'?" if guess else ""))
+
+
+def _in_one_order(kinds: tuple[FailureClass, ...]) -> tuple[FailureClass, ...]:
+    return tuple(kind for kind in RETRY_CHOICES if kind in kinds)
+
+
+_ONE_CLASS: Final = {"type": "string", "enum": [kind.value for kind in RETRY_CHOICES]}
+FailureClasses = Annotated[
+    tuple[Annotated[FailureClass, BeforeValidator(_failure_class)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=64),
+    AfterValidator(_in_one_order),
+    WithJsonSchema({"anyOf": [_ONE_CLASS, {"type": "array", "items": _ONE_CLASS, "maxItems": 64}]}),
+]
+"""Classes of failures, one or a list of them."""
+
+
+class Backoff(Model):
+    """How long a job that failed waits before it is tried again. The first retry comes at once; each further
+    failure in a row waits twice as long as the one before. An attempt that published a checkpoint, or ran for
+    longer than max_s, begins a new row."""
+
+    start_s: Number = Field(default=1.0, ge=0, le=86_400)
+    """Seconds before the second retry in a row; 0: no wait at all."""
+    max_s: Number = Field(default=60.0, ge=0, le=86_400)
+    """Seconds beyond which the wait does not grow."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_s < self.start_s:
+            raise refusal(f"expected at least start_s ({self.start_s:g}); found {self.max_s:g}", "max_s")
+        return self
+
+
 class Retry(Model):
-    """What happens when the job fails by its own doing."""
+    """What happens when an attempt fails."""
 
     max_attempts: Count = Field(default=4, ge=1, le=1000)
     """Attempts in all that may end because a process of the job failed; attempts that end because a node
     was lost, the job was preempted or a start refused are not counted."""
+    on: FailureClasses = RETRIED
+    """After which failures there is another attempt, and after no other: out-of-memory, user-error (an error
+    of syntax, an import, the command itself: it would only recur), exception, exit-code, signal, hang,
+    node-lost, preempted. Absent: all but user-error. A refused start is always tried elsewhere."""
+    backoff: Backoff = Backoff()
+    """How long it waits before it is tried again."""
 
 
 class Checkpoint(Model):
-    """Which checkpoints are kept."""
+    """Which checkpoints are kept, and what happens when one is wanted too soon."""
 
     keep_last: Count = Field(default=2, ge=1, le=1000)
     """The newest so many."""
@@ -259,6 +291,8 @@ class Checkpoint(Model):
     """And the best so many by best_metric."""
     best_metric: Line = ""
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
+    when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
+    """When the checkpoint before is not on disk yet: wait for it, or skip this one and go on training."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

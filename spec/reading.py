@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
+from .distribution import MODELS
 from .document import DOCUMENT_BYTES_MAX, Document, parse, plain_document
 from .expressions import BadExpression, check_expressions
 from .keys import nearest_key
@@ -198,11 +199,12 @@ def _below(problem: Problem, key: str) -> bool:
 def _problem(document: Document, item: Any) -> Problem:
     kind, context = item["type"], item.get("ctx", {})
     at_key = item["loc"][-1:] == ("[key]",)
-    path = tuple(part for part in item["loc"] if part not in TAGS)[: -1 if at_key else None]
+    tagged = tuple(part for part in item["loc"] if part not in TAGS)[: -1 if at_key else None]
+    path = tuple(part for part in tagged if part not in MODELS)
     if kind == "paceline":
         return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
     if kind == "extra_forbidden" and path:
-        return document.problem(path, "unknown key", at_key=True, nearest=nearest_key(path))
+        return document.problem(path, "unknown key", at_key=True, nearest=nearest_key(tagged))
     if kind == "missing" and path:
         return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
     found = shown(item["input"])

@@ -6,9 +6,10 @@ every start of a client would pay for it.
 
 import ast
 import inspect
+from collections import ChainMap
 from typing import Any, Final
 
-from . import model, parts
+from . import distribution, model, parts
 from .model import JobSpec
 
 SCHEMA_ID: Final = "urn:paceline:schema:v1:job"
@@ -33,10 +34,11 @@ def job_schema() -> dict[str, Any]:
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> key -> the text that stands below the field."""
     docs: dict[str, dict[str, str]] = {}
-    for module in (model, parts):
+    for module in (parts, distribution, model):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
-                docs[node.name] = _docs_of(node)
+                inherited = (docs.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name))
+                docs[node.name] = {**dict(ChainMap(*inherited)), **_docs_of(node)}
     for name, info in JobSpec.model_fields.items():
         docs[JobSpec.__name__][info.alias or name] = docs[JobSpec.__name__][name]
     return docs

@@ -10,6 +10,7 @@ from pathlib import Path
 from . import folders, manifest
 from .environment import Environment
 from .errors import StorageFailed
+from .folders import FolderName
 from .manifest import Manifest
 from .task import Task
 
@@ -25,6 +26,11 @@ class Candidate:
     attempt: int
     manifest_hash: str | None = None
 
+    @property
+    def name(self) -> FolderName:
+        """As its folder and its images are called."""
+        return FolderName.parse(self.path.name) or FolderName(self.attempt, self.step)
+
     def __str__(self) -> str:
         return f"step {self.step} (attempt {self.attempt})"
 
@@ -39,9 +45,11 @@ def found(root: Path) -> list[Candidate]:
     return [Candidate(root / str(name), name.step, name.attempt) for name in folders.published(root)]
 
 
-def check(candidate: Candidate, environment: Environment) -> Manifest:
-    """Its manifest. Raises StorageFailed, saying why, unless it is the one accepted, and this job's."""
-    document = manifest.read(candidate.path, candidate.manifest_hash)
+def check(candidate: Candidate, environment: Environment, copy: Path | None) -> Manifest:
+    """Its manifest, or this node's copy of it. Raises StorageFailed, saying why, unless it is the one
+    accepted, and this job's.
+    """
+    document = _from_copy(candidate, copy) or manifest.read(candidate.path, candidate.manifest_hash)
     if environment.managed and document.job != environment.job:
         raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
@@ -51,3 +59,13 @@ def check(candidate: Candidate, environment: Environment) -> Manifest:
     if METADATA not in document.files:
         raise StorageFailed(f"{manifest.NAME} names no {METADATA}")
     return document
+
+
+def _from_copy(candidate: Candidate, copy: Path | None) -> Manifest | None:
+    """Only with the hash that was accepted is it as good as the one in storage."""
+    if copy is None or candidate.manifest_hash is None:
+        return None
+    try:
+        return manifest.read(copy.parent, candidate.manifest_hash)
+    except StorageFailed:  # damaged or going: the one in storage counts, and its problems are said
+        return None

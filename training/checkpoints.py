@@ -1,27 +1,30 @@
-"""The checkpoints of one run: where they lie, which count, and the two verbs on them. Every method is
+"""The checkpoints of one run: where they lie, which count, and the verbs on them. All but `close` are
 collective.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import candidates, folders, manifest
+from . import candidates, folders, images
 from .candidates import Candidate
 from .environment import Environment
-from .errors import StorageFailed
 from .gang import Gang
-from .keeper import Keeper
+from .images import Places
 from .link import ShimLink
+from .orders import Setting
 from .outcome import Restored, SaveOutcome
+from .persisting import Persister
 from .restoring import Restorer
-from .retention import Kept
 from .saving import Saver
-from .task import Retention, Task, read_acked_seq
+from .say import say
+from .scratch import Scratch
+from .staging import Stager
+from .task import Retention, Task
 
 
 class Checkpoints:
-    """Joins saving, restoring and keeping over one folder. `task` None: outside Paceline."""
+    """Joins saving and restoring over one folder. `task` None: outside Paceline."""
 
     def __init__(
         self,
@@ -30,7 +33,6 @@ class Checkpoints:
         link: ShimLink | None,
         task: Task | None,
         *,
-        stop_seen: Callable[[], bool],
         root: Path,
         retention: Retention,
     ) -> None:
@@ -39,28 +41,43 @@ class Checkpoints:
         self._task = task
         self._root = root
         self._retention = retention
-        self._stop_seen = stop_seen
         self._attempt = environment.attempt if task is not None else 0
-        self._bad: set[Path] = set()
         self._continues = False
-        self._keeper = Keeper(
-            root, retention, self._earlier, self._acked_seq, sweeps_unaccepted=task is not None
+        self._scratch: Scratch | None = None
+        self._saver = Saver(
+            environment,
+            gang,
+            link,
+            root,
+            stager=self._make_stager,
+            persister=self._make_persister,
+            when_busy=task.when_busy if task is not None else Task().when_busy,
         )
-        self._saver = Saver(environment, gang, link, root, self._keeper)
-        self._restorer = Restorer(environment, gang, link, self._bad.add)
+        self._restorer = Restorer(environment, gang, link)
 
     def save(self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]) -> SaveOutcome:
         """See Run.save."""
         self._gang.require("save")
         return self._saver.save(self._settled_attempt(), step, given, metrics)
 
+    def flush(self) -> SaveOutcome | None:
+        """See Run.flush."""
+        self._gang.require("flush")
+        return self._saver.flush()
+
     def restore(self, given: Mapping[str, Any]) -> Restored | None:
         """See Run.restore."""
         self._gang.require("restore")
+        self._saver.flush()
         self._settled_attempt()
         restored = self._restorer.restore(self._candidates(), given)
         self._continues = restored is not None
+        self._saver.go_on_from(self._restorer.history)
         return restored
+
+    def close(self) -> None:
+        """What is under way is brought to its end."""
+        self._saver.close()
 
     def _settled_attempt(self) -> int:
         """Outside Paceline each run is an attempt of its own, one above any that it finds."""
@@ -79,34 +96,38 @@ class Checkpoints:
         )
         return listed
 
-    def _earlier(self) -> list[Kept]:
-        """What counts from before this attempt, oldest first. Outside, a run that has not gone on from it
-        leaves it alone.
-        """
-        if self._task is not None:
-            before = candidates.accepted(self._task)
-        elif self._continues:
-            before = [one for one in candidates.found(self._root) if one.attempt < self._attempt]
+    def _make_stager(self) -> Stager:
+        """Where memory has no room, images are on disk: that costs time, and not the checkpoint."""
+        memory, task = self._environment.memory_folder, self._environment.task_folder
+        if memory is not None:
+            self._let_go_of_strangers(memory)
+            places = [memory, task / "images"] if task is not None else [memory]
         else:
-            before = []
-        return [
-            Kept(one.step, one.path, self._metrics_of(one), good=one.path not in self._bad)
-            for one in reversed(before)
-        ]
+            self._scratch = Scratch()
+            places = [self._scratch.memory, self._scratch.disk]
+        return Stager(self._gang, Places(places, _say_fallback))
 
-    def _metrics_of(self, candidate: Candidate) -> Mapping[str, float]:
-        if not self._retention.keep_best:
-            return {}
-        try:
-            return manifest.read(candidate.path, candidate.manifest_hash).metrics
-        except StorageFailed:
-            return {}  # gone or damaged: it cannot be the best
+    def _let_go_of_strangers(self, folder: Path) -> None:
+        """Images of ranks that were here in an attempt before, and are not now."""
+        here = self._environment
+        if here.local_rank == 0:
+            ranks = range(here.rank, here.rank + here.local_world_size)
+            images.keep_only(folder, [f"__{rank}_" for rank in ranks])
 
-    def _acked_seq(self) -> int:
-        """Nothing once a stop was asked for: this attempt may have a successor, and what is acknowledged from
-        then on was perhaps only taken note of.
-        """
+    def _make_persister(self) -> Persister:
         folder = self._environment.task_folder
-        if folder is None:
-            return 0
-        return 0 if self._stop_seen() else read_acked_seq(folder)
+        return Persister(
+            Setting(
+                root=str(self._root),
+                task_folder=str(folder) if folder is not None else "",
+                scratch=str(self._scratch.memory) if self._scratch is not None else "",
+                retention=self._retention,
+                attempt=self._attempt,
+                continues=self._continues,
+            ),
+            self._scratch.lock_fd if self._scratch is not None else None,
+        )
+
+
+def _say_fallback(why: str) -> None:
+    say(f"checkpoints are staged on disk, which stalls longer and leaves none in memory: {why}")

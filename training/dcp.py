@@ -1,121 +1,90 @@
-"""PyTorch's distributed checkpoint (DCP) as our format on disk: written with hashes and published by rename,
-read safely.
+"""PyTorch's distributed checkpoint (DCP) as our format on disk: planned by it, read safely.
 
-The files are what `torch.distributed.checkpoint.load` reads. Our share: the writer hashes what each rank
-wrote, and on rank 0, inside DCP's own last agreement, writes the manifest, publishes and tells; so an error
-at any rank is every rank's error, and no collective is added. The reader unpickles nothing but DCP's own
-metadata classes, and values only as torch.load(weights_only=True) does.
+The files are what `torch.distributed.checkpoint.load` reads. The writer takes DCP's plan, with its agreement
+over all ranks, and leaves the writing to whoever lays the files out. The reader unpickles nothing but DCP's
+own metadata classes, and values only as torch.load(weights_only=True) does.
 """
 
+import dataclasses
 import io
+import mmap
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import (
+    LoadItemType,
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+)
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from . import folders, manifest
+from . import containers
 from .errors import StorageFailed
-from .folders import FolderName
-from .manifest import FileEntry
+from .images import map_image
 
 METADATA = ".metadata"
 
-Published = Callable[[Path, Mapping[str, FileEntry]], None]
+LayOut = Callable[[SavePlan, SavePlanner], list[WriteResult]]
 
 
-@dataclass(frozen=True, slots=True)
-class _RankFiles:
-    """Rides along with a rank's write results to rank 0."""
+class LayingWriter(FileSystemWriter):
+    """Takes DCP's agreed plan and lets `lay_out` write this rank's part. Rank 0 has `metadata` in the end."""
 
-    files: dict[str, FileEntry]
-
-
-class AgreedSavePlanner(DefaultSavePlanner):
-    """The stock planner; `error` is what went wrong at this rank before, raised where DCP tells all ranks of
-    it.
-    """
-
-    def __init__(self, error: Exception | None) -> None:
-        super().__init__()
-        self._error = error
-
-    def create_local_plan(self) -> SavePlan:
-        if self._error is not None:
-            raise self._error
-        return super().create_local_plan()
-
-
-class PublishingWriter(FileSystemWriter):
-    """Writes into the folder aside. `complete` runs at rank 0 when all ranks' files are there: manifest,
-    rename, tell.
-    """
-
-    def __init__(self, root: Path, name: FolderName, complete: Published) -> None:
-        super().__init__(root / name.aside, sync_files=True)
-        self._root = root
-        self._name = name
-        self._aside = root / name.aside
-        self._complete = complete
+    def __init__(self, lay_out: LayOut) -> None:
+        super().__init__("unused", sync_files=False)
+        self._lay_out = lay_out
+        self.metadata: Metadata | None = None
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        return plan  # the folder is rank 0's to make, when all have come this far and none writes yet
+        return plan  # no folder is made here
 
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        try:
-            folders.prepare_aside(self._root, self._name)
-        except OSError as error:
-            raise _storage_failed(error, self._aside) from error
-        return super().prepare_global_plan(plans)
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[Any]]:
-        try:
-            results: list[Any] = super().write_data(plan, planner).wait()
-            names = {result.storage_data.relative_path for result in results}
-            files = {name: manifest.hash_file(self._aside / name) for name in sorted(names)}
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch's file writer turns a failed write into a RuntimeError
-            raise _storage_failed(error, self._aside) from error
-        future: Future[list[Any]] = Future()
-        future.set_result([*results, _RankFiles(files)])
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(self._lay_out(plan, planner))
         return future
 
-    def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
-        files: dict[str, FileEntry] = {}
-        for of_rank in results:
-            files |= of_rank.pop().files
-        try:
-            super().finish(metadata, results)
-            files[METADATA] = manifest.hash_file(self._aside / METADATA)
-            self._complete(self._aside, files)
-        except OSError as error:
-            raise _storage_failed(error, self._aside) from error
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        metadata.storage_data = {
+            result.index: result.storage_data for of_rank in results for result in of_rank
+        }
+        metadata.storage_meta = StorageMeta()
+        if hasattr(metadata, "version"):
+            metadata.version = filesystem.CURRENT_DCP_VERSION
+        self.metadata = metadata
 
     def storage_meta(self) -> StorageMeta:
-        return StorageMeta(checkpoint_id=str(self._root / str(self._name)), save_id=self.save_id)
+        return StorageMeta()
 
 
 class SafeReader(FileSystemReader):
-    """Reads only files that the manifest names, and unpickles only what DCP's metadata is made of."""
+    """Reads only files that the manifest names, and unpickles only what DCP's metadata is made of.
 
-    def __init__(self, folder: Path, files: Mapping[str, FileEntry]) -> None:
+    `images`: those files that are verified in this node's memory: mapped, and copied from there.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str], metadata: bytes) -> None:
         super().__init__(folder)
-        self._folder = folder
-        self._files = files
+        self._names = frozenset(names)
+        self._metadata = metadata
+        self._forms: dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]] = {}
+        self.images: dict[str, Path] = {}
+        self.mapped: dict[str, mmap.mmap] = {}
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
         try:
-            with (self._folder / METADATA).open("rb") as file:
-                metadata = _MetadataUnpickler(file).load()
+            metadata = _MetadataUnpickler(io.BytesIO(self._metadata)).load()
         except (
             pickle.UnpicklingError,
             EOFError,
@@ -130,10 +99,54 @@ class SafeReader(FileSystemReader):
             raise StorageFailed(
                 f"{METADATA} is not a checkpoint's metadata: it holds a {type(metadata).__name__}"
             )
-        strangers = {entry.relative_path for entry in metadata.storage_data.values()} - set(self._files)
+        strangers = {entry.relative_path for entry in metadata.storage_data.values()} - self._names
         if strangers:
             raise StorageFailed(f"{METADATA} names a file that the manifest does not: {min(strangers)!r}")
         return metadata
+
+    def file_of(self, item: ReadItem) -> str:
+        name: str = self.storage_data[item.storage_index].relative_path
+        return name
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None:
+        super().set_up_storage_reader(metadata, is_coordinator)
+        self._forms = _forms(metadata)
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        missing = {name: map_image(path) for name, path in self.images.items() if name not in self.mapped}
+        files = {name: memoryview(mapped) for name, mapped in {**self.mapped, **missing}.items()}
+        others = []
+        for item in plan.items:
+            mapped = files.get(self.file_of(item))
+            if mapped is None:
+                others.append(item)
+            else:
+                info = self.storage_data[item.storage_index]
+                self._read_item(item, mapped[info.offset : info.offset + info.length], planner)
+        return super().read_data(dataclasses.replace(plan, items=others), planner)
+
+    def _read_item(self, item: ReadItem, container: memoryview, planner: LoadPlanner) -> None:
+        if item.type == LoadItemType.BYTE_IO:
+            planner.load_bytes(item, io.BytesIO(container))
+            return
+        form = self._forms[item.storage_index.fqn, item.storage_index.offset]
+        saved = containers.tensor_in(container, *form)
+        part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
+        target = planner.resolve_tensor(item).detach()
+        if target.size() != part.size():
+            raise ValueError(f"Size mismatch: {item.dest_index.fqn} is {target.size()}, saved {part.size()}")
+        target.copy_(part)
+        planner.commit_tensor(item, target)
+
+
+def _forms(metadata: Metadata) -> dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]]:
+    """Shape and type of each tensor, or part of one, that has been saved."""
+    found: dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]] = {}
+    for name, entry in metadata.state_dict_metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            for chunk in entry.chunks:
+                found[name, chunk.offsets] = found[name, None] = (chunk.sizes, entry.properties.dtype)
+    return found
 
 
 class SafeLoadPlanner(DefaultLoadPlanner):
@@ -150,15 +163,23 @@ class SafeLoadPlanner(DefaultLoadPlanner):
         container[last] = loaded
 
 
-def load_into(state: dict[str, Any], reader: SafeReader, metadata: Metadata) -> None:
-    """Fill `state` (tensors in place) with this rank's part. Needs no collective: load plans are local by
+class Loading:
+    """This rank's part in filling `state` (tensors in place). Needs no collective: load plans are local by
     nature.
     """
-    planner = SafeLoadPlanner()
-    planner.set_up_planner(state, metadata, is_coordinator=True)
-    reader.set_up_storage_reader(metadata, is_coordinator=True)
-    plan = reader.prepare_local_plan(planner.create_local_plan())
-    reader.read_data(planner.finish_plan(plan), planner).wait()
+
+    def __init__(self, state: dict[str, Any], reader: SafeReader, metadata: Metadata) -> None:
+        self._reader = reader
+        self._planner = SafeLoadPlanner()
+        self._planner.set_up_planner(state, metadata, is_coordinator=True)
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        self._plan = reader.prepare_local_plan(self._planner.create_local_plan())
+        self.files = frozenset(map(reader.file_of, self._plan.items))
+        """Names of those that will be read."""
+
+    def run(self, images: Mapping[str, Path], mapped: Mapping[str, mmap.mmap]) -> None:
+        self._reader.images, self._reader.mapped = dict(images), dict(mapped)
+        self._reader.read_data(self._planner.finish_plan(self._plan), self._planner).wait()
 
 
 _METADATA_CLASSES = frozenset(
@@ -190,13 +211,3 @@ class _MetadataUnpickler(pickle.Unpickler):
         if module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype):
             return getattr(torch, global_name)
         raise pickle.UnpicklingError(f"asks for {module_name}.{global_name}, which metadata has no need of")
-
-
-def _storage_failed(error: Exception, folder: Path) -> StorageFailed:
-    """The operating system's own words, wherever in the chain they are."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    text = cause.strerror or str(cause) if isinstance(cause, OSError) else str(error).splitlines()[0]
-    name = f" ({Path(str(cause.filename)).name})" if isinstance(cause, OSError) and cause.filename else ""
-    return StorageFailed(f"{text}{name}", folder=str(folder))

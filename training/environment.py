@@ -27,6 +27,10 @@ class Environment:
     job_name: str = ""
     task_folder: Path | None = None
     job_folder: Path | None = None
+    memory_folder: Path | None = None
+    """In shared memory, of this job on this node; the agent removes it when the job has left. Outside
+    Paceline a user may name one, which then is theirs to remove.
+    """
 
     @property
     def managed(self) -> bool:
@@ -62,6 +66,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         job_name=variables.get("PACELINE_JOB_NAME", ""),
         task_folder=_folder(variables, "PACELINE_TASK_FOLDER"),
         job_folder=_folder(variables, "PACELINE_JOB_FOLDER"),
+        memory_folder=_folder(variables, "PACELINE_MEMORY_FOLDER"),
     )
 
 

@@ -6,11 +6,14 @@ interpreted before its manifest has been checked against what was accepted, and 
 manifest. torch is not needed here.
 """
 
+import dataclasses
 import json
+import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -18,7 +21,9 @@ from .errors import StorageFailed
 from .metrics import to_json
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+_FORMATS = (1, 2)
+"""The first has no data position, git commit and parents."""
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -32,6 +37,15 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """A checkpoint that this one was made from."""
+
+    step: int
+    attempt: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`contents` says for each name given to `save` what kind of thing it was."""
 
@@ -42,6 +56,12 @@ class Manifest:
     files: Mapping[str, FileEntry]
     contents: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Any = None
+    """Where in the data the run stood, if it said so: plain JSON."""
+    git_commit: str = ""
+    """Of the code's folder."""
+    parents: tuple[Parent, ...] = ()
+    """The checkpoints that the run went on from."""
 
     @property
     def size_bytes(self) -> int:
@@ -58,6 +78,9 @@ def encode(manifest: Manifest) -> bytes:
         "world_size": manifest.world_size,
         "contents": dict(manifest.contents),
         "metrics": to_json(manifest.metrics),
+        "data": manifest.data,
+        "git_commit": manifest.git_commit,
+        "parents": [dataclasses.asdict(parent) for parent in manifest.parents],
         "files": {name: {"size": e.size_bytes, "xxh3": e.xxh3} for name, e in manifest.files.items()},
     }
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
@@ -67,8 +90,8 @@ def decode(data: bytes) -> Manifest:
     """Raises ValueError, saying what is wrong, on anything that `encode` does not make."""
     try:
         document = json.loads(data)
-        if document["format"] != FORMAT:
-            raise ValueError(f"is of format {document['format']!r}, this version reads {FORMAT}")
+        if document["format"] not in _FORMATS:
+            raise ValueError(f"is of format {document['format']!r}, this version reads up to {FORMAT}")
         return Manifest(
             job=int(document["job"]),
             attempt=int(document["attempt"]),
@@ -80,18 +103,25 @@ def decode(data: bytes) -> Manifest:
             },
             contents={str(name): str(kind) for name, kind in document["contents"].items()},
             metrics={str(name): float(value) for name, value in document["metrics"].items()},
+            data=document.get("data"),
+            git_commit=str(document.get("git_commit", "")),
+            parents=tuple(Parent(**parent) for parent in document.get("parents", ())),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"is not a manifest: {type(error).__name__}: {error}") from None
 
 
-def hash_bytes(data: bytes) -> str:
+def new_hash() -> xxhash.xxh3_128:
+    return xxhash.xxh3_128()
+
+
+def hash_bytes(data: bytes | mmap.mmap) -> str:
     return xxhash.xxh3_128(data).hexdigest()
 
 
 def hash_file(path: Path) -> FileEntry:
     """Size and hash of what is in the file now."""
-    digest, size_bytes = xxhash.xxh3_128(), 0
+    digest, size_bytes = new_hash(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
@@ -113,16 +143,7 @@ def read(folder: Path, manifest_hash: str | None) -> Manifest:
     """The folder's manifest; with a hash, only if it is that very one. Raises StorageFailed, saying what is
     wrong.
     """
-    path = folder / NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MANIFEST_BYTES_MAX + 1)
-    except FileNotFoundError:
-        raise StorageFailed(f"no {NAME}" if folder.is_dir() else "no such folder") from None
-    except OSError as error:
-        raise StorageFailed(f"{NAME}: {error.strerror}") from error
-    if len(data) > MANIFEST_BYTES_MAX:
-        raise StorageFailed(f"{NAME} is longer than {MANIFEST_BYTES_MAX} bytes")
+    data = read_bytes(folder / NAME)
     if manifest_hash is not None and hash_bytes(data) != manifest_hash:
         raise StorageFailed(
             f"{NAME} is not the one that was accepted: hash {hash_bytes(data)}, expected {manifest_hash}"
@@ -133,21 +154,31 @@ def read(folder: Path, manifest_hash: str | None) -> Manifest:
         raise StorageFailed(f"{NAME} {error}") from None
 
 
-def find_damage(folder: Path, manifest: Manifest, names: Iterable[str]) -> str:
-    """What is wrong with the first bad one of these files; empty when all are as the manifest says."""
-    for name in names:
-        entry = manifest.files[name]
-        try:
-            size_bytes = (folder / name).stat().st_size
-            if size_bytes != entry.size_bytes:
-                return f"{name}: {size_bytes} bytes, expected {entry.size_bytes}"
-            if hash_file(folder / name).xxh3 != entry.xxh3:
-                return f"{name}: hash differs"
-        except FileNotFoundError:
-            return f"{name}: missing"
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-    return ""
+def read_bytes(path: Path) -> bytes:
+    """A small file. Raises StorageFailed."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise StorageFailed(f"no {path.name}" if path.parent.is_dir() else "no such folder") from None
+    except OSError as error:
+        raise StorageFailed(f"{path.name}: {error.strerror}") from error
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise StorageFailed(f"{path.name} is longer than {MANIFEST_BYTES_MAX} bytes")
+    return data
+
+
+def damage_of(path: Path, entry: FileEntry) -> str:
+    """What is wrong with the file; empty when it is as the manifest says."""
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes:
+            return f"{size_bytes} bytes, expected {entry.size_bytes}"
+        return "" if hash_file(path).xxh3 == entry.xxh3 else "hash differs"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _plain(name: str) -> str:

@@ -8,18 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SaveOutcome:
-    """How a save went, the same at all ranks. `path` None: it failed as `error` says, and training goes on
-    without it.
+    """How a save went, the same at all ranks. `path` None: it failed or was skipped as `error` says, and
+    training goes on without it. Else it is on its way to `path`, and there when `published`.
     """
 
     step: int
     path: Path | None
     stall_s: float
     error: str = ""
-
-    @property
-    def published(self) -> bool:
-        return self.path is not None
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,8 @@ class Restored:
     rejected: tuple[str, ...] = ()
     """Newer ones that were passed over, and why."""
     seconds: float = 0.0
+    tier: str = "storage"
+    """What it was read from: "memory" of this node, "storage", or some of both; and why not memory."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]

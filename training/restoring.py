@@ -1,29 +1,31 @@
 """Restoring: the newest checkpoint that is whole, ours and accepted, at all ranks the same one.
 
-Each rank checks its share of the files against the manifest before anything is read; all agree on the
-verdict, and again on the reading. One that fails is passed over by name, and the one before it is tried. One
-that is good but does not fit what the script gave is the script's error, raised at all ranks: an older one
-would not fit either. Collective; costs nothing when there is none.
+What will be read is checked against the manifest first, each file in the fastest tier that has it, the work
+shared; all agree on the verdict, and again on the reading. One that fails is passed over by name, and the one
+before it is tried. One that is good but does not fit what the script gave is the script's error, raised at
+all ranks: an older one would not fit either. Collective; costs nothing when there is none.
 """
 
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from . import manifest
 from .candidates import Candidate, check
-from .dcp import SafeReader, load_into
+from .dcp import METADATA, Loading, SafeReader
 from .environment import Environment
 from .errors import CheckpointMismatch, RestoreFailed, StorageFailed
 from .gang import Gang
+from .images import find
 from .link import ShimLink
-from .manifest import Manifest
+from .manifest import Manifest, Parent
+from .orders import History
 from .outcome import Restored
 from .say import say
 from .state import State
+from .tiers import Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,13 @@ class _Search:
 
 
 class Restorer:
-    """One rank's part in a restore. `on_bad` hears of each that was passed over."""
+    """One rank's part in a restore. `history`: what the saves after it must know."""
 
-    def __init__(
-        self, environment: Environment, gang: Gang, link: ShimLink | None, on_bad: Callable[[Path], None]
-    ) -> None:
+    def __init__(self, environment: Environment, gang: Gang, link: ShimLink | None) -> None:
         self._environment = environment
         self._gang = gang
         self._link = link
-        self._on_bad = on_bad
+        self.history = History()
 
     def restore(self, candidates: Sequence[Candidate], given: Mapping[str, Any]) -> Restored | None:
         """Load the first good one of `candidates`. Raises CheckpointMismatch, at all ranks, if it does not
@@ -70,37 +70,46 @@ class Restorer:
         """
         search = _Search()
         for candidate in candidates:
-            document, why = self._verify(candidate)
-            if document is not None:
-                values, why = self._load(search, candidate, document, given)
-                if not why:
-                    return self._on_restored(search, candidate, document, values)
+            document, values, tiers, why = self._try(search, candidate, given)
+            if document is not None and not why:
+                return self._on_restored(search, candidate, document, values, tiers)
             search.rejected.append(f"{candidate}: {why}")
-            self._on_bad(candidate.path)
+            self.history = History(bad=(*self.history.bad, str(candidate.path)))
         self._on_none(search)
         return None
 
-    def _verify(self, candidate: Candidate) -> tuple[Manifest | None, str]:
-        document: Manifest | None = None
+    def _try(
+        self, search: _Search, candidate: Candidate, given: Mapping[str, Any]
+    ) -> tuple[Manifest | None, dict[str, Any], Tiers, str]:
+        """Why it must be passed over, last; empty: the state is put back."""
+        tiers = Tiers(self._gang, self._environment)
+        reading: _Reading | None = None
+        error: Exception | None = None
         try:
-            document = check(candidate, self._environment)
-            share = sorted(document.files)[self._gang.rank :: self._environment.world_size]
-            mine = _Verdict(problem=manifest.find_damage(candidate.path, document, share))
-        except StorageFailed as error:
-            mine = _Verdict(problem=error.message)
+            reading = _Reading(candidate, self._environment)
+            reading.prepare(given)
+            mine = _Verdict()
+        except Exception as any_error:  # noqa: BLE001 - said to all ranks before it is raised, else they wait for us
+            error, mine = any_error, _judge(any_error, touched=False)
         verdicts: list[_Verdict] = self._gang.gather(mine)
+        _raise_agreed(verdicts, error)
         problem = _first_said(verdict.problem for verdict in verdicts)
-        return (None, problem) if problem else (document, "")
+        if problem:
+            return None, {}, tiers, problem
+        assert reading is not None
+        assert reading.document is not None
+        problem = tiers.verify(candidate.path, reading.document, reading.files, reading.images)
+        if problem:
+            return None, {}, tiers, problem
+        values, problem = self._load(search, reading, tiers)
+        return reading.document, values, tiers, problem
 
-    def _load(
-        self, search: _Search, candidate: Candidate, document: Manifest, given: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], str]:
+    def _load(self, search: _Search, reading: "_Reading", tiers: Tiers) -> tuple[dict[str, Any], str]:
         values: dict[str, Any] = {}
         error: Exception | None = None
-        reading = _Reading(candidate, document, self._gang.rank)
         try:
-            values = reading.run(given)
-        except Exception as any_error:  # noqa: BLE001 - said to all ranks before it is raised, else they wait for us
+            values = reading.run(tiers)
+        except Exception as any_error:  # noqa: BLE001 - as above
             error = any_error
         verdicts: list[_Verdict] = self._gang.gather(_judge(error, touched=reading.touched))
         search.touched = search.touched or any(verdict.touched for verdict in verdicts)
@@ -108,9 +117,20 @@ class Restorer:
         return values, _first_said(verdict.problem for verdict in verdicts)
 
     def _on_restored(
-        self, search: _Search, candidate: Candidate, document: Manifest, values: dict[str, Any]
+        self,
+        search: _Search,
+        candidate: Candidate,
+        document: Manifest,
+        values: dict[str, Any],
+        tiers: Tiers,
     ) -> Restored:
-        self._tell(search, candidate.step, str(candidate.path))
+        tier = tiers.describe()
+        self.history = History(
+            parents=(Parent(candidate.step, candidate.attempt, str(candidate.path)),),
+            bad=self.history.bad,
+            keep_slot=tiers.slot_of(self._gang.rank),
+        )
+        self._tell(search, candidate.step, str(candidate.path), tier)
         return Restored(
             step=candidate.step,
             path=candidate.path,
@@ -119,50 +139,74 @@ class Restorer:
             metrics=document.metrics,
             rejected=tuple(search.rejected),
             seconds=search.seconds,
+            tier=tier,
         )
 
     def _on_none(self, search: _Search) -> None:
         if search.rejected or self._environment.attempt > 1:
-            self._tell(search, -1, "")
+            self._tell(search, -1, "", "")
         if search.touched:
             raise RestoreFailed(
                 f"no checkpoint could be read, and the state is half written: {search.rejected}",
                 hint="start the job anew, or bring the storage back and let it start again",
             )
 
-    def _tell(self, search: _Search, step: int, path: str) -> None:
+    def _tell(self, search: _Search, step: int, path: str, tier: str) -> None:
         if self._gang.rank != 0:
             return
         for one in search.rejected:
             say(f"checkpoint passed over: {one}")
         if search.rejected:
             say(f"going on from step {step}" if step >= 0 else "no checkpoint is good: the run starts anew")
+        if tier:
+            say(f"restored step {step} from {tier} in {search.seconds:.3f} s")
         if self._link is not None:
-            message = {"op": "restored", "step": step, "path": path, "seconds": search.seconds}
+            message = {"op": "restored", "step": step, "path": path, "seconds": search.seconds, "tier": tier}
             answer = self._link.ask({**message, "rejected": search.rejected})
             if answer is None or not answer.get("ok"):
                 say(f"the agent's shim took no note of the restore: {answer or 'no answer'}")
 
 
 class _Reading:
-    """Reading one verified checkpoint into what the script gave."""
+    """Reading one checkpoint into what the script gave. `prepare` touches nothing."""
 
-    def __init__(self, candidate: Candidate, document: Manifest, rank: int) -> None:
+    def __init__(self, candidate: Candidate, environment: Environment) -> None:
         self._candidate = candidate
-        self._document = document
-        self._rank = rank
+        self._environment = environment
+        self.images = find(environment.memory_folder, candidate.name)
+        self.document: Manifest | None = None
         self.touched = False
 
-    def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        contents = self._document.contents
-        state = State(given, self._rank)
-        state.check_fits(contents, str(self._candidate))
-        reader = SafeReader(self._candidate.path, self._document.files)
+    def prepare(self, given: Mapping[str, Any]) -> None:
+        """Manifest and metadata are checked, and what must be read is known."""
+        self.document = check(self._candidate, self._environment, self.images.get(manifest.NAME))
+        self._state = State(given, self._environment.rank)
+        self._state.check_fits(self.document.contents, str(self._candidate))
+        reader = SafeReader(self._candidate.path, self.document.files, self._metadata(self.document))
         metadata = reader.read_metadata()
-        filled = state.template(metadata, contents)
+        self._filled = self._state.template(metadata, self.document.contents)
+        self._loading = Loading(self._filled, reader, metadata)
+        self.files = self._loading.files
+
+    def run(self, tiers: Tiers) -> dict[str, Any]:
+        assert self.document is not None
         self.touched = True
-        load_into(filled, reader, metadata)
-        return state.load(filled, contents)
+        self._loading.run(tiers.images, tiers.mapped)
+        return self._state.load(self._filled, self.document.contents)
+
+    def _metadata(self, document: Manifest) -> bytes:
+        """Small, and read by every rank: from memory if it is there and good. Raises StorageFailed."""
+        entry = document.files[METADATA]
+        problem = ""
+        for path in (self.images.get(METADATA), self._candidate.path / METADATA):
+            if path is None:
+                continue
+            data = manifest.read_bytes(path)
+            if len(data) == entry.size_bytes and manifest.hash_bytes(data) == entry.xxh3:
+                return data
+            differs = "hash differs" if len(data) == entry.size_bytes else f"expected {entry.size_bytes}"
+            problem = f"{METADATA}: {len(data)} bytes, {differs}"
+        raise StorageFailed(problem)
 
 
 def _judge(error: Exception | None, *, touched: bool) -> _Verdict:

@@ -1,8 +1,8 @@
-"""What a script sees of Paceline: `run = paceline.init()`, and five verbs on it.
+"""What a script sees of Paceline: `run = paceline.init()`, and six verbs on it.
 
 The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
 to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
-`save`, `restore` and `should_stop` are collective: all ranks call them, at the same steps.
+`save`, `flush`, `restore` and `should_stop` are collective: all ranks call them, at the same steps.
 """
 
 import atexit
@@ -51,6 +51,8 @@ class Run:
     """One rank's view of the run. Made by `init`."""
 
     def __init__(self, environment: Environment, local_root: Path, local_retention: Retention) -> None:
+        self._pid = os.getpid()
+        """A forked child's exit is not the rank's."""
         self._environment = environment
         self._local = (local_root, local_retention)
         folder = environment.task_folder
@@ -111,9 +113,11 @@ class Run:
         number generators are saved for each rank. `metrics` rate the checkpoint for `keep_best`; left out,
         rank 0's last reported values do.
 
-        Storage that fails (full, read-only) costs this checkpoint and not the run: the outcome, the same at
-        all ranks, says so, and so do stderr and the job's timeline. Raises UnsavableState for what could
-        never be restored.
+        It returns when the state is copied into shared memory; another process writes it to storage. One save
+        is under way at a time: while the one before is not on disk, this one waits for it or is skipped, as
+        `checkpoint.when_busy` in the job file says. Storage that fails (full, read-only) costs this
+        checkpoint and not the run: stderr and the job's timeline say so. The process ends when its last save
+        is on disk. Raises UnsavableState for what could never be restored.
         """
         rating = self._latest if metrics is None else check_values(metrics)
         given = {"model": model, "optimizer": optimizer, **more}
@@ -121,6 +125,13 @@ class Run:
             raise UnsavableState("run.save() was given nothing to save", hint="run.save(step, model=model)")
         with BEAT.phase(SAVES):
             return self._checkpoints().save(check_step(step), given, dict(rating))
+
+    def flush(self) -> SaveOutcome | None:
+        """Wait until the last save is on disk and told of; how it went, the same at all ranks, which all call
+        it. None: nothing was saved.
+        """
+        with BEAT.phase(SAVES):
+            return self._checkpoints().flush()
 
     def restore(self, *, model: Any = None, optimizer: Any = None, **more: Any) -> Restored | None:
         """Put back the newest good checkpoint, in place; None when there is none. All ranks call it.
@@ -142,7 +153,10 @@ class Run:
         return self._stopping.should_stop()
 
     def close(self) -> None:
-        """Give what is still unsent a moment; called at exit."""
+        """Wait for a save under way, and give what is still unsent a moment; called at exit."""
+        if self._lazy_checkpoints is not None and os.getpid() == self._pid:
+            with BEAT.phase(SAVES):
+                self._lazy_checkpoints.close()
         if self._link is not None:
             self._link.close(_FLUSH_AT_EXIT_S)
 
@@ -158,7 +172,6 @@ class Run:
                 self._gang,
                 self._link,
                 task,
-                stop_seen=self._notice.seen,
                 root=root,
                 retention=retention,
             )

@@ -1,47 +1,46 @@
-"""Saving: all ranks write aside; rank 0 writes the manifest, publishes by rename, and tells the shim.
+"""Saving: all ranks agree, copy their part into memory, and go on; their persisters do the rest.
 
-Whole or not at all, and one outcome for all ranks. What the storage or the agent refuses is skipped and said
-loudly: training goes on, the timeline knows. What no retry could save is raised at all ranks. Collective,
-with DCP's own agreements and no others.
+One save is under way at a time, and two images take turns, so that the last published one stays in memory
+while the next is made. The agreement is one small collective; a save that finds the one before unfinished
+waits for it or is skipped, as the job file says. What storage refuses is skipped and said loudly: training
+goes on, the timeline knows. What no retry could save is raised at all ranks.
 """
 
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 
-from . import folders, manifest
-from .dcp import AgreedSavePlanner, PublishingWriter
 from .environment import Environment
-from .errors import NotAccepted, StorageFailed, UnsavableState
+from .errors import StorageFailed, UnsavableState
 from .folders import FolderName
 from .gang import Gang
-from .keeper import Keeper, discard
+from .images import SLOTS
+from .keeper import discard
 from .link import ShimLink
-from .manifest import FileEntry, Manifest
+from .orders import Answer, History, Order, Publish
 from .outcome import SaveOutcome
-from .retention import Kept
+from .persisting import Persister
 from .say import say
+from .staging import Prepared, Stager
 from .state import State
 
-_WHY_LENGTH_MAX = 500
-_TELL_FAILED_S = 2.0
+_TELL_S = 2.0
 """The other ranks wait meanwhile, and a shim that did not answer before may not answer now."""
+_UNKNOWN, _FAILED, _PUBLISHED = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Save:
-    """The save under way."""
+    """The save that is being made."""
 
     name: FolderName
-    contents: Mapping[str, str]
-    metrics: Mapping[str, float]
+    prepared: Prepared
+    state: State
+    metrics: dict[str, float]
     since_s: float
 
     @property
@@ -53,38 +52,91 @@ class Saver:
     """One rank's part in the saves of a run."""
 
     def __init__(
-        self, environment: Environment, gang: Gang, link: ShimLink | None, root: Path, keeper: Keeper
+        self,
+        environment: Environment,
+        gang: Gang,
+        link: ShimLink | None,
+        root: Path,
+        *,
+        stager: Callable[[], Stager],
+        persister: Callable[[], Persister],
+        when_busy: str,
     ) -> None:
+        """`stager` and `persister` are made at the first save."""
         self._environment = environment
         self._gang = gang
         self._link = link
         self._root = root
-        self._keeper = keeper
+        self._make_stager = stager
+        self._make_persister = persister
+        self._when_busy = when_busy
+        self._stager: Stager | None = None
+        self._persister: Persister | None = None
+        self._history = History()
+        self._keep_slot = 0
+        self._slot = 1
+        self._last: SaveOutcome | None = None
         self._last_name: FolderName | None = None
+        self._answer: Answer | None = None
         self._readable: set[str] = set()
+
+    def go_on_from(self, history: History) -> None:
+        """After a restore: the image that it came from is the one to keep."""
+        self._history = history
+        if history.keep_slot is not None:
+            self._keep_slot = history.keep_slot
 
     def save(
         self, attempt: int, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> SaveOutcome:
-        """Publish the state after `step`. Raises UnsavableState, at all ranks, for what cannot be saved."""
+        """Stage the state after `step`. Raises UnsavableState, at all ranks, for what cannot be saved."""
         since_s = time.monotonic()
-        state, contents, error = self._collect(step, given)
-        save = _Save(self._next_name(attempt, step), contents, metrics, since_s)
-        writer = PublishingWriter(self._root, save.name, partial(self._complete, save))
-        try:
-            self._write(state, writer, AgreedSavePlanner(error))
-        except CheckpointException as failure:
-            return self._on_failed(save, failure)
-        return SaveOutcome(step=step, path=self._root / str(save.name), stall_s=save.stall_s)
+        stager, persister = self._ready()
+        prepared, state, error = self._prepare(stager, step, given)
+        busy = self._busy(persister)
+        fits = prepared is not None and stager.fits(prepared)
+        any_busy, any_error, any_new, verdict = self._gang.largest(
+            int(busy), int(error is not None), int(not fits), self._verdict()
+        )
+        self._settle(verdict)
+        if any_error:
+            self._raise_agreed(error)
+        assert prepared is not None
+        assert state is not None
+        if any_busy:
+            return self._skip(persister, step, since_s)
+        self._answer = None
+        save = _Save(self._next_name(attempt, step), prepared, state, dict(metrics), since_s)
+        self._slot = (self._keep_slot + 1) % SLOTS
+        if any_new:
+            try:
+                stager.lay_out(prepared, self._slot)
+            except CheckpointException as failure:
+                return self._on_no_layout(save, failure)
+        persister.begin(self._stage(stager, save))
+        self._last = SaveOutcome(step, self._root / str(save.name), save.stall_s)
+        return self._last
 
-    def _write(self, state: dict[str, Any], writer: PublishingWriter, planner: AgreedSavePlanner) -> None:
-        if self._gang.joined:
-            group = self._gang.group()
-            save_state_dict(state, storage_writer=writer, planner=planner, process_group=group)
-            return
-        with warnings.catch_warnings():  # DCP says that no process group is there to agree over
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            save_state_dict(state, storage_writer=writer, planner=planner, no_dist=True)
+    def flush(self) -> SaveOutcome | None:
+        """Wait until the last save is on disk, and told of; how it went. Collective."""
+        if self._persister is not None and self._persister.under_way is not None:
+            self._hear(self._persister.wait("flush"))
+        verdict, error = self._gang.from_first((self._verdict(), self._answer.error if self._answer else ""))
+        self._settle(verdict, error)
+        return self._last
+
+    def close(self) -> None:
+        """Wait for what is under way: this process is about to end. Not collective."""
+        if self._persister is not None:
+            self._persister.finish()
+            self._persister.close()
+        if self._stager is not None:
+            self._stager.close()
+
+    def _ready(self) -> tuple[Stager, Persister]:
+        if self._stager is None or self._persister is None:
+            self._stager, self._persister = self._make_stager(), self._make_persister()
+        return self._stager, self._persister
 
     def _next_name(self, attempt: int, step: int) -> FolderName:
         last = self._last_name
@@ -92,73 +144,117 @@ class Saver:
         self._last_name = FolderName(attempt=attempt, step=step, repetition=repetition)
         return self._last_name
 
-    def _collect(
-        self, step: int, given: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, str], Exception | None]:
+    def _prepare(
+        self, stager: Stager, step: int, given: Mapping[str, Any]
+    ) -> tuple[Prepared | None, State | None, Exception | None]:
         """What is wrong here is not raised here: the other ranks would wait for us in the collective."""
         try:
             state = State(given, self._gang.rank)
-            return state.for_save(step, self._readable), state.kinds, None
-        except Exception as error:  # noqa: BLE001 - handed to all ranks by the planner, raised in `_on_failed`
-            return {}, {}, error
+            return stager.prepare(state.for_save(step, self._readable)), state, None
+        except Exception as error:  # noqa: BLE001 - told to all ranks, and raised in `_raise_agreed`
+            return None, None, error
 
-    def _complete(self, save: _Save, aside: Path, files: Mapping[str, FileEntry]) -> None:
-        """At rank 0, when all ranks' files are there. Letting go comes first, so that it is told with the new
-        one.
-        """
-        document = Manifest(
-            job=self._environment.job,
+    def _raise_agreed(self, error: Exception | None) -> None:
+        told: list[str] = self._gang.gather(str(error) if error is not None else "")
+        rank, text = next((rank, text) for rank, text in enumerate(told) if text)
+        if isinstance(error, UnsavableState) and not self._gang.joined:
+            raise error
+        raise UnsavableState(f"rank {rank}: {text}", rank=rank) from error
+
+    # The save before.
+
+    def _busy(self, persister: Persister) -> bool:
+        """True when this save is to be skipped, because the one before is still under way."""
+        if persister.under_way is None:
+            return False
+        if self._when_busy == "skip":
+            self._hear(persister.poll())
+        else:
+            self._hear(persister.wait("when_busy: wait"))
+        return persister.under_way is not None
+
+    def _hear(self, answer: Answer | None) -> None:
+        if answer is None:
+            return
+        self._answer = answer
+        if self._gang.rank == 0 and not answer.told:
+            self._tell_failed(self._last.step if self._last else 0, answer.error)
+            discard(self._root / f".tmp-{answer.name}")
+
+    def _verdict(self) -> int:
+        """Rank 0's knows whether the save before was published."""
+        if self._gang.rank != 0 or self._answer is None:
+            return _UNKNOWN
+        return _FAILED if self._answer.error else _PUBLISHED
+
+    def _settle(self, verdict: int, error: str = "") -> None:
+        """The published one is the image to keep."""
+        if self._last is None or self._last.published or self._last.path is None or verdict == _UNKNOWN:
+            return
+        if verdict == _PUBLISHED:
+            self._keep_slot = self._slot
+            self._last = SaveOutcome(self._last.step, self._last.path, self._last.stall_s, published=True)
+        else:
+            self._last = SaveOutcome(self._last.step, None, self._last.stall_s, error)
+
+    def _skip(self, persister: Persister, step: int, since_s: float) -> SaveOutcome:
+        before = self._last.step if self._last else 0
+        why = f"skipped: that of step {before} is not on disk yet, {persister.since_s:.1f} s after its save"
+        why += f" (checkpoint.when_busy: {self._when_busy})"
+        if self._gang.rank == 0:
+            self._tell_failed(step, why)
+        return SaveOutcome(step, None, time.monotonic() - since_s, why)
+
+    # This save.
+
+    def _stage(self, stager: Stager, save: _Save) -> Order:
+        files: Mapping[str, Path] = {}
+        error = ""
+        try:
+            files = stager.stage(save.prepared, self._slot, save.name)
+        except StorageFailed as failure:
+            error = failure.message
+        return Order(
+            root=str(self._root),
+            rank=self._gang.rank,
             attempt=save.name.attempt,
             step=save.name.step,
+            repetition=save.name.repetition,
+            files={file: str(image) for file, image in files.items()},
+            error=error,
+            publish=self._publish(save) if self._gang.rank == 0 else None,
+        )
+
+    def _publish(self, save: _Save) -> Publish:
+        return Publish(
+            job=self._environment.job,
             world_size=self._environment.world_size,
-            files=files,
-            contents=save.contents,
+            stall_s=save.stall_s,
+            code_folder=str(Path.cwd()),
+            contents=save.state.kinds,
             metrics=save.metrics,
+            data=save.state.data_position(),
+            parents=self._history.parents,
+            bad=self._history.bad,
         )
-        manifest_hash = manifest.write(aside, document)
-        self._keeper.let_go(save.name.attempt)
-        path = folders.publish(self._root, save.name)
-        seq = self._tell(save, path, manifest_hash, document) if self._link is not None else 0
-        self._keeper.add(Kept(save.name.step, path, dict(save.metrics), seq))
-        if self._link is None:
-            self._keeper.let_go(save.name.attempt)
 
-    def _tell(self, save: _Save, path: Path, manifest_hash: str, document: Manifest) -> int:
-        """The seq of the journal's entry about it."""
-        assert self._link is not None
-        answer = self._link.ask(
-            {
-                "op": "checkpoint",
-                "step": save.name.step,
-                "path": str(path),
-                "manifest_hash": manifest_hash,
-                "size_bytes": document.size_bytes,
-                "stall_s": save.stall_s,
-                "metrics": dict(save.metrics),
-                "removed_steps": self._keeper.removed_steps(),
-            }
-        )
-        if answer is None:
-            raise NotAccepted("it is on disk, but the agent's shim does not answer")
-        if not answer.get("ok") or "seq" not in answer:
-            discard(path)  # it can never be accepted
-            raise NotAccepted(f"the agent's shim refused it: {answer.get('error', answer)}")
-        self._keeper.told_removed()
-        return int(str(answer["seq"]))
-
-    def _on_failed(self, save: _Save, failure: CheckpointException) -> SaveOutcome:
+    def _on_no_layout(self, save: _Save, failure: CheckpointException) -> SaveOutcome:
         """All ranks come here, with the same failures."""
-        failures = sorted((rank, error) for rank, (error, _) in failure.failures.items())
-        for rank, error in failures:
+        whys = []
+        for rank, (error, _) in sorted(failure.failures.items()):
             if not isinstance(error, Exception):
                 raise error  # KeyboardInterrupt, SystemExit
-            if not isinstance(error, StorageFailed | NotAccepted):
+            if not isinstance(error, OSError):
                 raise UnsavableState(f"rank {rank}: {error}", rank=rank) from error
-        why = "; ".join(f"rank {rank}: {error}" for rank, error in failures)[:_WHY_LENGTH_MAX]
+            whys.append(f"rank {rank}: {error.strerror} (the image in memory)")
+        why = "; ".join(whys)
         if self._gang.rank == 0:
-            say(f"checkpoint of step {save.name.step} FAILED, training goes on without it: {why}")
-            discard(self._root / save.name.aside)
-            if self._link is not None:
-                message = {"op": "checkpoint_failed", "step": save.name.step, "why": why}
-                self._link.ask(message, _TELL_FAILED_S)
-        return SaveOutcome(step=save.name.step, path=None, stall_s=save.stall_s, error=why)
+            self._tell_failed(save.name.step, why)
+        self._last = SaveOutcome(save.name.step, None, save.stall_s, why)
+        return self._last
+
+    def _tell_failed(self, step: int, why: str) -> None:
+        why = why[:500]
+        say(f"checkpoint of step {step} FAILED, training goes on without it: {why}")
+        if self._link is not None:
+            self._link.ask({"op": "checkpoint_failed", "step": step, "why": why}, _TELL_S)

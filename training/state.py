@@ -31,6 +31,7 @@ from .errors import CheckpointMismatch, UnsavableState
 
 OWN = "paceline"
 VALUES_BYTES_MAX = 16 * 1024 * 1024
+_DATA_BYTES_MAX = 16 * 1024
 
 
 def kind_of(thing: object) -> str:
@@ -74,6 +75,19 @@ class State:
             own["step"] = step
             own["values"] = _encode_values({name: self._given[name] for name in self._of("value")})
         return state
+
+    def data_position(self) -> Any:
+        """Where in the data the run stands, for the manifest: the value, or the sampler's state, given as
+        `data` or `sampler`. None: not said, or not in plain terms.
+        """
+        thing: Any = self._given.get("data", self._given.get("sampler"))
+        if kind_of(thing) == "stateful":
+            thing = thing.state_dict()
+        try:
+            text = json.dumps(_plain(thing))
+        except (TypeError, ValueError, RecursionError):  # tensors and the like: in the checkpoint alone
+            return None
+        return json.loads(text) if len(text) <= _DATA_BYTES_MAX else None
 
     def check_fits(self, contents: Mapping[str, str], what: str) -> None:
         """Raise CheckpointMismatch unless the checkpoint holds each of these, as what it is here."""

@@ -36,6 +36,8 @@ class Task:
 
     checkpoints: tuple[AcceptedCheckpoint, ...] = ()
     retention: Retention = Retention()
+    when_busy: str = "wait"
+    """At a save while the one before is not on disk yet: "wait" for it, or "skip" this one."""
 
 
 def read_task(folder: Path) -> Task:
@@ -58,6 +60,7 @@ def read_task(folder: Path) -> Task:
                 keep_best=int(document.get("keep_best", 0)),
                 best_metric=str(document.get("best_metric", "")),
             ),
+            when_busy=str(document.get("when_busy") or "wait"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidEnvironment(

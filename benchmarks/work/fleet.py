@@ -6,18 +6,22 @@ has, as an agent does; a StartTask for one of them would be a job started twice.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from paceline.agent.session import RETRY_HEARTBEATS
+from paceline.agent.streams import BACKOFF_MAX_S, Backoff
 from paceline.proto import channels
 from paceline.proto.generated import agent_pb2, agent_pb2_grpc, common_pb2, nodes_pb2
 
 Key = tuple[int, int, int]
 HEARTBEAT_S = 1.0
+_Said = asyncio.Queue[agent_pb2.FromAgent | None]
+"""What a node says on one connection; None: no more."""
 
 
 class SimNode:
@@ -29,13 +33,15 @@ class SimNode:
         """Key to the time at which the start arrived."""
         self.doubled: list[Key] = []
         self.connected = asyncio.Event()
-        self._cpus = cpus
+        self.cpus = cpus
+        self.redial_s = 0.0
+        """As the scheduler said."""
         self._dials = 0
 
     async def serve(self, address: str, token: str) -> None:
         """One connection, until it breaks."""
         self._dials += 1
-        said: asyncio.Queue[agent_pb2.FromAgent] = asyncio.Queue()
+        said: _Said = asyncio.Queue()
         said.put_nowait(agent_pb2.FromAgent(hello=self._hello()))
         beats = asyncio.create_task(self._beat(said))
         try:
@@ -46,15 +52,17 @@ class SimNode:
         finally:
             self.connected.clear()
             beats.cancel()
+            said.put_nowait(None)
 
-    def _on_message(self, message: agent_pb2.ToAgent, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+    def _on_message(self, message: agent_pb2.ToAgent, said: _Said) -> None:
         if message.HasField("welcome"):
+            self.redial_s = message.welcome.redial_s
             self.connected.set()
         elif message.HasField("start"):
             for start in message.start.tasks:
                 self._on_start(start.task, said)
 
-    def _on_start(self, task: common_pb2.TaskKey, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+    def _on_start(self, task: common_pb2.TaskKey, said: _Said) -> None:
         key = (task.job, task.attempt, task.task)
         if key in self.tasks:
             self.doubled.append(key)
@@ -63,7 +71,7 @@ class SimNode:
         entry = agent_pb2.JournalEntry(task=task, seq=1, at_monotonic_s=time.monotonic(), started=started)
         said.put_nowait(agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=[entry])))
 
-    async def _beat(self, said: "asyncio.Queue[agent_pb2.FromAgent]") -> None:
+    async def _beat(self, said: _Said) -> None:
         sequence = 0
         while True:
             await asyncio.sleep(HEARTBEAT_S)
@@ -75,7 +83,7 @@ class SimNode:
         inventory = nodes_pb2.Inventory(
             name=self.name,
             address="127.0.0.1",
-            capacity=common_pb2.Resources(cpu_milli=self._cpus * 1000, memory_bytes=1 << 40),
+            capacity=common_pb2.Resources(cpu_milli=self.cpus * 1000, memory_bytes=1 << 40),
             gpu_status="none: simulated",
             warm_pool="ready",
         )
@@ -84,9 +92,9 @@ class SimNode:
         return agent_pb2.Hello(node_id=self.name, incarnation=incarnation, inventory=inventory, tasks=keys)
 
 
-async def _messages(said: "asyncio.Queue[agent_pb2.FromAgent]") -> AsyncIterator[agent_pb2.FromAgent]:
-    while True:
-        yield await said.get()
+async def _messages(said: _Said) -> AsyncIterator[agent_pb2.FromAgent]:
+    while (message := await said.get()) is not None:
+        yield message
 
 
 class Fleet:
@@ -96,7 +104,7 @@ class Fleet:
         self.nodes: list[SimNode] = []
         self._state = state
         self._address = address
-        self._dialling: list[asyncio.Task[Any]] = []
+        self._dialling: dict[str, asyncio.Task[Any]] = {}
 
     @property
     def started(self) -> int:
@@ -119,24 +127,40 @@ class Fleet:
         return new
 
     def dial(self, nodes: list[SimNode]) -> None:
+        """Now, and again as soon as a connection breaks."""
+        for node in nodes:
+            self._keep(node, lambda: 0.02)
+
+    def dial_as_agents_do(self, node: SimNode) -> None:
+        """With the pauses that an agent makes."""
+        backoff = Backoff()
+
+        def pause_s() -> float:
+            wait_s = backoff.failed(min(BACKOFF_MAX_S, RETRY_HEARTBEATS * HEARTBEAT_S), node.redial_s)
+            backoff.began()
+            return wait_s
+
+        backoff.began()
+        self._keep(node, pause_s)
+
+    def _keep(self, node: SimNode, pause_s: Callable[[], float]) -> None:
         token = (self._state / "agent.token").read_text().strip()
-        self._dialling += [
-            asyncio.create_task(_keep(lambda node=node: node.serve(self._address, token))) for node in nodes
-        ]
 
-    async def hang_up(self) -> None:
-        """Every connection ends; the tasks stay."""
-        dialling, self._dialling = self._dialling, []
-        for task in dialling:
-            task.cancel()
-        for task in dialling:
-            with suppress(asyncio.CancelledError):
-                await task
+        async def keep() -> None:
+            while True:
+                with suppress(grpc.RpcError):
+                    await node.serve(self._address, token)
+                await asyncio.sleep(pause_s())
 
+        self._dialling[node.name] = asyncio.create_task(keep())
 
-async def _keep(serve: Callable[[], Awaitable[None]]) -> None:
-    """Dial again at once: the benchmark is of the scheduler's return, not of the agents' patience."""
-    while True:
-        with suppress(grpc.RpcError):
-            await serve()
-        await asyncio.sleep(0.02)
+    async def hang_up(self, *, but: SimNode | None = None) -> None:
+        """Every connection ends, and none is made, but for that node's; the tasks stay."""
+        ended = [self._dialling.pop(node.name, None) for node in self.nodes if node is not but]
+        for task in ended:
+            if task is not None:
+                task.cancel()
+        for task in ended:
+            if task is not None:
+                with suppress(asyncio.CancelledError):
+                    await task

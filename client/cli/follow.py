@@ -14,6 +14,7 @@ from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
 from . import stream
+from .failures import failure_lines, summary_lines
 from .main import EXIT_INTERRUPTED
 from .timeline import goodput_line
 
@@ -112,9 +113,17 @@ class _Follower:
             f": {out.clean(job.reason.text)}" if job.reason and job.state is not JobState.SUCCEEDED else ""
         )
         out.show(f"job {job.job} {job.state} after {took}{reason}", style=style, err=True)
+        if job.failure is not None:
+            self._tell_failure(job)
         out.hint(goodput_line((await client.timeline(self._job)).ledger), indent=2)
         if job.state is JobState.FAILED:
             out.hint(f"next: `pace why {job.job}`, `pace timeline {job.job}`, `pace show {job.job}`")
+
+    def _tell_failure(self, job: views.Job) -> None:
+        """The output of a job with one rank is on the screen already."""
+        assert job.failure is not None
+        for text, style in failure_lines(job) if job.world_size > 1 else summary_lines(job, job.failure):
+            out.show(text, style=style, err=True)
 
     def _on_away(self, error: PacelineError, wait_s: float) -> None:
         if not self._away:

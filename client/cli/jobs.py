@@ -10,6 +10,7 @@ from ...spec.errors import Conflict, NotFound, PacelineError
 from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
+from .failures import failure_lines
 from .main import EXIT_CODES, tell
 from .options import JobNumber, connection, job_argument, json_option, open_client
 
@@ -89,8 +90,10 @@ def show(settings: "Settings", job: int, output: str) -> None:
     JSON keys: job, name, user, state, attempt, priority, submitted_us,
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
-    cancel_requested, warnings, pace, document. Times are microseconds since 1970;
-    null: not yet.
+    cancel_requested, warnings, pace, document, failure (of the attempt that
+    failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
+    error_type, message, traceback, last_lines). Times are microseconds since
+    1970; null: not yet.
     """
     with open_client(settings) as client:
         found = client.job(job)
@@ -105,11 +108,11 @@ def show(settings: "Settings", job: int, output: str) -> None:
 @json_option
 @connection
 def why(settings: "Settings", job: int, output: str) -> None:
-    """Say why a job waits, the weightiest reason first, or how it ended.
+    """Say why a job waits, the weightiest reason first, or how it ended: of what it failed first.
 
     \b
-    JSON keys: job, reasons (code, text, hint, fields), never (true: no node
-    of this cluster could ever run it).
+    JSON keys: job (with failure, as in `show`), reasons (code, text, hint,
+    fields), never (true: no node of this cluster could ever run it).
     """
     with open_client(settings) as client:
         found = client.why(job)
@@ -179,6 +182,7 @@ def why_lines(found: views.Why) -> Iterator[tuple[str, str]]:
             yield f"     {out.clean(reason.hint)}", "dim"
     if not found.reasons:
         yield "  nothing holds it up", ""
+    yield from failure_lines(job, told_hint=found.reasons[0].hint if found.reasons else "")
 
 
 def _row(job: views.Job) -> tuple[str, ...]:
@@ -204,6 +208,10 @@ def _show_job(job: views.Job) -> None:
     out.show(f"job {job.job}  {out.clean(job.name)}  {job.state}", style=out.STATE_STYLES.get(job.state, ""))
     for label, text in facts(job):
         out.show(out.wrapped(f"  {label:<12} {text}", 15))
+    if job.failure is not None:
+        out.show()
+    for text, style in failure_lines(job, told_hint=job.reason.hint if job.reason else ""):
+        out.show(text, style=style)
     if job.tasks:
         out.show()
         out.show_table(out.Table(TASK_COLUMNS, [_task_row(task) for task in job.tasks]))

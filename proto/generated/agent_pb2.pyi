@@ -139,12 +139,15 @@ class Welcome(_message.Message):
     LEASE_FENCED_S_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
+    REDIAL_S_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """an agent that knew another one stops and says so"""
     heartbeat_s: _builtins.float
     lease_exclusive_s: _builtins.float
     """T_kill"""
     lease_fenced_s: _builtins.float
+    redial_s: _builtins.float
+    """at most so long between the first dials after this stream; grows with the nodes"""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskPosition]:
         """for each task in Hello that the scheduler knows as live"""
@@ -162,10 +165,11 @@ class Welcome(_message.Message):
         lease_fenced_s: _builtins.float = ...,
         positions: _abc.Iterable[Global___TaskPosition] | None = ...,
         forget: _abc.Iterable[_common_pb2.TaskKey] | None = ...,
+        redial_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "forget", b"forget", "heartbeat_s", b"heartbeat_s", "lease_exclusive_s", b"lease_exclusive_s", "lease_fenced_s", b"lease_fenced_s", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "forget", b"forget", "heartbeat_s", b"heartbeat_s", "lease_exclusive_s", b"lease_exclusive_s", "lease_fenced_s", b"lease_fenced_s", "positions", b"positions", "redial_s", b"redial_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,19 +297,25 @@ Global___HeartbeatReply: _TypeAlias = HeartbeatReply  # noqa: Y015
 
 @_typing.final
 class Reports(_message.Message):
+    """At most 1,000 entries, 1 MiB."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
+    SENT_MONOTONIC_S_FIELD_NUMBER: _builtins.int
+    sent_monotonic_s: _builtins.float
+    """the node's clock, as in the entries: how long ago each was is known by it"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]: ...
     def __init__(
         self,
         *,
         entries: _abc.Iterable[Global___JournalEntry] | None = ...,
+        sent_monotonic_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "sent_monotonic_s", b"sent_monotonic_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +434,7 @@ class RankExited(_message.Message):
     LAST_LINE_FIELD_NUMBER: _builtins.int
     KILLED_BY_US_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     local_rank: _builtins.int
     exit_code: _builtins.int
     """negative: the signal"""
@@ -433,6 +444,10 @@ class RankExited(_message.Message):
     """stop, timeout, failed peer: not the first cause"""
     cause: _builtins.str
     """what the node knows beyond the code: "out of memory: ..." """
+    @_builtins.property
+    def evidence(self) -> Global___Evidence:
+        """of a rank that failed; of one that we killed, what it had failed of before"""
+
     def __init__(
         self,
         *,
@@ -441,14 +456,57 @@ class RankExited(_message.Message):
         last_line: _builtins.str = ...,
         killed_by_us: _builtins.bool = ...,
         cause: _builtins.str = ...,
+        evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankExited: _TypeAlias = RankExited  # noqa: Y015
+
+@_typing.final
+class Evidence(_message.Message):
+    """What a rank died of, as far as its node can see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_TYPE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TRACEBACK_FIELD_NUMBER: _builtins.int
+    LAST_LINES_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    AT_MONOTONIC_S_FIELD_NUMBER: _builtins.int
+    error_type: _builtins.str
+    """as Python names it: "ValueError", "torch.OutOfMemoryError"; empty: no exception"""
+    message: _builtins.str
+    """of the exception; at most 1,000 characters"""
+    traceback: _builtins.str
+    """its end; at most 4,000 characters"""
+    last_lines: _builtins.str
+    """of its output; at most 2,000 characters"""
+    recorded: _builtins.bool
+    """the rank wrote its error down itself; else it was read off its output"""
+    at_monotonic_s: _builtins.float
+    """when it failed, on the node's clock: before its process had ended; 0: then"""
+    def __init__(
+        self,
+        *,
+        error_type: _builtins.str = ...,
+        message: _builtins.str = ...,
+        traceback: _builtins.str = ...,
+        last_lines: _builtins.str = ...,
+        recorded: _builtins.bool = ...,
+        at_monotonic_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "error_type", b"error_type", "last_lines", b"last_lines", "message", b"message", "recorded", b"recorded", "traceback", b"traceback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
 class TaskEnded(_message.Message):
@@ -595,10 +653,13 @@ class CheckpointRestored(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """-1: none was good, the run starts anew"""
     path: _builtins.str
     seconds: _builtins.float
+    tier: _builtins.str
+    """"memory", "storage (__0_0.distcp: hash differs in memory)" """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"step 40: model.pt: hash differs" """
@@ -610,10 +671,11 @@ class CheckpointRestored(_message.Message):
         path: _builtins.str = ...,
         seconds: _builtins.float = ...,
         rejected: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rejected", b"rejected", "seconds", b"seconds", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rejected", b"rejected", "seconds", b"seconds", "step", b"step", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,7 +981,6 @@ class StartTask(_message.Message):
     FIRST_RANK_FIELD_NUMBER: _builtins.int
     NODE_RANK_FIELD_NUMBER: _builtins.int
     NODE_COUNT_FIELD_NUMBER: _builtins.int
-    RENDEZVOUS_FIELD_NUMBER: _builtins.int
     MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
     MASTER_PORT_FIELD_NUMBER: _builtins.int
     HOSTS_RENDEZVOUS_FIELD_NUMBER: _builtins.int
@@ -935,6 +996,9 @@ class StartTask(_message.Message):
     BEST_METRIC_FIELD_NUMBER: _builtins.int
     OUTPUT_FOLDERS_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
+    WHEN_BUSY_FIELD_NUMBER: _builtins.int
+    LAUNCHER_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
     HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     EARLIER_HANGS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
@@ -948,7 +1012,6 @@ class StartTask(_message.Message):
     """of this task; ranks follow"""
     node_rank: _builtins.int
     node_count: _builtins.int
-    rendezvous: _builtins.bool
     master_address: _builtins.str
     master_port: _builtins.int
     hosts_rendezvous: _builtins.bool
@@ -966,6 +1029,10 @@ class StartTask(_message.Message):
     best_metric: _builtins.str
     """"-loss": less is better"""
     job_name: _builtins.str
+    when_busy: _builtins.str
+    """at a save while the one before is not on disk yet: "wait", "skip" """
+    launcher: _builtins.str
+    """distribution.type; empty: none"""
     hang_timeout_s: _builtins.float
     """0: as long as its own steps suggest; below 0: never taken for hung"""
     earlier_hangs: _builtins.int
@@ -988,6 +1055,10 @@ class StartTask(_message.Message):
     def output_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """to make before the start"""
 
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where each task of the gang runs, for launchers that write it down"""
+
     def __init__(
         self,
         *,
@@ -1002,7 +1073,6 @@ class StartTask(_message.Message):
         first_rank: _builtins.int = ...,
         node_rank: _builtins.int = ...,
         node_count: _builtins.int = ...,
-        rendezvous: _builtins.bool = ...,
         master_address: _builtins.str = ...,
         master_port: _builtins.int = ...,
         hosts_rendezvous: _builtins.bool = ...,
@@ -1018,12 +1088,15 @@ class StartTask(_message.Message):
         best_metric: _builtins.str = ...,
         output_folders: _abc.Iterable[_builtins.str] | None = ...,
         job_name: _builtins.str = ...,
+        when_busy: _builtins.str = ...,
+        launcher: _builtins.str = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
         hang_timeout_s: _builtins.float = ...,
         earlier_hangs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "rendezvous", b"rendezvous", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -261,6 +261,7 @@ class JobView(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     name: _builtins.str
@@ -306,6 +307,10 @@ class JobView(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]: ...
     @_builtins.property
+    def failure(self) -> Global___Failure:
+        """of the last attempt that failed; absent: none has, or the job succeeded"""
+
+    @_builtins.property
     def pace(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of a running gang: its step in a line, then a line for each slow rank"""
 
@@ -334,15 +339,83 @@ class JobView(_message.Message):
         document: _builtins.str = ...,
         cancel_requested: _builtins.bool = ...,
         warnings: _abc.Iterable[Global___Warning] | None = ...,
+        failure: Global___Failure | None = ...,
         pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "pace", b"pace", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "pace", b"pace", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
+    """What an attempt failed of: of its ranks, the first that failed. In lists without traceback and last_lines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
+    ERROR_TYPE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TRACEBACK_FIELD_NUMBER: _builtins.int
+    LAST_LINES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """spec.failures.FailureClass"""
+    attempt: _builtins.int
+    hint: _builtins.str
+    node_id: _builtins.str
+    node: _builtins.str
+    rank: _builtins.int
+    """absent: no rank's doing"""
+    exit_code: _builtins.int
+    """of the rank, as waitpid says; absent: killed by us before its own end"""
+    at_us: _builtins.int
+    """when the rank failed; 0: no rank's doing"""
+    error_type: _builtins.str
+    """as Python names it; empty: no exception"""
+    message: _builtins.str
+    traceback: _builtins.str
+    last_lines: _builtins.str
+    """of the rank's output"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        hint: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        rank: _builtins.int | None = ...,
+        exit_code: _builtins.int | None = ...,
+        at_us: _builtins.int = ...,
+        error_type: _builtins.str = ...,
+        message: _builtins.str = ...,
+        traceback: _builtins.str = ...,
+        last_lines: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_rank", b"_rank", "exit_code", b"exit_code", "rank", b"rank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_rank", b"_rank", "at_us", b"at_us", "attempt", b"attempt", "error_type", b"error_type", "exit_code", b"exit_code", "hint", b"hint", "kind", b"kind", "last_lines", b"last_lines", "message", b"message", "node", b"node", "node_id", b"node_id", "rank", b"rank", "traceback", b"traceback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
+    _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+
+Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class Warning(_message.Message):

@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from dataclasses import replace
 
+from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .deadlines import silent_since
 from .effects import Effect, Plan, StopTask
 from .events import AttemptEnded
+from .failure import Failure
 from .job import NEVER, Ending, Job, TaskState
 from .node import Node
 from .state import ClusterState
@@ -31,6 +33,15 @@ AGAIN = frozenset(
 """Outcomes after which a job may be tried again."""
 
 
+KINDS = {
+    AttemptOutcome.NODE_LOST: FailureClass.NODE_LOST,
+    AttemptOutcome.START_FAILED: FailureClass.START_FAILED,
+    AttemptOutcome.TIMED_OUT: FailureClass.TIMEOUT,
+    AttemptOutcome.PREEMPTED: FailureClass.PREEMPTED,
+}
+"""The class of what is not a rank's own doing."""
+
+
 def end_attempt(
     state: ClusterState,
     job: Job,
@@ -43,8 +54,11 @@ def end_attempt(
     held_us: int = 0,
 ) -> Plan[None]:
     """`gone`: nodes whose tasks are surely dead. `again` False: not even where the budget allows."""
-    ending = _as_stopped(job, ending)
+    ending = _with_failure(job, _as_stopped(job, ending))
     then, ending = _then(state, job, ending, again=again)
+    counted = then is JobState.QUEUED and ending.outcome in COUNTED
+    in_row = _failed_in_row(job, now_us) if counted else 0
+    held_us = max(held_us, _backoff_us(job, in_row))
     left = tuple(task for task in job.tasks if task.state is not TaskState.ENDED)
     waits = then is JobState.QUEUED and job.demand.exclusive
     event = AttemptEnded(
@@ -53,10 +67,11 @@ def end_attempt(
         job.attempt,
         then,
         ending,
-        counted=then is JobState.QUEUED and ending.outcome in COUNTED,
+        counted=counted,
         lingering=tuple(task.task for task in left if waits and task.node not in gone),
         avoid=avoid if then is JobState.QUEUED else None,
         held_until_us=Micros(now_us + held_us) if held_us and then is JobState.QUEUED else NEVER,
+        failed_in_row=in_row,
     )
     why = f"attempt {job.attempt} is over: {ending.code}"
     stops: tuple[Effect, ...] = tuple(StopTask(task.node, job.key(task.task), 0, why) for task in left)
@@ -69,6 +84,30 @@ def _as_stopped(job: Job, ending: Ending) -> Ending:
     if stop is None or ending.outcome in (AttemptOutcome.SUCCEEDED, stop.outcome):
         return ending
     return stopped(job)
+
+
+def _with_failure(job: Job, ending: Ending) -> Ending:
+    """Every end that is a failure says of what class."""
+    kind = KINDS.get(ending.outcome)
+    if ending.failure is not None or kind is None:
+        return ending
+    hint = ending.hint or FAILURES[kind].hint
+    return replace(ending, failure=Failure(kind, job.attempt, hint, ending.node))
+
+
+def _failed_in_row(job: Job, now_us: Micros) -> int:
+    """Counted failures up to this one since the job last made progress."""
+    course = job.course
+    published = bool(course.checkpoints) and course.checkpoints[0].attempt == job.attempt
+    ran_long = now_us - course.attempt_us >= job.shape.policy.backoff_max_us
+    return 1 if published or ran_long else course.failed_in_row + 1
+
+
+def _backoff_us(job: Job, in_row: int) -> int:
+    policy = job.shape.policy
+    if in_row < 2:
+        return 0
+    return min(policy.backoff_start_us << min(in_row - 2, 40), policy.backoff_max_us)
 
 
 def stopped(job: Job) -> Ending:
@@ -108,6 +147,9 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         return JobState.CANCELLED, ending
     if not again or outcome not in AGAIN:
         return JobState.FAILED, ending
+    kind = ending.failure.kind if ending.failure is not None else None
+    if kind is not None and FAILURES[kind].choice and kind not in job.shape.policy.retry_on:
+        return JobState.FAILED, _final(job, ending, kind)
     if outcome in COUNTED:
         return _within_retries(job, ending)
     if job.course.free_restarts >= state.settings.free_restarts_max:
@@ -117,6 +159,14 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         exit_code = ending.exit_code or EXIT_NOT_RUN
         return JobState.FAILED, replace(ending, text=text, exit_code=exit_code)
     return JobState.QUEUED, ending
+
+
+def _final(job: Job, ending: Ending, kind: FailureClass) -> Ending:
+    """Says why there is no other attempt, where more were allowed."""
+    if not job.shape.policy.retries_max:
+        return ending
+    why = f"retry.on does not name {kind}" if FAILURES[kind].retried else f"a {kind} recurs"
+    return replace(ending, text=f"{ending.text}; not tried again, {why}")
 
 
 def _within_retries(job: Job, ending: Ending) -> tuple[JobState, Ending]:

@@ -7,6 +7,7 @@ what may be forgotten (when a node was last heard) or is kept in rows of its own
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
 from .hang import RankLook
@@ -69,6 +70,12 @@ class RankExited:
     killed_by_us: bool = False
     cause: str = ""
     """What its node knows beyond the code: that memory ran out."""
+    kind: FailureClass | None = None
+    """Of a rank that failed and could be the cause of the attempt's end."""
+    died_us: Micros = NEVER
+    """When it failed, on the scheduler's clock, as near as its node could say."""
+    doubt: int = 0
+    """failure.ON_ITS_OWN and its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class CheckpointRestored:
     path: str = ""
     duration_us: int = 0
     rejected: tuple[str, ...] = ()
+    tier: str = ""
+    """From where it was read, and why not from a faster place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +222,19 @@ class AttemptEnded:
     """Tasks of an exclusive job that must be gone before the next attempt."""
     avoid: NodeId | None = None
     held_until_us: Micros = NEVER
+    failed_in_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFailureFound:
+    """A rank that told late of its end had failed before the one that the attempt's end was put down to. Only
+    the report changes: what was decided stays."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    ending: Ending
+    """The same end, told anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,11 +407,12 @@ JobEvent = (
     | StragglerFound
     | StopRequested
     | AttemptEnded
+    | FirstFailureFound
     | LingererGone
     | JobEnded
 )
-LateFact = RankExited | TaskEnded | StartRefused
-"""How a task left: also told after its attempt, or its job, was over."""
+LateFact = RankExited | TaskEnded | StartRefused | FirstFailureFound
+"""How a task left, and what that shows: also told after its attempt, or its job, was over."""
 NodeEvent = (
     NodeJoined
     | NodeChanged

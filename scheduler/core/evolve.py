@@ -64,6 +64,8 @@ def with_fact(job: Job, event: e.LateFact) -> Job:
             return _with_task(job, event, state=TaskState.ENDED, **ended)
         case e.StartRefused():
             return _with_task(job, event, state=TaskState.ENDED, ended_why="refused")
+        case e.FirstFailureFound():
+            return _with(job, ending=event.ending)
 
 
 def _with(job: Job, **changes: Any) -> Job:
@@ -106,7 +108,8 @@ def _task_started(state: ClusterState, event: e.TaskStarted) -> Touched:
 
 def _task_left(state: ClusterState, event: e.LateFact) -> Touched:
     """Of a job that is over, only its stored record changes: whoever decided applies it there."""
-    job = state.jobs.get(event.task.job)
+    number = e.job_of(event)
+    job = None if number is None else state.jobs.get(number)
     return None if job is None else put_job(state, job, with_fact(job, event))
 
 
@@ -210,6 +213,7 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
         suspicion=None,
         finished_us=NEVER if again else event.at_us,
         retries_used=course.retries_used + event.counted,
+        failed_in_row=event.failed_in_row if event.counted else course.failed_in_row,
         free_restarts=course.free_restarts + (again and not event.counted),
         lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
@@ -360,6 +364,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.StragglerFound: _straggler_found,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,
+    e.FirstFailureFound: _task_left,
     e.LingererGone: _lingerer_gone,
     e.JobEnded: _job_ended,
     e.NodeJoined: _node_joined,

@@ -12,12 +12,14 @@ among equals, one that does not wait in a collective while others do.
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ...spec.failures import FailureClass
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
 from .amounts import duration_text
 from .effects import InspectTask, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
+from .failure import Failure
 from .hang import RankLook, Suspicion, place_of, waits_for_peers, with_look
 from .job import Ending, Job, TaskRun, TaskState
 from .state import ClusterState
@@ -67,15 +69,11 @@ def conclude(state: ClusterState, job: Job, suspicion: Suspicion, now_us: Micros
     text = f"no step for {duration_text(still_us)} after step {suspicion.step}: {text}"
     hung = e.GangHung(now_us, job.number, job.attempt, suspicion.since_us, suspicion.step, ranks, text)
     node = job.tasks[ranks[0] // job.demand.processes_per_task].node if ranks else None
+    rank = ranks[0] if ranks else None
     hint = f"see `pace logs {job.number} --stacks --attempt {job.attempt}`"
+    failure = Failure(FailureClass.HANG, job.attempt, hint, node, rank, message=text)
     ending = Ending(
-        AttemptOutcome.WORKER_FAILED,
-        "hang",
-        text,
-        hint,
-        EXIT_NOT_RUN,
-        node,
-        ranks[0] if ranks else None,
+        AttemptOutcome.WORKER_FAILED, failure.kind.value, text, hint, EXIT_NOT_RUN, node, rank, failure
     )
     plan = end_attempt(state, job, now_us, ending)
     return Plan(None, (hung, *plan.events), plan.effects)

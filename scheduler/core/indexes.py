@@ -4,10 +4,12 @@ A job is in exactly one place: in line, held back, placed on nodes, or (when ove
 placed, and in line to move.
 """
 
+from collections.abc import Iterable, Sequence
+
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
-from .job import Job
+from .job import FRESH, Job
 from .node import Load, Node, NodeInventory
 from .state import ClusterState
 from .stranding import is_stranded
@@ -27,9 +29,7 @@ def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
         return new
     state.jobs[new.number] = new
     _note_stranded(state, new)
-    deadline = job_deadline(state, new)
-    if deadline is not None:
-        state.timers.set((0, new.number), deadline)
+    _set_job_timer(state, new)
     return new
 
 
@@ -93,9 +93,7 @@ def settle_timers(state: ClusterState, now_us: Micros) -> None:
         if job.number in state.held and not _must_wait(state, job):
             _leave(state, job)
             _enter(state, job)
-        deadline = job_deadline(state, job)
-        if deadline is not None:
-            state.timers.set((0, job.number), deadline)
+        _set_job_timer(state, job)
 
 
 def fresh_load(inventory: NodeInventory) -> Load:
@@ -106,11 +104,20 @@ def fresh_load(inventory: NodeInventory) -> Load:
     )
 
 
-def enter_recovered(state: ClusterState, job: Job) -> None:
-    """A job from the store, when its nodes are already there."""
-    state.jobs[job.number] = job
-    _enter(state, job)
-    _note_stranded(state, job)
+def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[Sequence[Job]]) -> None:
+    """Jobs from the store, in the order of their numbers, when their nodes are already there. Most have only
+    ever waited, and nothing is due for these: they also come in `waiting`, each lane's together."""
+    state.jobs = {job.number: job for job in jobs}
+    for job in jobs:
+        if job.course is not FRESH:
+            _enter(state, job)
+            _note_stranded(state, job)
+            _set_job_timer(state, job)
+    for alike in waiting:
+        state.queue.add_all(alike)
+
+
+def _set_job_timer(state: ClusterState, job: Job) -> None:
     deadline = job_deadline(state, job)
     if deadline is not None:
         state.timers.set((0, job.number), deadline)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from ...spec.failures import RETRIED, FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
 from ...spec.resources import GangDemand
+from .failure import Failure
 from .hang import Suspicion
 
 NEVER: Final = Micros(0)
@@ -28,6 +30,10 @@ class Policy:
     """Of the whole job, from the moment it first ran; 0: none."""
     grace_us: int = 30_000_000
     """Between the notice to stop and SIGKILL, unless a cancel says otherwise."""
+    retry_on: tuple[FailureClass, ...] = RETRIED
+    backoff_start_us: int = 1_000_000
+    """Before the second retry in a row; the first comes at once, each further one waits twice as long."""
+    backoff_max_us: int = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,8 @@ class Ending:
     exit_code: int = 0
     node: NodeId | None = None
     rank: int | None = None
+    failure: Failure | None = None
+    """Of every attempt that failed, once it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,8 @@ class Course:
     """The last reported value of each."""
     metric_rows: int = 0
     retries_used: int = 0
+    failed_in_row: int = 0
+    """Retries since the job last made progress."""
     free_restarts: int = 0
     avoid: tuple[NodeId, ...] = ()
     """Nodes that refused a start of this job; empty again after a start that worked."""

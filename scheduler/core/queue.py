@@ -7,6 +7,7 @@ whatever the line's length.
 
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -69,6 +70,17 @@ class Queue:
         self._insert(lane, job.number)
         self.length += 1
         if not lane.parked and lane.jobs[0] == job.number:
+            self._offer(key, lane)
+
+    def add_all(self, jobs: Sequence[Job]) -> None:
+        """As `add` for each, when all are of one lane."""
+        key = lane_key(jobs[0])
+        lane = self.lanes.setdefault(key, Lane())
+        before = lane.jobs[0] if lane.jobs else None
+        lane.gone.difference_update(back := {job.number for job in jobs} & lane.gone)
+        lane.jobs = deque(sorted((*lane.jobs, *(job.number for job in jobs if job.number not in back))))
+        self.length += len(jobs)
+        if not lane.parked and lane.jobs[0] != before:
             self._offer(key, lane)
 
     def remove(self, job: Job) -> None:

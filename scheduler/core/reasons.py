@@ -6,7 +6,7 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 from dataclasses import dataclass
 
 from ...spec.ids import JobId, Micros
-from ...spec.lifecycle import JobState, NodeContact
+from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
@@ -88,7 +88,10 @@ def _last_attempt(job: Job) -> tuple[Reason, ...]:
 def _held_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     if not job.course.lingering:
         left_us = max(0, job.course.held_until_us - now_us)
-        text = f"tries again in {duration_text(left_us)}, after a refused start"
+        ending = job.course.ending
+        refused = ending is not None and ending.outcome is AttemptOutcome.START_FAILED
+        after = "a refused start" if refused else f"failure {job.course.failed_in_row} in a row"
+        text = f"tries again in {duration_text(left_us)}, after {after}"
         return Reason("backoff", text, fields={"left_us": left_us})
     one = job.course.lingering[0]
     node = state.nodes[one.node]

@@ -2,23 +2,28 @@
 
 Only the current attempt is listened to (fencing); of one that is over, but still the last, how its tasks left
 is noted, and changes nothing else. An entry that was applied before is dropped by its seq; one
-that skips a seq is not taken, so the agent sends again from the committed position. The first rank that fails
-on its own is the cause of the attempt's end; ranks that were killed by us are not.
+that skips a seq is not taken, so the agent sends again from the committed position. The first rank that is
+heard to have failed on its own ends the attempt; when one is heard later that had failed before it, the
+report of the last failure says so, and nothing else changes.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 
+from ...spec.failures import FailureClass
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome
 from . import events as e
 from .deadlines import went_silent
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
+from .failure import AFTER_A_PEER, Failure
+from .failures import class_of, could_be_cause, death_text, doubt_of, error_text, hint_of, is_before
 from .hangs import on_inspected, on_stalled
-from .job import Ending, Job, TaskRun, TaskState
+from .job import NEVER, Ending, Job, TaskState
 from .paces import on_paced
-from .signals import how_it_exited, job_exit_code
+from .signals import job_exit_code
 from .state import ClusterState
 from .stimuli import (
     Ended,
@@ -42,11 +47,13 @@ AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
     """Answer: the seq up to which this task's journal is now applied (stale tasks: all of it)."""
     job = state.jobs.get(entry.task.job)
-    if job is None or job.attempt != entry.task.attempt:
-        return _stale(job, entry, now_us)
+    if job is None:
+        return Plan(entry.seq)
+    if job.attempt != entry.task.attempt:
+        return _stale(state, job, node, entry, now_us)
     if not job.placed:
-        late, gone = on_late_entry(job, node, entry, now_us), _stale(job, entry, now_us)
-        return Plan(entry.seq, (*late.events, *gone.events))
+        late, gone = on_late_entry(state, job, node, entry, now_us), _gone(job, entry, now_us)
+        return Plan(entry.seq, (*late.events, *gone))
     if entry.task.task >= len(job.tasks) or job.tasks[entry.task.task].node != node:
         return Plan(entry.seq)
     task = job.tasks[entry.task.task]
@@ -56,7 +63,7 @@ def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) ->
     return Plan(entry.seq, plan.events, plan.effects)
 
 
-def on_late_entry(job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
+def on_late_entry(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
     """`job`: it waits again, or is over. How a task of its last attempt left is still told, once."""
     key = entry.task
     if key.attempt != job.attempt or key.task >= len(job.tasks) or job.tasks[key.task].node != node:
@@ -66,7 +73,9 @@ def on_late_entry(job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[
         return Plan(entry.seq)
     match entry.said:
         case Exited():
-            return Plan(entry.seq, (_exit(job, entry, entry.said, now_us),))
+            failure = _failure_of(job, node, entry, entry.said, now_us)
+            exited = _exit(job, entry, entry.said, failure, now_us)
+            return Plan(entry.seq, (exited, *_told_anew(state, job, failure, entry.said, now_us)))
         case Ended():
             return Plan(entry.seq, (_end(entry, entry.said, now_us),))
         case Refused():
@@ -74,11 +83,69 @@ def on_late_entry(job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[
     return Plan(entry.seq)
 
 
-def _exit(job: Job, entry: Entry, said: Exited, now_us: Micros) -> e.RankExited:
+def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us: Micros) -> e.RankExited:
     rank = job.first_rank(entry.task.task) + said.local_rank
-    return e.RankExited(
-        now_us, entry.task, entry.seq, rank, said.exit_code, said.last_line, said.killed_by_us, said.cause
+    last_line = said.last_line if failure is None else error_text(said)
+    event = e.RankExited(
+        now_us, entry.task, entry.seq, rank, said.exit_code, last_line, said.killed_by_us, said.cause
     )
+    if failure is None:
+        return event
+    return replace(event, kind=failure.kind, died_us=failure.died_us or NEVER, doubt=failure.doubt)
+
+
+def _failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micros) -> Failure | None:
+    """None: its end cannot be what the attempt failed of."""
+    if not could_be_cause(said):
+        return None
+    rank = job.first_rank(entry.task.task) + said.local_rank
+    kind = class_of(said, trained=job.course.step >= 0 or bool(job.course.checkpoints))
+    found = said.evidence
+    several = entry.task.attempt > 1 or job.shape.policy.retries_max > 0
+    attempt = f" --attempt {entry.task.attempt}" if several else ""
+    return Failure(
+        kind=kind,
+        hint=hint_of(said, kind, job.demand, f"`pace logs {job.number} --rank {rank}{attempt}`"),
+        attempt=entry.task.attempt,
+        node=node,
+        rank=rank,
+        exit_code=None if said.killed_by_us else said.exit_code,
+        died_us=Micros(min(said.died_us, now_us)) if said.died_us else now_us,
+        doubt=doubt_of(said, job.demand.instance_count * job.demand.processes_per_task),
+        error_type=found.error_type,
+        message=found.message,
+        traceback=found.traceback,
+        last_lines=found.last_lines or said.last_line,
+    )
+
+
+def _told_anew(
+    state: ClusterState, job: Job, failure: Failure | None, said: Exited, now_us: Micros
+) -> tuple[e.Event, ...]:
+    """The attempt that failed last was put down to another rank, which had failed later."""
+    ending = job.course.ending
+    if failure is None or ending is None or ending.failure is None or failure.rank is None:
+        return ()
+    told = ending.failure
+    if ending.outcome is not AttemptOutcome.WORKER_FAILED or told.attempt != failure.attempt:
+        return ()
+    if not is_before(failure, told):
+        return ()
+    anew = replace(
+        ending,
+        code=failure.kind.value,
+        text=death_text(said, failure.rank, _name(state, failure.node)),
+        hint=failure.hint,
+        node=failure.node,
+        rank=failure.rank,
+        failure=failure,
+    )
+    return (e.FirstFailureFound(now_us, job.number, failure.attempt, anew),)
+
+
+def _name(state: ClusterState, node: NodeId | None) -> str:
+    known = None if node is None else state.nodes.get(node)
+    return known.name if known is not None else str(node)
 
 
 def _end(entry: Entry, said: Ended, now_us: Micros) -> e.TaskEnded:
@@ -89,17 +156,24 @@ def _refusal(entry: Entry, said: Refused, now_us: Micros) -> e.StartRefused:
     return e.StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
 
 
-def _stale(job: Job | None, entry: Entry, now_us: Micros) -> Plan[int]:
-    """Nothing of it counts, except that a leftover of an exclusive attempt is gone."""
-    if job is None or not isinstance(entry.said, Ended | Refused):
-        return Plan(entry.seq)
+def _stale(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
+    """Nothing of it counts, except that a leftover of an exclusive attempt is gone, and what it shows of the
+    attempt that failed last."""
+    if isinstance(entry.said, Exited) and entry.task.task < job.demand.instance_count:
+        failure = _failure_of(job, node, entry, entry.said, now_us)
+        return Plan(entry.seq, _told_anew(state, job, failure, entry.said, now_us))
+    return Plan(entry.seq, _gone(job, entry, now_us))
+
+
+def _gone(job: Job, entry: Entry, now_us: Micros) -> tuple[e.Event, ...]:
+    if not isinstance(entry.said, Ended | Refused):
+        return ()
     why = "it has ended" if isinstance(entry.said, Ended) else "it never started"
-    gone = tuple(
+    return tuple(
         e.LingererGone(now_us, one.key, one.node, why)
         for one in job.course.lingering
         if one.key == entry.task
     )
-    return Plan(entry.seq, gone)
 
 
 def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan[None]:
@@ -116,8 +190,9 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, values),))
         case Published() as said:
             return Plan(None, (_accepted(entry, said, now_us),))
-        case Restored(step, path, duration_us, rejected):
-            return Plan(None, (e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected),))
+        case Restored(step, path, duration_us, rejected, tier):
+            event = e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
+            return Plan(None, (event,))
         case SaveFailed(step, why):
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
         case Refused():
@@ -151,38 +226,47 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAcce
 
 
 def _on_exited(state: ClusterState, job: Job, entry: Entry, said: Exited, now_us: Micros) -> Plan[None]:
-    event = _exit(job, entry, said, now_us)
-    if said.exit_code == 0 or said.killed_by_us or job.course.stop is not None:
-        return Plan(None, (event,))
     node = job.tasks[entry.task.task].node
-    return _and_end(state, job, now_us, event, _failure(state, job, node, event.rank, said))
+    failure = _failure_of(job, node, entry, said, now_us)
+    event = _exit(job, entry, said, failure, now_us)
+    if failure is None or said.killed_by_us or job.course.stop is not None:
+        return Plan(None, (event,))
+    return _and_end(state, job, now_us, event, _ending_of(state, job, failure, said))
 
 
-def _failure(state: ClusterState, job: Job, node: NodeId, rank: int, said: Exited) -> Ending:
-    """A rank fell. When a peer's node went silent, that node is the likelier cause, and no retry is used."""
-    peers = (task.node for task in job.tasks if task.node != node)
-    silent = next((peer for peer in peers if went_silent(state.nodes[peer])), None)
-    text = f"rank {rank} on {state.nodes[node].name} {how_it_exited(said.exit_code, said.cause)}"
-    if said.last_line:
-        text += f": {said.last_line}"
+def _ending_of(state: ClusterState, job: Job, failure: Failure, said: Exited) -> Ending:
+    """A rank fell. When a peer's node went silent, that node is the likelier cause, and no retry is used,
+    unless the rank says itself what it fell of."""
+    assert failure.rank is not None
+    text = death_text(said, failure.rank, _name(state, failure.node))
+    silent = _silent_peer(state, job, failure)
     if silent is not None:
         text = f"{state.nodes[silent].name} is silent and its peer fell: {text}"
         return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=silent, exit_code=EXIT_NOT_RUN)
     return Ending(
         AttemptOutcome.WORKER_FAILED,
-        "worker-failed",
+        failure.kind.value,
         text,
-        f"see `pace logs {job.number} --rank {rank}`",
+        failure.hint,
         job_exit_code(said.exit_code),
-        node,
-        rank,
+        failure.node,
+        failure.rank,
+        failure,
     )
+
+
+def _silent_peer(state: ClusterState, job: Job, failure: Failure) -> NodeId | None:
+    own = failure.kind in (FailureClass.USER_ERROR, FailureClass.OUT_OF_MEMORY)
+    if own and failure.doubt != AFTER_A_PEER:
+        return None
+    peers = (task.node for task in job.tasks if task.node != failure.node)
+    return next((peer for peer in peers if went_silent(state.nodes[peer])), None)
 
 
 def _on_ended(state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: Micros) -> Plan[None]:
     task = job.tasks[entry.task.task]
     event = _end(entry, said, now_us)
-    ending = _ending_of_task(state, job, task, said)
+    ending = _ending_of_task(state, job, entry, said, now_us)
     if ending is not None:
         return _and_end(state, job, now_us, event, ending)
     others = [other for other in job.tasks if other.task != task.task]
@@ -198,8 +282,11 @@ def _on_ended(state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: 
     return _and_end(state, job, now_us, event, succeeded)
 
 
-def _ending_of_task(state: ClusterState, job: Job, task: TaskRun, said: Ended) -> Ending | None:
+def _ending_of_task(
+    state: ClusterState, job: Job, entry: Entry, said: Ended, now_us: Micros
+) -> Ending | None:
     """How the attempt ends because of the way this task ended; None: it goes on, or ends when all have."""
+    task = job.tasks[entry.task.task]
     name = state.nodes[task.node].name
     if job.course.stop is not None:
         return None
@@ -214,8 +301,10 @@ def _ending_of_task(state: ClusterState, job: Job, task: TaskRun, said: Ended) -
         return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=task.node, exit_code=EXIT_NOT_RUN)
     if failed is None:
         return None
-    rank = job.first_rank(task.task) + failed[0]
-    return _failure(state, job, task.node, rank, Exited(failed[0], failed[1]))
+    exited = Exited(failed[0], failed[1])
+    failure = _failure_of(job, task.node, entry, exited, now_us)
+    assert failure is not None
+    return _ending_of(state, job, failure, exited)
 
 
 def _on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_us: Micros) -> Plan[None]:

@@ -6,9 +6,10 @@ Journal entries reuse the events' words; their `at_us` is set when they are appl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...spec.ids import JobId, NodeId, TaskKey
+from ...spec.ids import JobId, Micros, NodeId, TaskKey
+from .failure import NOTHING, Evidence
 from .hang import RankLook
-from .job import Shape
+from .job import NEVER, Shape
 from .node import NodeInventory
 from .pace import RankPace
 
@@ -125,6 +126,9 @@ class Exited:
     last_line: str = ""
     killed_by_us: bool = False
     cause: str = ""
+    evidence: Evidence = NOTHING
+    died_us: Micros = NEVER
+    """When it failed, on the scheduler's clock, as near as its node could say; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ class Restored:
     path: str = ""
     duration_us: int = 0
     rejected: tuple[str, ...] = ()
+    tier: str = ""
+    """From where it was read, and why not from a faster place."""
 
 
 @dataclass(frozen=True, slots=True)

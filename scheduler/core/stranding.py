@@ -3,9 +3,10 @@
 Nobody has failed. Such a gang keeps its places and stands in line as well: when its turn comes and the nodes
 in contact can take all of it, it moves; when the node returns first, it goes on unharmed; when the long lease
 of the fenced has run out, its part there is dead, and the attempt ends. One that is being stopped does not
-move.
+move, nor one that shall not be tried again after the loss of a node.
 """
 
+from ...spec.failures import FailureClass
 from ...spec.lifecycle import NodeContact
 from .job import Job, TaskState
 from .node import Node
@@ -16,7 +17,8 @@ def is_stranded(state: ClusterState, job: Job) -> bool:
     """Follows from the state proper; `ClusterState.stranded` remembers it."""
     if not state.contacts[NodeContact.LOST] or not job.placed or job.demand.exclusive:
         return False
-    return job.course.stop is None and bool(lost_nodes(state, job))
+    may_move = job.course.stop is None and FailureClass.NODE_LOST in job.shape.policy.retry_on
+    return may_move and bool(lost_nodes(state, job))
 
 
 def lost_nodes(state: ClusterState, job: Job) -> list[Node]:

@@ -48,6 +48,9 @@ def _job_text(event: e.Event, names: Names) -> str:
             return event.text
         case e.GangHung():
             return f"the gang hangs: {event.text}"
+        case e.FirstFailureFound():
+            kind = event.ending.code
+            return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case e.LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
     return ""
@@ -59,7 +62,10 @@ def _attempt_ended_text(event: e.AttemptEnded) -> str:
         return f"{event.then}: {ending.text}"
     counts = "uses a retry" if ending.outcome in COUNTED else "uses no retry"
     waits = "; the next one waits until its tasks are gone" if event.lingering else ""
-    return f"attempt {event.attempt} ended ({ending.outcome}, {counts}): {ending.text}{waits}"
+    kind = ending.failure.kind if ending.failure is not None else ending.outcome
+    if event.held_until_us > event.at_us:
+        waits += f"; the next one waits {duration_text(event.held_until_us - event.at_us)}"
+    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{waits}"
 
 
 def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
@@ -129,7 +135,8 @@ def _restored_text(event: e.CheckpointRestored) -> str:
     if event.step < 0:
         return f"no checkpoint to go on from, starts anew{rejected}"
     took = duration_text(event.duration_us)
-    return f"goes on from the checkpoint of step {event.step}, read in {took}{rejected}"
+    source = f" from {event.tier}" if event.tier else ""
+    return f"goes on from the checkpoint of step {event.step}, read{source} in {took}{rejected}"
 
 
 def _node_text(event: e.Event, names: Names) -> str:

@@ -20,7 +20,7 @@ from ...proto.codecs import resources_of, task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
-from ...spec.ids import NodeId, TaskKey
+from ...spec.ids import Micros, NodeId, TaskKey
 from ..core import stimuli
 from ..core.effects import Acked, InspectTask, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
@@ -31,8 +31,8 @@ from ..logs import LogStore
 from ..loop import Loop
 from .documents import Documents
 from .outbox import Outbox, Outgoing, Rendered
-from .reports import entry_of
-from .starts import start_message, stop_message
+from .reports import Arrival, entry_of
+from .starts import names_hosts, start_message, stop_message
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ REPORTS_IN_FLIGHT_MAX: Final = 8
 """Batches of one agent that wait for their commit; further ones wait in the connection."""
 HELLO_TIMEOUT_S: Final = 20.0
 INVENTORY_BYTES_MAX: Final = 256 << 10
+REDIAL_S_MIN: Final = 0.1
+NODES_BACK_PER_S: Final = 2_000
+"""So many are to come back in a second at most when all have lost us: each is a handshake and a hello."""
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECOND_US: Final = 1_000_000
 
@@ -90,7 +93,8 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         try:
             welcome = await self._loop.submit(_hello_stimulus(hello, node, session))
             _log.info("node %s (%s) connected, %d tasks", hello.inventory.name, node, len(hello.tasks))
-            yield self._welcome_message(welcome)
+            nodes = await self._loop.read(lambda state: len(state.nodes))
+            yield self._welcome_message(welcome, nodes)
             reader = asyncio.create_task(self._read(request_iterator, node, session, outbox))
             async for messages in outbox.batches():
                 for message in await self._rendered(messages):
@@ -124,8 +128,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                     if kind == "heartbeat":
                         self._on_heartbeat(message.heartbeat, node, session, outbox)
                     elif kind == "reports":
+                        arrival = Arrival(Micros(self._loop.now_us()), message.reports.sent_monotonic_s)
                         await in_flight.acquire()
-                        group.create_task(self._report(message.reports, node, outbox, in_flight))
+                        group.create_task(self._report(message.reports, arrival, node, outbox, in_flight))
                     elif kind == "inventory":
                         inventory = inventory_of(message.inventory)
                         await self._loop.submit(stimuli.InventoryChanged(node, session, inventory))
@@ -150,12 +155,17 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         outbox.put(agent_pb2.ToAgent(heartbeat=reply))
 
     async def _report(
-        self, reports: agent_pb2.Reports, node: NodeId, outbox: Outbox, in_flight: asyncio.Semaphore
+        self,
+        reports: agent_pb2.Reports,
+        arrival: Arrival,
+        node: NodeId,
+        outbox: Outbox,
+        in_flight: asyncio.Semaphore,
     ) -> None:
         try:
             if len(reports.entries) > REPORTS_MAX:
                 raise LimitExceeded(f"{len(reports.entries)} entries in one report; at most {REPORTS_MAX}")
-            entries = tuple(entry_of(entry) for entry in reports.entries)
+            entries = tuple(entry_of(entry, arrival) for entry in reports.entries)
             acked = await self._loop.submit(stimuli.Reports(node, entries))
             endings = [(entry.task, entry.said) for entry in entries if isinstance(entry.said, stimuli.Ended)]
             if endings:
@@ -182,7 +192,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             if isinstance(message, StartTask) and message.key.job not in specs:
                 self._refuse_start(message)
             elif isinstance(message, StartTask):
-                rendered.add_start(start_message(message, specs[message.key.job], self._storage))
+                spec = specs[message.key.job]
+                addresses = await self._addresses(message) if names_hosts(message, spec) else {}
+                rendered.add_start(start_message(message, spec, self._storage, addresses))
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
             elif isinstance(message, InspectTask):
@@ -191,6 +203,17 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             else:
                 rendered.add(message)
         return rendered.messages
+
+    async def _addresses(self, effect: StartTask) -> dict[NodeId, str]:
+        """Of the nodes that the job's tasks were placed on; none when one of them has gone for good since."""
+
+        def read(state: ClusterState) -> dict[NodeId, str]:
+            names = {task.node for task in effect.job.course.tasks}
+            if not names <= state.nodes.keys():
+                return {}
+            return {name: state.nodes[name].inventory.address for name in names}
+
+        return await self._loop.read(read)
 
     def _refuse_start(self, effect: StartTask) -> None:
         """In the node's place: nobody can start a job whose document cannot be read."""
@@ -204,7 +227,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._partings.add(task)
         task.add_done_callback(self._partings.discard)
 
-    def _welcome_message(self, welcome: Welcome) -> agent_pb2.ToAgent:
+    def _welcome_message(self, welcome: Welcome, nodes: int) -> agent_pb2.ToAgent:
         settings = self._settings
         return agent_pb2.ToAgent(
             welcome=agent_pb2.Welcome(
@@ -214,6 +237,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 lease_fenced_s=settings.lease_fenced_us / _SECOND_US,
                 positions=_ack_message(Acked(welcome.positions)).positions,
                 forget=[task_key_message(key) for key in welcome.forget],
+                redial_s=redial_s(nodes),
             )
         )
 
@@ -222,6 +246,11 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._loop.detach(node, session)
         _log.info("node %s: the stream ended: %s", node, why)
         self._keep(self._loop.submit(stimuli.ContactLost(node, session, why)))
+
+
+def redial_s(nodes: int) -> float:
+    """How far apart at most the first dials of each node are, when so many have lost us at once."""
+    return max(REDIAL_S_MIN, nodes / NODES_BACK_PER_S)
 
 
 async def _unless_away(act: Coroutine[Any, Any, Any]) -> None:

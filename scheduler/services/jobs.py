@@ -39,7 +39,7 @@ from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
 from .documents import Documents
 from .lookup import Lookup, no_job
-from .messages import add_document, entry_message, job_message, reason_message
+from .messages import add_document, add_output, entry_message, job_message, reason_message
 from .starts import output_folders
 
 _KEY: Final = re.compile(KEY_PATTERN)
@@ -204,6 +204,7 @@ class JobService(jobs_pb2_grpc.JobsServicer):
             job, document = job_from_row(row), row.document
             names = await self._loop.read(lambda state: _names(state, [job]))
         view = job_message(job, node_names=names, why=said, pace=pace)
+        add_output(view, job)
         if document is not None:
             self._add_document(view, job, document)
         return view
@@ -253,6 +254,9 @@ def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
         retries_max=spec.retry.max_attempts - 1,
         timeout_us=(spec.limits.timeout or 0) * _SECOND_US,
         grace_us=round(spec.grace_s * _SECOND_US),
+        retry_on=spec.retry.on,
+        backoff_start_us=round(spec.retry.backoff.start_s * _SECOND_US),
+        backoff_max_us=round(spec.retry.backoff.max_s * _SECOND_US),
     )
     return stimuli.NewJob(spec.label, spec.effective_priority, Shape(spec.demand(), policy), document)
 
@@ -296,7 +300,15 @@ def _nodes_in(events: Iterable[Event]) -> set[NodeId]:
 
 
 def _names(state: ClusterState, jobs: Iterable[Job]) -> dict[NodeId, str]:
-    return _names_of(state, {task.node for job in jobs for task in job.tasks})
+    return _names_of(state, {node for job in jobs for node in _nodes_of(job)})
+
+
+def _nodes_of(job: Job) -> Iterable[NodeId]:
+    """Those of its last attempt, and that of the rank whose failure ended the attempt before."""
+    yield from (task.node for task in job.tasks)
+    failure = job.course.ending.failure if job.course.ending is not None else None
+    if failure is not None and failure.node is not None:
+        yield failure.node
 
 
 def _names_of(state: ClusterState, nodes: Iterable[NodeId]) -> dict[NodeId, str]:

@@ -9,7 +9,7 @@ from ...spec.ids import NodeId
 from ...spec.job import JobSpec
 from ...spec.problems import Path as DocumentPath
 from ..core.events import Event
-from ..core.job import Checkpoint, Job, TaskRun
+from ..core.job import Checkpoint, Ending, Job, TaskRun
 from ..core.reason import Reason
 from ..core.reasons import ending_reason
 from ..core.timeline import attempt_of, describe
@@ -25,7 +25,7 @@ def job_message(
     why: Reason | None = None,
     pace: Iterable[str] = (),
 ) -> jobs_pb2.JobView:
-    """A job for a listing: everything but its document and what follows from it."""
+    """A job for a listing: everything but its document and what follows from it, and what is long."""
     course, demand = job.course, job.demand
     if why is None and course.ending is not None:
         why = ending_reason(job)
@@ -50,7 +50,35 @@ def job_message(
         step=course.step,
         cancel_requested=course.stop is not None,
         pace=pace,
+        failure=_failure_message(course.ending, node_names),
     )
+
+
+def _failure_message(ending: Ending | None, node_names: Mapping[NodeId, str]) -> jobs_pb2.Failure | None:
+    failure = ending.failure if ending is not None else None
+    if failure is None:
+        return None
+    node = failure.node or NodeId("")
+    return jobs_pb2.Failure(
+        kind=failure.kind,
+        attempt=failure.attempt,
+        hint=failure.hint,
+        node_id=node,
+        node=node_names.get(node, node),
+        rank=failure.rank,
+        exit_code=failure.exit_code,
+        at_us=failure.died_us or 0,
+        error_type=failure.error_type,
+        message=failure.message,
+    )
+
+
+def add_output(view: jobs_pb2.JobView, job: Job) -> None:
+    """What the rank that failed first said at its end."""
+    failure = job.course.ending.failure if job.course.ending is not None else None
+    if failure is not None:
+        view.failure.traceback = failure.traceback
+        view.failure.last_lines = failure.last_lines
 
 
 def add_document(view: jobs_pb2.JobView, document: str, spec: JobSpec, outputs: Mapping[str, str]) -> None:

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ...proto.codecs import task_key_of
 from ...proto.generated import agent_pb2
 from ...spec.errors import InvalidRequest
+from ...spec.ids import Micros
 from ..core import stimuli
+from ..core.failure import NOTHING, Evidence
 from ..core.hang import RankLook
 from ..core.pace import RankPace
 
@@ -17,14 +20,32 @@ _TEXT_MAX: Final = 500
 _PATH_MAX: Final = 4096
 _RANKS_MAX: Final = 1024
 _STACK_MAX: Final = 4096
+_LONG_TEXT_MAX: Final = 4000
 
 
-def entry_of(message: agent_pb2.JournalEntry) -> stimuli.Entry:
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a message came, on the scheduler's clock, and when it was sent, on the node's own."""
+
+    at_us: Micros
+    sent_monotonic_s: float = 0.0
+
+    def time_of(self, monotonic_s: float) -> Micros:
+        """When something was that the node saw at `monotonic_s`; too late by the message's way here."""
+        ago_s = self.sent_monotonic_s - monotonic_s if self.sent_monotonic_s and monotonic_s else 0.0
+        return Micros(max(0, self.at_us - _micros(ago_s)))
+
+
+def entry_of(message: agent_pb2.JournalEntry, arrival: Arrival) -> stimuli.Entry:
     """Raises InvalidRequest on an entry that makes no sense."""
     task = task_key_of(message.task)
     kind = message.WhichOneof("kind")
-    if message.seq < 1 or kind is None or kind not in _READERS:
+    if message.seq < 1 or kind is None or kind not in ("exited", *_READERS):
         raise InvalidRequest(f"entry {message.seq} of task {task}'s journal is of no known kind ({kind})")
+    if kind == "exited":
+        seen_s = message.exited.evidence.at_monotonic_s or message.at_monotonic_s
+        died_us = arrival.time_of(min(seen_s, message.at_monotonic_s))
+        return stimuli.Entry(task, message.seq, _exited(message.exited, died_us))
     return stimuli.Entry(task, message.seq, _READERS[kind](getattr(message, kind)))
 
 
@@ -32,13 +53,27 @@ def _started(said: agent_pb2.TaskStarted) -> stimuli.Started:
     return stimuli.Started(tuple(said.pids), said.start_mode[:_TEXT_MAX])
 
 
-def _exited(said: agent_pb2.RankExited) -> stimuli.Exited:
+def _exited(said: agent_pb2.RankExited, died_us: Micros) -> stimuli.Exited:
+    if said.local_rank < 0:
+        raise InvalidRequest(f"{said.local_rank} is no local rank")
     return stimuli.Exited(
         said.local_rank,
         said.exit_code,
         said.last_line[:_TEXT_MAX],
         said.killed_by_us,
         said.cause[:_TEXT_MAX],
+        _evidence(said.evidence) if said.HasField("evidence") else NOTHING,
+        died_us,
+    )
+
+
+def _evidence(found: agent_pb2.Evidence) -> Evidence:
+    return Evidence(
+        error_type=found.error_type[:_TEXT_MAX],
+        message=found.message[: 2 * _TEXT_MAX],
+        traceback=found.traceback[-_LONG_TEXT_MAX:],
+        last_lines=found.last_lines[-_LONG_TEXT_MAX:],
+        recorded=found.recorded,
     )
 
 
@@ -64,7 +99,9 @@ def _published(said: agent_pb2.CheckpointPublished) -> stimuli.Published:
 
 def _restored(said: agent_pb2.CheckpointRestored) -> stimuli.Restored:
     rejected = tuple(text[:_TEXT_MAX] for text in said.rejected[:100])
-    return stimuli.Restored(said.step, said.path[:_PATH_MAX], _micros(said.seconds), rejected)
+    return stimuli.Restored(
+        said.step, said.path[:_PATH_MAX], _micros(said.seconds), rejected, said.tier[:_TEXT_MAX]
+    )
 
 
 def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:
@@ -120,7 +157,6 @@ def _values(values: Mapping[str, float]) -> dict[str, float]:
 
 _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "started": _started,
-    "exited": _exited,
     "ended": _ended,
     "metrics": _metrics,
     "checkpoint": _published,

@@ -3,16 +3,18 @@
 Everything a node needs is in the message; an agent never asks back.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from ...proto.codecs import resources_message, task_key_message
 from ...proto.generated import agent_pb2
-from ...spec.ids import Attempt, JobId
+from ...spec.ids import Attempt, JobId, NodeId
 from ...spec.job import JobSpec
 from ..core.effects import StartTask, StopTask
 
 _SECOND_US: Final = 1_000_000
+_HOSTS_MAX: Final = 1000
 
 
 def job_folder(storage: Path, job: JobId) -> Path:
@@ -26,8 +28,17 @@ def output_folders(storage: Path, job: JobId, attempt: Attempt, spec: JobSpec) -
     return {name: str(base / name) for name in spec.outputs}
 
 
-def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.StartTask:
-    """Raises nothing: the document was checked when it was accepted."""
+def names_hosts(effect: StartTask, spec: JobSpec) -> bool:
+    """True when the message says where all tasks of the gang run: each of them gets the whole list, so that
+    larger gangs go without."""
+    return spec.launcher == "deepspeed" and len(effect.job.course.tasks) <= _HOSTS_MAX
+
+
+def start_message(
+    effect: StartTask, spec: JobSpec, storage: Path, addresses: Mapping[NodeId, str]
+) -> agent_pb2.StartTask:
+    """`addresses`: of the gang's nodes, where `names_hosts`. Raises nothing: the document was checked when it
+    was accepted."""
     job, course, demand = effect.job, effect.job.course, effect.job.demand
     task = course.tasks[effect.key.task]
     outputs = output_folders(storage, job.number, course.attempt, spec)
@@ -44,7 +55,6 @@ def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.
         first_rank=job.first_rank(effect.key.task),
         node_rank=effect.key.task,
         node_count=len(course.tasks),
-        rendezvous=demand.rendezvous,
         master_address=effect.master_address,
         master_port=course.rendezvous_port,
         hosts_rendezvous=demand.rendezvous and effect.key.task == 0,
@@ -61,8 +71,11 @@ def start_message(effect: StartTask, spec: JobSpec, storage: Path) -> agent_pb2.
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
         best_metric=spec.checkpoint.best_metric,
+        when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,
+        launcher=spec.launcher,
+        hosts=[addresses[place.node] for place in course.tasks] if addresses else (),
         hang_timeout_s=spec.limits.hang_timeout_s,
         earlier_hangs=course.hangs,
     )

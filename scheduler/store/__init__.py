@@ -1,6 +1,6 @@
 """What survives a crash: one transaction per batch, on SQLite or PostgreSQL.
 
-`open_store` is the only way in; SQLAlchemy is imported when a store is opened, not before.
+`open_store` is the only way in; what belongs to one kind of database is imported when such a one is opened.
 """
 
 from pathlib import Path

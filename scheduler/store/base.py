@@ -1,18 +1,18 @@
 """The seam between the loop and whatever keeps its state. Its meaning is tests/conformance/store.py.
 
-Rows are flat; bodies are JSON text that the store never looks into. One Batch is one transaction:
-after `commit` returns, all of it survives any crash; when it raises, nothing of it is there.
+Rows are flat tuples, their fields the columns' names; bodies are JSON text that the store never looks into.
+One Batch is one transaction: after `commit` returns, all of it survives any crash; when it raises, nothing of
+it is there.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...spec.ids import JobId, Micros, NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """One line of the append-only history. `seq` grows by one over the whole store, without gaps."""
 
     seq: int
@@ -23,8 +23,7 @@ class EventRow:
     node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JobRow:
+class JobRow(NamedTuple):
     """A job as it stands: columns to list by, what never changes, and what does."""
 
     job: JobId
@@ -42,16 +41,14 @@ class JobRow:
     """Canonical JSON of the job document. Only on the first write; None leaves it as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRow:
+class NodeRow(NamedTuple):
     """A node as it was last known."""
 
     node: NodeId
     record: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRow:
+class KeyRow(NamedTuple):
     """An idempotency key and the jobs that it made."""
 
     key: str
@@ -59,8 +56,7 @@ class KeyRow:
     jobs: tuple[JobId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """One reported value. Bounded per job by the loop, not by the store."""
 
     job: JobId
@@ -91,7 +87,8 @@ class Loaded:
     last_job: JobId
     last_at_us: Micros
     jobs: Iterable[JobRow]
-    """Not in a terminal state, in the order of their numbers; `document` is None (read when needed)."""
+    """Not in a terminal state, in the order of their numbers; `document` is None (read when needed). To be
+    gone through once, before the next commit: may come from the store row by row, and raise StoreFailure."""
     nodes: Sequence[NodeRow] = field(default=())
 
 

@@ -1,45 +1,43 @@
-"""Brings a store's schema forward to tables.SCHEMA_VERSION, in one transaction, and refuses a newer one.
+"""Brings a store's schema forward to SCHEMA_VERSION, in one transaction, and refuses a newer one.
 
-Alembic is imported only when there is something to do: a scheduler that starts on a store of its own
-version does not pay for it.
+SQLAlchemy and alembic are imported only when there is something to do: a scheduler that starts on a store of
+its own version does not pay for them.
 """
 
 from pathlib import Path
-
-from sqlalchemy import Connection, inspect, text
+from typing import TYPE_CHECKING, Final
 
 from ...spec.errors import StoreFailure
-from .tables import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+SCHEMA_VERSION: Final = "0001"
+"""Revision of the newest migration: an older store is migrated forward, a newer one refused."""
 
 FOLDER = Path(__file__).parent / "migrations"
 
 
-def stored_version(connection: Connection) -> str | None:
-    """Revision that the store names; None for a store without any table of ours."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    row = connection.execute(text("SELECT version_num FROM alembic_version")).first()
-    return None if row is None else str(row[0])
+def migrate(connection: "Connection", where: str) -> None:
+    """Run the missing steps in the connection's transaction. Raises StoreFailure for a newer version."""
+    from sqlalchemy import inspect, select
 
+    from .tables import alembic_version
 
-def migrate(connection: Connection, where: str) -> str | None:
-    """Run the missing steps in the connection's transaction; returns the version that was there.
-
-    Raises StoreFailure for a newer one.
-    """
-    version = stored_version(connection)
+    tables = inspect(connection).get_table_names()
+    row = connection.execute(select(alembic_version)).first() if alembic_version.name in tables else None
+    version = None if row is None else str(row[0])
     if version == SCHEMA_VERSION:
-        return version
-    if version is None and (tables := inspect(connection).get_table_names()):
+        return
+    if version is None and tables:
         raise StoreFailure(
             f"{where} holds tables that are not Paceline's: {', '.join(sorted(tables)[:5])}",
             hint="name an empty database, or a file of its own, with --store",
         )
     _upgrade(connection, version, where)
-    return version
 
 
-def _upgrade(connection: Connection, version: str | None, where: str) -> None:
+def _upgrade(connection: "Connection", version: str | None, where: str) -> None:
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.runtime.migration import MigrationContext, RevisionStep

@@ -4,18 +4,19 @@ One session holds an advisory lock for as long as the scheduler writes through i
 loses the lock and its open transaction together, so a scheduler that was replaced cannot write any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from ...spec.errors import StoreFailure
+from . import compiled
 from .migrate import migrate
 from .sql import SqlStore
 
@@ -70,12 +71,13 @@ class PostgresBackend:
     """One database; see sql.Backend."""
 
     begin = "BEGIN"
+    database = "postgresql"
+    ahead = compiled.POSTGRES
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.where = f"the store {make_url(url).render_as_string(hide_password=True)}"
-        self.upsert: Callable[[Any], Any] = upsert
-        self.engine = _engine(self._connect)
+        self._engine = _engine(self._connect)
         self._migrated = False
 
     def connect_writer(self) -> Any:
@@ -89,6 +91,15 @@ class PostgresBackend:
             raise
         return connection
 
+    @contextmanager
+    def reading(self) -> Iterator[psycopg.Connection[Any]]:
+        pooled = self._engine.raw_connection()
+        try:
+            connection: Any = pooled.driver_connection
+            yield connection
+        finally:
+            pooled.close()
+
     def failure(self, error: Exception, doing: str) -> StoreFailure:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         for kind, problem, hint in _HINTS:
@@ -98,7 +109,7 @@ class PostgresBackend:
         return StoreFailure(f"{self.where}: {doing} failed: {type(cause).__name__}: {cause}", hint=hint)
 
     def close(self) -> None:
-        self.engine.dispose()
+        self._engine.dispose()
 
     def _connect(self) -> psycopg.Connection[Any]:
         settings = conninfo_to_dict(self._url)
@@ -124,7 +135,7 @@ class PostgresBackend:
 
     def _migrate(self, writer: psycopg.Connection[Any]) -> None:
         """In a connection of SQLAlchemy's own, under the writer's lock."""
-        with self.engine.connect() as connection:
+        with self._engine.connect() as connection:
             transaction = connection.execution_options(isolation_level="READ COMMITTED")
             with transaction.begin():
                 migrate(transaction, self.where)

@@ -1,34 +1,35 @@
-"""The store's calls in SQL, the same for every database; what differs is the Backend's.
+"""The store's calls, the same for every database; what differs is the Backend's.
 
-Statements are written in SQLAlchemy Core, compiled once, and run on the driver's own cursor, because the
-commit is the scheduler's hottest path. One connection writes; reads have connections of their own and see
-only what was committed.
+Statements are SQLAlchemy Core's (statements.py); their text runs on the driver's own cursor, because the
+commit is the scheduler's hottest path. What a start and the loop need was compiled ahead: a start imports no
+SQLAlchemy. One connection writes; reads have connections of their own and see only what was committed.
 """
 
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from heapq import merge
+from itertools import starmap
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
-from sqlalchemy import ClauseElement, Connection, Engine, Select, func, insert, select
 
 from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import TERMINAL, JobState
-from . import tables
+from .ahead import DOCUMENTS_AT_ONCE, Ahead
 from .base import Batch, EventRow, JobRow, KeyRow, Loaded, MetricRow, NodeRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 T = TypeVar("T")
 
-LIVE_STATES = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
+LIVE_STATES: Final = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
 
-_job_columns = (*tables.jobs.c,)
-_job_values = attrgetter(*(column.name for column in tables.jobs.c))
-_event_values = attrgetter(*(column.name for column in tables.events.c))
-_metric_columns = [column for column in tables.metrics.c if column.name != "id"]
+_job_values = attrgetter(*(name for name in JobRow._fields if name != "document"))
 
 
 class Backend(Protocol):
@@ -38,18 +39,16 @@ class Backend(Protocol):
     def where(self) -> str:
         """The file, or the server and database without its password, for messages."""
 
-    @property
-    def engine(self) -> Engine:
-        """For reads. Each statement is a transaction of its own."""
-
-    @property
-    def upsert(self) -> Callable[[Any], Any]:
-        """The dialect's insert, with on_conflict_do_update."""
+    begin: str
+    database: str
+    """Its name in statements.py."""
+    ahead: Ahead
 
     def connect_writer(self) -> Any:
         """A driver connection in autocommit mode that holds the store's lock."""
 
-    begin: str
+    def reading(self) -> AbstractContextManager[Any]:
+        """A driver connection in autocommit mode, for the reads of one thread."""
 
     def failure(self, error: Exception, doing: str) -> StoreFailure:
         """Which file or server, what is wrong with it, and what to do."""
@@ -64,14 +63,7 @@ class SqlStore:
         self._backend = backend
         self._writer: Any = None
         self._last_seq = 0
-        self._insert_events = self._compiled(insert(tables.events))
-        self._upsert_jobs = self._compiled(self._upserting(tables.jobs))
-        self._upsert_documents = self._compiled(self._upserting(tables.documents))
-        self._upsert_nodes = self._compiled(self._upserting(tables.nodes))
-        self._insert_keys = self._compiled(insert(tables.keys))
-        self._insert_metrics = self._compiled(
-            insert(tables.metrics).values({column.name: None for column in _metric_columns})
-        )
+        self._ahead = backend.ahead
         with self._failures("opening the store"):
             self._connect()
             self._cluster_id = self._read_cluster_id()
@@ -86,24 +78,20 @@ class SqlStore:
         return self._backend.where
 
     def load(self) -> Loaded:
-        with self._failures("loading the state"):
+        doing = "loading the state"
+        with self._failures(doing):
             self._connect()
-            with self._reading() as connection:
-                self._last_seq, last_at_us = connection.execute(
-                    select(
-                        func.coalesce(func.max(tables.events.c.seq), 0),
-                        func.coalesce(func.max(tables.events.c.at_us), 0),
-                    )
-                ).one()
-                last_job = connection.execute(
-                    select(func.coalesce(func.max(tables.jobs.c.job), 0))
-                ).scalar_one()
-                live = select(*_job_columns).where(tables.jobs.c.state.in_(LIVE_STATES))
-                jobs = _made(JobRow, connection.execute(live.order_by(tables.jobs.c.job)))
-                nodes = _made(
-                    NodeRow, connection.execute(select(*tables.nodes.c).order_by(tables.nodes.c.node))
-                )
-        return Loaded(self._last_seq, JobId(last_job), Micros(last_at_us), jobs, nodes)
+        last_seq, last_at_us = self._one(doing, self._ahead.last_event) or (0, 0)
+        [last_job] = self._one(doing, self._ahead.last_job)
+        nodes = _made(NodeRow, self._all(doing, self._ahead.nodes))
+        self._last_seq = last_seq
+        return Loaded(last_seq, JobId(last_job or 0), Micros(last_at_us), self._live_jobs(), nodes)
+
+    def _live_jobs(self) -> Iterator[JobRow]:
+        """Row by row: the text of all jobs is large, and of no use once a job is made of it."""
+        with self._failures("loading the state"), self._backend.reading() as connection:
+            each = (connection.execute(self._ahead.jobs_of_state, (state,)) for state in LIVE_STATES)
+            yield from starmap(JobRow, merge(*each))  # the number comes first in a row
 
     def commit(self, batch: Batch) -> None:
         self._check_follows(batch.events)
@@ -126,16 +114,13 @@ class SqlStore:
             self._last_seq = batch.events[-1].seq
 
     def key(self, key: str) -> KeyRow | None:
-        row = self._one("reading a key", select(*tables.keys.c).where(tables.keys.c.key == key))
+        row = self._one("reading a key", self._ahead.key, key)
         if row is None:
             return None
         return KeyRow(row[0], row[1], msgspec.json.decode(row[2], type=tuple[JobId, ...]))
 
     def job(self, job: JobId) -> JobRow | None:
-        wanted = select(*_job_columns, tables.documents.c.document).outerjoin_from(
-            tables.jobs, tables.documents, tables.jobs.c.job == tables.documents.c.job
-        )
-        row = self._one("reading a job", wanted.where(tables.jobs.c.job == job))
+        row = self._one("reading a job", self._ahead.job, job)
         return None if row is None else JobRow(*row)
 
     def jobs(
@@ -147,37 +132,29 @@ class SqlStore:
         before: JobId | None = None,
         limit: int = 100,
     ) -> Sequence[JobRow]:
-        wanted = select(*_job_columns).order_by(tables.jobs.c.job.desc()).limit(limit)
-        if states:
-            wanted = wanted.where(tables.jobs.c.state.in_([str(state) for state in states]))
-        if user:
-            wanted = wanted.where(tables.jobs.c.user == user)
-        if name_contains:
-            wanted = wanted.where(tables.jobs.c.name.icontains(name_contains, autoescape=True))
-        if before is not None:
-            wanted = wanted.where(tables.jobs.c.job < before)
-        return _made(JobRow, self._all("listing jobs", wanted))
+        from .statements import listing
+
+        return _made(JobRow, self._found("listing jobs", listing(states, user, name_contains, before, limit)))
 
     def documents(self, jobs: Sequence[JobId]) -> dict[JobId, str]:
         found: dict[JobId, str] = {}
-        for start in range(0, len(jobs), 500):
-            wanted = select(*tables.documents.c).where(tables.documents.c.job.in_(jobs[start : start + 500]))
-            found.update((JobId(row[0]), row[1]) for row in self._all("reading documents", wanted))
+        for start in range(0, len(jobs), DOCUMENTS_AT_ONCE):
+            some = jobs[start : start + DOCUMENTS_AT_ONCE]
+            again = [some[-1]] * (DOCUMENTS_AT_ONCE - len(some))
+            found.update(self._all("reading documents", self._ahead.documents, *some, *again))
         return found
 
     def events(
         self, *, job: JobId | None = None, after_seq: int = 0, limit: int = 10_000
     ) -> Sequence[EventRow]:
-        wanted = select(*tables.events.c).where(tables.events.c.seq > after_seq).order_by(tables.events.c.seq)
-        if job is not None:
-            wanted = wanted.where(tables.events.c.job == job)
-        return _made(EventRow, self._all("reading events", wanted.limit(limit)))
+        from .statements import history
+
+        return _made(EventRow, self._found("reading events", history(job, after_seq, limit)))
 
     def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]:
-        wanted = select(*_metric_columns).where(tables.metrics.c.job == job).order_by(tables.metrics.c.id)
-        if name:
-            wanted = wanted.where(tables.metrics.c.name == name)
-        return [_metric_row(row) for row in self._all("reading metrics", wanted.limit(limit))]
+        from .statements import measured
+
+        return [_metric_row(row) for row in self._found("reading metrics", measured(job, name, limit))]
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -187,21 +164,23 @@ class SqlStore:
 
     def _write(self, cursor: Any, batch: Batch) -> None:
         if batch.events:
-            cursor.executemany(self._insert_events, [_event_values(event) for event in batch.events])
+            cursor.executemany(self._ahead.insert_event, batch.events)
         if batch.jobs:
-            cursor.executemany(self._upsert_jobs, [_job_values(job) for job in batch.jobs])
+            cursor.executemany(self._ahead.upsert_job, [_job_values(job) for job in batch.jobs])
             documents = [(job.job, job.document) for job in batch.jobs if job.document is not None]
             if documents:
-                cursor.executemany(self._upsert_documents, documents)
+                cursor.executemany(self._ahead.upsert_document, documents)
         if batch.nodes:
-            cursor.executemany(self._upsert_nodes, [(node.node, node.record) for node in batch.nodes])
+            cursor.executemany(self._ahead.upsert_node, batch.nodes)
         if batch.keys:
             cursor.executemany(
-                self._insert_keys,
+                self._ahead.insert_key,
                 [(key.key, key.at_us, msgspec.json.encode(key.jobs).decode()) for key in batch.keys],
             )
         if batch.metrics:
-            cursor.executemany(self._insert_metrics, [_metric_values(metric) for metric in batch.metrics])
+            cursor.executemany(
+                self._ahead.insert_metric, [_metric_values(metric) for metric in batch.metrics]
+            )
 
     def _abandon(self, cursor: Any) -> None:
         """Roll back; where even that fails the connection is worthless, and load() makes a new one."""
@@ -224,31 +203,32 @@ class SqlStore:
                     found=event.seq,
                 )
 
-    def _reading(self) -> Connection:
-        return self._backend.engine.connect()
-
     def _connect(self) -> None:
         if self._writer is None:
             self._writer = self._backend.connect_writer()
 
     def _read_cluster_id(self) -> str:
-        row = self._one(
-            "reading the cluster's id", select(tables.meta.c.value).where(tables.meta.c.name == "cluster_id")
-        )
+        row = self._one("reading the cluster's id", self._ahead.meta, "cluster_id")
         if row is not None:
             return str(row[0])
         made = uuid.uuid4().hex
-        statement = self._compiled(insert(tables.meta))
-        self._writer.cursor().execute(statement, ("cluster_id", made))
+        self._writer.cursor().execute(self._ahead.insert_meta, ("cluster_id", made))
         return made
 
-    def _one(self, doing: str, statement: Select[Any]) -> Any:
-        rows = self._all(doing, statement)
+    def _one(self, doing: str, statement: str, *values: object) -> Any:
+        rows = self._all(doing, statement, *values)
         return rows[0] if rows else None
 
-    def _all(self, doing: str, statement: Select[Any]) -> Sequence[Any]:
-        with self._failures(doing), self._reading() as connection:
-            return connection.execute(statement).all()
+    def _found(self, doing: str, wanted: "Select[Any]") -> Sequence[Any]:
+        from .statements import compiled
+
+        statement, values = compiled(wanted, self._backend.database)
+        return self._all(doing, statement, *values)
+
+    def _all(self, doing: str, statement: str, *values: object) -> Sequence[Any]:
+        with self._failures(doing), self._backend.reading() as connection:
+            rows: Sequence[Any] = connection.execute(statement, values).fetchall()
+            return rows
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
@@ -259,24 +239,13 @@ class SqlStore:
         except Exception as error:
             raise self._backend.failure(error, doing) from error
 
-    def _upserting(self, table: Any) -> Any:
-        statement = self._backend.upsert(table)
-        changing = {
-            column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
-        }
-        return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changing)
-
-    def _compiled(self, statement: ClauseElement) -> str:
-        return str(statement.compile(dialect=self._backend.engine.dialect))
-
 
 def _made(kind: Callable[..., T], rows: Iterable[Any]) -> list[T]:
-    return [kind(*row) for row in rows]
+    return list(starmap(kind, rows))
 
 
-def _metric_values(metric: MetricRow) -> tuple[object, ...]:
-    value = None if math.isnan(metric.value) else metric.value
-    return (metric.job, metric.attempt, metric.rank, metric.step, metric.name, value, metric.at_us)
+def _metric_values(metric: MetricRow) -> MetricRow:
+    return metric._replace(value=None) if math.isnan(metric.value) else metric  # type: ignore[arg-type]
 
 
 def _metric_row(row: Any) -> MetricRow:

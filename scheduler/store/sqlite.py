@@ -9,21 +9,19 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
-
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import QueuePool
+from typing import Final
 
 from ...spec.errors import StoreFailure
-from .migrate import migrate
+from . import compiled, migrate
 from .sql import SqlStore
 
 BUSY_TIMEOUT_S: Final = 10.0
+READERS_MAX: Final = 4
+"""Kept open between reads."""
 JOURNAL_BYTES_MAX: Final = 64 << 20
 
 _HINTS: Final = {
@@ -73,13 +71,14 @@ class SqliteBackend:
     """One file; see sql.Backend."""
 
     begin = "BEGIN IMMEDIATE"
+    database = "sqlite"
+    ahead = compiled.SQLITE
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self.where = f"the store {path}"
-        self.upsert: Callable[[Any], Any] = upsert
         self._lock = lock
-        self.engine = _engine(path)
+        self._readers: deque[sqlite3.Connection] = deque()
 
     def connect_writer(self) -> sqlite3.Connection:
         connection = _connect(self.path)
@@ -88,26 +87,54 @@ class SqliteBackend:
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES_MAX}")
         return connection
 
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One that is free, or a new one; one whose read failed is not used again."""
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = _connect(self.path)
+            connection.execute("PRAGMA query_only=ON")
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._readers.append(connection)
+        if len(self._readers) > READERS_MAX:
+            self._readers.popleft().close()
+
     def failure(self, error: Exception, doing: str) -> StoreFailure:
         return _failure(self.path, error, doing)
 
+    def close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
     def close(self) -> None:
-        self.engine.dispose()
+        self.close_readers()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def _prepared(path: Path, lock: int) -> SqliteBackend:
+    """The connection that checks stays open for reads: when the last one closes, SQLite writes the whole log
+    into the file, which a start has no time for."""
+    backend = SqliteBackend(path, lock)
     try:
         if path.exists():
-            _check(path)
+            with backend.reading() as connection:
+                _check(connection, path)
         else:
             _make(path)
-        backend = SqliteBackend(path, lock)
-        _bring_forward(backend.engine, path)
-    except (sqlite3.Error, DBAPIError, OSError) as error:
+        _bring_forward(path, path)
+    except (sqlite3.Error, OSError) as error:
+        backend.close_readers()
         raise _failure(path, error, "opening it") from error
+    except BaseException:
+        backend.close_readers()
+        raise
     return backend
 
 
@@ -146,7 +173,7 @@ def _make(path: Path) -> None:
     fresh = path.with_name(path.name + ".new")
     for leftover in (fresh, fresh.with_name(fresh.name + "-wal"), fresh.with_name(fresh.name + "-shm")):
         leftover.unlink(missing_ok=True)
-    _bring_forward(_engine(fresh), path)
+    _bring_forward(fresh, path)
     fresh.chmod(0o600)
     fresh.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -156,39 +183,58 @@ def _make(path: Path) -> None:
         os.close(folder)
 
 
-def _bring_forward(engine: Engine, path: Path) -> None:
-    """Migrate in one transaction, which also tells whether the file can be written at all."""
+def _bring_forward(file: Path, path: Path) -> None:
+    """To this version's schema; also tells whether the file can be written at all. `path`: its final name."""
+    with closing(_connect(file)) as connection:
+        current = _version(connection) == migrate.SCHEMA_VERSION
+        if current:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE writable (x)")
+            connection.execute("DROP TABLE writable")
+            connection.execute("COMMIT")
+    if not current:
+        _migrate(file, path)
+
+
+def _version(connection: sqlite3.Connection) -> str | None:
+    named = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+    if connection.execute(named).fetchone() is None:
+        return None
+    row = connection.execute(compiled.SQLITE.schema_version).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _migrate(file: Path, path: Path) -> None:
+    """In one transaction, on a connection of SQLAlchemy's."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine("sqlite://", creator=lambda: _connect(file), poolclass=NullPool)
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only=OFF")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("PRAGMA synchronous=FULL")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
-                connection.exec_driver_sql("CREATE TABLE writable (x)")
-                connection.exec_driver_sql("DROP TABLE writable")
-                migrate(connection, f"the store {path}")
+                migrate.migrate(connection, f"the store {path}")
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
                 with suppress(DBAPIError):
                     connection.exec_driver_sql("ROLLBACK")
                 raise
-    finally:
-        engine.dispose()
+    except DBAPIError as error:
+        raise error.orig or error from error
 
 
-def _check(path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse what is not a whole SQLite database."""
     if path.stat().st_size == 0:
         raise _damaged(path, "it is empty (0 bytes)")
-    connection = _connect(path)
-    try:
-        problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
-        tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")]
-    finally:
-        connection.close()
+    problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
     if problems != ["ok"]:
         raise _damaged(path, "; ".join(problems))
-    if not tables:
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         raise _damaged(path, "it holds no tables")  # SQLite takes a file of a few bytes for a new database
 
 
@@ -205,31 +251,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(
-        "sqlite://",
-        creator=lambda: _connect(path),
-        poolclass=QueuePool,
-        pool_size=4,
-        max_overflow=4,
-        isolation_level="AUTOCOMMIT",
-    )
-
-    @event.listens_for(engine, "connect")
-    def only_reading(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA query_only=ON")
-
-    return engine
-
-
 def _failure(path: Path, error: Exception, doing: str) -> StoreFailure:
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    problem, hint = _explain(cause)
+    problem, hint = _explain(error)
     fields: dict[str, object] = {"path": str(path)}
     if problem == _HINTS[sqlite3.SQLITE_FULL][0]:
         fields["free_bytes"] = free = shutil.disk_usage(path.parent).free
         problem = f"{problem} ({free} bytes free)"
-    return StoreFailure(f"the store {path}: {doing} failed: {problem} ({cause})", hint=hint, **fields)
+    return StoreFailure(f"the store {path}: {doing} failed: {problem} ({error})", hint=hint, **fields)
 
 
 def _explain(cause: BaseException) -> tuple[str, str]:

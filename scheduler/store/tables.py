@@ -6,10 +6,7 @@ state and its document never. NaN is a value that training reports; SQLite keeps
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
-
-SCHEMA_VERSION: Final = "0001"
-"""Revision of the newest migration: an older store is migrated forward, a newer one refused."""
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
 
 metadata: Final = MetaData()
 _number = BigInteger().with_variant(Integer, "sqlite")
@@ -89,3 +86,9 @@ metrics: Final = Table(
     Column("at_us", BigInteger, nullable=False),
 )
 Index("metrics_by_job", metrics.c.job, metrics.c.id)
+
+alembic_version: Final = Table(
+    "alembic_version",
+    MetaData(),  # alembic makes it, and takes no part of it for ours
+    Column("version_num", String(32), primary_key=True),
+)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from paceline.agent import streams
 from paceline.agent.folder import StateFolder, WrongCluster
 from paceline.agent.leases import LeaseFile, LeaseKeeper, boottime_s
 from paceline.agent.session import Identity, Refused, Session
@@ -269,7 +270,7 @@ async def test_reconnects_back_off_with_jitter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 17, 100, 400, 1000, 5000])
 async def test_a_connection_cut_after_any_number_of_bytes_loses_nothing(tmp_path: Path, size: int) -> None:
-    async with joined(tmp_path, heartbeat_s=0.05) as (scheduler, proxy, node):
+    async with joined(tmp_path, heartbeat_s=0.5) as (scheduler, proxy, node):
         scheduler.start(request_for(key(1)))
         await scheduler.until(lambda: node.tasks.started)
         proxy.cut_after(size)
@@ -366,3 +367,48 @@ async def test_a_storm_of_reconnects_is_spread_and_all_come_back(tmp_path: Path)
                 lambda before=before: len(who(scheduler.hellos[before:])) == agents, timeout_s=20
             )
         assert scheduler.offences == []
+
+
+async def test_after_a_loss_it_dials_as_often_as_the_scheduler_bears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(streams, "SETTLED_S", 0.0)  # every stream that was welcome is settled
+    waits = lambda: [r.args[1] for r in caplog.records if "trying again" in r.msg]  # type: ignore[index]  # noqa: E731
+    async with SmallScheduler(heartbeat_s=0.5) as scheduler:
+        scheduler.redial_s = 0.06
+        with Proxy(("127.0.0.1", scheduler.port)) as proxy:
+            async with Node(tmp_path, f"127.0.0.1:{proxy.port}"):
+                await scheduler.until_connected()
+                proxy.refuse()
+                proxy.cut()
+                await scheduler.until(lambda: len(waits()) >= 8)
+                hellos = len(scheduler.hellos)
+                proxy.refuse(False)
+                await scheduler.until(lambda: len(scheduler.hellos) > hellos)
+    assert max(waits()) <= 0.06
+
+
+def test_backoff_dials_soon_after_a_settled_stream_then_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(streams.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(streams.random, "uniform", lambda least, most: most)
+    backoff = streams.Backoff()
+
+    def after(seconds: float) -> float:
+        """The wait when a stream that began now has lived so long."""
+        nonlocal now_s
+        backoff.began()
+        now_s += seconds
+        return backoff.failed(2.0, redial_s=0.1)
+
+    assert [after(0.1) for _ in range(5)] == [0.2, 0.4, 0.8, 1.6, 2.0], "never settled: no soon"
+    assert after(streams.SETTLED_S) == 0.1
+    soon = [after(0.5) for _ in range(round(streams.SOON_S / 0.5) - 1)]
+    assert set(soon) == {0.1}
+    assert [after(0.5) for _ in range(4)] == [0.2, 0.4, 0.8, 1.6], "then exponential, from its beginning"
+    assert after(streams.SETTLED_S) == 0.1
+    backoff.began()
+    assert backoff.failed(2.0) == 0.2, "a scheduler that said nothing"
+    assert backoff.failed(0.05, redial_s=0.1) == 0.05, "never more than the caller bears"

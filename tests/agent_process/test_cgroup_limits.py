@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from paceline.agent import containment
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import common_pb2
 from support.processes import alive, ended, key, kill, of_kind, output, run, start_task, supervised, until
 
@@ -125,7 +126,7 @@ async def test_one_rank_without_memory_takes_the_whole_task_along(own: Path, tmp
             "python hog.py",
             tmp_path,
             processes=2,
-            rendezvous=True,
+            launcher="pytorch",
             master_address="127.0.0.1",
             resources=resources(memory_mib=96),
         )

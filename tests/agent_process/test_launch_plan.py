@@ -88,7 +88,10 @@ def test_environment_of_ranks(code: Path) -> None:
     assert len(environment["PACELINE_MARK"]) <= kernel.MARK_BYTES_MAX
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
-    assert [rank["environment"] for rank in document["ranks"]] == [{}, {}]
+    folder = code / "tasks" / "7.3.1"
+    assert [rank["environment"] for rank in document["ranks"]] == [
+        {"TORCHELASTIC_ERROR_FILE": f"{folder}/rank-{rank['rank']}.error"} for rank in document["ranks"]
+    ]
     request.gpu_indices.extend([2, 5])
     environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
@@ -96,7 +99,9 @@ def test_environment_of_ranks(code: Path) -> None:
 
 
 def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path) -> None:
-    request = start_task(key(7, 3), "python a.py", code, rendezvous=True, gpu_indices=[0])
+    request = start_task(
+        key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=[0]
+    )
     environment = make_launch(request, code, PYTHON, BASE, warm=True).document["environment"]
     assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "2000"
     assert environment["TORCH_NCCL_DEBUG_INFO_TEMP_FILE"] == f"{code}/traces/3/nccl-trace-"

@@ -60,7 +60,9 @@ async def test_a_failing_rank_takes_its_peers_with_it_at_once(tmp_path: Path) ->
         begun = time.monotonic()
         entries = await run(
             supervisor,
-            start_task(key(1), "sh a.sh", tmp_path, processes=2, rendezvous=True, master_address="127.0.0.1"),
+            start_task(
+                key(1), "sh a.sh", tmp_path, processes=2, launcher="pytorch", master_address="127.0.0.1"
+            ),
         )
         assert time.monotonic() - begun < 5
         exits = {each.local_rank: each for each in of_kind(entries, "exited")}
@@ -233,7 +235,8 @@ AGENT = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import agent_pb2
 
 async def main():
@@ -331,7 +334,12 @@ async def test_a_taken_rendezvous_port_is_a_transient_refusal(tmp_path: Path) ->
     async with supervised(tmp_path) as supervisor:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             request = start_task(
-                key(1), "true", tmp_path, rendezvous=True, hosts_rendezvous=True, master_address="127.0.0.1"
+                key(1),
+                "true",
+                tmp_path,
+                launcher="pytorch",
+                hosts_rendezvous=True,
+                master_address="127.0.0.1",
             )
             request.master_port = taken.getsockname()[1]
             [refused] = of_kind(await run(supervisor, request), "refused")
@@ -416,7 +424,8 @@ async def test_a_shim_that_drops_the_agent_is_dialled_again_and_still_stops(tmp_
 IMPORTING_AGENT = """
 import asyncio, sys
 from pathlib import Path
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 
 async def main():
     supervisor = Supervisor(Path(sys.argv[1]), SupervisorConfig(preload=("slow_import",), rendezvous_ports=1))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paceline.agent import kernel
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.marks import mark_of
 from paceline.spec.ids import TaskKey
 from support.processes import (
@@ -152,7 +153,8 @@ async def test_the_next_agent_finds_the_task_that_the_shim_is_at_now(tmp_path: P
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import agent_pb2
 from paceline.spec.ids import TaskKey
 

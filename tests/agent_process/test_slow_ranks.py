@@ -7,7 +7,8 @@ import pytest
 from paceline.agent.launch import PRELOAD
 from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.services.reports import entry_of
+from paceline.scheduler.services.reports import Arrival, entry_of
+from paceline.spec.ids import Micros
 from support.paddock import Paddock, shape
 from support.processes import key, of_kind, output, start_task, supervised, until
 
@@ -48,7 +49,7 @@ async def test_the_rank_that_others_wait_for_is_found(tmp_path: Path, how: str, 
             f"python train.py {how}",
             tmp_path,
             processes=2,
-            rendezvous=True,
+            launcher="pytorch",
             hosts_rendezvous=True,
             master_address="127.0.0.1",
             master_port=supervisor.rendezvous_ports()[0],
@@ -60,7 +61,8 @@ async def test_the_rank_that_others_wait_for_is_found(tmp_path: Path, how: str, 
 
         await until(lambda: len(windows()) >= 4, "four windows", 90)
         assert not of_kind(supervisor.entries(key(1), 0, 1000), "exited"), output(supervisor, key(1), 1)
-        told = [entry_of(entry).said for entry in supervisor.entries(key(1), 0, 1000)]
+        arrival = Arrival(Micros(1))
+        told = [entry_of(entry, arrival).said for entry in supervisor.entries(key(1), 0, 1000)]
     paces = [said for said in told if isinstance(said, s.Paced)][1:]  # the first has the start in it
     for window in paces:
         quick, slow = window.ranks

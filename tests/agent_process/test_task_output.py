@@ -26,7 +26,9 @@ async def test_the_last_line_is_the_last_one_with_text(tmp_path: Path) -> None:
             supervisor, start_task(key(1), r"printf 'a\nthe cause\n\n  \n'; exit 1", tmp_path)
         )
         assert of_kind(entries, "exited")[0].last_line == "the cause"
-        entries = await run(supervisor, start_task(key(2), f"{PYTHON} -c \"print('x' * 99999)\"", tmp_path))
+        entries = await run(
+            supervisor, start_task(key(2), f"{PYTHON} -c \"print('x' * 99999); exit(1)\"", tmp_path)
+        )
         assert of_kind(entries, "exited")[0].last_line == "x" * 500
 
 

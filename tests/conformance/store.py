@@ -220,6 +220,16 @@ class StoreConformance:
         assert list(loaded.jobs) == [job(1), job(2, state="STARTING"), job(3, state="RUNNING")]
         assert loaded.last_job == 6
 
+    def test_a_load_may_be_left_half_way_and_begun_again(self, store: Store) -> None:
+        rows = [job(n, state="RUNNING" if n % 3 else "QUEUED") for n in range(1, 1001)]
+        store.commit(Batch(jobs=rows))
+        half = iter(store.load().jobs)
+        assert [next(half).job for _ in range(500)] == list(range(1, 501))
+        assert list(store.load().jobs) == rows
+        store.commit(Batch(jobs=[job(1001)]))
+        del half
+        assert numbers(store.load().jobs) == list(range(1, 1002))
+
     def test_listing_filters_and_pages(self, store: Store) -> None:
         states = ["QUEUED", "RUNNING", "FAILED"]
         store.commit(

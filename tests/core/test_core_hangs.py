@@ -6,6 +6,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import InspectTask
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.hangs import culprits
+from paceline.spec.failures import FailureClass
 from paceline.spec.ids import TaskKey
 from paceline.spec.lifecycle import JobState
 from support.paddock import Paddock, shape
@@ -63,13 +64,24 @@ def test_all_nodes_are_asked_and_the_one_that_did_not_arrive_is_named(paddock: P
     assert "rank 3 on n2 did not arrive" in hung.text and "load_batch (/code/data.py:41)" in hung.text
     ending = paddock.job(job).course.ending
     assert ending is not None and (ending.code, ending.rank, ending.node) == ("hang", 3, "n2")
-    assert "--stacks" in ending.hint
+    assert "--stacks" in ending.hint and ending.failure is not None
+    failure = ending.failure
+    assert (failure.kind, failure.attempt, failure.node, failure.rank) == (FailureClass.HANG, 1, "n2", 3)
+    assert failure.message == ending.text and failure.hint == ending.hint
     course = paddock.job(job).course
     assert (course.attempt, course.retries_used, course.hangs) == (2, 1, 1)
     assert paddock.starts_sent(job)[-1].job.course.hangs == 1
     book = paddock.ledger(job)
     assert book.hung_us == 40 * SECOND and book.lost_us == 20 * SECOND
     assert paddock.replayed().jobs[job] == paddock.job(job)  # type: ignore[index]
+
+
+def test_retry_on_decides_whether_a_hang_is_tried_again(paddock: Paddock) -> None:
+    job = gang(paddock, retries=1, retry_on=(FailureClass.EXCEPTION,))
+    stalled(paddock, job)
+    paddock.says(job, 0, found(RankLook(0, 12, stack=WAITS), RankLook(1, 12, stack=WAITS)))
+    paddock.says(job, 1, found(RankLook(2, 12, stack=WAITS), RankLook(3, 12, stack=SLEEPS)))
+    assert paddock.state_of(job) is JobState.FAILED and paddock.job(job).attempt == 1
 
 
 def test_one_that_works_clears_the_gang_until_somebody_says_more(paddock: Paddock) -> None:

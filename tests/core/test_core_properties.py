@@ -224,6 +224,34 @@ def test_the_line_stands_as_a_sorted_list_would(moves: list[tuple[str, int, int]
     assert line.first() is None and not line.lanes
 
 
+@given(st.lists(st.integers(0, 19), unique=True), st.lists(st.integers(0, 19), unique=True), st.booleans())
+def test_many_at_once_stand_as_one_by_one(first: list[int], left: list[int], parked: bool) -> None:
+    """`first` stand, `left` have left from among them, all others come: together, or each on its own."""
+    jobs = [Job(JobId(n), "j", "u", 0, Micros(0), shape(1)) for n in range(20)]
+    together, each = Queue(), Queue()
+    for line in (together, each):
+        for n in first:
+            line.add(jobs[n])
+        if parked and first:
+            line.park(jobs[first[0]])
+        for n in left:
+            if n in first:
+                line.remove(jobs[n])
+    coming = [job for job in jobs if job.number not in first or job.number in left]
+    if coming:
+        together.add_all(coming)
+    for job in coming:
+        each.add(job)
+    for line in (together, each):
+        line.unpark_all()
+    for job in jobs:
+        assert together.first() == each.first() == job.number
+        assert len(together) == len(each)
+        together.remove(job)
+        each.remove(job)
+    assert not together.lanes
+
+
 def _lane(job: Job) -> tuple[bool, int, GangDemand]:
     return (bool(job.attempt), job.priority, job.demand)
 

@@ -32,6 +32,19 @@ def test_a_gang_starts_runs_and_succeeds(paddock: Paddock) -> None:
     assert paddock.state.loads["n1"].free_cpu_milli == 8000  # type: ignore[index]
 
 
+def test_history_is_in_the_order_of_time_though_the_clock_is_set_back(paddock: Paddock) -> None:
+    """A load takes the last event's time for the latest of all."""
+    paddock.node_joins("a")
+    [job] = paddock.submit(shape(1))
+    paddock.now_us -= 3600 * 1_000_000
+    paddock.starts(job)
+    paddock.scheduler_restarts()
+    paddock.submit(shape(1))
+    times = [row.at_us for row in paddock.store.event_rows]
+    assert times == sorted(times)
+    assert paddock.state.last_at_us == times[-1] > paddock.now_us
+
+
 def test_nothing_runs_before_all_tasks_have_room(paddock: Paddock) -> None:
     paddock.node_joins("n1", cpus=4)
     [job] = paddock.submit(shape(2, cpus=4))

@@ -56,9 +56,11 @@ restored = run.restore(model=model)
 print("goes on after", restored.step if restored else None, flush=True)
 for step in range(restored.step + 1 if restored else 0, 8):
     dist.all_reduce(torch.ones(1))
+    time.sleep(0.2)  # what a step takes
     run.report(step, loss=1.0)
     if step == 3:
         run.save(step, model=model)
+        run.flush()
     if step == 5 and run.rank == 0 and run.attempt == 1:
         never_comes_back()
 dist.destroy_process_group()

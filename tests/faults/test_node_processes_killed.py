@@ -123,9 +123,7 @@ def test_ranks_and_shims_of_a_gang_killed(cluster: Cluster, tmp_path: Path) -> N
     assert len(told) == 5
     for attempt, ranks in enumerate(("1", "01", "0", "1"), start=1):
         killed = rf"rank [{ranks}] on local-\d was killed by signal 9 \(SIGKILL\)"
-        assert re.search(
-            rf"attempt {attempt} ended \(worker-failed, uses a retry\): {killed}", told[attempt - 1]
-        )
+        assert re.search(rf"attempt {attempt} ended \(signal, uses a retry\): {killed}", told[attempt - 1])
 
 
 def test_retries_run_out(cluster: Cluster, tmp_path: Path) -> None:

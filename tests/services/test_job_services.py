@@ -11,6 +11,7 @@ import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import agent_pb2, common_pb2, jobs_pb2, nodes_pb2
 from paceline.scheduler.core.settings import Settings
+from paceline.scheduler.services.agents import redial_s
 from paceline.spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, PacelineError, Unavailable
 from support.wire import Agent, Wire, until, wire
 
@@ -217,9 +218,14 @@ async def test_a_restart_keeps_jobs_agents_and_reports(tmp_path: Path) -> None:
 async def test_heartbeats_come_back_and_renew(tmp_path: Path) -> None:
     async with wire(tmp_path) as wired, wired.agent() as agent:
         assert agent.welcome.heartbeat_s == 1 and agent.welcome.lease_exclusive_s == 20
+        assert agent.welcome.redial_s == redial_s(1) == 0.1
         for n in range(1, 6):
             await agent.beat(n)
         await until("five replies", lambda: agent.beats == [1, 2, 3, 4, 5] or None)
+
+
+def test_the_more_nodes_the_further_apart_they_dial() -> None:
+    assert [redial_s(nodes) for nodes in (1, 200, 1_000, 10_000)] == [0.1, 0.1, 0.5, 5.0]
 
 
 async def test_a_newer_stream_of_a_node_takes_the_older_ones_place(tmp_path: Path) -> None:

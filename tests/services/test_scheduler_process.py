@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -98,6 +99,29 @@ def test_a_damaged_store_and_a_taken_port_have_their_exit_codes(tmp_path: Path, 
     address = served(tmp_path, start())["address"]
     assert start("--listen", address, state="other").wait(60) == 4
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_store_damaged_inside_is_refused_before_anything_is_decided(tmp_path: Path, start: Start) -> None:
+    """The check runs beside the imports: it is over before anything is decided, written or served."""
+    first = start()
+    said = served(tmp_path, first)
+    for number in range(40):
+        submit(tmp_path, said["address"], str(number))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0
+    path = tmp_path / "state" / "paceline.db"
+    with sqlite3.connect(path) as connection:
+        [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'keys'").fetchone()
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)  # of a table that a start does not read: only the check can tell
+    before = path.read_bytes()
+    assert start().wait(60) == 3
+    assert "damaged" in (tmp_path / "log").read_text()
+    assert path.read_bytes() == before
+    assert not (tmp_path / "state" / "scheduler.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,14 @@ FOLDER = Path(__file__).parent / "azure"
 SHM = "{}:3: resources.shm_size: not needed: processes share the node's /dev/shm, with no limit of their own"
 WARNED = {
     "hello": [],
+    "mpi": [],
+    "deepspeed": [
+        "6:3: environment_variables.RANK: set by the launcher for each rank; this value is replaced"
+    ],
+    "ray": [
+        "5:3: distribution.port: not used: a free port is chosen; RAY_ADDRESS names it",
+        "6:3: distribution.include_dashboard: not used: no dashboard is started",
+    ],
     "curated_by_id": ["3:1: compute: there are no pools yet; the job runs on any node that fits"],
     "conda_on_image": [
         "8:3: environment.conda_file: nothing is installed; a node must map"
@@ -27,7 +35,7 @@ WARNED = {
         "23:3: environment.image: not used: nodes look up 'torch-image:7'",
         "24:3: environment.conda_file: nothing is installed; a node must map 'torch-image:7' to an"
         " interpreter that has these packages",
-        "29:3: environment_variables.RANK: set by the rendezvous for each rank; this value is replaced",
+        "29:3: environment_variables.RANK: set by the launcher for each rank; this value is replaced",
         "34:3: resources.instance_type: not used yet; say cpus, memory and gpus instead",
         SHM.format(36),
         "37:3: resources.docker_args: not used: the job runs without a container",
@@ -46,9 +54,13 @@ WARNED = {
 }
 
 REFUSED = {
-    "mpi": ["4:9: distribution.type: mpi is not supported yet; expected pytorch"],
-    "tensorflow": ["4:9: distribution.type: tensorflow is not supported yet; expected pytorch"],
-    "ray": ["4:9: distribution.type: ray is not supported yet; expected pytorch"],
+    "tensorflow": [
+        "4:9: distribution.type: tensorflow is not supported; expected pytorch, deepspeed, mpi, ray"
+    ],
+    "ray_elsewhere": [
+        "4:12: distribution.address: the job's cluster is its own; it joins no other",
+        "5:30: distribution.head_node_additional_args: not passed on; resources says what each instance has",
+    ],
     "sweep": ["2:7: type: sweep: sweeps are not supported yet; expected command"],
     "pipeline": ["1:7: type: pipeline: pipelines are not supported yet; expected command"],
     "data_asset": [
@@ -105,6 +117,15 @@ def test_what_a_distributed_job_means() -> None:
     assert spec.tags == {"version": "1.10", "owner": ""}
     assert spec.label == "images-distributed"
     assert spec.rooted("/jobs").code == "/jobs/src"
+
+
+@pytest.mark.parametrize(("name", "processes"), [("mpi", 4), ("deepspeed", 8), ("ray", 1)])
+def test_what_each_launcher_asks_for(name: str, processes: int) -> None:
+    """All of them have a rendezvous; a node of Ray is one process, whose workers are Ray's own."""
+    spec, _ = read(name)
+    demand = spec.demand()
+    assert (spec.launcher, demand.processes_per_task, demand.rendezvous) == (name, processes, True)
+    assert demand.per_task.cpu_milli == processes * 1000
 
 
 def test_what_everything_means() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paceline.spec.errors import InvalidRequest
+from paceline.spec.failures import FAILURES, RETRY_CHOICES, FailureClass
 from paceline.spec.job import (
     InvalidDocument,
     JobSpec,
@@ -142,8 +143,19 @@ limits: {timeout: .nan}
         ),
         (
             "command: x\ndistribution: {type: pytroch}",
-            "job.yaml:2:22: distribution.type: expected pytorch; found 'pytroch'; did you mean 'pytorch'?",
+            "job.yaml:2:22: distribution.type: expected pytorch, deepspeed, mpi, ray; found 'pytroch';"
+            " did you mean 'pytorch'?",
         ),
+        ("command: x\ndistribution: {type: mpi, port: 1}", "job.yaml:2:27: distribution.port: unknown key"),
+        (
+            "command: x\ndistribution: {type: ray, prot: 1}",
+            "job.yaml:2:27: distribution.prot: unknown key; did you mean 'port'?",
+        ),
+        (
+            "command: x\ndistribution: {type: ray, process_count_per_instance: 2}",
+            "job.yaml:2:27: distribution.process_count_per_instance: unknown key",
+        ),
+        ("command: x\ndistribution: {}", "job.yaml:2:15: distribution: required key 'type' is missing"),
         (
             "command: x\ndistribution: {type: pytorch, process_count_per_instance: 2000}",
             "job.yaml:2:59: distribution.process_count_per_instance: expected at most 1024; found 2000",
@@ -162,6 +174,30 @@ limits: {timeout: .nan}
             "command: x\ncheckpoint: {keep_best: 2}",
             "job.yaml:2:13: checkpoint.best_metric:"
             " required with keep_best: the metric to compare, such as -loss",
+        ),
+        (
+            "command: x\nretry: {on: [signal, exit-cod]}",
+            "job.yaml:2:22: retry.on[1]: expected one of out-of-memory, user-error, exception, exit-code,"
+            " signal, hang, node-lost, preempted; found 'exit-cod'; did you mean 'exit-code'?",
+        ),
+        (
+            "command: x\nretry: {on: timeout}",
+            "job.yaml:2:13: retry.on[0]: expected one of out-of-memory, user-error, exception, exit-code,"
+            " signal, hang, node-lost, preempted; found 'timeout': limits.timeout is for all"
+            " attempts together",
+        ),
+        (
+            "command: x\nretry: {on: [start-failed]}",
+            "job.yaml:2:14: retry.on[0]: expected one of out-of-memory, user-error, exception, exit-code,"
+            " signal, hang, node-lost, preempted; found 'start-failed', which is always tried elsewhere",
+        ),
+        (
+            "command: x\nretry: {backof: {}}",
+            "job.yaml:2:9: retry.backof: unknown key; did you mean 'backoff'?",
+        ),
+        (
+            "command: x\nretry: {backoff: {start_s: 2, max_s: 1}}",
+            "job.yaml:2:38: retry.backoff.max_s: expected at least start_s (2); found 1",
         ),
         (
             "command: x\ninputs: {a: [1]}",
@@ -259,10 +295,10 @@ def test_errors_are_invalid_requests_with_fields() -> None:
 
 def test_a_problem_says_what_was_expected_and_found() -> None:
     with pytest.raises(InvalidDocument) as caught:
-        parse_job("command: x\npriority: high\ndistribution: {type: mpi}", "job.yaml")
+        parse_job("command: x\npriority: high\ndistribution: {type: tensorflow}", "job.yaml")
     assert [(problem.expected, problem.found) for problem in caught.value.problems] == [
         ("a whole number", "'high'"),
-        ("pytorch", ""),
+        ("pytorch, deepspeed, mpi, ray", ""),
     ]
 
 
@@ -295,6 +331,7 @@ def test_defaults() -> None:
     assert (spec.limits.timeout, spec.limits.log_size) == (None, 256 << 20)
     assert (spec.limits.hang_timeout, spec.limits.hang_timeout_s) == (None, 0.0)
     assert (spec.checkpoint.keep_last, spec.checkpoint.keep_best) == (2, 0)
+    assert spec.checkpoint.when_busy == "wait"
 
 
 def test_demand() -> None:
@@ -404,10 +441,29 @@ def test_the_wire_is_checked_anew(text: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_what_is_retried_is_a_list_in_one_order_or_one_word() -> None:
+    listed = job(retry={"on": ["node-lost", "Exit-Code", "exit-code"]}).retry.on
+    assert listed == (FailureClass.EXIT_CODE, FailureClass.NODE_LOST)
+    assert job(retry={"on": "signal"}).retry.on == (FailureClass.SIGNAL,)
+    assert job(retry={"on": []}).retry.on == ()
+    assert FailureClass.USER_ERROR not in job().retry.on
+    assert job().retry.on == tuple(kind for kind in RETRY_CHOICES if FAILURES[kind].retried)
+
+
+def test_every_class_of_failure_has_a_rule_and_what_is_counted_may_be_named() -> None:
+    assert set(FAILURES) == set(FailureClass)
+    assert all(rule.meaning and rule.hint for rule in FAILURES.values())
+    assert all(rule.choice for rule in FAILURES.values() if rule.counted)
+
+
 def test_canonical_text_is_sorted_and_holds_the_defaults() -> None:
     text = job(tags={"b": 1, "a": 2}).to_json()
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
-    assert json.loads(text)["retry"] == {"max_attempts": 4}
+    assert json.loads(text)["retry"] == {
+        "max_attempts": 4,
+        "on": ["out-of-memory", "exception", "exit-code", "signal", "hang", "node-lost", "preempted"],
+        "backoff": {"start_s": 1.0, "max_s": 60.0},
+    }
     assert text == job(tags={"a": "2", "b": "1"}).to_json()
 
 

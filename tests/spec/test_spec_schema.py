@@ -29,7 +29,7 @@ def test_examples_are_valid_and_without_warnings(path: Path) -> None:
     assert cautions == ()
 
 
-@pytest.mark.parametrize("name", ["hello", "conda_on_image", "curated_by_id"])
+@pytest.mark.parametrize("name", ["hello", "conda_on_image", "curated_by_id", "deepspeed", "ray"])
 def test_files_in_azures_shape_are_valid(name: str) -> None:
     path = ROOT / "tests" / "spec" / "azure" / f"{name}.yml"
     VALIDATOR.validate(parse(path.read_bytes(), path.name).data)
@@ -42,7 +42,9 @@ def test_files_in_azures_shape_are_valid(name: str) -> None:
         {"command": "x", "nam": "y"},
         {"command": "x", "resources": {"instance_count": 0}},
         {"command": "x", "resources": {"gpus": {"model": "H100"}}},
-        {"command": "x", "distribution": {"type": "mpi"}},
+        {"command": "x", "distribution": {"type": "tensorflow"}},
+        {"command": "x", "distribution": {"type": "mpi", "port": 1}},
+        {"command": "x", "distribution": {"type": "ray", "process_count_per_instance": 2}},
         {"command": "x", "name": "../x"},
         {"command": "x", "inputs": {"a": {"type": "uri_file"}}},
     ],
@@ -62,6 +64,6 @@ def test_every_key_is_described() -> None:
 @settings(max_examples=100, deadline=None)
 @given(job_documents())
 def test_what_the_parser_takes_the_schema_takes(data: dict[str, Any]) -> None:
-    if data.get("distribution", {}).get("type") == "PyTorch":
-        data["distribution"]["type"] = "pytorch"
+    if "distribution" in data:
+        data["distribution"]["type"] = data["distribution"]["type"].lower()
     VALIDATOR.validate(data)

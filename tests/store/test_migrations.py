@@ -1,5 +1,6 @@
 """The migrations lead to the schema of tables.py, each whole or not at all; else alembic stays away."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,24 +9,39 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from paceline.scheduler.store import migrate, open_store
-from paceline.scheduler.store.tables import SCHEMA_VERSION, metadata
+from paceline.scheduler.store import migrate, open_store, tables
+from paceline.scheduler.store.base import EventRow, JobRow, KeyRow, MetricRow, NodeRow
+from paceline.scheduler.store.migrate import SCHEMA_VERSION
 from paceline.spec.errors import StoreFailure
+from sqlalchemy import create_engine
 
 
-def test_the_newest_migration_is_the_version_of_the_tables() -> None:
+def test_the_newest_migration_is_the_version_that_is_expected() -> None:
     script = ScriptDirectory(str(migrate.FOLDER), version_locations=[str(migrate.FOLDER)])
     assert script.get_current_head() == SCHEMA_VERSION
     assert len(script.get_bases()) == 1
 
 
 def test_migrations_and_tables_agree(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "paceline.db")
-    try:
-        with store._backend.engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    finally:
-        store.close()
+    path = tmp_path / "paceline.db"
+    open_store(path).close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+    engine.dispose()
+
+
+def test_rows_have_their_fields_in_the_order_of_the_columns() -> None:
+    columns = {table.name: tuple(table.c.keys()) for table in tables.metadata.tables.values()}
+    assert columns == {
+        "documents": ("job", "document"),
+        "events": EventRow._fields,
+        "jobs": tuple(name for name in JobRow._fields if name != "document"),
+        "keys": KeyRow._fields,
+        "meta": ("name", "value"),
+        "metrics": ("id", *MetricRow._fields),
+        "nodes": NodeRow._fields,
+    }
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,13 +92,22 @@ def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.
         open_store(path)
 
 
-def test_opening_a_store_of_this_version_does_not_import_alembic(tmp_path: Path) -> None:
+def test_a_start_and_a_commit_import_no_library_for_databases(tmp_path: Path) -> None:
     path = tmp_path / "paceline.db"
     open_store(path).close()
     code = (
-        "import sys\nfrom paceline.scheduler.store import open_store\n"
-        "assert 'sqlalchemy' not in sys.modules\n"
-        f"open_store({str(path)!r}).close()\n"
-        "assert 'alembic' not in sys.modules and 'psycopg' not in sys.modules\n"
+        "import sys\nfrom conformance.store import event, job\n"
+        "from paceline.scheduler.store import open_store\n"
+        "from paceline.scheduler.store.base import Batch, NodeRow\n"
+        f"store = open_store({str(path)!r})\n"
+        "list(store.load().jobs)\n"
+        "store.commit(Batch(events=[event(1)], jobs=[job(1, document='{}')], nodes=[NodeRow('n', '')]))\n"
+        "assert store.documents([1]) == {1: '{}'} and store.job(1) and store.key('') is None\n"
+        "assert not {'alembic', 'sqlalchemy', 'psycopg'} & set(sys.modules)\n"
+        "assert store.jobs() and 'sqlalchemy' in sys.modules\n"
+        "store.close()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    tests = str(Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": tests}
+    )

@@ -48,7 +48,7 @@ class Round:
                     raise
 
     def _ride(self) -> None:
-        retry = {"max_attempts": 1000}
+        retry = {"max_attempts": 1000, "backoff": {"start_s": 0}}
         gang = self._submit("gang", instances=2, retry=retry)
         alone = self._submit("alone", exclusive=True, retry=retry)
         gang.wait_running(1)

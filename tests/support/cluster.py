@@ -261,9 +261,11 @@ class Cluster:
             raise AssertionError(self.story(job, str(error))) from None
 
     def output(self, job: int, *, rank: int = -1, attempt: int = 0) -> bytes:
-        """The job's stored output, rank after rank."""
+        """The job's output, rank after rank: what is stored by now, or of a job that is over, all of it."""
+        over = self.client.job(job).state in TERMINAL
         chunks = sorted(
-            self.client.logs(job, rank=rank, attempt=attempt), key=lambda chunk: (chunk.rank, chunk.offset)
+            self.client.logs(job, rank=rank, attempt=attempt, follow=over),
+            key=lambda chunk: (chunk.rank, chunk.offset),
         )
         return b"".join(chunk.data for chunk in chunks)
 

@@ -22,7 +22,7 @@ from typing import Any
 import alembic.command  # noqa: F401 - here and below: what the scheduler imports late, once for all of them
 import grpc_health.v1.health  # noqa: F401
 import grpc_reflection.v1alpha.reflection  # noqa: F401
-from paceline.scheduler import main, server
+from paceline.scheduler import main, opening, server  # noqa: F401
 from paceline.scheduler.store import migrate, sqlite  # noqa: F401
 from paceline.scheduler.store.base import Batch, Store
 
@@ -60,8 +60,8 @@ class DyingStore:
 
 def run() -> None:
     ledger, when, *options = sys.argv[1:]
-    real = server.open_store
-    server.open_store = lambda location: DyingStore(real(location), Path(ledger), when)  # type: ignore[assignment]
+    real = opening.open_store
+    opening.open_store = lambda location: DyingStore(real(location), Path(ledger), when)  # type: ignore[assignment]
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     while True:
         status = _wait(_fork(options))

@@ -32,6 +32,7 @@ class FakeTask:
         self.policy = policy
         self.job_folder = root / f"job-{job}"
         self.folder = root / "tasks" / f"{job}.{attempt}.{task}"
+        self.memory_folder = root / f"memory-{attempt}" / str(job)
         self.folder.mkdir(parents=True)
         self.job_folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "notice").write_bytes(b"\0")
@@ -55,6 +56,7 @@ class FakeTask:
             "PACELINE_JOB_NAME": "test",
             "PACELINE_TASK_FOLDER": str(self.folder),
             "PACELINE_JOB_FOLDER": str(self.job_folder),
+            "PACELINE_MEMORY_FOLDER": str(self.memory_folder),
         }
 
     def give_notice(self) -> None:
@@ -64,8 +66,10 @@ class FakeTask:
     def ack(self, seq: int) -> None:
         (self.folder / "acked").write_text(f"{seq:020d}")
 
-    def next_attempt(self, told: list[dict[str, Any]]) -> "FakeTask":
-        """The task of the attempt after this one, when the scheduler has accepted all these, oldest first."""
+    def next_attempt(self, told: list[dict[str, Any]], *, same_node: bool = False) -> "FakeTask":
+        """The task of the attempt after this one, when the scheduler has accepted all these, oldest first. On
+        another node there is nothing in memory.
+        """
         new = [
             {
                 "step": str(one["step"]),
@@ -77,6 +81,8 @@ class FakeTask:
         ]
         task = FakeTask(self.root, job=self.job, attempt=self.attempt + 1, **self.policy)
         task.accepted = new + self.accepted
+        if same_node:
+            task.memory_folder = self.memory_folder
         task.write()
         return task
 

@@ -4,7 +4,6 @@ For the loop's and the core's own tests and for the simulation; it keeps rows as
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from paceline.scheduler.store.base import (
     Batch,
@@ -40,7 +39,7 @@ class MemoryStore:
 
     def load(self) -> Loaded:
         last_at_us = self.event_rows[-1].at_us if self.event_rows else Micros(0)
-        jobs = [replace(self.job_rows[number], document=None) for number in sorted(self.live)]
+        jobs = [self.job_rows[number]._replace(document=None) for number in sorted(self.live)]
         last_job = max(self.job_rows, default=JobId(0))
         return Loaded(len(self.event_rows), last_job, last_at_us, jobs, list(self.node_rows.values()))
 
@@ -74,7 +73,7 @@ class MemoryStore:
         limit: int = 100,
     ) -> Sequence[JobRow]:
         found = [
-            replace(row, document=None)
+            row._replace(document=None)
             for number, row in sorted(self.job_rows.items(), reverse=True)
             if (not states or row.state in states)
             and (not user or row.user == user)
@@ -107,7 +106,7 @@ class MemoryStore:
     def _put_job(self, row: JobRow) -> None:
         standing = self.job_rows.get(row.job)
         if row.document is None and standing is not None:
-            row = replace(row, document=standing.document)
+            row = row._replace(document=standing.document)
         self.job_rows[row.job] = row
         if row.state in OVER:
             self.live.pop(row.job, None)

@@ -21,6 +21,7 @@ from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.loop_engine import Engine
 from paceline.scheduler.records import events_from_rows, job_from_row
 from paceline.spec.errors import PacelineError
+from paceline.spec.failures import RETRIED, FailureClass
 from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import JobState
 from paceline.spec.resources import GangDemand, Resources
@@ -64,10 +65,13 @@ def shape(
     retries: int = 0,
     timeout_s: float = 0,
     grace_s: float = 30,
+    retry_on: Sequence[FailureClass] = RETRIED,
+    backoff_s: float = 1,
 ) -> Shape:
     need = Resources(round(cpus * 1000), memory_gib * GIB, gpus)
     demand = GangDemand(need, tasks, tasks, tasks, ranks, tuple(models), environment, exclusive, rendezvous)
-    return Shape(demand, Policy(retries, round(timeout_s * 1e6), round(grace_s * 1e6)))
+    times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
+    return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)))
 
 
 class Paddock:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from paceline.agent import kernel
-from paceline.agent.supervisor import Supervisor, SupervisorConfig
+from paceline.agent.supervisor import Supervisor
+from paceline.agent.supervisor_config import SupervisorConfig
 from paceline.proto.generated import agent_pb2
 from paceline.proto.marks import mark_of
 from paceline.spec.ids import Attempt, JobId, TaskKey

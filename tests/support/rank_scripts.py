@@ -1,5 +1,6 @@
 """What the ranks of the training tests do. Imported by name in processes of their own."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import paceline
+import psutil
 import torch
 from paceline.training.environment import read_environment
 from paceline.training.gang import Gang
@@ -20,6 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 def own_run(root: Path, keep_last: int = 0) -> Run:
     return Run(read_environment(os.environ), root, Retention(keep_last=keep_last))
+
+
+def saved(run: Run, step: int, **given: Any) -> paceline.training.outcome.SaveOutcome:
+    """Saved, and waited for."""
+    run.save(step, **given)
+    outcome = run.flush()
+    assert outcome is not None
+    return outcome
 
 
 def wrapped(net: nn.Module) -> nn.Module:
@@ -52,7 +62,9 @@ class Training:
         return float(loss.item())
 
     def save(self, step: int, **more: Any) -> paceline.training.outcome.SaveOutcome:
-        return self.run.save(step, model=self.model, optimizer=self.optimizer, schedule=self.schedule, **more)
+        return saved(
+            self.run, step, model=self.model, optimizer=self.optimizer, schedule=self.schedule, **more
+        )
 
     def restore(self) -> paceline.training.outcome.Restored | None:
         return self.run.restore(model=self.model, optimizer=self.optimizer, schedule=self.schedule)
@@ -81,7 +93,7 @@ def save_forever(root: Path, elements: int) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(step)
-        outcome = run.save(step, model=model, count=step)
+        outcome = saved(run, step, model=model, count=step)
         assert outcome.published, outcome
         (root / f"progress.{run.rank}").write_text(str(step))
 
@@ -101,24 +113,39 @@ def save_and_restore(root: Path, elements: int) -> list[Any]:
     """Saves steps 1 to 3, restores into a fresh model; what each call said."""
     run = own_run(root)
     model = wrapped(nn.Linear(elements, 1, bias=False))
-    said: list[Any] = [run.save(step, model=model, count=step) for step in (1, 2, 3)]
+    said: list[Any] = [saved(run, step, model=model, count=step) for step in (1, 2, 3)]
     restored = run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
     return [*said, restored]
 
 
 def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -> list[Any]:
-    """The poor rank may write no file longer than 4 KiB during the second of three saves."""
+    """The poor rank's persister may write no file longer than 4 KiB during the second of three saves."""
     run = own_run(root)
     model = wrapped(nn.Sequential(*(nn.Linear(elements, 1, bias=False) for _ in range(4))))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    said = [run.save(1, model=model)]
+    said = [saved(run, 1, model=model)]
+    [persister] = persisters_of(os.getpid())
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if run.rank == poor_rank:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    said.append(run.save(2, model=model))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    said.append(run.save(3, model=model))
+        resource.prlimit(persister, resource.RLIMIT_FSIZE, (4096, hard))
+    said.append(saved(run, 2, model=model))
+    resource.prlimit(persister, resource.RLIMIT_FSIZE, (hard, hard))
+    said.append(saved(run, 3, model=model))
     return said
+
+
+def scratch_of(pid: int) -> Path:
+    """The folder in shared memory that a run outside Paceline has made for itself: it holds a lock on it."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "/paceline-run-" in (target := os.readlink(link)):  # noqa: PTH115
+                return Path(target)
+    raise AssertionError(f"process {pid} has none")
+
+
+def persisters_of(pid: int) -> list[int]:
+    """Pids of the processes that write a rank's checkpoints."""
+    children = psutil.Process(pid).children()
+    return [child.pid for child in children if "paceline.training.persister" in child.cmdline()]
 
 
 def save_what_one_rank_cannot(root: Path) -> str:
@@ -188,26 +215,32 @@ def modules_imported_by_a_run(root: Path) -> list[str]:
     return sorted(set(sys.modules) - before)
 
 
-def killed_at_file_operation(root: Path, number: int) -> str:
-    """Saves step 1, then dies by SIGKILL right before the so-manieth file operation of saving step 2."""
+def killed_at_file_operation(root: Path, number: int, victim: str) -> str:
+    """Saves step 1, then the victim dies by SIGKILL right before the so-manieth file operation of saving
+    step 2. A persister counts by itself.
+    """
     run = own_run(root, keep_last=1)
     model = nn.Linear(100, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    run.save(1, model=model, count=1)
+    assert saved(run, 1, model=model, count=1).published
+    (root.parent / "scratch").write_text(str(scratch_of(os.getpid())))
     nn.init.constant_(model.weight, 2.0)
-    left = number
+    left = number if victim == "rank" else 0
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        if left and event in FILE_EVENTS and str(root) in str(arguments[0]):
+        if left and event in FILE_EVENTS and "/dev/shm/paceline-" in str(arguments[0]):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(on_event)
-    run.save(2, model=model, count=2)
+    outcome = saved(run, 2, model=model, count=2)
     left = 0
-    return "survived"
+    run.close()
+    if not outcome.published:
+        assert outcome.error == "rank 0: the process that writes it ended with -9"
+    return "survived" if outcome.published else "went on"
 
 
 FILE_EVENTS = frozenset(
@@ -236,9 +269,43 @@ def train_sharded(root: Path, steps: int, save_at: int) -> tuple[int, list[float
         optimizer.step()
         losses.append(float(loss.item()))
         if step == save_at:
-            assert run.save(step, model=model, optimizer=optimizer).published
+            assert saved(run, step, model=model, optimizer=optimizer).published
     weights = []
     for parameter in model.parameters():
         whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         weights += whole.detach().flatten().tolist()
     return (restored.step if restored else 0), losses, weights
+
+
+def save_with_changing_shapes(root: Path) -> tuple[list[int], int, list[float]]:
+    """At the third save rank 1 alone gives something of another length. (Layouts at each save, what comes
+    back.)
+    """
+    from paceline.training.staging import Stager
+
+    laid_out = 0
+    lay_out = Stager.lay_out
+
+    def counted(self: Stager, prepared: Any, slot: int) -> None:
+        nonlocal laid_out
+        laid_out += 1
+        lay_out(self, prepared, slot)
+
+    Stager.lay_out = counted  # type: ignore[method-assign]
+    run = own_run(root)
+    torch.manual_seed(run.rank)
+    model = wrapped(nn.Linear(50_000, 1, bias=False))
+    layouts = []
+    for step in range(1, 5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        before = laid_out
+        mine = torch.full((run.rank * (step >= 3) + 1,), float(step))
+        assert saved(run, step, model=model, mine=mine).published
+        layouts.append(laid_out - before)
+    fresh = wrapped(nn.Linear(50_000, 1, bias=False))
+    restored = run.restore(model=fresh)
+    assert restored is not None
+    weights = torch.cat([parameter.detach().flatten() for parameter in fresh.parameters()])
+    return layouts, restored.step, [float(weights.min()), float(weights.max())]

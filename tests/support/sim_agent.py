@@ -6,19 +6,31 @@ acknowledged.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
+from paceline.scheduler.core.failure import NOTHING, Evidence
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.node import NodeInventory
 from paceline.scheduler.core.pace import RankPace
-from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
+from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from support.sim_world import MS, SECOND, Link, Stream, World
 
 if TYPE_CHECKING:
     from support.sim_run import Run
+
+
+ERRORS = (
+    NOTHING,
+    Evidence("ValueError", "bad label", "Traceback ...", "bad label", recorded=True),
+    Evidence("ModuleNotFoundError", "No module named 'x'", recorded=True),
+    Evidence("torch.OutOfMemoryError", "CUDA out of memory", recorded=True),
+)
+PEER_GONE = s.Exited(
+    0, 1, "bye", evidence=Evidence("RuntimeError", "Connection closed by peer", recorded=True)
+)
 
 
 @dataclass
@@ -38,6 +50,8 @@ class Folder:
     """As its shim judges: also wrongly, for a while."""
     acked: int = 0
     sent: int = 0
+    failed: s.Exited | None = None
+    """It has failed on its own, and its process has not ended yet."""
 
     @property
     def ended(self) -> bool:
@@ -50,6 +64,8 @@ class Gangs:
     def __init__(self, run: "Run") -> None:
         self.run = run
         self.there: dict[tuple[JobId, Attempt], set[TaskKey]] = {}
+        self.culprits: set[TaskKey] = set()
+        """Tasks whose ranks fell on their own."""
 
     def joined(self, node: "Node", folder: Folder) -> None:
         key = folder.key
@@ -256,9 +272,9 @@ class Node:
         if not folder.running:
             return
         if self.world.chance(0.5):
-            self._end(folder, 0, "stopped", killed=False)
+            self._end(folder, s.Exited(0, 0), "stopped")
         else:
-            self._end(folder, -15, "stopped", killed=True)
+            self._end(folder, s.Exited(0, -15, "bye", killed_by_us=True), "stopped")
 
     def _forget(self, key: TaskKey) -> None:
         """Kill what is left; the folder goes when it is dead."""
@@ -330,12 +346,12 @@ class Node:
 
     def peer_fell(self, key: TaskKey) -> None:
         folder = self.folders.get(key)
-        if folder is not None and folder.running and self.up:
-            self._end(folder, 1, "exited", killed=False)
+        if folder is not None and folder.running and self.up and folder.failed is None:
+            self._end(folder, replace(PEER_GONE, died_us=self._about_now()), "exited")
 
     def kill_a_task(self) -> None:
         """SIGKILL of a worker."""
-        running = [folder for folder in self.folders.values() if folder.running]
+        running = [folder for folder in self.folders.values() if folder.running and folder.failed is None]
         if running:
             self._exits(self.world.die.choice(running), -9)
 
@@ -347,16 +363,33 @@ class Node:
         self._write(folder, s.Published(step, f"step-{step}.a{folder.key.attempt}", "hash", 1, stall_us))
 
     def _exits(self, folder: Folder, code: int) -> None:
-        if not folder.running or not self.up:
+        if not folder.running or not self.up or folder.failed is not None:
             return
-        self._end(folder, code, "exited", killed=False)
-        if code:
-            self.run.gangs.fell(folder.key)
+        if not code:
+            self._end(folder, s.Exited(0, 0), "exited")
+            return
+        self.run.gangs.culprits.add(folder.key)
+        evidence = self.world.die.choice(ERRORS) if code > 0 else NOTHING
+        code = 1 if evidence.error_type else code
+        folder.failed = s.Exited(0, code, "bye", evidence=evidence, died_us=self._about_now())
+        self.run.gangs.fell(folder.key)
+        lingers_us = self.world.between(1 * MS, 600 * MS) if self.world.chance(0.3) else 0
+        self.world.later(lingers_us, self._dies, folder)
 
-    def _end(self, folder: Folder, code: int, why: str, *, killed: bool) -> None:
+    def _dies(self, folder: Folder) -> None:
+        """The process of what has failed is gone; its peers may have been faster."""
+        if folder.running and folder.failed is not None and self.up:
+            self._end(folder, folder.failed, "exited")
+
+    def _about_now(self) -> Micros:
+        """As near as the scheduler will know it."""
+        return Micros(self.world.now_us + self.world.between(0, 5 * MS))
+
+    def _end(self, folder: Folder, exited: s.Exited, why: str) -> None:
         folder.running = False
-        exits = tuple(s.Exited(rank, code, "bye", killed) for rank in range(folder.ranks))
-        self._write(folder, *exits, s.Ended((code,) * folder.ranks, (1,) * folder.ranks, why))
+        exits = tuple(replace(exited, local_rank=rank) for rank in range(folder.ranks))
+        codes = (exited.exit_code,) * folder.ranks
+        self._write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
 
     def _kill(self, folder: Folder, why: str) -> None:
         """SIGKILL, and the wait until the kernel has taken all processes away."""
@@ -366,8 +399,12 @@ class Node:
             self.world.later(self.world.between(100, 300 * MS), self._killed, folder, why)
 
     def _killed(self, folder: Folder, why: str) -> None:
-        if not folder.ended and (folder.running or not folder.journal):
-            self._end(folder, -9, why, killed=True)
+        if folder.ended or not (folder.running or not folder.journal):
+            return
+        killed = s.Exited(0, -9, "bye", killed_by_us=True)
+        if folder.failed is not None:  # what it recorded before it was killed stays
+            killed = replace(killed, evidence=folder.failed.evidence, died_us=folder.failed.died_us)
+        self._end(folder, killed, why)
 
     def _watch_lease(self, folder: Folder) -> None:
         """The shim's own: it works without the agent. A node's clock may be a little slow."""

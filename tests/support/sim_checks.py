@@ -11,12 +11,15 @@ from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Welcome
 from paceline.scheduler.core.evolve import replay
+from paceline.scheduler.core.failure import ON_ITS_OWN, Failure
+from paceline.scheduler.core.failures import is_before
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.ledger import ledger_of
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.loop_engine import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
+from paceline.spec.failures import FAILURES, FailureClass
 from paceline.spec.ids import JobId, Micros, TaskKey
 from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, JobState, NodeContact
 
@@ -53,8 +56,12 @@ class Checks:
         self.attempts: dict[JobId, int] = {}
         self.states: dict[JobId, JobState] = {}
         self.seq = 0
+        self.failures: dict[JobId, Failure] = {}
+        self.heard: list[tuple[Failure, e.RankExited]] = []
+        """Ranks that could be the cause and were heard after the report of their attempt's failure."""
+        self.held_until: dict[JobId, Micros] = {}
         self.moved: dict[JobId, Micros] = {}
-        self.hung: dict[JobId, Micros] = {}
+        self.hung: dict[JobId, e.GangHung] = {}
         self.found_moving: dict[JobId, set[TaskKey]] = {}
 
     # --- at every moment
@@ -96,12 +103,17 @@ class Checks:
             moving.clear()
         elif isinstance(event, e.GangHung):
             assert not moving, f"job {number} is taken for hung, but {moving} move"
-            self.hung[number] = event.at_us
+            self.hung[number] = event
             return
-        hung_us = self.hung.pop(number, None)
-        ended = isinstance(event, e.AttemptEnded) and event.ending.code == "hang"
-        assert ended == (hung_us is not None), f"job {number}: a hang at {hung_us}, and then {event}"
-        assert not ended or event.at_us == hung_us, f"job {number} hung at {hung_us}, and ended by it later"
+        hung = self.hung.pop(number, None)
+        failure = event.ending.failure if isinstance(event, e.AttemptEnded) else None
+        if failure is None or failure.kind is not FailureClass.HANG:
+            assert hung is None, f"job {number}: {hung}, and then {event}"
+            return
+        assert hung is not None and event.at_us == hung.at_us, (
+            f"job {number}: {hung}, and ended by it {event}"
+        )
+        assert failure.rank == (hung.ranks[0] if hung.ranks else None), f"{failure} names another than {hung}"
 
     def task_runs(self, key: TaskKey, exclusive: bool) -> None:
         """A process starts, somewhere. Of an exclusive job, no other attempt may run anywhere."""
@@ -153,6 +165,7 @@ class Checks:
             self._judge(event_from_row(row))
         for number in self.run.store.job_rows:
             self._ledger_adds_up(number)
+        self._none_was_before_the_first()
         self._no_job_is_lost()
         self._no_metric_twice()
         self._nothing_is_left()
@@ -162,6 +175,7 @@ class Checks:
         if number is None:
             return
         task = getattr(event, "task", None)
+        self._judge_failure(event, number)
         if isinstance(event, e.AttemptStarted):
             assert event.attempt == self.attempts.get(number, 0) + 1, f"attempts only grow by one: {event}"
             self.attempts[number] = event.attempt
@@ -178,6 +192,57 @@ class Checks:
             assert task.attempt == self.attempts[number], f"a stale attempt was listened to: {event}"
             placed = self.states[number] in (JobState.STARTING, JobState.RUNNING)
             assert placed or isinstance(event, e.LateFact), f"no attempt goes on: {event}"
+
+    def _judge_failure(self, event: e.Event, number: JobId) -> None:
+        """What is tried again is what the rule names, and not before its time; what is told as the first
+        failure is one, and of all ranks that were heard while the attempt was the last none was before it."""
+        if isinstance(event, e.AttemptStarted):
+            assert event.at_us >= self.held_until.get(number, 0), f"job {number} was tried again too early"
+        elif isinstance(event, e.AttemptEnded | e.FirstFailureFound):
+            told = event.ending.failure
+            if isinstance(event, e.AttemptEnded):
+                self.held_until[number] = event.held_until_us
+                self._judge_retry(event, number)
+            else:
+                assert told is not None and is_before(told, self.failures[number]), (
+                    f"{event} tells nothing new"
+                )
+                assert told.attempt == self.failures[number].attempt
+            self.failures.pop(number, None)
+            if told is not None:
+                self.failures[number] = told
+                self._is_a_failure(number, told)
+        elif isinstance(event, e.RankExited) and event.kind is not None:
+            failure = self.failures.get(number)
+            if failure is not None and failure.attempt == event.task.attempt and failure.rank is not None:
+                self.heard.append((failure, event))
+
+    def _none_was_before_the_first(self) -> None:
+        for told, late in self.heard:
+            now = self.failures.get(late.task.job)
+            if now is not None and now.attempt == told.attempt and now.rank is not None:
+                said = (now.doubt, now.died_us or 0)
+                assert said <= (late.doubt, late.died_us), f"{late} was before {now}"
+
+    def _judge_retry(self, event: e.AttemptEnded, number: JobId) -> None:
+        failure = event.ending.failure
+        if event.then is not JobState.QUEUED:
+            return
+        assert failure is not None, f"tried again without a failure: {event}"
+        policy = job_from_row(self.run.store.job_rows[number]).shape.policy
+        named = failure.kind in policy.retry_on or failure.kind is FailureClass.START_FAILED
+        assert named, f"a {failure.kind} was tried again: {policy}"
+        assert event.counted is FAILURES[failure.kind].counted
+
+    def _is_a_failure(self, number: JobId, told: Failure) -> None:
+        """One that is said to have failed on its own did so. Ranks that hang do not fall."""
+        if told.kind is FailureClass.HANG:
+            return
+        if told.rank is None or told.doubt != ON_ITS_OWN or told.exit_code == -9:
+            return
+        ranks = job_from_row(self.run.store.job_rows[number]).demand.processes_per_task
+        key = TaskKey(number, told.attempt, told.rank // ranks)
+        assert key in self.run.gangs.culprits, f"{told} fell of a peer, or was killed"
 
     def _moves(self, number: JobId, to: JobState) -> None:
         standing = self.states[number]

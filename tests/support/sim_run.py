@@ -9,6 +9,7 @@ from paceline.scheduler.core.evolve import Touched, evolve
 from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.loop_engine import Poison
+from paceline.spec.failures import RETRIED, RETRY_CHOICES
 from paceline.spec.ids import JobId, NodeId, TaskKey
 from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
@@ -90,6 +91,8 @@ class Run:
             retries=die.choice([0, 1, 3]),
             timeout_s=die.choice([0, 0, 0, 90 if self.slow else 5, 30]),
             grace_s=die.choice([0, 1, 5]),
+            retry_on=die.choice([RETRIED, RETRIED, RETRY_CHOICES, RETRIED[:-2], ()]),
+            backoff_s=die.choice([0, 0.1, 5]),
         )
 
     def _ask(self, submit: s.Submit) -> None:

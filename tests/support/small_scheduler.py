@@ -34,6 +34,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
     def __init__(self, *, cluster_id: str = "cluster-a", heartbeat_s: float = 1.0, port: int = 0) -> None:
         self.cluster_id = cluster_id
         self.heartbeat_s = heartbeat_s
+        self.redial_s = 0.0
         self.lease_exclusive_s = 20.0
         self.lease_fenced_s = 600.0
         self.wanted_port = port
@@ -155,6 +156,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
         welcome = agent_pb2.Welcome(
             cluster_id=self.cluster_id,
             heartbeat_s=self.heartbeat_s,
+            redial_s=self.redial_s,
             lease_exclusive_s=self.lease_exclusive_s,
             lease_fenced_s=self.lease_fenced_s,
             positions=[

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hypothesis import strategies as st
+from paceline.spec.failures import RETRY_CHOICES
 from paceline.spec.fields import _CONTROL, _TURNING
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
@@ -98,14 +99,23 @@ def job_documents(draw: st.DrawFn) -> dict[str, Any]:
                     VARIABLES, LOOSE.filter(lambda s: "${{" not in s), max_size=3
                 ),
                 "distribution": mapping(
-                    {"type": st.sampled_from(["pytorch", "PyTorch"])},
+                    {"type": st.sampled_from(["pytorch", "PyTorch", "deepspeed", "MPI"])},
                     {"process_count_per_instance": st.integers(1, 64)},
                 ),
                 "resources": RESOURCES,
                 "limits": mapping({}, {"timeout": st.integers(1, 10**6), "log_size": st.just("1Gi")}),
                 "services": st.dictionaries(LINES, PLAIN, max_size=2),
                 "priority": st.integers(-1000, 1000),
-                "retry": mapping({}, {"max_attempts": st.integers(1, 9)}),
+                "retry": mapping(
+                    {},
+                    {
+                        "max_attempts": st.integers(1, 9),
+                        "on": st.lists(st.sampled_from([kind.value for kind in RETRY_CHOICES]), max_size=9),
+                        "backoff": mapping(
+                            {}, {"start_s": st.floats(0, 60), "max_s": st.integers(60, 86_400)}
+                        ),
+                    },
+                ),
                 "checkpoint": mapping({}, {"keep_last": st.integers(1, 9)}),
                 "exclusive": st.booleans(),
                 "grace_s": st.one_of(st.integers(0, 100), st.floats(0, 100)),

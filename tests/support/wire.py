@@ -22,6 +22,7 @@ from paceline.proto.generated import (
     nodes_pb2_grpc,
 )
 from paceline.scheduler.config import SchedulerConfig
+from paceline.scheduler.opening import open_state
 from paceline.scheduler.server import Serving, serving
 
 T = TypeVar("T")
@@ -180,7 +181,7 @@ class Agent:
 async def wire(state: Path, **changes: Any) -> AsyncIterator[Wire]:
     """Serve a fresh or standing state folder on a free port."""
     config = replace(SchedulerConfig(state, "127.0.0.1:0"), **changes)
-    async with serving(config) as made:
+    async with serving(config, asyncio.to_thread(open_state, config)) as made:
         opened = Wire(made, config)
         try:
             yield opened

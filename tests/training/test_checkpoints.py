@@ -57,7 +57,8 @@ def test_model_optimizer_and_schedule_come_back(make_run: MakeRun) -> None:
     outcome = run.save(3, **saved.parts())
     restored = run.restore(**fresh.parts())
 
-    assert outcome.published
+    assert not outcome.published, "it comes back before it is on disk"
+    assert run.flush().published
     assert restored is not None
     assert (restored.step, restored.path, restored.rejected) == (3, outcome.path, ())
     for name, part in saved.parts().items():
@@ -67,8 +68,10 @@ def test_model_optimizer_and_schedule_come_back(make_run: MakeRun) -> None:
 
 def test_training_goes_on_as_if_never_stopped(make_run: MakeRun) -> None:
     saved, fresh = Trained().train(), Trained(seed=9)
-    make_run().save(3, **saved.parts())
+    first = make_run()
+    first.save(3, **saved.parts())
     saved.train(4)
+    first.flush()
     make_run().restore(**fresh.parts())
     fresh.train(4)
     assert_same(saved.model.state_dict(), fresh.model.state_dict())
@@ -125,7 +128,9 @@ def test_saving_draws_nothing(make_run: MakeRun) -> None:
 
 def test_stock_dcp_reads_it(make_run: MakeRun) -> None:
     saved, fresh = Trained().train(), Trained(seed=9)
-    outcome = make_run().save(3, **saved.parts(), epoch=1)
+    run = make_run()
+    outcome = run.save(3, **saved.parts(), epoch=1)
+    run.flush()
     state: dict[str, Any] = {"model": fresh.model.state_dict(), "paceline": {"step": 0}}
     load_state_dict(state, storage_reader=FileSystemReader(outcome.path))
 
@@ -225,8 +230,10 @@ def test_each_run_outside_is_an_attempt_of_its_own(make_run: MakeRun, tmp_path: 
     model = nn.Linear(1, 1)
     first, second = make_run(), make_run()
     first.save(10, model=model)
+    first.flush()
     second.save(5, model=model)
     second.save(5, model=model)
+    second.flush()
 
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000005.a2", "step-00000005.a2.1", "step-00000010.a1"]
@@ -244,6 +251,7 @@ def test_a_run_outside_keeps_the_last_and_leaves_what_it_did_not_go_on_from(
     def save(run: Run, steps: range) -> None:
         for step in steps:
             run.save(step, model=model)
+        run.flush()
 
     model = nn.Linear(1, 1)
     save(make_run(keep_last=2), range(1, 5))

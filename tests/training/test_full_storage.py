@@ -1,35 +1,16 @@
 """A file system that fills up for real: a small tmpfs. Needs root; test_gang_checkpoints does without."""
 
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.fake_shim import FakeShim, FakeTask
+from support.rank_scripts import saved
 from torch import nn
 
 MakeRun = Any
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def big(value: float) -> nn.Linear:
@@ -49,17 +30,17 @@ def test_a_full_disk_costs_one_checkpoint_and_leaves_no_litter(
     root = small_disk / "checkpoints"
     with FakeShim(task) as shim:
         run = make_run(task)
-        assert run.save(1, model=big(1.0)).published
+        assert saved(run, 1, model=big(1.0)).published
         ballast = fill_up(small_disk, room_bytes)
 
-        outcome = run.save(2, model=big(2.0))
+        outcome = saved(run, 2, model=big(2.0))
         assert not outcome.published
         assert "No space left on device" in outcome.error
         assert [path.name for path in root.iterdir()] == ["step-00000001.a1"]
         assert shim.of("checkpoint_failed")[0]["why"] == outcome.error
 
         ballast.unlink()
-        assert run.save(3, model=big(3.0)).published
+        assert saved(run, 3, model=big(3.0)).published
         told = shim.of("checkpoint")
     after = task.next_attempt(told)
     with FakeShim(after):

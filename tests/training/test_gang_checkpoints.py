@@ -24,13 +24,14 @@ def test_all_ranks_write_and_all_agree_on_what_to_restore(ranks: RankPool, tmp_p
 
     assert [one.step for one in said[0][:3]] == [1, 2, 3]
     assert said[0][3].path == said[1][3].path == root / "step-00000003.a1"
-    assert {"__0_0.distcp", "__1_0.distcp"} <= {path.name for path in (root / "step-00000003.a1").iterdir()}
+    names = {path.name for path in (root / "step-00000003.a1").iterdir()}
+    assert {"__0_1.distcp", "__1_0.distcp", "__1_1.distcp"} <= names
 
 
 def test_damage_that_one_rank_finds_is_every_ranks_verdict(ranks: RankPool, tmp_path: Path) -> None:
     root = tmp_path / "c"
     ranks.run(rank_scripts.save_and_restore, root, 1000, folder=tmp_path)
-    for name in ("__0_0.distcp", "__1_0.distcp"):
+    for name in ("__0_1.distcp", "__1_1.distcp"):
         path = root / "step-00000003.a1" / name
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 0x10

@@ -58,16 +58,33 @@ def _progress(root: Path) -> int:
     return max((int(text) for text in texts if text), default=0)
 
 
-def test_killed_at_every_file_operation_of_a_save(ranks: RankPool, tmp_path: Path) -> None:
-    """In turn, until the save survives: after each death there is a good checkpoint, whole."""
+@pytest.mark.parametrize("victim", ["rank", "persister"])
+def test_killed_at_every_file_operation_of_a_save(ranks: RankPool, tmp_path: Path, victim: str) -> None:
+    """In turn, until the save survives: after each death there is a good checkpoint, whole, and the run goes
+    on where only its persister died.
+    """
     seen = set()
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(KILLED_AT)
     for number in range(1, 200):
         root = tmp_path / f"c-{number}"
-        gang = ranks.start(rank_scripts.killed_at_file_operation, root, number, folder=tmp_path, world_size=1)
+        variables = {"PYTHONPATH": str(hook), "KILL_UNDER": str(root), "KILL_AT": str(number)}
+        gang = ranks.start(
+            rank_scripts.killed_at_file_operation,
+            root,
+            number,
+            victim,
+            folder=tmp_path,
+            world_size=1,
+            variables=[variables if victim == "persister" else {}],
+        )
         try:
-            survived = gang.wait() == [0]
+            survived = gang.wait() == [0] and gang.results() == ["survived"]
         finally:
             gang.close()
+        scratch = Path((tmp_path / "scratch").read_text())  # an orphan finishes what was ordered, and goes
+        wait_until(lambda at=scratch: not at.exists(), "shared memory is given back")  # type: ignore[misc]
         [found] = ranks.run(rank_scripts.restored_weights, root, 100, folder=tmp_path, world_size=1)
         step, count, weights = found
         assert (count, weights) == (step, [float(step)]), f"file operation {number}"
@@ -77,3 +94,24 @@ def test_killed_at_every_file_operation_of_a_save(ranks: RankPool, tmp_path: Pat
     assert survived
     assert number > 8, "hardly any operation was seen: the hook looks at the wrong ones"
     assert seen == {1, 2}
+
+
+KILLED_AT = """
+import os, signal, sys
+if "paceline.training.persister" in sys.orig_argv:
+    left, under = int(os.environ["KILL_AT"]), os.environ["KILL_UNDER"]
+    armed = False
+
+    def on_event(event, arguments):
+        global left, armed
+        if event in {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}:
+            path = str(arguments[0])
+            armed = armed or "step-00000002" in path
+            if armed and path.startswith(under):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(on_event)
+"""
+"""The persister's own end, in each of its file operations from the first about step 2 on."""

@@ -10,6 +10,7 @@ from paceline.training.errors import RestoreFailed
 from paceline.training.manifest import hash_bytes
 from support import rank_scripts
 from support.fake_shim import FakeShim, FakeTask
+from support.rank_scripts import saved
 from support.ranks import RankPool
 from torch import nn
 
@@ -31,14 +32,14 @@ def save_steps(make_run: MakeRun, task: FakeTask, steps: list[int], **more: Any)
     with FakeShim(task) as shim:
         run = make_run(task)
         for step in steps:
-            assert run.save(step, model=net(step), **more).published
+            assert saved(run, step, model=net(step), **more).published
         return shim.of("checkpoint")
 
 
 def test_the_shim_is_told_what_was_published(make_run: MakeRun, task: FakeTask, shim: FakeShim) -> None:
     run = make_run(task)
     run.report(4, loss=0.5, wild=float("nan"))
-    outcome = run.save(4, model=net())
+    outcome = saved(run, 4, model=net())
 
     [told] = shim.of("checkpoint")
     assert (told["step"], told["path"], told["removed_steps"]) == (4, str(outcome.path), [])
@@ -98,18 +99,18 @@ def replace_by_folder(path: Path) -> None:
 
 
 DAMAGES = {
-    "a flipped bit in the data": lambda folder: flip(folder / "__0_0.distcp"),
+    "a flipped bit in the data": lambda folder: flip(folder / "__0_1.distcp"),
     "a flipped bit in the metadata": lambda folder: flip(folder / ".metadata"),
     "a flipped bit in the manifest": lambda folder: flip(folder / "manifest.json"),
-    "truncated data": lambda folder: truncate(folder / "__0_0.distcp"),
+    "truncated data": lambda folder: truncate(folder / "__0_1.distcp"),
     "truncated metadata": lambda folder: truncate(folder / ".metadata"),
     "truncated manifest": lambda folder: truncate(folder / "manifest.json"),
-    "a byte too much": lambda folder: grow(folder / "__0_0.distcp"),
-    "data missing": lambda folder: (folder / "__0_0.distcp").unlink(),
+    "a byte too much": lambda folder: grow(folder / "__0_1.distcp"),
+    "data missing": lambda folder: (folder / "__0_1.distcp").unlink(),
     "metadata missing": lambda folder: (folder / ".metadata").unlink(),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
     "empty manifest": lambda folder: (folder / "manifest.json").write_bytes(b""),
-    "data is a folder": lambda folder: replace_by_folder(folder / "__0_0.distcp"),
+    "data is a folder": lambda folder: replace_by_folder(folder / "__0_1.distcp"),
     "all gone": shutil.rmtree,
 }
 
@@ -209,7 +210,7 @@ def test_when_none_is_good_the_run_starts_anew_and_says_so(
     told = save_steps(make_run, task, [1, 2])
     after = task.next_attempt(told)
     for one in told:
-        flip(Path(one["path"]) / "__0_0.distcp")
+        flip(Path(one["path"]) / "__0_1.distcp")
     model = net(5.0)
     with FakeShim(after) as shim:
         assert make_run(after).restore(model=model) is None
@@ -224,16 +225,16 @@ def test_a_shim_that_refuses_or_is_away_costs_the_checkpoint_and_not_the_run(
     make_run: MakeRun, task: FakeTask, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(task)
-    away = run.save(1, model=net())
+    away = saved(run, 1, model=net())
     assert not away.published
     assert "does not answer" in away.error
     assert names(task) == ["step-00000001.a1"], "the shim may have noted it before it fell silent"
     with FakeShim(task, mode="refuse"):
-        refused = run.save(2, model=net())
+        refused = saved(run, 2, model=net())
     assert "refused it: superseded" in refused.error
     assert names(task) == ["step-00000001.a1"], "what was refused is never accepted"
     with FakeShim(task) as shim:
-        assert run.save(3, model=net()).published
+        assert saved(run, 3, model=net()).published
         assert [one["step"] for one in shim.of("checkpoint")] == [3]
     stderr = capfd.readouterr().err
     assert "checkpoint of step 1 FAILED, training goes on without it" in stderr
@@ -245,7 +246,7 @@ def test_storage_that_fails_is_told_to_the_timeline(
 ) -> None:
     run = make_run(task)
     (task.job_folder / "checkpoints").write_text("a file where the folder should be")
-    outcome = run.save(1, model=net())
+    outcome = saved(run, 1, model=net())
     assert not outcome.published
     [told] = shim.of("checkpoint_failed")
     assert (told["step"], told["why"]) == (1, outcome.error)
@@ -257,14 +258,14 @@ def test_nothing_is_deleted_until_a_newer_one_is_acknowledged(make_run: MakeRun,
     with FakeShim(task) as shim:
         run = make_run(task)
         for step in range(1, 6):
-            run.save(step, model=net())
+            saved(run, step, model=net())
         assert len(names(task)) == 5, "a cut-off attempt must delete nothing"
         task.ack(shim.of("checkpoint")[3]["seq"])
-        run.save(6, model=net())
+        saved(run, 6, model=net())
         assert names(task) == [f"step-0000000{step}.a1" for step in (3, 4, 5, 6)]
         assert shim.of("checkpoint")[-1]["removed_steps"] == [1, 2]
         task.ack(shim.seq)
-        run.save(7, model=net())
+        saved(run, 7, model=net())
         assert names(task) == [f"step-0000000{step}.a1" for step in (5, 6, 7)]
         assert shim.of("checkpoint")[-1]["removed_steps"] == [3, 4]
 
@@ -275,11 +276,11 @@ def test_nothing_is_deleted_once_the_attempt_was_told_to_stop(make_run: MakeRun,
     with FakeShim(task, auto_ack=True):
         run = make_run(task)
         for step in (1, 2, 3):
-            run.save(step, model=net())
+            saved(run, step, model=net())
         assert names(task) == ["step-00000002.a1", "step-00000003.a1"]
         task.give_notice()
         for step in (4, 5):
-            run.save(step, model=net())
+            saved(run, step, model=net())
     assert names(task) == [f"step-0000000{step}.a1" for step in (2, 3, 4, 5)]
 
 
@@ -297,11 +298,11 @@ def test_a_new_attempt_deletes_its_forerunners_only_when_its_own_is_acknowledged
     with FakeShim(after) as shim:
         run = make_run(after)
         assert run.restore(model=net()).step == 1
-        run.save(2, model=net())
-        run.save(3, model=net())
+        saved(run, 2, model=net())
+        saved(run, 3, model=net())
         assert len(names(after)) == 8, "nothing of ours is acknowledged yet"
         after.ack(shim.of("checkpoint")[0]["seq"])
-        run.save(4, model=net())
+        saved(run, 4, model=net())
 
     left = ["my-notes", "step-00000001.a1", "step-00000002.a2", "step-00000003.a2", "step-00000004.a2"]
     assert names(after) == left, "the damaged one fills no place; what was never accepted is swept"
@@ -315,7 +316,7 @@ def test_the_best_by_metric_stay(make_run: MakeRun, tmp_path: Path) -> None:
         run = make_run(task)
         for step, loss in enumerate(losses, 1):
             run.report(step, loss=loss)
-            run.save(step, model=net())
+            saved(run, step, model=net())
     assert names(task) == ["step-00000002.a1", "step-00000004.a1", "step-00000005.a1"]
 
 
@@ -328,7 +329,7 @@ def test_the_best_of_earlier_attempts_stay_too(make_run: MakeRun, tmp_path: Path
         run = make_run(after)
         run.restore(model=net())
         for step in (3, 4, 5):
-            run.save(step, model=net(), metrics={"accuracy": 0.1})
+            saved(run, step, model=net(), metrics={"accuracy": 0.1})
     assert names(after) == ["step-00000001.a1", "step-00000004.a2", "step-00000005.a2"]
 
 
@@ -355,8 +356,8 @@ def test_a_checkpoint_cannot_run_code(make_run: MakeRun, tmp_path: Path) -> None
     from paceline.training.manifest import hash_file
 
     run, model = make_run(), net(1.0)
-    run.save(1, model=model)
-    outcome = run.save(2, model=model)
+    saved(run, 1, model=model)
+    outcome = saved(run, 2, model=model)
     proof = tmp_path / "code-ran"
 
     class Evil:
@@ -380,7 +381,7 @@ def test_a_manifest_cannot_point_elsewhere(make_run: MakeRun, tmp_path: Path) ->
     import json
 
     run, model = make_run(), net(1.0)
-    outcome = run.save(1, model=model)
+    outcome = saved(run, 1, model=model)
     document = json.loads((outcome.path / "manifest.json").read_bytes())
     document["files"]["../../secret"] = {"size": 1, "xxh3": "0"}
     (outcome.path / "manifest.json").write_text(json.dumps(document))

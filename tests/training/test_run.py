@@ -93,6 +93,7 @@ def test_names_that_never_end_are_forgotten_oldest_first(
     for step in range(250):
         run.report(step, loss=step, **{f"step_{step}": 1.0})
     run.save(250, model=torch.nn.Linear(1, 1))
+    run.flush()
     [told] = shim.of("checkpoint")
     assert len(told["metrics"]) == 100
     assert told["metrics"]["loss"] == 249

@@ -47,6 +47,11 @@ def test_steps_of_any_optimizer_are_counted(tmp_path: Path) -> None:
     assert beats.begun and 0 < beats.longest_s < 60 and beats.at_s > 0
 
 
+def test_a_rank_as_open_mpi_numbers_them_has_its_own_slot(tmp_path: Path) -> None:
+    [beats], _ = ran(tmp_path, "step()\n", LOCAL_RANK="", OMPI_COMM_WORLD_LOCAL_RANK="3")
+    assert (beats.slot, beats.steps) == (3, 1)
+
+
 def test_reports_and_saves_are_beats_too(tmp_path: Path) -> None:
     body = """
 import paceline

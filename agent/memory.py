@@ -1,0 +1,97 @@
+"""Where jobs keep images of their checkpoints in this node's memory: a folder for each job, in one of the
+agent's own in /dev/shm.
+
+The ranks write there (training/images.py); what is in it outlives them and their shim, so that the next
+attempt on this node finds it. The agent removes it when the job is over, and a while after its last task here
+ended in any other way: the job may come back, and memory is not for what may not. All calls belong to the
+event loop's thread.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from ..proto.marks import agent_mark
+from ..spec.ids import JobId
+
+log = logging.getLogger(__name__)
+
+SHARED_MEMORY: Final = Path("/dev/shm")
+LINGER_S: Final = 60.0
+"""How long a job that ended badly, or was preempted, has to come back to this node."""
+
+
+class MemoryFolders:
+    """Of one agent."""
+
+    def __init__(self, tasks: Path, linger_s: float = LINGER_S, root: Path = SHARED_MEMORY) -> None:
+        """`tasks`: the agent's folder of tasks, which names it."""
+        self._root = root / f"paceline-{agent_mark(tasks)[1:]}"
+        self._linger_s = linger_s
+        self._running: Counter[JobId] = Counter()
+        self._leaving: dict[JobId, asyncio.TimerHandle] = {}
+        self._usable = False
+
+    def begin(self) -> None:
+        """Once, before any task: make the folder. One that is somebody else's is not used."""
+        try:
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            found = self._root.lstat()
+            private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+            self._usable = private and found.st_uid == os.geteuid()
+            if not self._usable:
+                log.error("%s is not this agent's own: checkpoints are not kept in memory", self._root)
+        except OSError as error:
+            log.warning("checkpoints are not kept in memory: %s", error)
+
+    def folder(self, job: JobId) -> str:
+        """For PACELINE_MEMORY_FOLDER; made by the ranks that need it. Empty: there is none."""
+        return str(self._root / str(job)) if self._usable else ""
+
+    def hold(self, job: JobId) -> None:
+        """A task of it is here."""
+        self._running[job] += 1
+        if (leaving := self._leaving.pop(job, None)) is not None:
+            leaving.cancel()
+
+    def release(self, job: JobId, *, over: bool) -> None:
+        """A task of it has ended. `over`: the job does not come back."""
+        self._running[job] -= 1
+        if self._running[job] > 0:
+            return
+        del self._running[job]
+        if not (self._root / str(job)).exists():
+            return
+        if over or self._linger_s <= 0:
+            self._remove(job)
+        else:
+            loop = asyncio.get_running_loop()
+            self._leaving[job] = loop.call_later(self._linger_s, self._remove, job)
+
+    def sweep(self) -> None:
+        """What an agent before this one has left of jobs that are not here now."""
+        for name in self._names():
+            if JobId(int(name)) not in self._running:
+                self._remove(JobId(int(name)))
+
+    def close(self) -> None:
+        """Only what running tasks may need stays."""
+        for leaving in self._leaving.values():
+            leaving.cancel()
+        self.sweep()
+        if self._usable and not self._names():
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def _names(self) -> Collection[str]:
+        return [path.name for path in self._root.iterdir() if path.name.isdigit()] if self._usable else ()
+
+    def _remove(self, job: JobId) -> None:
+        """Unlinking is quick in memory, however large it is."""
+        self._leaving.pop(job, None)
+        shutil.rmtree(self._root / str(job), ignore_errors=True)

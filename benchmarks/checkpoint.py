@@ -1,0 +1,109 @@
+"""checkpoint: how long training stands still for a save, how fast it is on disk, and how fast it comes back.
+
+One rank, a model and AdamW's moments in float32, the same tensors for all. Ours is run.save and run.restore,
+hashes and all; persisting counts from the save's return to the published checkpoint.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .cluster import version as our_version
+from .harness import Options, Report, Row, Sample, alternate, options
+from .peers.work.driver import Driver
+
+SCRIPT = Path(__file__).parent / "work" / "checkpoint_rank.py"
+SIZES_MB = (100, 500, 2000)
+SLOWED_MB = 500
+SAVE_EVERY_S = 30.0
+_ASK_S = 600.0
+ASYNC = {"dcp.async_save thread": "thread", "dcp.async_save process": "process"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = options("checkpoint", "Stall, persistence and restore of a checkpoint, beside torch's.", argv)
+    report = Report("checkpoint", versions={"paceline": our_version(), "torch": version("torch")})
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name,
+        tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir="/dev/shm") as memory,
+    ):
+        for megabytes in (20,) if given.quick else SIZES_MB:
+            folder = Path(name, str(megabytes))
+            folder.mkdir()
+            with _rank(folder, Path(memory, str(megabytes)), megabytes) as rank:
+                case = f"{_ask(rank, 'megabytes'):.0f} MB"
+                saving(report, given, rank, case)
+                restoring(report, given, rank, case)
+                if megabytes == SLOWED_MB or given.quick:
+                    slowed(report, given, rank, case)
+            shutil.rmtree(Path(memory, str(megabytes)))
+    report.notes.append("restores from disk find nothing in the page cache")
+    report.finish(given)
+
+
+def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
+    rates: dict[str, list[float]] = {"ours": [], "dcp.save": []}
+
+    def both(operation: str, name: str) -> Callable[[], float]:
+        def measure() -> float:
+            told: dict[str, float] = _ask(rank, operation)
+            rates[name].append(told["MB/s"])
+            return told["stall_s"]
+
+        return measure
+
+    names = ["torch.save", "dcp.save", *ASYNC]
+    ours, floor, write, *peers = alternate(
+        given.pairs,
+        both("ours", "ours"),
+        lambda: float(_ask(rank, "memcpy")),
+        lambda: float(_ask(rank, "write")),
+        lambda: float(_ask(rank, "torch_save")),
+        both("dcp_save", "dcp.save"),
+        *(lambda kind=kind: float(_ask(rank, "async_save", kind=kind)) for kind in ASYNC.values()),  # type: ignore[misc]
+    )
+    for name, peer in zip(names, peers, strict=True):
+        report.rows.append(Row(case, "stall", "s", ours, name, peer, "memcpy", floor))
+    persist, theirs = (Sample(tuple(rates[name])) for name in ("ours", "dcp.save"))
+    report.rows.append(Row(case, "persist", "MB/s", persist, "dcp.save", theirs, "write+fsync", write))
+
+
+def restoring(report: Report, given: Options, rank: Driver, case: str) -> None:
+    memory, disk, load, read, copy = alternate(
+        given.pairs,
+        *(
+            lambda name=name: float(_ask(rank, name))  # type: ignore[misc]
+            for name in ("from_memory", "from_disk", "dcp_load", "read", "memcpy")
+        ),
+    )
+    report.rows.append(Row(case, "restore from memory", "s", memory, "ours from disk", disk, "memcpy", copy))
+    report.rows.append(Row(case, "restore from memory", "s", memory, "dcp.load from disk", load))
+    report.rows.append(Row(case, "restore from disk", "s", disk, "dcp.load from disk", load, "read", read))
+
+
+def slowed(report: Report, given: Options, rank: Driver, case: str) -> None:
+    seconds = 2.0 if given.quick else SAVE_EVERY_S
+    metric = f"training, one save in {seconds:.0f} s"
+    taken = alternate(
+        given.pairs,
+        lambda: float(_ask(rank, "train", seconds=seconds, saves=True)),
+        lambda: float(_ask(rank, "train", seconds=seconds, saves=False)),
+    )
+    report.rows.append(Row(case, metric, "1/s", taken[0], "without saves", taken[1]))
+
+
+def _rank(folder: Path, memory: Path, megabytes: int) -> Driver:
+    command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes)]
+    return Driver("rank", command, folder, {})
+
+
+def _ask(rank: Driver, operation: str, **arguments: object) -> Any:
+    return rank.ask(operation, timeout_s=_ASK_S, **arguments)
+
+
+if __name__ == "__main__":
+    main()

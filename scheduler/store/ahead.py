@@ -1,0 +1,29 @@
+"""Which statements a start, a commit and the loop run; statements.py makes their text, in compiled.py."""
+
+from dataclasses import dataclass
+from typing import Final
+
+DOCUMENTS_AT_ONCE: Final = 50
+"""So many jobs `documents` names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """For one kind of database's driver. What is inserted has its values in the order of the row's fields."""
+
+    schema_version: str
+    insert_meta: str
+    insert_event: str
+    upsert_job: str
+    upsert_document: str
+    upsert_node: str
+    insert_key: str
+    insert_metric: str
+    meta: str
+    last_event: str
+    last_job: str
+    jobs_of_state: str
+    nodes: str
+    key: str
+    job: str
+    documents: str

@@ -1,0 +1,138 @@
+"""Made by scripts/statements.py from statements.py; do not edit."""
+
+from typing import Final
+
+from .ahead import Ahead
+
+SQLITE: Final = Ahead(
+    schema_version=(
+        'SELECT alembic_version.version_num FROM alembic_version'
+    ),
+    insert_meta=(
+        'INSERT INTO meta (name, value) VALUES (?, ?)'
+    ),
+    insert_event=(
+        'INSERT INTO events (seq, at_us, kind, body, job, node) VALUES (?, ?, ?, ?, ?, ?)'
+    ),
+    upsert_job=(
+        'INSERT INTO jobs (job, name, user, state, priority, submitted_us, finished_us, demand, '
+        'record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET name = '
+        'excluded.name, user = excluded.user, state = excluded.state, priority = excluded.priority,'
+        ' submitted_us = excluded.submitted_us, finished_us = excluded.finished_us, demand = '
+        'excluded.demand, record = excluded.record'
+    ),
+    upsert_document=(
+        'INSERT INTO documents (job, document) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET '
+        'document = excluded.document'
+    ),
+    upsert_node=(
+        'INSERT INTO nodes (node, record) VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET record = '
+        'excluded.record'
+    ),
+    insert_key=(
+        'INSERT INTO keys ("key", at_us, jobs) VALUES (?, ?, ?)'
+    ),
+    insert_metric=(
+        'INSERT INTO metrics (job, attempt, rank, step, name, value, at_us) VALUES (?, ?, ?, ?, ?, '
+        '?, ?)'
+    ),
+    meta=(
+        'SELECT meta.value FROM meta WHERE meta.name = ?'
+    ),
+    last_event=(
+        'SELECT events.seq, events.at_us FROM events WHERE events.seq = (SELECT max(events.seq) AS '
+        'max_1 FROM events)'
+    ),
+    last_job=(
+        'SELECT max(jobs.job) AS max_1 FROM jobs'
+    ),
+    jobs_of_state=(
+        'SELECT jobs.job, jobs.name, jobs.user, jobs.state, jobs.priority, jobs.submitted_us, '
+        'jobs.finished_us, jobs.demand, jobs.record FROM jobs WHERE jobs.state = ? ORDER BY '
+        'jobs.job'
+    ),
+    nodes=(
+        'SELECT nodes.node, nodes.record FROM nodes ORDER BY nodes.node'
+    ),
+    key=(
+        'SELECT keys."key", keys.at_us, keys.jobs FROM keys WHERE keys."key" = ?'
+    ),
+    job=(
+        'SELECT jobs.job, jobs.name, jobs.user, jobs.state, jobs.priority, jobs.submitted_us, '
+        'jobs.finished_us, jobs.demand, jobs.record, documents.document FROM jobs LEFT OUTER JOIN '
+        'documents ON jobs.job = documents.job WHERE jobs.job = ?'
+    ),
+    documents=(
+        'SELECT documents.job, documents.document FROM documents WHERE documents.job IN (?, ?, ?, '
+        '?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '
+        '?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'
+    ),
+)
+
+POSTGRES: Final = Ahead(
+    schema_version=(
+        'SELECT alembic_version.version_num FROM alembic_version'
+    ),
+    insert_meta=(
+        'INSERT INTO meta (name, value) VALUES (%s::VARCHAR, %s::VARCHAR)'
+    ),
+    insert_event=(
+        'INSERT INTO events (seq, at_us, kind, body, job, node) VALUES (%s::BIGINT, %s::BIGINT, '
+        '%s::VARCHAR, %s::VARCHAR, %s::BIGINT, %s::VARCHAR)'
+    ),
+    upsert_job=(
+        'INSERT INTO jobs (job, name, "user", state, priority, submitted_us, finished_us, demand, '
+        'record) VALUES (%s::BIGINT, %s::VARCHAR, %s::VARCHAR, %s::VARCHAR, %s::INTEGER, '
+        '%s::BIGINT, %s::BIGINT, %s::VARCHAR, %s::VARCHAR) ON CONFLICT (job) DO UPDATE SET name = '
+        'excluded.name, "user" = excluded."user", state = excluded.state, priority = '
+        'excluded.priority, submitted_us = excluded.submitted_us, finished_us = '
+        'excluded.finished_us, demand = excluded.demand, record = excluded.record'
+    ),
+    upsert_document=(
+        'INSERT INTO documents (job, document) VALUES (%s::BIGINT, %s::VARCHAR) ON CONFLICT (job) '
+        'DO UPDATE SET document = excluded.document'
+    ),
+    upsert_node=(
+        'INSERT INTO nodes (node, record) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (node) DO '
+        'UPDATE SET record = excluded.record'
+    ),
+    insert_key=(
+        'INSERT INTO keys (key, at_us, jobs) VALUES (%s::VARCHAR, %s::BIGINT, %s::VARCHAR)'
+    ),
+    insert_metric=(
+        'INSERT INTO metrics (job, attempt, rank, step, name, value, at_us) VALUES (%s::BIGINT, '
+        '%s::INTEGER, %s::INTEGER, %s::BIGINT, %s::VARCHAR, %s, %s::BIGINT)'
+    ),
+    meta=(
+        'SELECT meta.value FROM meta WHERE meta.name = %s::VARCHAR'
+    ),
+    last_event=(
+        'SELECT events.seq, events.at_us FROM events WHERE events.seq = (SELECT max(events.seq) AS '
+        'max_1 FROM events)'
+    ),
+    last_job=(
+        'SELECT max(jobs.job) AS max_1 FROM jobs'
+    ),
+    jobs_of_state=(
+        'SELECT jobs.job, jobs.name, jobs."user", jobs.state, jobs.priority, jobs.submitted_us, '
+        'jobs.finished_us, jobs.demand, jobs.record FROM jobs WHERE jobs.state = %s::VARCHAR ORDER '
+        'BY jobs.job'
+    ),
+    nodes=(
+        'SELECT nodes.node, nodes.record FROM nodes ORDER BY nodes.node'
+    ),
+    key=(
+        'SELECT keys.key, keys.at_us, keys.jobs FROM keys WHERE keys.key = %s::VARCHAR'
+    ),
+    job=(
+        'SELECT jobs.job, jobs.name, jobs."user", jobs.state, jobs.priority, jobs.submitted_us, '
+        'jobs.finished_us, jobs.demand, jobs.record, documents.document FROM jobs LEFT OUTER JOIN '
+        'documents ON jobs.job = documents.job WHERE jobs.job = %s::BIGINT'
+    ),
+    documents=(
+        'SELECT documents.job, documents.document FROM documents WHERE documents.job IN (%s, %s, '
+        '%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, '
+        '%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, '
+        '%s, %s, %s, %s)'
+    ),
+)

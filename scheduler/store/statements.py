@@ -1,0 +1,103 @@
+"""Every statement of the store, in SQLAlchemy Core over the tables of tables.py.
+
+What a start, a commit and the loop run is compiled ahead into compiled.py (`make statements`): a start must
+not wait for the import of SQLAlchemy. What only callers read is compiled when they ask.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import ClauseElement, Dialect, Select, bindparam, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from ...spec.ids import JobId
+from .ahead import DOCUMENTS_AT_ONCE, Ahead
+from .tables import alembic_version, documents, events, jobs, keys, meta, metrics, nodes
+
+_DIALECTS: Final[dict[str, Dialect]] = {
+    "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
+    "postgresql": PGDialect_psycopg(paramstyle="format"),  # type: ignore[no-untyped-call]
+}
+_UPSERTS: Final[dict[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_METRICS: Final = [column for column in metrics.c if column is not metrics.c.id]
+
+
+def compiled(statement: ClauseElement, database: str) -> tuple[str, list[Any]]:
+    """Its text for that database's driver, and its values in its order (None: not given)."""
+    made: Any = statement.compile(dialect=_DIALECTS[database], compile_kwargs={"render_postcompile": True})
+    return " ".join(str(made).split()), [made.params[name] for name in made.positiontup]
+
+
+def compiled_ahead(database: str) -> Ahead:
+    """What compiled.py holds."""
+
+    def text(statement: ClauseElement) -> str:
+        made, values = compiled(statement, database)
+        assert all(value is None for value in values), f"{made} needs {values}"
+        return made
+
+    def upsert(table: Any) -> str:
+        statement = _UPSERTS[database](table)
+        changes = {
+            column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
+        }
+        return text(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes))
+
+    given: dict[str, Any] = {
+        column.name: bindparam(column.name) for column in _METRICS
+    }  # the database counts the ids
+    some: list[Any] = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
+    # The last event is also the latest: the engine makes none before another.
+    last_seq = select(func.max(events.c.seq)).scalar_subquery()
+    return Ahead(
+        schema_version=text(select(alembic_version.c.version_num)),
+        insert_meta=text(insert(meta)),
+        insert_event=text(insert(events)),
+        upsert_job=upsert(jobs),
+        upsert_document=upsert(documents),
+        upsert_node=upsert(nodes),
+        insert_key=text(insert(keys)),
+        insert_metric=text(insert(metrics).inline().values(given)),
+        meta=text(select(meta.c.value).where(meta.c.name == bindparam("name"))),
+        last_event=text(select(events.c.seq, events.c.at_us).where(events.c.seq == last_seq)),
+        last_job=text(select(func.max(jobs.c.job))),
+        jobs_of_state=text(select(jobs).where(jobs.c.state == bindparam("state")).order_by(jobs.c.job)),
+        nodes=text(select(nodes).order_by(nodes.c.node)),
+        key=text(select(keys).where(keys.c.key == bindparam("key"))),
+        job=text(
+            select(jobs, documents.c.document)
+            .outerjoin_from(jobs, documents, jobs.c.job == documents.c.job)
+            .where(jobs.c.job == bindparam("job"))
+        ),
+        documents=text(select(documents).where(documents.c.job.in_(some))),
+    )
+
+
+def listing(
+    states: Sequence[str], user: str, name_contains: str, before: JobId | None, limit: int
+) -> Select[Any]:
+    """Jobs, newest first."""
+    wanted = select(jobs).order_by(jobs.c.job.desc()).limit(limit)
+    if states:
+        wanted = wanted.where(jobs.c.state.in_([str(state) for state in states]))
+    if user:
+        wanted = wanted.where(jobs.c.user == user)
+    if name_contains:
+        wanted = wanted.where(jobs.c.name.icontains(name_contains, autoescape=True))
+    if before is not None:
+        wanted = wanted.where(jobs.c.job < before)
+    return wanted
+
+
+def history(job: JobId | None, after_seq: int, limit: int) -> Select[Any]:
+    """Events in the order of their seq."""
+    wanted = select(events).where(events.c.seq > after_seq).order_by(events.c.seq).limit(limit)
+    return wanted if job is None else wanted.where(events.c.job == job)
+
+
+def measured(job: JobId, name: str, limit: int) -> Select[Any]:
+    """Metrics in the order of their commit."""
+    wanted = select(*_METRICS).where(metrics.c.job == job).order_by(metrics.c.id).limit(limit)
+    return wanted.where(metrics.c.name == name) if name else wanted

@@ -1,0 +1,102 @@
+"""The jobs' folders in shared memory: kept while a job may come back, and no longer."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from paceline.agent.memory import MemoryFolders
+from paceline.spec.ids import JobId
+
+ONE, TWO = JobId(1), JobId(2)
+
+
+def made(tmp_path: Path, linger_s: float = 60.0) -> MemoryFolders:
+    folders = MemoryFolders(tmp_path / "tasks", linger_s, tmp_path)
+    folders.begin()
+    return folders
+
+
+def filled(folders: MemoryFolders, job: JobId) -> Path:
+    """As its ranks do."""
+    folder = Path(folders.folder(job))
+    (folder / "0").mkdir(mode=0o700, parents=True)
+    (folder / "0" / "__0_0.distcp").write_bytes(b"image")
+    return folder
+
+
+async def test_it_goes_with_the_job(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    folders.hold(ONE)
+    folders.hold(ONE)
+    folder = filled(folders, ONE)
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    folders.release(ONE, over=True)
+    assert folder.exists(), "another task of it is here"
+    folders.release(ONE, over=True)
+    assert not folder.exists()
+
+
+async def test_it_waits_for_the_next_attempt_and_not_for_ever(tmp_path: Path) -> None:
+    folders = made(tmp_path, linger_s=0.2)
+    folders.hold(ONE)
+    folder = filled(folders, ONE)
+    folders.release(ONE, over=False)
+    folders.hold(ONE)
+    await asyncio.sleep(0.4)  # longer than it would have stayed
+    assert folder.exists()
+    folders.release(ONE, over=False)
+    assert folder.exists()
+    async with asyncio.timeout(10):
+        while folder.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_restart_keeps_only_what_is_running(tmp_path: Path) -> None:
+    before = made(tmp_path)
+    first, second = filled(before, ONE), filled(before, TWO)
+    after = made(tmp_path)
+    after.hold(ONE)
+    after.sweep()
+    assert first.exists()
+    assert not second.exists()
+    after.close()
+    assert first.exists(), "its task goes on without the agent"
+    after.release(ONE, over=True)
+    after.close()
+    assert not first.parent.exists()
+
+
+async def test_two_agents_of_one_machine_never_meet(tmp_path: Path) -> None:
+    one, other = made(tmp_path), MemoryFolders(tmp_path / "other" / "tasks", 60, tmp_path)
+    other.begin()
+    assert one.folder(ONE) != other.folder(ONE)
+    folder = filled(one, ONE)
+    other.sweep()
+    other.close()
+    assert folder.exists()
+
+
+def test_somebody_elses_folder_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = MemoryFolders(tmp_path / "tasks", 60, tmp_path)
+    folders.begin()
+    root = Path(folders.folder(ONE)).parent
+    root.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    root.symlink_to(tmp_path / "elsewhere")
+    folders.begin()
+    assert folders.folder(ONE) == ""
+    root.unlink()
+    root.mkdir(mode=0o777)
+    root.chmod(0o777)
+    folders.begin()
+    assert folders.folder(ONE) == ""
+    assert "is not this agent's own" in caplog.text
+    folders.close()
+    assert root.exists()
+
+
+def test_no_shared_memory_is_no_reason_to_stop(tmp_path: Path) -> None:
+    folders = MemoryFolders(tmp_path / "tasks", 60, tmp_path / "missing")
+    folders.begin()
+    assert folders.folder(ONE) == ""
+    folders.close()

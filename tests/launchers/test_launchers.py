@@ -1,0 +1,233 @@
+"""Each launcher against the one conformance class, and the variables that it gives its ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance.launcher import LauncherConformance
+from paceline.agent.launch import Refusal, Store, make_launch
+from paceline.agent.launchers import LAUNCHERS
+from paceline.spec.compat import RANK_VARIABLES
+from paceline.spec.distribution import LAUNCHERS as NAMES
+from support.cluster import Cluster
+from support.operators import give_operators, needs_deepspeed
+from support.processes import PYTHON, key, of_kind, output, run, start_task, supervised
+
+_TORCH = """
+def ride(main):
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    main(*(int(os.environ[name]) for name in names))
+    dist.destroy_process_group()
+"""
+
+_MPI = """
+def ride(main):
+    import torch.distributed as dist
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    mpi = {name: int(os.environ[f"OMPI_COMM_WORLD_{name}"]) for name in names}
+    assert "RANK" not in os.environ and int(os.environ["PMI_RANK"]) == mpi["RANK"]
+    address = "tcp://" + os.environ["AZ_BATCH_MASTER_NODE"]
+    dist.init_process_group("gloo", init_method=address, rank=mpi["RANK"], world_size=mpi["SIZE"])
+    main(*mpi.values())
+    dist.destroy_process_group()
+"""
+
+
+_DEEPSPEED = """
+def ride(main):
+    import deepspeed
+    import torch.distributed as dist
+    deepspeed.init_distributed("gloo", verbose=False)
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    assert os.environ["CROSS_SIZE"] == "2"
+    main(*(int(os.environ[name]) for name in names))
+    dist.destroy_process_group()
+"""
+
+_ZERO = """
+import torch
+
+def curve(zero, rank):
+    import deepspeed
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    config = {
+        "train_batch_size": 16,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    engine = deepspeed.initialize(model=model, config=config)[0]
+    assert engine.zero_optimization_stage() == zero["stage"]
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(2))[rank * 4 : rank * 4 + 4]
+    losses = []
+    for _ in range(5):
+        loss = (engine(rows) - rows.sum(1, keepdim=True)).square().mean()
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    engine.destroy()
+    return losses
+
+def main(rank, *_):
+    curves = {str(stage): curve({"stage": stage}, rank) for stage in range(4)}
+    offloaded = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    curves["3 with offload"] = curve(offloaded, rank)
+    say(rank, curves=curves)
+
+if __name__ == "__main__":
+    ride(main)
+"""
+
+_OPERATORS = """
+def main(rank, *_):
+    from deepspeed.accelerator import get_accelerator
+    mine = Path(os.environ["TORCH_EXTENSIONS_DIR"])
+    times = lambda folder: {file.name: file.stat().st_mtime_ns for file in folder.glob("**/*.o")}
+    say(
+        rank,
+        hosts=Path(os.environ["PACELINE_HOSTFILE"]).read_text(),
+        accelerator=get_accelerator().device_name(),
+        objects=times(mine),
+        built=times(mine.parents[1] / "built"),
+    )
+
+if __name__ == "__main__":
+    ride(main)
+"""
+
+
+@pytest.mark.slow
+class TestPyTorch(LauncherConformance):
+    distribution = "{type: pytorch, process_count_per_instance: 2}"
+    RIDE = _TORCH
+
+
+@pytest.mark.slow
+class TestMpi(LauncherConformance):
+    distribution = "{type: mpi, process_count_per_instance: 2}"
+    RIDE = _MPI
+
+    @pytest.mark.timeout(240)
+    def test_a_program_that_is_not_python_sees_its_rank(self, cluster: Cluster) -> None:
+        text = f"distribution: {self.distribution}\nresources: {{instance_count: 2, cpus: 2}}\n"
+        job = cluster.submit_text("command: echo $PMI_RANK/$PMI_SIZE $MPI_LOCALRANKID\n" + text)
+        cluster.wait_state(job, "SUCCEEDED")
+        assert cluster.output(job).split(b"\n")[:4] == [b"0/4 0", b"1/4 1", b"2/4 0", b"3/4 1"]
+
+
+@pytest.mark.slow
+@needs_deepspeed
+class TestDeepSpeed(LauncherConformance):
+    distribution = "{type: deepspeed, process_count_per_instance: 2}"
+    RIDE = _DEEPSPEED
+    built_ops: Path
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _operators(cls, built_ops: Path) -> None:
+        cls.built_ops = built_ops
+
+    @classmethod
+    def prepare(cls, cluster: Cluster) -> None:
+        for agent in cluster.agents:
+            give_operators(cls.built_ops, cluster.agent_state(agent))
+
+    @pytest.mark.timeout(240)
+    def test_every_zero_stage_computes_the_same(self, cluster: Cluster, tmp_path: Path) -> None:
+        job = self.submit(cluster, tmp_path, _ZERO)
+        self.ends(cluster, job, tmp_path, "SUCCEEDED")
+        for rank in range(4):
+            curves = json.loads((tmp_path / f"1.{rank}.json").read_text())["curves"]
+            assert list(curves) == ["0", "1", "2", "3", "3 with offload"]
+            assert all(curve == pytest.approx(curves["0"], rel=1e-4) for curve in curves.values()), curves
+            assert curves["0"][-1] < curves["0"][0]
+
+    @pytest.mark.timeout(240)
+    def test_its_operators_are_not_built_again(self, cluster: Cluster, tmp_path: Path) -> None:
+        job = self.submit(cluster, tmp_path, _OPERATORS)
+        self.ends(cluster, job, tmp_path, "SUCCEEDED")
+        said = json.loads((tmp_path / "1.0.json").read_text())
+        assert said["hosts"] == "127.0.0.1 slots=4\n"
+        assert said["accelerator"] == "cpu"
+        assert said["objects"] == said["built"], "ninja had nothing to do"
+
+
+def launch_of(launcher: str, folder: Path, **fields: Any) -> Any:
+    gang = {"processes": 2, "world_size": 4, "first_rank": 2, "node_rank": 1, "node_count": 2}
+    meeting = {"master_address": "10.0.0.1", "master_port": 4000}
+    request = start_task(key(7, 3, 1), "python a.py", folder, launcher=launcher, **gang, **meeting, **fields)
+    return make_launch(request, folder, PYTHON, {"PATH": "/usr/bin"}, warm=True)
+
+
+def test_the_agent_has_what_the_spec_names() -> None:
+    assert set(LAUNCHERS) == {"", *NAMES}
+
+
+@pytest.mark.parametrize("launcher", NAMES)
+def test_the_document_warns_of_what_the_launcher_sets(launcher: str, tmp_path: Path) -> None:
+    """Each variable that a rank gets, and no other; what the user may set is not among them."""
+    ranks = launch_of(launcher, tmp_path).document["ranks"]
+    users_own = {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "DS_ACCELERATOR", "PACELINE_HOSTFILE"}
+    outside = {"RAY_ADDRESS"}  # set by the wrapper, inside the job
+    for rank in ranks:
+        assert set(rank["environment"]) - users_own == RANK_VARIABLES[launcher] - outside
+
+
+def test_mpis_variables(tmp_path: Path) -> None:
+    variables = launch_of("mpi", tmp_path).document["ranks"][1]["environment"]
+    assert json.dumps(variables, sort_keys=True) == json.dumps(
+        {
+            "AZ_BATCH_MASTER_NODE": "10.0.0.1:4000",
+            "MASTER_ADDR": "10.0.0.1",
+            "MASTER_PORT": "4000",
+            "MPI_LOCALNRANKS": "2",
+            "MPI_LOCALRANKID": "1",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            "OMPI_COMM_WORLD_NODE_RANK": "1",
+            "OMPI_COMM_WORLD_RANK": "3",
+            "OMPI_COMM_WORLD_SIZE": "4",
+            "OMPI_UNIVERSE_SIZE": "4",
+            "PMI_RANK": "3",
+            "PMI_SIZE": "4",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+    )
+
+
+def test_only_mpi_can_do_without_the_store(tmp_path: Path) -> None:
+    found = {name: launch_of(name, tmp_path, hosts_rendezvous=True).store for name in NAMES}
+    assert found == dict.fromkeys(NAMES, Store.NEEDED) | {"mpi": Store.OPTIONAL}
+    without = launch_of("mpi", tmp_path, hosts_rendezvous=True).without_store()
+    assert (without.store, without.document["store"]) == (Store.NONE, None)
+
+
+def test_a_launcher_of_a_newer_scheduler_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"no launcher 'mpi4'; it has pytorch") as caught:
+        launch_of("mpi4", tmp_path)
+    assert caught.value.transient
+
+
+async def test_without_torch_mpi_runs_and_pytorch_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    async with supervised(tmp_path / "state", preload=("torch",)) as supervisor:
+        said = {}
+        for job, launcher in enumerate(("mpi", "pytorch"), 1):
+            request = start_task(
+                key(job),
+                "echo $PMI_RANK of $PMI_SIZE",
+                tmp_path,
+                launcher=launcher,
+                hosts_rendezvous=True,
+                master_address="127.0.0.1",
+                master_port=supervisor.rendezvous_ports()[0],
+                environment={"PYTHONPATH": str(tmp_path)},
+            )
+            said[launcher] = await run(supervisor, request)
+        assert list(of_kind(said["mpi"], "ended")[0].exit_codes) == [0]
+        assert output(supervisor, key(1)) == "0 of 1\n"
+        assert of_kind(said["pytorch"], "refused")[0].reason.code == "no-torch"

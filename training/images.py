@@ -1,0 +1,145 @@
+"""Images of checkpoints in this node's memory. Each is, byte for byte, the file that is published.
+
+    FOLDER/0/__3_0.distcp       what rank 3 has staged; FOLDER/1 likewise: they take turns
+    FOLDER/0/__3_0.distcp.of    the checkpoint that it holds; not there while it is written
+
+A label only says where to look: an image counts when its size and hash are those in the manifest of an
+accepted checkpoint. So a partial, a stale or a strange one is never taken. torch is not needed here.
+"""
+
+import mmap
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import manifest
+from .folders import FolderName
+from .manifest import FileEntry
+
+SLOTS = 2
+_LABEL = ".of"
+
+
+class Image:
+    """One file, mapped: `size_bytes`, and what `write` puts beyond them. `on_close` undoes what was made of
+    the mapping.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        """Takes the memory now: a full tmpfs is an OSError here, and no SIGBUS at a later copy."""
+        self.path = path
+        self.on_close: Callable[[], None] | None = None
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_label(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self._fd, 0, max(1, size_bytes))
+            self.map = mmap.mmap(self._fd, max(1, size_bytes), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        except (OSError, ValueError):
+            os.close(self._fd)
+            path.unlink(missing_ok=True)
+            raise
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Also beyond the mapped part."""
+        while data:
+            written = os.pwrite(self._fd, data, offset)
+            data, offset = data[written:], offset + written
+
+    def end_at(self, size_bytes: int) -> None:
+        """Nothing lies behind. The mapped part stays."""
+        os.ftruncate(self._fd, size_bytes)
+
+    def close(self) -> None:
+        """The mapping goes with the last view of it."""
+        if self.on_close is not None:
+            self.on_close()
+        os.close(self._fd)
+
+
+class Places:
+    """Where images are made: the first of `folders` that has room. `on_fallback` hears why not the first."""
+
+    def __init__(self, folders: Sequence[Path], on_fallback: Callable[[str], None]) -> None:
+        self._folders = folders
+        self._on_fallback = on_fallback
+
+    def make(self, slot: int, name: str, size_bytes: int) -> Image:
+        """Raises OSError when none has room."""
+        *others, last = self._folders
+        for folder in others:
+            try:
+                return Image(folder / str(slot) / name, size_bytes)
+            except OSError as error:
+                self._on_fallback(f"{folder}: {error.strerror} ({_room(folder, size_bytes)})")
+        return Image(last / str(slot) / name, size_bytes)
+
+
+def set_label(path: Path, name: FolderName) -> None:
+    """What the image holds is whole, and of that checkpoint."""
+    aside = path.with_name(f"{path.name}{_LABEL}.tmp")
+    aside.write_text(str(name))
+    aside.rename(path.with_name(path.name + _LABEL))
+
+
+def remove_label(path: Path) -> None:
+    path.with_name(path.name + _LABEL).unlink(missing_ok=True)
+
+
+def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
+    """File name -> image that says to be of this checkpoint."""
+    found: dict[str, Path] = {}
+    for label in folder.glob(f"[0-9]/*{_LABEL}") if folder is not None else ():
+        try:
+            if label.read_text() == str(name):
+                found[label.name.removesuffix(_LABEL)] = label.with_name(label.name.removesuffix(_LABEL))
+        except (OSError, ValueError):  # goes away just now, or is damaged: then it is none
+            continue
+    return found
+
+
+def map_image(path: Path) -> mmap.mmap:
+    """All of it, at once there. It could be written to, as torch wants of what it reads; nobody does. Raises
+    OSError, and ValueError for an empty one.
+    """
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+
+
+def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:
+    """Mapped, if it is as the manifest says; else what is wrong."""
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes or not size_bytes:
+            return f"{size_bytes} bytes, expected {entry.size_bytes}"
+        mapped = map_image(path)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return str(error.strerror)
+    return mapped if manifest.hash_bytes(mapped) == entry.xxh3 else "hash differs"
+
+
+def slot_of(path: Path) -> int:
+    return int(path.parent.name)
+
+
+def keep_only(folder: Path, prefixes: Sequence[str]) -> None:
+    """Let go of images whose ranks are not here (any more)."""
+    for path in folder.glob("[0-9]/__*"):
+        if not path.name.startswith(tuple(prefixes)):
+            path.unlink(missing_ok=True)
+
+
+def drop(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _room(folder: Path, wanted_bytes: int) -> str:
+    try:
+        status = os.statvfs(folder if folder.exists() else folder.parent)
+    except OSError as error:
+        return str(error.strerror)
+    free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+    return f"{wanted_bytes / 1e6:,.1f} MB wanted, {free / 1e6:,.1f} of {total / 1e6:,.1f} MB free"

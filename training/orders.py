@@ -1,0 +1,107 @@
+"""What a rank orders of its persister, and what it is answered: JSON lines over a pipe, one answer an order.
+
+An order names one save. Rank 0's has `publish` too: what the manifest says, beside the files.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .folders import FolderName
+from .manifest import Parent
+from .task import Retention
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a save must know of the restore before it."""
+
+    parents: tuple[Parent, ...] = ()
+    bad: tuple[str, ...] = ()
+    keep_slot: int | None = None
+    """Of this rank's image that was restored from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """For the manifest, and for the agent's shim."""
+
+    job: int
+    world_size: int
+    stall_s: float
+    code_folder: str
+    contents: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Any = None
+    parents: tuple[Parent, ...] = ()
+    bad: tuple[str, ...] = ()
+    """Folders that were passed over at the restore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Copy `files` (name -> image) to storage. `error`: this rank has nothing to give, and why."""
+
+    root: str
+    rank: int
+    attempt: int
+    step: int
+    repetition: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    publish: Publish | None = None
+
+    @property
+    def name(self) -> FolderName:
+        return FolderName(self.attempt, self.step, self.repetition)
+
+    @property
+    def aside(self) -> Path:
+        return Path(self.root) / self.name.aside
+
+    def encode(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Told once, at the persister's start. `task_folder`: of the shim; empty outside Paceline."""
+
+    root: str
+    task_folder: str
+    scratch: str
+    """Folder of images that nobody needs when the rank and its persister are gone; empty: there is none."""
+    retention: Retention
+    attempt: int
+    continues: bool
+
+    def encode(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`error` empty: this rank's files are on disk and, at rank 0, the checkpoint is published."""
+
+    name: str
+    error: str = ""
+    told: bool = True
+    """False: it died, and neither stderr nor the timeline knows."""
+
+
+def decode_order(line: bytes) -> Order:
+    told = json.loads(line)
+    publish = told.pop("publish")
+    if publish is not None:
+        parents = tuple(Parent(**parent) for parent in publish.pop("parents"))
+        publish = Publish(**{**publish, "parents": parents, "bad": tuple(publish["bad"])})
+    return Order(**told, publish=publish)
+
+
+def decode_setting(line: bytes) -> Setting:
+    told = json.loads(line)
+    retention = Retention(**told.pop("retention"))
+    return Setting(**told, retention=retention)

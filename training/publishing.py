@@ -1,0 +1,170 @@
+"""Publishing a checkpoint whose files are on disk: manifest, rename, telling the shim, letting old ones go.
+
+In rank 0's persister alone. Whole or not at all; a failure is said on stderr and in the job's timeline.
+"""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from . import candidates, folders, manifest
+from .candidates import Candidate
+from .errors import NotAccepted, StorageFailed
+from .images import remove_label, set_label
+from .keeper import Keeper, discard
+from .link import ShimLink
+from .manifest import FileEntry, Manifest
+from .orders import Order, Publish, Setting
+from .retention import Kept
+from .say import say
+from .stop import StopNotice
+from .task import Task, read_acked_seq, read_task
+
+_WHY_LENGTH_MAX = 500
+_GIT_S = 5.0
+_GIVEN_UP_MAX = 8
+
+
+class Publisher:
+    """Joins publishing and keeping over one folder."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._folder = Path(setting.task_folder) if setting.task_folder else None
+        self._root = Path(setting.root)
+        self._link = ShimLink(self._folder) if self._folder is not None else None
+        self._task: Task | None = read_task(self._folder) if self._folder is not None else None
+        self._notice = StopNotice(self._folder)
+        self._bad: frozenset[str] = frozenset()
+        self._given_up: list[Path] = []
+        self._keeper = Keeper(
+            self._root,
+            setting.retention,
+            self._earlier,
+            self._acked_seq,
+            sweeps_unaccepted=self._task is not None,
+        )
+
+    def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> None:
+        """Raises StorageFailed, NotAccepted and OSError. Letting go comes first, so that it is told with the
+        new one.
+        """
+        self._bad = frozenset(told.bad)
+        document = Manifest(
+            job=told.job,
+            attempt=order.attempt,
+            step=order.step,
+            world_size=told.world_size,
+            files=files,
+            contents=told.contents,
+            metrics=told.metrics,
+            data=told.data,
+            git_commit=_git_commit(told.code_folder),
+            parents=told.parents,
+        )
+        manifest_hash = manifest.write(order.aside, document)
+        self._keeper.let_go(order.attempt)
+        path = folders.publish(self._root, order.name)
+        self._keep_manifest(order, document)
+        seq = self._tell(order, told, path, manifest_hash, document) if self._link is not None else 0
+        self._keeper.add(Kept(order.step, path, dict(told.metrics), seq))
+        if self._link is None:
+            self._keeper.let_go(order.attempt)
+        self._discard_given_up()
+
+    def on_failed(self, order: Order, why: str) -> None:
+        """Nothing of it is left that could be restored."""
+        why = why[:_WHY_LENGTH_MAX]
+        say(f"checkpoint of step {order.step} FAILED, training goes on without it: {why}")
+        self._given_up.append(order.aside)
+        self._discard_given_up()
+        if self._link is not None:
+            self._link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
+
+    def _discard_given_up(self) -> None:
+        """Again at the next ones: another rank may have been about to write there."""
+        del self._given_up[:-_GIVEN_UP_MAX]
+        for path in self._given_up:
+            discard(path)
+
+    def _keep_manifest(self, order: Order, document: Manifest) -> None:
+        """Beside the images: it is read from there when storage is slow or damaged."""
+        metadata = next(
+            (Path(image) for name, image in order.files.items() if name == candidates.METADATA), None
+        )
+        if metadata is None:
+            return
+        copy = metadata.with_name(manifest.NAME)
+        try:
+            remove_label(copy)
+            copy.write_bytes(manifest.encode(document))
+            set_label(copy, order.name)
+        except OSError as error:  # the one in storage is there
+            say(f"{copy} could not be written: {error.strerror}")
+
+    def _tell(self, order: Order, told: Publish, path: Path, manifest_hash: str, document: Manifest) -> int:
+        """The seq of the journal's entry about it."""
+        assert self._link is not None
+        answer = self._link.ask(
+            {
+                "op": "checkpoint",
+                "step": order.step,
+                "path": str(path),
+                "manifest_hash": manifest_hash,
+                "size_bytes": document.size_bytes,
+                "stall_s": told.stall_s,
+                "metrics": dict(told.metrics),
+                "removed_steps": self._keeper.removed_steps(),
+            }
+        )
+        if answer is None:
+            raise NotAccepted("it is on disk, but the agent's shim does not answer")
+        if not answer.get("ok") or "seq" not in answer:
+            discard(path)  # it can never be accepted
+            raise NotAccepted(f"the agent's shim refused it: {answer.get('error', answer)}")
+        self._keeper.told_removed()
+        return int(str(answer["seq"]))
+
+    def _earlier(self) -> Sequence[Kept]:
+        """What counts from before this attempt, oldest first. Outside, a run that has not gone on from it
+        leaves it alone.
+        """
+        if self._task is not None:
+            before = candidates.accepted(self._task)
+        elif self._setting.continues:
+            found = candidates.found(self._root)
+            before = [one for one in found if one.attempt < self._setting.attempt]
+        else:
+            before = []
+        return [
+            Kept(one.step, one.path, self._metrics_of(one), good=str(one.path) not in self._bad)
+            for one in reversed(before)
+        ]
+
+    def _metrics_of(self, candidate: Candidate) -> Mapping[str, float]:
+        if not self._setting.retention.keep_best:
+            return {}
+        try:
+            return manifest.read(candidate.path, candidate.manifest_hash).metrics
+        except StorageFailed:
+            return {}  # gone or damaged: it cannot be the best
+
+    def _acked_seq(self) -> int:
+        """Nothing once a stop was asked for: this attempt may have a successor, and what is acknowledged from
+        then on was perhaps only taken note of.
+        """
+        if self._folder is None:
+            return 0
+        return 0 if self._notice.seen() else read_acked_seq(self._folder)
+
+
+@cache
+def _git_commit(folder: str) -> str:
+    """Of the code's folder, when it is a checkout and git is there; else empty."""
+    command = ["git", "-C", folder, "rev-parse", "--verify", "-q", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
