@@ -39,11 +39,11 @@ class Journal:
         self._buffer += json.dumps(entry, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         return self.seq
 
-    def append_metrics(self, fields: dict[str, Any]) -> bool:
+    def append_metrics(self, fields: dict[str, Any], kind: str = "metrics") -> bool:
         """Add metrics where there is room for them: False when the disk or the journal is full."""
         if self.size_bytes - self._trimmed_bytes > METRICS_BYTES_MAX or not self._room():
             return False
-        self.append("metrics", fields)
+        self.append(kind, fields)
         return True
 
     def flush(self, durable: bool = True) -> None:

@@ -18,6 +18,7 @@ _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
 _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 """False where the kernel was built without CONFIG_PROC_CHILDREN."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SYSLOG_ACTION_READ_ALL = 3
 _LOG_BYTES = 256 * 1024
 _KILLED = re.compile(rb"\[ *(\d+)\.\d+\][^\n]*Killed process (\d+) ")
@@ -91,6 +92,37 @@ def _stat(pid: int) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text[text.rindex(")") + 2 :].split()
+
+
+def state(pid: int) -> str:
+    """R, S, D, T, Z ... as /proc/PID/stat has it; empty: gone."""
+    return (_stat(pid) or [""])[0]
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that the process has used, and those of its children that it has reaped."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) / _TICKS_PER_S if fields else 0.0
+
+
+def waits_in(pid: int) -> str:
+    """The number of the system call that its main thread is in, or "running"; empty: it may not be seen."""
+    try:
+        with open(f"/proc/{pid}/syscall", "rb") as file:  # noqa: PTH123
+            return file.read(32).split()[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def catches(pid: int, signal_number: int) -> bool:
+    """True when the process has a handler for it."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123
+            lines = file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    caught = next((line for line in lines if line.startswith(b"SigCgt:")), b"SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (signal_number - 1) & 1)
 
 
 def all_pids() -> Iterator[int]:

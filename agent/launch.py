@@ -19,8 +19,10 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
+from . import flight_recorder
 from .evidence import ERROR_FILE, error_path
 from .launchers import LAUNCHERS, Launcher
+from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
 """What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
@@ -138,6 +140,7 @@ def make_launch(
             for local_rank in range(request.processes)
         ],
         "node_count": request.node_count,
+        "world_size": request.world_size,
         "grace_s": request.grace_s,
         "timeout_s": request.timeout_s,
         "exclusive": request.exclusive,
@@ -153,6 +156,13 @@ def make_launch(
     return Launch(
         document, WarmKey(interpreter, sensitive), not cold, _store(request, launcher), script_folder
     )
+
+
+def patience_for(request: agent_pb2.StartTask, usual: Patience) -> Patience:
+    """After each attempt that was taken for hung, the next is given twice the time: what looked like a hang
+    may have been work that comes again."""
+    times = 2.0 ** min(request.earlier_hangs, 10)
+    return Patience(request.hang_timeout_s, usual.idle_s * times, usual.busy_s * times)
 
 
 @lru_cache(maxsize=4096)
@@ -223,6 +233,9 @@ def _environment(
     if request.gpu_indices:
         merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
+        if request.master_port:
+            recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
+            merged = {**recorder, **merged}
     elif "CUDA_VISIBLE_DEVICES" not in user:
         merged["CUDA_VISIBLE_DEVICES"] = ""  # none was given: those of others are not to be seen
     return merged

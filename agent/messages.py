@@ -27,6 +27,7 @@ _FORMS: dict[str, dict[str, str]] = {
     "checkpoint_failed": {"step": "int", "why": "text"},
     "restored": {"step": "int", "path": "text", "seconds": "double", "rejected": "texts", "tier": "text"},
     "watch": {},
+    "inspect": {},
     "stop": {"grace_s": "double", "why": "text"},
     "trim": {"bytes": "int"},
 }

@@ -10,6 +10,7 @@ from .claims import claim
 from .shim import ClaimedTask, Shim
 from .shim_door import Connection
 from .shim_process import ShimProcess, reset_signals
+from .stillness import Patience
 
 
 def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
@@ -29,7 +30,8 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
         "start_mode": "cold",
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
-    launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False}
+    launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False, "world_size": 1}
+    launch |= {"patience": Patience()._asdict(), "pace_window_s": 30.0}
     task = folder + "/tasks/rehearsal"
     for made in (task, folder + "/shims"):
         os.makedirs(made, 0o700)  # noqa: PTH103

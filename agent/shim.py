@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from . import kernel
 from .claims import claim, disclaim
 from .containment import drop_group
+from .gang_watch import POLL_S, GangWatch
 from .journal import Journal
 from .lease_watch import Lease
 from .messages import Invalid, checked
@@ -109,6 +110,7 @@ class Shim:
         self._door.on_line, process.on_signals = self._on_line, self._on_signals
         self._replies: list[tuple[Connection, dict[str, Any]]] = []
         self._ranks = Ranks(task.folder, launch, process)
+        self._watch = GangWatch(task.folder, launch, process.pid)
         self._stop_why = ""
         self._refused: dict[str, Any] | None = None
         self._evidence_bytes = 0
@@ -173,6 +175,7 @@ class Shim:
         self._door.hide(but=self._control)
         self._journal.close()
         self._ranks.close()
+        self._watch.close()
         self._lease.close()
         disclaim(self._claim_fd)
         if self._reusable:
@@ -182,7 +185,9 @@ class Shim:
         return self._reusable and self._control in self._door.connections
 
     def _next_look(self) -> float:
-        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at)
+        poll_at = time.monotonic() + POLL_S if self._watch.inspecting else _NEVER
+        due_at = min(poll_at, self._watch.sample_at)
+        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at, due_at)
 
     def _append(self, kind: str, fields: dict[str, Any]) -> int:
         self._durable = True
@@ -228,7 +233,9 @@ class Shim:
                 return
             if pid == 0:
                 break
-            self._on_exit(pid, os.waitstatus_to_exitcode(status))
+            exit_code = os.waitstatus_to_exitcode(status)
+            if not self._watch.on_exit(pid, exit_code):
+                self._on_exit(pid, exit_code)
         if not self._ranks.any_lives:
             self._end_leftovers()
 
@@ -310,6 +317,8 @@ class Shim:
         if now >= self._give_up_at and not self._over:
             left = kernel.descendants(self._process.pid)
             self._end(f"; {len(left)} processes cannot be killed: {left[:10]}")
+        if not self._over:
+            self._on_heartbeats(now)
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for worker in self._ranks.workers:
@@ -319,6 +328,16 @@ class Shim:
                 self._stop(0.0, "lease ran out")
             if self._give_up_at != _NEVER and not self._over:
                 self._end_leftovers()
+
+    def _on_heartbeats(self, now: float) -> None:
+        """What there is to tell of the ranks' steps, or of there being none."""
+        workers = self._ranks.workers
+        if found := self._watch.inspected(workers):
+            self._append("inspected", found)
+        if now >= self._watch.sample_at and (paced := self._watch.sample(workers)):
+            self._journal.append_metrics(paced, "paced")
+        if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
+            self._append("stalled", stalled)
 
     def _stop(self, grace_s: float, why: str) -> None:
         now = time.monotonic()
@@ -359,6 +378,8 @@ class Shim:
         elif op == "trim":
             self._journal.trim(fields.get("bytes", 0))
         else:
+            if op == "inspect" and not self._over and not self._refused:
+                self._watch.inspect(self._ranks.workers)
             if op == "stop":
                 self._stop(float(fields.get("grace_s", 0.0)), fields.get("why") or "stopped")
             self._replies.append((connection, {"ok": True}))

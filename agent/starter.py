@@ -16,7 +16,7 @@ from typing import Any
 from ..proto.generated import agent_pb2
 from . import containment
 from .disk import Disk
-from .launch import Launch, Refusal, Store, make_launch, shadowing
+from .launch import Launch, Refusal, Store, make_launch, patience_for, shadowing
 from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
 from .shim_pool import ReusableShim, ShimPool
@@ -147,6 +147,8 @@ class Starter:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = {**launch.document, "cgroup": str(task.group) if task.group else None}
+        document["pace_window_s"] = self._config.pace_window_s
+        document["patience"] = patience_for(task.request, self._config.patience)._asdict()
         reusable = zygote is self._zygotes.lean()
         async with self._begun if reusable else contextlib.nullcontext():
             shim = self._shims.take() if reusable else None

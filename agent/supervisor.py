@@ -160,6 +160,14 @@ class Supervisor:
                     await task.link.ask(message, left_s)
                     return
 
+    async def inspect(self, key: TaskKey) -> None:
+        """Have the stacks of the task's ranks taken; what comes of it is an `inspected` entry. Unknown, ended
+        or not to be reached now: nothing, for whoever asked waits for a bounded time only."""
+        task = self._tasks.get(key)
+        if task is not None and task.link is not None and not task.over.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                await task.link.ask({"op": "inspect"}, self._config.answer_s)
+
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
         task = self._tasks.get(key)

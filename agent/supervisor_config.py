@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .launch import PRELOAD
+from .stillness import Patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,7 @@ class SupervisorConfig:
     """A shim or zygote that does not answer in this time is killed."""
     idle_shim_s: float = 10.0
     """How long a shim without a task is kept for the next one."""
+    patience: Patience = field(default_factory=Patience)
+    """With ranks that make no step any more; `fixed_s` is each job's own."""
+    pace_window_s: float = 30.0
+    """Over which the time of the ranks' steps is told."""

@@ -20,6 +20,7 @@ from . import containment, kernel
 from .claims import forbid, owner
 from .entries import JournalReader
 from .evidence import error_path, what_is_left
+from .flight_recorder import trace_folder
 from .journal import Journal
 from .launchers import LAUNCHERS
 from .shim_link import ShimLink
@@ -70,8 +71,13 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
     _write(task.folder / "task.json", text.encode())
     for name, content in LAUNCHERS[task.request.launcher].files(task.request).items():
         _write(task.folder / name, content.encode())
-    for folder in task.request.output_folders:
+    traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
+    for folder in (*task.request.output_folders, *traces):
         Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _records_nccl(task: Task) -> bool:
+    return bool(task.request.master_port and task.request.gpu_indices)
 
 
 def make_socket_folder(state: Path) -> None:

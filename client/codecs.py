@@ -45,6 +45,7 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         cancel_requested=message.cancel_requested,
         warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
         document=message.document,
+        pace=tuple(message.pace),
         failure=to_failure(message.failure) if message.HasField("failure") else None,
     )
 

@@ -117,6 +117,8 @@ class Job:
     warnings: tuple[Warning, ...]
     document: str
     """Canonical JSON of the job document."""
+    pace: tuple[str, ...] = ()
+    """Of a running gang: its step in a line, then a line for each rank that is slower than its peers."""
     failure: Failure | None = None
     """Of the last attempt that failed; None: none has, or the job succeeded."""
 

@@ -83,6 +83,14 @@ async def run_scheduler(config: SchedulerConfig) -> None:
     "--replace-exclusive", "replace_exclusive_s", type=click.FloatRange(2), default=45.0, show_default=True
 )
 @click.option("--lease-fenced", "lease_fenced_s", type=click.FloatRange(1), default=600.0, show_default=True)
+@click.option(
+    "--drain-stragglers",
+    "straggler_reports_max",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="After so many reports of slow ranks, give a node no new gang for an hour; 0: never.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 def command(**options: Any) -> None:
     """Run the scheduler in the foreground."""
@@ -109,6 +117,7 @@ def config_of(
     lease_exclusive_s: float,
     replace_exclusive_s: float,
     lease_fenced_s: float,
+    straggler_reports_max: int,
     verbose: bool,
 ) -> SchedulerConfig:
     """The options as one checked object. Raises InvalidRequest or ValueError."""
@@ -133,6 +142,7 @@ def config_of(
             replace_exclusive_us=round(replace_exclusive_s * SECOND_US),
             stop_and_drift_us=min(Settings().stop_and_drift_us, lease_us // 2),
             lease_fenced_us=round(lease_fenced_s * SECOND_US),
+            straggler_reports_max=straggler_reports_max,
         ),
         verbose=verbose,
     )

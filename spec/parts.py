@@ -181,13 +181,37 @@ class JobResources(Model):
         return self
 
 
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return 0 if value is False or (isinstance(value, str) and value.lower() == "off") else value
+
+
+HangTimeout = Annotated[
+    Count | None,
+    BeforeValidator(_off),
+    Field(ge=0, le=_YEAR_S),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["off", False]}]}),
+]
+
+
 class Limits(Model):
     """Bounds after which the job is stopped or its output cut."""
 
     timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
     """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
+    hang_timeout: HangTimeout = None
+    """Seconds without a step of any process after which the job is taken for hung and goes on from its
+    checkpoint; `off` (or 0): never. Absent: ten times the longest pause between two steps, at least 5 minutes
+    when its processes are idle and 30 minutes when they are busy."""
     log_size: SizeBytes = Field(default=256 << 20, ge=64 << 10, le=64 << 30)
     """Size to which the log of each rank is kept; the oldest part goes first."""
+
+    @property
+    def hang_timeout_s(self) -> float:
+        """As nodes are told: 0, as the steps suggest; below 0, never."""
+        if self.hang_timeout is None:
+            return 0.0
+        return float(self.hang_timeout) if self.hang_timeout else -1.0
 
 
 class QueueSettings(Model):

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
+from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
 from .environment import Environment, read_environment
 from .errors import InvalidEnvironment, UnsavableState
 from .gang import Gang
 from .link import ShimLink
 from .metrics import NAMES_MAX, check_step, check_values
 from .outcome import Restored, SaveOutcome
+from .steps import watch_optimizers
 from .stop import StopAgreement, StopNotice
 from .task import Retention, Task, read_task
 
@@ -39,6 +41,9 @@ def init(*, checkpoints: str | os.PathLike[str] = "checkpoints", keep_last: int 
             read_environment(os.environ), Path(checkpoints).absolute(), Retention(keep_last=keep_last)
         )
         atexit.register(_current.close)
+        if _current.job:
+            watch_optimizers()
+            answer_stack_signal()
     return _current
 
 
@@ -87,6 +92,7 @@ class Run:
         """
         checked_step, checked = check_step(step), check_values(values)
         self._remember(checked)
+        BEAT.reported(checked_step)
         if self._link is not None:
             message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": checked}
             self._link.post(message)
@@ -117,13 +123,15 @@ class Run:
         given = {"model": model, "optimizer": optimizer, **more}
         if not any(thing is not None for thing in given.values()):
             raise UnsavableState("run.save() was given nothing to save", hint="run.save(step, model=model)")
-        return self._checkpoints().save(check_step(step), given, dict(rating))
+        with BEAT.phase(SAVES):
+            return self._checkpoints().save(check_step(step), given, dict(rating))
 
     def flush(self) -> SaveOutcome | None:
         """Wait until the last save is on disk and told of; how it went, the same at all ranks, which all call
         it. None: nothing was saved.
         """
-        return self._checkpoints().flush()
+        with BEAT.phase(SAVES):
+            return self._checkpoints().flush()
 
     def restore(self, *, model: Any = None, optimizer: Any = None, **more: Any) -> Restored | None:
         """Put back the newest good checkpoint, in place; None when there is none. All ranks call it.
@@ -132,7 +140,8 @@ class Run:
         on with the step after `.step`. Damaged ones are passed over, which stderr and the job's timeline say;
         one that is good but does not fit raises CheckpointMismatch.
         """
-        return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
+        with BEAT.phase(RESTORES):
+            return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
 
     def should_stop(self) -> bool:
         """True when the run was asked to end: save, then leave. All ranks call it and get the same answer at
@@ -146,7 +155,8 @@ class Run:
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""
         if self._lazy_checkpoints is not None and os.getpid() == self._pid:
-            self._lazy_checkpoints.close()
+            with BEAT.phase(SAVES):
+                self._lazy_checkpoints.close()
         if self._link is not None:
             self._link.close(_FLUSH_AT_EXIT_S)
 

@@ -21,9 +21,8 @@ def failure_lines(job: views.Job, *, told_hint: str = "") -> Iterator[tuple[str,
 def summary_lines(job: views.Job, failure: views.Failure, told_hint: str = "") -> Iterator[tuple[str, str]]:
     """Who failed, of what, and what to do."""
     yield f"  {headline(job, failure)}", ""
-    if failure.error_type:
-        message = f": {failure.message}" if failure.message else ""
-        yield f"     {out.clean(failure.error_type + message)}", "bold"
+    if said := ": ".join(filter(None, (failure.error_type, failure.message))):
+        yield f"     {out.clean(said)}", "bold"
     if failure.hint and failure.hint != told_hint:
         yield f"     {out.clean(failure.hint)}", "dim"
 

@@ -90,8 +90,8 @@ def show(settings: "Settings", job: int, output: str) -> None:
     JSON keys: job, name, user, state, attempt, priority, submitted_us,
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
-    cancel_requested, warnings, document, failure (of the attempt that failed
-    last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
+    cancel_requested, warnings, pace, document, failure (of the attempt that
+    failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
     error_type, message, traceback, last_lines). Times are microseconds since
     1970; null: not yet.
     """
@@ -250,6 +250,8 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
     if job.step is not None:
         values = "  ".join(f"{out.clean(name)}={value:.6g}" for name, value in sorted(job.metrics.items()))
         yield "step", f"{job.step}  {values}".rstrip()
+    for line in job.pace:
+        yield "pace", out.clean(line)
     for name, path in sorted(job.outputs.items()):
         yield "output", f"{out.clean(name)}: {out.clean(path)}"
     for warning in job.warnings:

@@ -63,6 +63,7 @@ class ToAgent(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    INSPECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -73,6 +74,8 @@ class ToAgent(_message.Message):
     def start(self) -> Global___StartTasks: ...
     @_builtins.property
     def stop(self) -> Global___StopTask: ...
+    @_builtins.property
+    def inspect(self) -> Global___InspectTask: ...
     def __init__(
         self,
         *,
@@ -81,12 +84,13 @@ class ToAgent(_message.Message):
         ack: Global___ReportsAck | None = ...,
         start: Global___StartTasks | None = ...,
         stop: Global___StopTask | None = ...,
+        inspect: Global___InspectTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat", "ack", "start", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat", "ack", "start", "stop", "inspect"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -334,6 +338,9 @@ class JournalEntry(_message.Message):
     RESTORED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FAILED_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
+    INSPECTED_FIELD_NUMBER: _builtins.int
+    PACED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -355,6 +362,12 @@ class JournalEntry(_message.Message):
     def refused(self) -> Global___StartRefused: ...
     @_builtins.property
     def checkpoint_failed(self) -> Global___CheckpointFailed: ...
+    @_builtins.property
+    def stalled(self) -> Global___TaskStalled: ...
+    @_builtins.property
+    def inspected(self) -> Global___RanksInspected: ...
+    @_builtins.property
+    def paced(self) -> Global___RanksPaced: ...
     def __init__(
         self,
         *,
@@ -369,12 +382,15 @@ class JournalEntry(_message.Message):
         restored: Global___CheckpointRestored | None = ...,
         refused: Global___StartRefused | None = ...,
         checkpoint_failed: Global___CheckpointFailed | None = ...,
+        stalled: Global___TaskStalled | None = ...,
+        inspected: Global___RanksInspected | None = ...,
+        paced: Global___RanksPaced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "started", b"started", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "kind", b"kind", "metrics", b"metrics", "refused", b"refused", "restored", b"restored", "seq", b"seq", "started", b"started", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -691,6 +707,182 @@ class CheckpointFailed(_message.Message):
 Global___CheckpointFailed: _TypeAlias = CheckpointFailed  # noqa: Y015
 
 @_typing.final
+class TaskStalled(_message.Message):
+    """The task's ranks have made no step for longer than they ever needed. Told again each time that has doubled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STILL_S_FIELD_NUMBER: _builtins.int
+    LIMIT_S_FIELD_NUMBER: _builtins.int
+    LONGEST_S_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    IDLE_FIELD_NUMBER: _builtins.int
+    still_s: _builtins.float
+    limit_s: _builtins.float
+    longest_s: _builtins.float
+    """the longest pause between two steps before"""
+    step: _builtins.int
+    """the last one"""
+    idle: _builtins.bool
+    """its processes use no CPU either"""
+    def __init__(
+        self,
+        *,
+        still_s: _builtins.float = ...,
+        limit_s: _builtins.float = ...,
+        longest_s: _builtins.float = ...,
+        step: _builtins.int = ...,
+        idle: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle", b"idle", "limit_s", b"limit_s", "longest_s", b"longest_s", "step", b"step", "still_s", b"still_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskStalled: _TypeAlias = TaskStalled  # noqa: Y015
+
+@_typing.final
+class RanksInspected(_message.Message):
+    """Where the ranks are, taken from outside after InspectTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGUN_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    begun: _builtins.bool
+    """some rank has made a step"""
+    stalled: _builtins.bool
+    """still for too long, as this node judges"""
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankInspected]:
+        """those that live"""
+
+    def __init__(
+        self,
+        *,
+        begun: _builtins.bool = ...,
+        stalled: _builtins.bool = ...,
+        ranks: _abc.Iterable[Global___RankInspected] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "ranks", b"ranks", "stalled", b"stalled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RanksInspected: _TypeAlias = RanksInspected  # noqa: Y015
+
+@_typing.final
+class RankInspected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STILL_S_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    STACK_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    steps: _builtins.int
+    """of its optimizers"""
+    reports: _builtins.int
+    step: _builtins.int
+    """as it last reported"""
+    still_s: _builtins.float
+    state: _builtins.str
+    """"running", "sleeping", "stopped by a signal" ..."""
+    how: _builtins.str
+    """"py-spy", "faulthandler"; empty: there is no stack"""
+    stack: _builtins.str
+    """of the main thread, innermost first, lines "function (file:line)"; bounded"""
+    trace: _builtins.str
+    """file of torch's flight recorder, in the job's folder; empty: none"""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        reports: _builtins.int = ...,
+        step: _builtins.int = ...,
+        still_s: _builtins.float = ...,
+        state: _builtins.str = ...,
+        how: _builtins.str = ...,
+        stack: _builtins.str = ...,
+        trace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "rank", b"rank", "reports", b"reports", "stack", b"stack", "state", b"state", "step", b"step", "steps", b"steps", "still_s", b"still_s", "trace", b"trace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankInspected: _TypeAlias = RankInspected  # noqa: Y015
+
+@_typing.final
+class RanksPaced(_message.Message):
+    """How long the steps of the ranks took in the last window: metrics, which may be lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankPaced]: ...
+    def __init__(
+        self,
+        *,
+        ranks: _abc.Iterable[Global___RankPaced] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RanksPaced: _TypeAlias = RanksPaced  # noqa: Y015
+
+@_typing.final
+class RankPaced(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    COMPUTE_SHARE_FIELD_NUMBER: _builtins.int
+    PEERS_SHARE_FIELD_NUMBER: _builtins.int
+    DATA_SHARE_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    steps: _builtins.int
+    """in the window"""
+    step_s: _builtins.float
+    """median"""
+    compute_share: _builtins.float
+    """of the step; all three 0: not measurable there"""
+    peers_share: _builtins.float
+    data_share: _builtins.float
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        step_s: _builtins.float = ...,
+        compute_share: _builtins.float = ...,
+        peers_share: _builtins.float = ...,
+        data_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_share", b"compute_share", "data_share", b"data_share", "peers_share", b"peers_share", "rank", b"rank", "step_s", b"step_s", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankPaced: _TypeAlias = RankPaced  # noqa: Y015
+
+@_typing.final
 class StartRefused(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -807,6 +999,8 @@ class StartTask(_message.Message):
     WHEN_BUSY_FIELD_NUMBER: _builtins.int
     LAUNCHER_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
+    HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    EARLIER_HANGS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -839,6 +1033,10 @@ class StartTask(_message.Message):
     """at a save while the one before is not on disk yet: "wait", "skip" """
     launcher: _builtins.str
     """distribution.type; empty: none"""
+    hang_timeout_s: _builtins.float
+    """0: as long as its own steps suggest; below 0: never taken for hung"""
+    earlier_hangs: _builtins.int
+    """attempts of the job that were"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -893,10 +1091,12 @@ class StartTask(_message.Message):
         when_busy: _builtins.str = ...,
         launcher: _builtins.str = ...,
         hosts: _abc.Iterable[_builtins.str] | None = ...,
+        hang_timeout_s: _builtins.float = ...,
+        earlier_hangs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -929,6 +1129,28 @@ class Checkpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class InspectTask(_message.Message):
+    """Take the stacks of the task's ranks and tell of them in its journal, within seconds. Unknown: nothing to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> _common_pb2.TaskKey: ...
+    def __init__(
+        self,
+        *,
+        task: _common_pb2.TaskKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectTask: _TypeAlias = InspectTask  # noqa: Y015
 
 @_typing.final
 class StopTask(_message.Message):

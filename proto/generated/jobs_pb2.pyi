@@ -262,6 +262,7 @@ class JobView(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     name: _builtins.str
     user: _builtins.str
@@ -309,6 +310,10 @@ class JobView(_message.Message):
     def failure(self) -> Global___Failure:
         """of the last attempt that failed; absent: none has, or the job succeeded"""
 
+    @_builtins.property
+    def pace(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a running gang: its step in a line, then a line for each slow rank"""
+
     def __init__(
         self,
         *,
@@ -335,10 +340,11 @@ class JobView(_message.Message):
         cancel_requested: _builtins.bool = ...,
         warnings: _abc.Iterable[Global___Warning] | None = ...,
         failure: Global___Failure | None = ...,
+        pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "pace", b"pace", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,8 @@ def job_deadline(state: ClusterState, job: Job) -> Micros | None:
         moments.append(stop_deadline(state, job))
     elif job.shape.policy.timeout_us and course.started_us:
         moments.append(course.started_us + job.shape.policy.timeout_us)
+    if course.suspicion is not None:
+        moments.append(course.suspicion.at_us + settings.inspect_us)
     if course.state is JobState.STARTING:
         moments.append(course.attempt_us + settings.start_timeout_us)
     if job.number in state.held and course.held_until_us > state.last_at_us:

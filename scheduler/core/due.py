@@ -7,6 +7,7 @@ from .deadlines import stop_deadline
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, end_attempt, stopped, timed_out
 from .events import JobEnded
+from .hangs import conclude
 from .job import Ending, Job, Stop
 from .state import ClusterState
 from .submit import request_stop
@@ -29,6 +30,9 @@ def _on_job_due(state: ClusterState, job: Job, now_us: Micros) -> Plan[None]:
         if now_us < stop_deadline(state, job):
             return Plan(None)
         return end_attempt(state, job, now_us, stopped(job))
+    suspicion = course.suspicion
+    if suspicion is not None and now_us >= suspicion.at_us + state.settings.inspect_us:
+        return conclude(state, job, suspicion, now_us)
     if policy.timeout_us and course.started_us and now_us >= course.started_us + policy.timeout_us:
         if not job.placed:
             return Plan(None, (JobEnded(now_us, job.number, JobState.FAILED, timed_out(job)),))

@@ -32,7 +32,15 @@ class StopTask:
     why: str
 
 
-Effect = StartTask | StopTask
+@dataclass(frozen=True, slots=True)
+class InspectTask:
+    """Say where the task's ranks are. An answer that never comes is news, too: there is a deadline."""
+
+    node: NodeId
+    key: TaskKey
+
+
+Effect = StartTask | StopTask | InspectTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
+from .hang import RankLook
 from .job import NEVER, Ending, Shape, Stop
 from .node import NodeInventory
+from .pace import RankPace
 
 # --- jobs
 
@@ -136,6 +138,69 @@ class StartRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStalled:
+    """A node has seen no step of its ranks for longer than they ever needed: the gang's nodes are asked."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    since_us: Micros
+    """The last step there."""
+    limit_us: int
+    longest_us: int = 0
+    step: int = -1
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RanksInspected:
+    """Where the ranks on one node are."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    begun: bool
+    stalled: bool
+    ranks: tuple[RankLook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionCleared:
+    """The gang does not hang."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangHung:
+    """It does, since its last step; the attempt ends by it."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    since_us: Micros
+    step: int
+    ranks: tuple[int, ...]
+    """Those that did not arrive, where they can be told from their peers."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StragglerFound:
+    """Ranks on that node are slower than their peers, again and again."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    node: NodeId
+    ranks: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     at_us: Micros
     job: JobId
@@ -244,6 +309,16 @@ class NodeRested:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDrained:
+    """By policy: it gets no work until then; what runs there goes on."""
+
+    at_us: Micros
+    node: NodeId
+    until_us: Micros
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeForgotten:
     at_us: Micros
     node: NodeId
@@ -293,6 +368,16 @@ class MetricsReported:
 
 
 @dataclass(frozen=True, slots=True)
+class PacesReported:
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    ranks: tuple[RankPace, ...]
+    slow: tuple[tuple[int, int], ...] = ()
+    """In how many windows in a row each of these ranks has been slow now."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneParked:
     """No node could ever run the job that is first in line, nor its equals: they step aside."""
 
@@ -315,6 +400,11 @@ JobEvent = (
     | CheckpointRestored
     | CheckpointFailed
     | StartRefused
+    | TaskStalled
+    | RanksInspected
+    | SuspicionCleared
+    | GangHung
+    | StragglerFound
     | StopRequested
     | AttemptEnded
     | FirstFailureFound
@@ -323,10 +413,19 @@ JobEvent = (
 )
 LateFact = RankExited | TaskEnded | StartRefused | FirstFailureFound
 """How a task left, and what that shows: also told after its attempt, or its job, was over."""
-NodeEvent = NodeJoined | NodeChanged | NodeConnected | NodeUnknown | NodeLost | NodeRested | NodeForgotten
+NodeEvent = (
+    NodeJoined
+    | NodeChanged
+    | NodeConnected
+    | NodeUnknown
+    | NodeLost
+    | NodeRested
+    | NodeDrained
+    | NodeForgotten
+)
 ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
 DurableEvent = JobEvent | NodeEvent | ClusterEvent
-VolatileEvent = NodeHeard | MetricsReported | LaneParked | TimersPassed
+VolatileEvent = NodeHeard | MetricsReported | PacesReported | LaneParked | TimersPassed
 Event = DurableEvent | VolatileEvent
 
 

@@ -13,9 +13,11 @@ from typing import Any, Final
 from ...spec.ids import JobId
 from ...spec.lifecycle import JobState, NodeContact
 from . import events as e
+from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
 from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
 from .node import Node
+from .pace import GangPaces
 from .settings import Settings
 from .state import ClusterState
 
@@ -139,6 +141,33 @@ def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touche
     return put_job(state, job, _with_task(job, event))
 
 
+def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
+    """The first suspicion stands until it is settled."""
+    job = state.jobs[event.task.job]
+    course = job.course
+    suspicion = course.suspicion or Suspicion(
+        event.at_us, event.task.task, event.since_us, event.limit_us, event.step
+    )
+    new = _with(_with_task(job, event), suspicion=None if course.stop is not None else suspicion)
+    return put_job(state, job, new)
+
+
+def _ranks_inspected(state: ClusterState, event: e.RanksInspected) -> Touched:
+    job = state.jobs[event.task.job]
+    new = _with(_with_task(job, event), suspicion=with_look(job.course.suspicion, event))
+    return put_job(state, job, new)
+
+
+def _suspicion_cleared(state: ClusterState, event: e.SuspicionCleared) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, suspicion=None))
+
+
+def _gang_hung(state: ClusterState, event: e.GangHung) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, suspicion=None, hangs=job.course.hangs + 1))
+
+
 def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     job = state.jobs[event.task.job]
     course, settings = job.course, state.settings
@@ -153,13 +182,27 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     return put_job(state, job, new)
 
 
+def _paces_reported(state: ClusterState, event: e.PacesReported) -> Touched:
+    job = state.jobs[event.task.job]
+    known = state.paces.setdefault(job.number, GangPaces())
+    known.ranks.update((pace.rank, pace) for pace in event.ranks)
+    known.slow.update(event.slow)
+    return put_job(state, job, _with_task(job, event))
+
+
+def _straggler_found(state: ClusterState, event: e.StragglerFound) -> Touched:
+    node = state.nodes[event.node]
+    return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
+
+
 def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
     job = state.jobs[event.job]
-    return put_job(state, job, _with(job, stop=event.stop))
+    return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
 
 
 def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
     job = state.jobs[event.job]
+    state.paces.pop(event.job, None)
     course = job.course
     again = event.then is JobState.QUEUED
     new = _with(
@@ -167,6 +210,7 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
         state=event.then,
         ending=event.ending,
         stop=None if again else course.stop,
+        suspicion=None,
         finished_us=NEVER if again else event.at_us,
         retries_used=course.retries_used + event.counted,
         failed_in_row=event.failed_in_row if event.counted else course.failed_in_row,
@@ -242,6 +286,12 @@ def _node_rested(state: ClusterState, event: e.NodeRested) -> Touched:
     return put_node(state, node, new)
 
 
+def _node_drained(state: ClusterState, event: e.NodeDrained) -> Touched:
+    node = state.nodes[event.node]
+    new = replace(node, slow_reports=0, refusals=0, rests_until_us=event.until_us, refusal=event.why)
+    return put_node(state, node, new)
+
+
 def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:
     return put_node(state, state.nodes[event.node], None)
 
@@ -307,6 +357,11 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
     e.StartRefused: _task_left,
+    e.TaskStalled: _task_stalled,
+    e.RanksInspected: _ranks_inspected,
+    e.SuspicionCleared: _suspicion_cleared,
+    e.GangHung: _gang_hung,
+    e.StragglerFound: _straggler_found,
     e.StopRequested: _stop_requested,
     e.AttemptEnded: _attempt_ended,
     e.FirstFailureFound: _task_left,
@@ -318,12 +373,14 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.NodeUnknown: _node_unknown,
     e.NodeLost: _node_lost,
     e.NodeRested: _node_rested,
+    e.NodeDrained: _node_drained,
     e.NodeForgotten: _node_forgotten,
     e.SchedulerStarted: _scheduler_started,
     e.ClusterSuspected: _cluster_suspected,
     e.ClusterTrusted: _cluster_trusted,
     e.NodeHeard: _node_heard,
     e.MetricsReported: _metrics_reported,
+    e.PacesReported: _paces_reported,
     e.LaneParked: _lane_parked,
     e.TimersPassed: _timers_passed,
 }

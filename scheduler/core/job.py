@@ -14,6 +14,7 @@ from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
 from ...spec.resources import GangDemand
 from .failure import Failure
+from .hang import Suspicion
 
 NEVER: Final = Micros(0)
 """The time of what has not happened."""
@@ -136,6 +137,10 @@ class Course:
     """Nodes that refused a start of this job; empty again after a start that worked."""
     held_until_us: Micros = NEVER
     lingering: tuple[Lingering, ...] = ()
+    suspicion: Suspicion | None = None
+    """That the current attempt hangs: its nodes are being asked."""
+    hangs: int = 0
+    """Attempts that did."""
     stop: Stop | None = None
     attempt_us: Micros = NEVER
     """When the current attempt was placed."""

@@ -3,7 +3,7 @@
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
 checkpoint of an attempt that ended by a fault (its work is done again). restarting: from such an end to the
-next RUNNING. hung: RUNNING without progress, as a watchdog says; nothing reports it yet.
+next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -55,6 +55,8 @@ class _Book:
         self.at_us = self.start_us = 0
         self.at_risk_us = 0
         """Productive time since the last accepted checkpoint of this attempt."""
+        self.attempt_us = 0
+        """Productive time of this attempt."""
         self.tasks_to_start = 0
         self.over = False
         self.again = False
@@ -67,13 +69,15 @@ class _Book:
             case e.AttemptStarted():
                 self.phase = "restarting_us" if self.again else "starting_us"
                 self.tasks_to_start = len(event.places)
-                self.at_risk_us = 0
+                self.at_risk_us = self.attempt_us = 0
             case e.TaskStarted():
                 self.tasks_to_start -= 1
                 if not self.tasks_to_start:
                     self.phase = "productive_us"
             case e.CheckpointAccepted():
                 self._checkpoint(event.stall_us)
+            case e.GangHung():
+                self._hung(event.at_us - event.since_us)
             case e.AttemptEnded():
                 self._attempt_ended(event)
             case e.JobEnded():
@@ -86,6 +90,7 @@ class _Book:
         self.accounts[self.phase] += at_us - self.at_us
         if self.phase == "productive_us":
             self.at_risk_us += at_us - self.at_us
+            self.attempt_us += at_us - self.at_us
         self.at_us = at_us
 
     def close(self) -> Ledger:
@@ -96,7 +101,15 @@ class _Book:
         stall_us = min(max(stall_us, 0), self.at_risk_us)
         self.accounts["productive_us"] -= stall_us
         self.accounts["checkpoint_us"] += stall_us
+        self.attempt_us -= stall_us
         self.at_risk_us = 0
+
+    def _hung(self, hung_us: int) -> None:
+        """It is not lost besides. It cannot have hung for longer than it ran."""
+        hung_us = min(max(hung_us, 0), self.attempt_us)
+        self.accounts["productive_us"] -= hung_us
+        self.accounts["hung_us"] += hung_us
+        self.at_risk_us = max(0, self.at_risk_us - hung_us)
 
     def _attempt_ended(self, event: e.AttemptEnded) -> None:
         if event.ending.outcome in FAULTS:

@@ -50,7 +50,9 @@ class Node:
     rests_until_us: Micros = NEVER
     """It gets no work before."""
     refusal: str = ""
-    """What it said, in its own words."""
+    """What it said, in its own words; or why it was drained."""
+    slow_reports: int = 0
+    """How often ranks on it were found slower than their peers, since it was drained last."""
 
     @property
     def name(self) -> str:

@@ -20,10 +20,25 @@ from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .failure import AFTER_A_PEER, Failure
 from .failures import class_of, could_be_cause, death_text, doubt_of, error_text, hint_of, is_before
+from .hangs import on_inspected, on_stalled
 from .job import NEVER, Ending, Job, TaskState
+from .paces import on_paced
 from .signals import job_exit_code
 from .state import ClusterState
-from .stimuli import Ended, Entry, Exited, Metrics, Published, Refused, Restored, SaveFailed, Started
+from .stimuli import (
+    Ended,
+    Entry,
+    Exited,
+    Inspected,
+    Metrics,
+    Paced,
+    Published,
+    Refused,
+    Restored,
+    SaveFailed,
+    Stalled,
+    Started,
+)
 from .stranding import within_reach
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
@@ -182,6 +197,12 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
+        case Stalled() as said:
+            return on_stalled(job, entry, said, now_us)
+        case Inspected() as said:
+            return on_inspected(state, job, entry, said, now_us)
+        case Paced() as said:
+            return on_paced(state, job, entry, said, now_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

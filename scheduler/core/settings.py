@@ -26,11 +26,17 @@ class Settings:
     """From the placement of an attempt until all its tasks have started."""
     stop_slack_us: int = 15 * SECOND_US
     """What a stop may take beyond its grace before the attempt is given up by fencing."""
+    inspect_us: int = 20 * SECOND_US
+    """What the nodes of a gang that may hang have to say where its ranks are."""
     free_restarts_max: int = 100
     """Restarts that do not count against the job: lost nodes, transient refusals."""
     refusal_backoff_us: int = SECOND_US // 10
     rest_max_us: int = 60 * SECOND_US
     """The longest that a node gets no work after it refused; the first time is `refusal_backoff_us`."""
+    straggler_reports_max: int = 0
+    """After so many reports of slow ranks a node is drained for new gangs; 0: it is only reported."""
+    straggler_drain_us: int = 3600 * SECOND_US
+    """For so long; then it has another chance."""
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
     jobs_max: int = 1_000_000

@@ -31,8 +31,10 @@ def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
 
 
 def resting_text(node: Node, now_us: Micros) -> str:
-    """What a node said, and for how long it is let alone."""
+    """What a node said, or why it is drained, and for how long it is let alone."""
     left = duration_text(max(0, node.rests_until_us - now_us))
+    if not node.refusals:
+        return f"{node.name} is drained for {left} more: {node.refusal}"
     times = "1 start" if node.refusals == 1 else f"{node.refusals} starts in a row"
     return f"{node.name} refused {times} and is asked again in {left}: {node.refusal}"
 

@@ -12,6 +12,7 @@ from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
 from .job import NEVER, Job, Shape
 from .node import Load, Node
+from .pace import GangPaces
 from .queue import Queue
 from .settings import Settings
 from .timers import Timers
@@ -59,6 +60,8 @@ class ClusterState:
     """Placed and fenced, with a part on a LOST node: also in line, see stranding.py."""
     resting: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because they refused."""
+    paces: dict[JobId, GangPaces] = field(default_factory=dict)
+    """Step times of running gangs: news, as contact is."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
 from .failure import NOTHING, Evidence
+from .hang import RankLook
 from .job import NEVER, Shape
 from .node import NodeInventory
+from .pace import RankPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,47 @@ class Refused:
     transient: bool
 
 
-Said = Started | Exited | Ended | Metrics | Published | Restored | SaveFailed | Refused
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The task's ranks have made no step for longer than they ever needed."""
+
+    still_us: int
+    limit_us: int
+    longest_us: int = 0
+    step: int = -1
+    idle: bool = False
+    """Its processes use no CPU either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """Where the ranks are; `stalled`: that they are still for too long, as their node judges."""
+
+    begun: bool
+    stalled: bool
+    ranks: tuple[RankLook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """How long the ranks' steps took in the last window."""
+
+    ranks: tuple[RankPace, ...]
+
+
+Said = (
+    Started
+    | Exited
+    | Ended
+    | Metrics
+    | Published
+    | Restored
+    | SaveFailed
+    | Refused
+    | Stalled
+    | Inspected
+    | Paced
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 from .amounts import demand_text, duration_text, size_text
 from .ending import COUNTED
+from .hang import place_of, step_of
 from .signals import how_it_exited
 
 Names = Mapping[NodeId, str]
@@ -41,6 +42,12 @@ def _job_text(event: e.Event, names: Names) -> str:
             return _attempt_ended_text(event)
         case e.JobEnded():
             return f"{event.state}: {event.ending.text}"
+        case e.SuspicionCleared():
+            return f"no hang: {event.why}"
+        case e.StragglerFound():
+            return event.text
+        case e.GangHung():
+            return f"the gang hangs: {event.text}"
         case e.FirstFailureFound():
             kind = event.ending.code
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
@@ -95,10 +102,32 @@ def _task_text(event: e.Event) -> str:
             return _restored_text(event)
         case e.CheckpointFailed():
             return f"checkpoint of step {event.step} could not be written: {event.why}"
+        case e.TaskStalled():
+            return _stalled_text(event)
+        case e.RanksInspected():
+            return _inspected_text(event)
         case e.StartRefused():
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
     return ""
+
+
+def _stalled_text(event: e.TaskStalled) -> str:
+    still, longest = duration_text(event.at_us - event.since_us), duration_text(event.longest_us)
+    idle = ", and no CPU used," if event.idle else ""
+    return (
+        f"task {event.task.task}: no step{idle} for {still} after step {event.step} (limit "
+        f"{duration_text(event.limit_us)}, longest pause so far {longest}); looking where all ranks are"
+    )
+
+
+def _inspected_text(event: e.RanksInspected) -> str:
+    """Of many ranks, the first eight."""
+    places = [f"rank {look.rank} at step {step_of(look)} {place_of(look)}" for look in event.ranks[:8]]
+    more = f"; and {len(event.ranks) - 8} more" if len(event.ranks) > 8 else ""
+    traces = [look.trace for look in event.ranks if look.trace]
+    recorded = f"; flight recorder: {traces[0]}" + (" and others" if traces[1:] else "") if traces else ""
+    return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}{recorded}"
 
 
 def _restored_text(event: e.CheckpointRestored) -> str:
@@ -131,6 +160,8 @@ def _node_text(event: e.Event, names: Names) -> str:
                 return f"node {name} starts tasks again"
             rest = duration_text(event.until_us - event.at_us)
             return f"node {name} gets no work for {rest}, it refused {event.refusals} in a row: {event.why}"
+        case e.NodeDrained():
+            return f"node {name} is drained for {duration_text(event.until_us - event.at_us)}: {event.why}"
         case e.NodeForgotten():
             return f"node {name} is forgotten"
         case e.SchedulerStarted():

@@ -31,6 +31,7 @@ from ..core import stimuli
 from ..core.events import AttemptStarted, Event, node_of
 from ..core.job import Job, Policy, Shape
 from ..core.ledger import ledger_of
+from ..core.paces import pace_lines
 from ..core.reason import Reason
 from ..core.reasons import why
 from ..core.state import ClusterState
@@ -192,8 +193,9 @@ class JobService(jobs_pb2_grpc.JobsServicer):
         """A job with its document: live from the loop, over from the store."""
         found = await self._loop.read(lambda state: _live(state, number, self._now_us()))
         said: Reason | None = None
+        pace: list[str] = []
         if found is not None:
-            job, names, said = found
+            job, names, said, pace = found
             document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
         else:
             row = await asyncio.to_thread(self._store.job, number)
@@ -201,7 +203,7 @@ class JobService(jobs_pb2_grpc.JobsServicer):
                 raise no_job(number)
             job, document = job_from_row(row), row.document
             names = await self._loop.read(lambda state: _names(state, [job]))
-        view = job_message(job, node_names=names, why=said)
+        view = job_message(job, node_names=names, why=said, pace=pace)
         add_output(view, job)
         if document is not None:
             self._add_document(view, job, document)
@@ -268,11 +270,14 @@ def _state(name: str) -> JobState:
         ) from None
 
 
-def _live(state: ClusterState, number: JobId, now_us: int) -> tuple[Job, dict[NodeId, str], Reason] | None:
+def _live(
+    state: ClusterState, number: JobId, now_us: int
+) -> tuple[Job, dict[NodeId, str], Reason, list[str]] | None:
     job = state.jobs.get(number)
     if job is None:
         return None
-    return job, _names(state, [job]), why(state, job, Micros(now_us)).reasons[0]
+    said = why(state, job, Micros(now_us)).reasons[0]
+    return job, _names(state, [job]), said, pace_lines(state, job)
 
 
 def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId, Reason]:

@@ -1,6 +1,6 @@
 """The core's objects as messages for clients. Pure; nothing here reads a store or a clock."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ...proto.codecs import resources_message
@@ -18,7 +18,13 @@ from ..store.base import EventRow
 LAST_CHECKPOINTS_MAX: Final = 100
 
 
-def job_message(job: Job, *, node_names: Mapping[NodeId, str], why: Reason | None = None) -> jobs_pb2.JobView:
+def job_message(
+    job: Job,
+    *,
+    node_names: Mapping[NodeId, str],
+    why: Reason | None = None,
+    pace: Iterable[str] = (),
+) -> jobs_pb2.JobView:
     """A job for a listing: everything but its document and what follows from it, and what is long."""
     course, demand = job.course, job.demand
     if why is None and course.ending is not None:
@@ -43,6 +49,7 @@ def job_message(job: Job, *, node_names: Mapping[NodeId, str], why: Reason | Non
         metrics=course.metrics,
         step=course.step,
         cancel_requested=course.stop is not None,
+        pace=pace,
         failure=_failure_message(course.ending, node_names),
     )
 

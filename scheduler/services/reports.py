@@ -11,11 +11,15 @@ from ...spec.errors import InvalidRequest
 from ...spec.ids import Micros
 from ..core import stimuli
 from ..core.failure import NOTHING, Evidence
+from ..core.hang import RankLook
+from ..core.pace import RankPace
 
 _SECOND_US: Final = 1_000_000
 _VALUES_MAX: Final = 1000
 _TEXT_MAX: Final = 500
 _PATH_MAX: Final = 4096
+_RANKS_MAX: Final = 1024
+_STACK_MAX: Final = 4096
 _LONG_TEXT_MAX: Final = 4000
 
 
@@ -108,6 +112,41 @@ def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
 
+def _stalled(said: agent_pb2.TaskStalled) -> stimuli.Stalled:
+    return stimuli.Stalled(
+        _micros(said.still_s), _micros(said.limit_s), _micros(said.longest_s), said.step, said.idle
+    )
+
+
+def _inspected(said: agent_pb2.RanksInspected) -> stimuli.Inspected:
+    return stimuli.Inspected(said.begun, said.stalled, tuple(map(_look, said.ranks[:_RANKS_MAX])))
+
+
+def _look(said: agent_pb2.RankInspected) -> RankLook:
+    return RankLook(
+        said.rank,
+        said.steps,
+        said.reports,
+        said.step,
+        _micros(said.still_s),
+        said.state[:100],
+        said.how[:100],
+        said.stack[:_STACK_MAX],
+        said.trace[:_PATH_MAX],
+    )
+
+
+def _paced(said: agent_pb2.RanksPaced) -> stimuli.Paced:
+    return stimuli.Paced(tuple(map(_pace, said.ranks[:_RANKS_MAX])))
+
+
+def _pace(said: agent_pb2.RankPaced) -> RankPace:
+    shares = (said.compute_share, said.peers_share, said.data_share)
+    if not all(0 <= share <= 1 for share in shares):
+        shares = (0.0, 0.0, 0.0)
+    return RankPace(said.rank, _micros(said.step_s), *shares)
+
+
 def _micros(seconds: float) -> int:
     return round(seconds * _SECOND_US) if math.isfinite(seconds) and 0 <= seconds < 1e9 else 0
 
@@ -124,4 +163,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "restored": _restored,
     "refused": _refused,
     "checkpoint_failed": _save_failed,
+    "stalled": _stalled,
+    "inspected": _inspected,
+    "paced": _paced,
 }

@@ -76,6 +76,8 @@ def start_message(
         job_name=job.name,
         launcher=spec.launcher,
         hosts=[addresses[place.node] for place in course.tasks] if addresses else (),
+        hang_timeout_s=spec.limits.hang_timeout_s,
+        earlier_hangs=course.hangs,
     )
 
 

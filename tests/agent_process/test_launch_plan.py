@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paceline.agent import kernel
 from paceline.agent.journal import Journal, read_lines
-from paceline.agent.launch import base_environment, is_sensitive, make_launch, shadowing
+from paceline.agent.launch import base_environment, is_sensitive, make_launch, patience_for, shadowing
 from paceline.agent.messages import Invalid, checked
+from paceline.agent.stillness import Patience
 from support.processes import PYTHON, key, start_task
 
 BASE = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
@@ -93,6 +95,35 @@ def test_environment_of_ranks(code: Path) -> None:
     request.gpu_indices.extend([2, 5])
     environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
+    assert not any(name.startswith("TORCH_NCCL_") for name in environment), "no gang"
+
+
+def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path) -> None:
+    request = start_task(
+        key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=[0]
+    )
+    environment = make_launch(request, code, PYTHON, BASE, warm=True).document["environment"]
+    assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "2000"
+    assert environment["TORCH_NCCL_DEBUG_INFO_TEMP_FILE"] == f"{code}/traces/3/nccl-trace-"
+    request.environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] = "0"
+    environment = make_launch(request, code, PYTHON, BASE, warm=True).document["environment"]
+    assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "fixed_s", "idle_s", "busy_s"),
+    [
+        ({}, 0.0, 300.0, 1800.0),
+        ({"earlier_hangs": 2}, 0.0, 1200.0, 7200.0),
+        ({"hang_timeout_s": 60.0, "earlier_hangs": 1}, 60.0, 600.0, 3600.0),
+        ({"hang_timeout_s": -1.0}, -1.0, 300.0, 1800.0),
+    ],
+)
+def test_patience_doubles_with_each_hang(
+    code: Path, fields: dict[str, Any], fixed_s: float, idle_s: float, busy_s: float
+) -> None:
+    found = patience_for(start_task(key(1), "x", code, **fields), Patience())
+    assert found == Patience(fixed_s, idle_s, busy_s)
 
 
 @pytest.mark.parametrize(

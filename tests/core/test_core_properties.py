@@ -23,7 +23,7 @@ JOB = JobId(1)
 KEY = TaskKey(JOB, Attempt(1), 0)
 TASKS = 2
 
-steps = st.sampled_from(["start", "task", "checkpoint", "fault", "preempt", "node", "idle"])
+steps = st.sampled_from(["start", "task", "checkpoint", "fault", "hang", "preempt", "node", "idle"])
 gaps = st.integers(0, 10_000_000)
 
 
@@ -43,8 +43,10 @@ def history(moves: list[tuple[str, int, int]], end: str | None) -> list[e.Event]
             told.append(e.TaskStarted(now, key, started))
         elif move == "checkpoint" and phase == "placed":
             told.append(e.CheckpointAccepted(now, key, 1, 1, "p", "h", stall_us=stall_us))
-        elif move in ("fault", "preempt") and phase == "placed":
-            outcome = AttemptOutcome.WORKER_FAILED if move == "fault" else AttemptOutcome.PREEMPTED
+        elif move in ("fault", "hang", "preempt") and phase == "placed":
+            outcome = AttemptOutcome.PREEMPTED if move == "preempt" else AttemptOutcome.WORKER_FAILED
+            if move == "hang":
+                told.append(e.GangHung(now, JOB, Attempt(attempt), Micros(at_us - stall_us), 1, (), "t"))
             phase = "queued"
             ending = Ending(outcome, "c", "t")
             told.append(e.AttemptEnded(now, JOB, Attempt(attempt), JobState.QUEUED, ending))
@@ -101,6 +103,42 @@ def test_a_ledger_tells_what_was_lost() -> None:
     book = ledger_of(told, Micros(999))
     assert (book.queued_us, book.starting_us, book.checkpoint_us) == (10, 5, 7)
     assert (book.lost_us, book.restarting_us, book.productive_us, book.wall_us) == (35, 10, 93 + 40, 200)
+
+
+def test_a_ledger_tells_what_hung_from_the_last_step_on() -> None:
+    """Not lost besides: only what was done after the checkpoint and before the hang is done again."""
+    place = (e.Place(NodeId("n")),)
+    told = [
+        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        e.TaskStarted(Micros(15), KEY, 1),
+        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h"),
+        e.GangHung(Micros(400), JOB, Attempt(1), Micros(150), 9, (0,), "rank 0"),
+        e.AttemptEnded(
+            Micros(400),
+            JOB,
+            Attempt(1),
+            JobState.QUEUED,
+            Ending(AttemptOutcome.WORKER_FAILED, "hang", "t"),
+        ),
+    ]
+    book = ledger_of(told, Micros(405))
+    assert (book.hung_us, book.lost_us, book.productive_us, book.restarting_us) == (250, 35, 100, 5)
+    assert book.wall_us == 405
+
+
+def test_a_hang_is_no_longer_than_its_attempt() -> None:
+    """A checkpoint may be accepted while the gang hangs already; clocks of nodes drift."""
+    place = (e.Place(NodeId("n")),)
+    told = [
+        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        e.TaskStarted(Micros(15), KEY, 1),
+        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
+        e.GangHung(Micros(200), JOB, Attempt(1), Micros(1), 9, (0,), "rank 0"),
+    ]
+    book = ledger_of(told, Micros(200))
+    assert (book.hung_us, book.checkpoint_us, book.productive_us, book.lost_us) == (178, 7, 0, 0)
 
 
 texts = st.text(max_size=20)

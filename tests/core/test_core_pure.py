@@ -23,6 +23,7 @@ ALLOWED = {
     "math",
     "numpy",
     "re",
+    "statistics",
     "signal",  # names of signals only; see FORBIDDEN_NAMES
     "types",
     "typing",

@@ -2,10 +2,12 @@
 which the state is wrong is named, also when the next event of the same batch would put it right again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from paceline.scheduler.core import events as e
 from paceline.scheduler.core.evolve import Touched, evolve
+from paceline.scheduler.core.hang import Suspicion
 from paceline.scheduler.core.state import ClusterState
 from support.sim_run import Evolve, simulate
 
@@ -69,6 +71,24 @@ def forgets_who_is_stranded(state: ClusterState, event: e.Event) -> Touched:
     return touched
 
 
+def still_suspects_what_is_over(state: ClusterState, event: e.Event) -> Touched:
+    standing = state.jobs[event.job] if isinstance(event, e.AttemptEnded) else None
+    touched = evolve(state, event)
+    if standing is not None and standing.number in state.jobs:
+        job = state.jobs[standing.number]
+        suspicion = Suspicion(event.at_us, 0, event.at_us, 1, 1)
+        state.jobs[job.number] = replace(job, course=replace(job.course, suspicion=suspicion))
+    return touched
+
+
+def keeps_step_times_of_the_past(state: ClusterState, event: e.Event) -> Touched:
+    paces = state.paces.get(event.job) if isinstance(event, e.AttemptEnded) else None
+    touched = evolve(state, event)
+    if paces is not None and isinstance(event, e.AttemptEnded):
+        state.paces[event.job] = paces
+    return touched
+
+
 def tells_a_fact_twice(state: ClusterState, event: e.Event) -> Touched:
     if isinstance(event, e.NodeConnected):
         evolve(state, event)
@@ -93,6 +113,8 @@ def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
         (forgets_the_port, "AttemptStarted", "the jobs say"),
         (forgets_the_start_timeout, "AttemptStarted", "is due at"),
         (forgets_who_is_stranded, "NodeLost", "stranded are"),
+        (still_suspects_what_is_over, "AttemptEnded", "suspected: "),
+        (keeps_step_times_of_the_past, "AttemptEnded", "have step times"),
         (tells_a_fact_twice, "NodeConnected", "a gap in the history"),
         (ends_the_wrong_job, "JobEnded", "moved to None"),
     ],

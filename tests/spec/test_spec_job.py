@@ -329,6 +329,7 @@ def test_defaults() -> None:
     assert spec.demand() == GangDemand(per_task=Resources(cpu_milli=1000))
     assert (spec.retry.max_attempts, spec.priority, spec.exclusive, spec.grace_s) == (4, 0, False, 30.0)
     assert (spec.limits.timeout, spec.limits.log_size) == (None, 256 << 20)
+    assert (spec.limits.hang_timeout, spec.limits.hang_timeout_s) == (None, 0.0)
     assert (spec.checkpoint.keep_last, spec.checkpoint.keep_best) == (2, 0)
     assert spec.checkpoint.when_busy == "wait"
 
@@ -550,3 +551,15 @@ def test_faults_on_the_wire_buy_no_work() -> None:
         with pytest.raises(InvalidDocument):
             parse_canonical(json.dumps(body))
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("600", 600.0), ("off", -1.0), ("'off'", -1.0), ("OFF", -1.0), ("0", -1.0)]
+)
+def test_a_hang_timeout_is_seconds_or_off(written: str, seconds: float) -> None:
+    """YAML reads a bare `off` as false."""
+    spec, _ = parse_job(f"command: x\nlimits: {{hang_timeout: {written}}}", "job.yaml")
+    assert spec.limits.hang_timeout_s == seconds
+    assert parse_canonical(spec.to_json()).limits == spec.limits
+    with pytest.raises(InvalidDocument, match=r"limits\.hang_timeout"):
+        parse_job("command: x\nlimits: {hang_timeout: soon}", "job.yaml")

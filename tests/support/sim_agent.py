@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.effects import Acked, Effect, StartTask, StopTask, Welcome
+from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.failure import NOTHING, Evidence
+from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.pace import RankPace
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from support.sim_world import MS, SECOND, Link, Stream, World
 
@@ -43,6 +45,9 @@ class Folder:
     journal: list[s.Entry] = field(default_factory=list)
     running: bool = False
     trains: bool = False
+    hangs: bool = False
+    stalled: bool = False
+    """As its shim judges: also wrongly, for a while."""
     acked: int = 0
     sent: int = 0
     failed: s.Exited | None = None
@@ -67,8 +72,9 @@ class Gangs:
         there = self.there.setdefault((key.job, key.attempt), set())
         there.add(key)
         if len(there) == folder.gang:
+            hangs = self.run.world.chance(0.02 if self.run.world.calm else 0.06)
             for member in there:
-                self.run.holder_of(member).trains(member)
+                self.run.holder_of(member).trains(member, hangs)
 
     def fell(self, key: TaskKey) -> None:
         for member in sorted(self.there.get((key.job, key.attempt), ())):
@@ -212,6 +218,8 @@ class Node:
         for effect in effects:
             if isinstance(effect, StartTask):
                 self._start(effect)
+            elif isinstance(effect, InspectTask):
+                self.world.later(self.world.between(10 * MS, 5 * SECOND), self._inspected, effect.key)
             else:
                 self._stop(effect)
 
@@ -280,17 +288,61 @@ class Node:
 
     # --- the life of a task
 
-    def trains(self, key: TaskKey) -> None:
+    def trains(self, key: TaskKey, hangs: bool) -> None:
         """All ranks are there: the clock of the training runs."""
         folder = self.folders.get(key)
         if folder is None or not folder.running or folder.trains:
             return
-        folder.trains = True
+        folder.trains, folder.hangs = True, hangs
+        if self.world.chance(0.3):
+            self._paces(folder, self.world.chance(0.5))
+        if hangs:
+            self._stalls(folder, self.world.between(SECOND, 10 * SECOND))
+            return
+        if self.world.chance(0.05):
+            self._stalls(folder, self.world.between(0, folder.life_us))
         if key.task == 0:
             self.world.later(folder.life_us // 3, self._saves, folder, 10)
             self.world.later(2 * folder.life_us // 3, self._saves, folder, 20)
         fails = self.world.chance(0.05 if self.world.calm else 0.15)
         self.world.later(folder.life_us, self._exits, folder, self.world.between(1, 3) if fails else 0)
+
+    def _stalls(self, folder: Folder, still_us: int) -> None:
+        """Its shim has seen no step for so long. One that hangs says so each time that has doubled."""
+        self.world.later(still_us, self._is_still, folder, still_us)
+
+    def _paces(self, folder: Folder, slow: bool) -> None:
+        """A window of its ranks' steps is over; the first rank of some tasks is slow in each."""
+        if not folder.running:
+            return
+        first_rank = folder.key.task * folder.ranks
+        paces = (
+            RankPace(first_rank + rank, (900 if slow and not rank else 100) * MS, 0.5, 0.25, 0.25)
+            for rank in range(folder.ranks)
+        )
+        self._write(folder, s.Paced(tuple(paces)))
+        self.world.later(self.world.between(200 * MS, SECOND), self._paces, folder, slow)
+
+    def _is_still(self, folder: Folder, still_us: int) -> None:
+        if not folder.running:
+            return
+        folder.stalled = True
+        self._write(folder, s.Stalled(still_us, still_us, 100 * MS, 7))
+        if folder.hangs:
+            self._stalls(folder, still_us)
+        else:
+            self.world.later(self.world.between(0, 5 * SECOND), setattr, folder, "stalled", False)
+
+    def _inspected(self, key: TaskKey) -> None:
+        folder = self.folders.get(key)
+        if folder is None or not folder.running or not self.up:
+            return
+        first_rank = key.task * folder.ranks
+        looks = tuple(
+            RankLook(first_rank + rank, 7 - self.world.between(0, 1), state="sleeping")
+            for rank in range(folder.ranks)
+        )
+        self._write(folder, s.Inspected(folder.trains, folder.stalled, looks))
 
     def peer_fell(self, key: TaskKey) -> None:
         folder = self.folders.get(key)

@@ -61,6 +61,8 @@ class Checks:
         """Ranks that could be the cause and were heard after the report of their attempt's failure."""
         self.held_until: dict[JobId, Micros] = {}
         self.moved: dict[JobId, Micros] = {}
+        self.hung: dict[JobId, e.GangHung] = {}
+        self.found_moving: dict[JobId, set[TaskKey]] = {}
 
     # --- at every moment
 
@@ -69,6 +71,7 @@ class Checks:
         event = committed.event
         number = e.job_of(event)
         self._silence_alone_ends_nothing(event)
+        self._only_the_still_hang(event)
         self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
 
     def _silence_alone_ends_nothing(self, event: e.Event) -> None:
@@ -85,6 +88,32 @@ class Checks:
             lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
             if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
                 moved[event.job] = event.at_us
+
+    def _only_the_still_hang(self, event: e.Event) -> None:
+        """An attempt is ended for a hang when no node of the gang has found its ranks moving, and at once."""
+        number = e.job_of(event)
+        if number is None:
+            return
+        moving = self.found_moving.setdefault(number, set())
+        if isinstance(event, e.RanksInspected):
+            (moving.discard if event.stalled or not event.begun else moving.add)(event.task)
+        elif isinstance(event, e.TaskEnded):
+            moving.discard(event.task)
+        elif isinstance(event, e.SuspicionCleared | e.AttemptStarted):
+            moving.clear()
+        elif isinstance(event, e.GangHung):
+            assert not moving, f"job {number} is taken for hung, but {moving} move"
+            self.hung[number] = event
+            return
+        hung = self.hung.pop(number, None)
+        failure = event.ending.failure if isinstance(event, e.AttemptEnded) else None
+        if failure is None or failure.kind is not FailureClass.HANG:
+            assert hung is None, f"job {number}: {hung}, and then {event}"
+            return
+        assert hung is not None and event.at_us == hung.at_us, (
+            f"job {number}: {hung}, and ended by it {event}"
+        )
+        assert failure.rank == (hung.ranks[0] if hung.ranks else None), f"{failure} names another than {hung}"
 
     def task_runs(self, key: TaskKey, exclusive: bool) -> None:
         """A process starts, somewhere. Of an exclusive job, no other attempt may run anywhere."""
@@ -206,7 +235,9 @@ class Checks:
         assert event.counted is FAILURES[failure.kind].counted
 
     def _is_a_failure(self, number: JobId, told: Failure) -> None:
-        """One that is said to have failed on its own did so."""
+        """One that is said to have failed on its own did so. Ranks that hang do not fall."""
+        if told.kind is FailureClass.HANG:
+            return
         if told.rank is None or told.doubt != ON_ITS_OWN or told.exit_code == -9:
             return
         ranks = job_from_row(self.run.store.job_rows[number]).demand.processes_per_task

@@ -74,10 +74,13 @@ def state_is_sane(state: ClusterState) -> None:
         assert job.number == number and not job.over, f"{job} is over, or not job {number}"
         if job.placed:
             _gang_is_whole(job)
+        assert job.course.suspicion is None or (job.placed and job.course.stop is None), f"suspected: {job}"
     _loads_are_true(state)
     _everyone_waits_once(state)
     _line_stands_in_order(state)
     _counts_are_true(state)
+    placed = {number for number, job in state.jobs.items() if job.placed}
+    assert state.paces.keys() <= placed, f"{list(state.paces)} have step times, {placed} run"
     _clocks_ring_in_time(state)
 
 

@@ -33,7 +33,12 @@ class Run:
         """Long jobs, most of them exclusive, and long partitions: leases run out."""
         self.faults_us = (120 if self.slow else 30) * SECOND
         lease_s = die.choice([30, 600])
-        self.settings = Settings(start_timeout_us=60 * SECOND, lease_fenced_us=lease_s * SECOND)
+        self.settings = Settings(
+            start_timeout_us=60 * SECOND,
+            lease_fenced_us=lease_s * SECOND,
+            straggler_reports_max=die.choice([0, 1]),
+            straggler_drain_us=20 * SECOND,
+        )
         self.nodes: list[Node] = []
         self.acknowledged: dict[str, tuple[JobId, ...]] = {}
         self.waiting_keys: set[str] = set()

@@ -1,0 +1,162 @@
+"""Gangs that hang for real: found, the rank that did not arrive named with the place where it is, and the job
+goes on from its checkpoint in another attempt."""
+
+from collections.abc import Iterator
+
+import pytest
+from paceline.client import views
+from support.cluster import Cluster
+
+TORCH_ONLY = """
+import os, signal, sys, threading, time
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+def sleeps_for_ever():
+    time.sleep(1e6)
+
+def spins():
+    while True:
+        pass
+
+def is_stopped():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def is_locked():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+dist.init_process_group("gloo")
+model = DistributedDataParallel(torch.nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(8):
+    if step == 5 and dist.get_rank() == 1 and os.environ["PACELINE_ATTEMPT"] == "1":
+        globals()[sys.argv[1]]()
+    optimizer.zero_grad()
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+WITH_OURS = """
+import os, time
+import torch
+import torch.distributed as dist
+import paceline
+
+def never_comes_back():
+    time.sleep(1e6)
+
+dist.init_process_group("gloo")
+run = paceline.init()
+model = torch.nn.Linear(4, 1)
+restored = run.restore(model=model)
+print("goes on after", restored.step if restored else None, flush=True)
+for step in range(restored.step + 1 if restored else 0, 8):
+    dist.all_reduce(torch.ones(1))
+    time.sleep(0.2)  # what a step takes
+    run.report(step, loss=1.0)
+    if step == 3:
+        run.save(step, model=model)
+        run.flush()
+    if step == 5 and run.rank == 0 and run.attempt == 1:
+        never_comes_back()
+dist.destroy_process_group()
+"""
+
+JOB = """
+command: {command}
+code: {code}
+distribution: {{type: pytorch}}
+resources: {{instance_count: 2, cpus: 1}}
+limits: {{hang_timeout: 10}}
+retry: {{max_attempts: {attempts}}}
+"""
+
+
+SCRIPTS = {
+    "sleeps_for_ever": ("python torch_only.py sleeps_for_ever", 2),
+    "spins": ("python torch_only.py spins", 2),
+    "is_stopped": ("python torch_only.py is_stopped", 2),
+    "is_locked": ("python torch_only.py is_locked", 2),
+    "with_ours": ("python with_ours.py && true", 2),
+    "has_one_attempt": ("python torch_only.py is_locked", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("hangs")
+    with Cluster(folder, agents=2, cpus=len(SCRIPTS)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster: Cluster) -> dict[str, int]:
+    """All at once: what takes long is to wait for nothing."""
+    code = cluster.folder / "code"
+    code.mkdir()
+    (code / "torch_only.py").write_text(TORCH_ONLY)
+    (code / "with_ours.py").write_text(WITH_OURS)
+    return {
+        name: cluster.submit_text(JOB.format(command=command, code=code, attempts=attempts))
+        for name, (command, attempts) in SCRIPTS.items()
+    }
+
+
+def hang_of(cluster: Cluster, job: int) -> views.TimelineEntry:
+    found = [entry for entry in cluster.client.timeline(job).entries if entry.kind == "GangHung"]
+    assert len(found) == 1, [entry.text for entry in cluster.client.timeline(job).entries]
+    return found[0]
+
+
+def stacks(cluster: Cluster, job: int, rank: int) -> str:
+    shown = cluster.pace("logs", str(job), "--stacks", "--attempt", "1", "--rank", str(rank))
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def ledger_is_whole(cluster: Cluster, job: int) -> views.Ledger:
+    ledger = cluster.client.timeline(job).ledger
+    assert sum(us for _, us in ledger.parts) == ledger.wall_us
+    assert ledger.hung_us >= 10_000_000, ledger
+    return ledger
+
+
+@pytest.mark.parametrize("how", ["sleeps_for_ever", "spins", "is_stopped", "is_locked"])
+def test_a_script_that_calls_nothing_of_ours_is_seen_to_hang(
+    cluster: Cluster, jobs: dict[str, int], how: str
+) -> None:
+    """Two nodes, a rank each; rank 0 waits in the gradients' exchange for rank 1."""
+    job = jobs[how]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
+    hang = hang_of(cluster, job)
+    assert "rank 1 on local-" in hang.text and f"is in {how} (" in hang.text, hang.text
+    assert "rank 0" not in hang.text
+    assert f"{how} (" in stacks(cluster, job, 1)
+    assert "_engine_run_backward" in stacks(cluster, job, 0)
+    ledger_is_whole(cluster, job)
+
+
+def test_it_goes_on_from_its_checkpoint(cluster: Cluster, jobs: dict[str, int]) -> None:
+    """Started by a shell: the ranks are not the shim's own children."""
+    job = jobs["with_ours"]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
+    hang = hang_of(cluster, job)
+    assert "rank 0 on local-" in hang.text and "after step 5" in hang.text, hang.text
+    assert "never_comes_back (" in stacks(cluster, job, 0)
+    assert b"goes on after None" in cluster.output(job, attempt=1)
+    assert b"goes on after 3" in cluster.output(job)
+    ended = next(entry for entry in cluster.client.timeline(job).entries if entry.kind == "AttemptEnded")
+    assert "uses a retry" in ended.text
+    ledger = ledger_is_whole(cluster, job)
+    assert 0 < ledger.lost_us < 10_000_000, "only what came after the checkpoint is lost, not the silence"
+
+
+def test_a_hang_counts_as_an_attempt(cluster: Cluster, jobs: dict[str, int]) -> None:
+    job = jobs["has_one_attempt"]
+    over = cluster.wait_state(job, "FAILED")
+    assert over.attempt == 1 and over.reason is not None and over.reason.code == "hang"
+    assert "rank 1" in over.reason.text and "--stacks" in over.reason.hint

@@ -1,0 +1,128 @@
+"""The beat: each optimizer step and report is seen in the task's folder, and the script sees nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from paceline.proto.beats import NAME, SAVES, Beats, read_beats
+
+HEAD = """
+import os, sys, torch
+import paceline.training.warm
+from paceline.proto.beats import BEAT, read_beats, SAVES
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def step(make=optimizer.step):
+    model(torch.ones(2, 4)).sum().backward()
+    make()
+"""
+
+
+def ran(folder: Path, body: str, **variables: str) -> tuple[list[Beats], str]:
+    """What stands in the slots after the script, and its output."""
+    environment = {**os.environ, "PACELINE_TASK_FOLDER": str(folder), "LOCAL_RANK": "2", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + body],
+        env={name: value for name, value in environment.items() if value},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    path = folder / NAME
+    if not path.exists():
+        return [], done.stdout
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return read_beats(fd), done.stdout
+    finally:
+        os.close(fd)
+
+
+def test_steps_of_any_optimizer_are_counted(tmp_path: Path) -> None:
+    [beats], _ = ran(tmp_path, "for _ in range(7): step()\n")
+    assert (beats.slot, beats.steps, beats.reports, beats.step) == (2, 7, 0, -1)
+    assert beats.begun and 0 < beats.longest_s < 60 and beats.at_s > 0
+
+
+def test_a_rank_as_open_mpi_numbers_them_has_its_own_slot(tmp_path: Path) -> None:
+    [beats], _ = ran(tmp_path, "step()\n", LOCAL_RANK="", OMPI_COMM_WORLD_LOCAL_RANK="3")
+    assert (beats.slot, beats.steps) == (3, 1)
+
+
+def test_reports_and_saves_are_beats_too(tmp_path: Path) -> None:
+    body = """
+import paceline
+run = paceline.init()
+run.report(40, loss=1.0)
+run.report(41, loss=1.0)
+with BEAT.phase(SAVES):
+    print(read_beats(os.open(os.environ["PACELINE_TASK_FOLDER"] + "/beats", os.O_RDONLY))[0].phase)
+"""
+    [beats], said = ran(tmp_path, body, PACELINE_JOB="1", PACELINE_JOB_FOLDER=str(tmp_path))
+    assert (beats.steps, beats.reports, beats.step, beats.phase) == (0, 2, 41, 0)
+    assert int(said) == SAVES
+
+
+def test_a_forked_child_does_not_beat_for_its_parent(tmp_path: Path) -> None:
+    body = """
+step()
+if not (child := os.fork()):
+    step(); step(); os._exit(0)
+os.waitpid(child, 0)
+"""
+    [beats], _ = ran(tmp_path, body)
+    assert beats.steps == 1
+
+
+def test_outside_a_task_nothing_is_written(tmp_path: Path) -> None:
+    assert ran(tmp_path, "step()\n", PACELINE_TASK_FOLDER="")[0] == []
+
+
+def test_a_task_without_a_step_makes_no_file(tmp_path: Path) -> None:
+    assert ran(tmp_path, "")[0] == []
+
+
+def test_where_no_slot_can_be_had_it_trains_unwatched(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    body = "step(); step(); print('trained')\n"
+    environment = {**os.environ, "PACELINE_TASK_FOLDER": str(tmp_path), "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + body], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "trained\n", done.stderr
+
+
+def test_a_compiled_step_is_compiled_as_without_us(tmp_path: Path) -> None:
+    """Torch breaks its graph there by itself; our hook adds no break."""
+    body = """
+import torch._dynamo
+from paceline.training import steps
+def breaks():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(lambda: optimizer.step(), backend="eager")
+    for _ in range(3): step(compiled)
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+ours = breaks()
+steps._watched[0].remove()
+assert ours == breaks(), (ours, breaks())
+"""
+    ran(tmp_path, body)
+
+
+def test_the_stack_signal_is_not_seen_from_python(tmp_path: Path) -> None:
+    body = """
+import signal
+from paceline.proto.beats import STACK_SIGNAL, answer_stack_signal
+before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+answer_stack_signal()
+assert before == {number: signal.getsignal(number) for number in signal.valid_signals()}
+import faulthandler
+assert not faulthandler.is_enabled()
+os.kill(os.getpid(), STACK_SIGNAL)
+print("alive")
+"""
+    assert ran(tmp_path, body)[1] == "alive\n"
