@@ -5,6 +5,7 @@ Tensors of the training itself never pass here. Where the script's own group can
 (NCCL alone), one gloo group is made beside it, once.
 """
 
+import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ class Gang:
         self._environment = environment
         self._control: Any = None
         self._control_of: object = None
+        self._held: object = None
 
     @property
     def joined(self) -> bool:
@@ -53,6 +55,9 @@ class Gang:
         from torch import distributed
 
         world = distributed.group.WORLD
+        if self._held is not world:
+            _hold(world)
+            self._held = world
         if "cpu:gloo" in str(distributed.get_backend_config()):
             return None
         if self._control_of is not world:
@@ -90,3 +95,13 @@ class Gang:
         tensor = torch.tensor(values, dtype=torch.int64)
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
         return tuple(int(value) for value in tensor)
+
+
+def _hold(group: object) -> None:
+    """Keep this process group until the process ends, whoever else lets go of it.
+
+    Where a script destroys its group and then drops its DDP model, the model's reducer has the last
+    reference: it ends the group with the GIL held and joins gloo's thread, which may be waiting for the GIL
+    to release its last work (seen with torch 2.13). The rank then never ends, and its gang with it.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

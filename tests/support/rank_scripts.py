@@ -1,6 +1,7 @@
 """What the ranks of the training tests do. Imported by name in processes of their own."""
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -309,3 +310,16 @@ def save_with_changing_shapes(root: Path) -> tuple[list[int], int, list[float]]:
     assert restored is not None
     weights = torch.cat([parameter.detach().flatten() for parameter in fresh.parameters()])
     return layouts, restored.step, [float(weights.min()), float(weights.max())]
+
+
+def gloo_threads_after_letting_go(agreed: bool) -> int:
+    """Threads of gloo's groups that still run once the script has let go of group and model."""
+    if agreed:
+        Gang(read_environment(os.environ)).from_first("anything")
+    model: nn.Module | None = wrapped(nn.Linear(4, 1))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    del model
+    gc.collect()
+    names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").iterdir()]
+    return sum("gloo" in name for name in names)

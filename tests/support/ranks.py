@@ -147,7 +147,7 @@ def _become_rank(
         aside = home / f"result.{rank}.tmp"
         aside.write_bytes(pickle.dumps(result))
         aside.rename(home / f"result.{rank}")
-        if world_size > 1:
+        if distributed.is_initialized():
             distributed.destroy_process_group()
     except BaseException:  # noqa: BLE001 - it goes into the output file, the exit code says so
         traceback.print_exc()

@@ -98,3 +98,12 @@ def test_sharded_states_are_saved_in_parts_and_come_back_on_more_or_fewer_ranks(
             assert step == 4
             assert losses == pytest.approx(whole[4:], rel=1e-4)
             assert new_weights == pytest.approx(weights, rel=1e-3, abs=1e-5)
+
+
+def test_a_group_that_ranks_agreed_over_is_never_ended_by_a_models_reducer(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    """The reducer would join gloo's thread with the GIL held; that thread may be waiting for the GIL."""
+    assert ranks.run(rank_scripts.gloo_threads_after_letting_go, False, folder=tmp_path) == [0, 0]
+    kept = ranks.run(rank_scripts.gloo_threads_after_letting_go, True, folder=tmp_path)
+    assert all(threads > 0 for threads in kept)
