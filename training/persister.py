@@ -104,7 +104,7 @@ def _copy(order: Order) -> dict[str, FileEntry]:
         for name, image in order.files.items():
             done[name] = _copy_file(Path(image), order.aside / name)
         for name in done:  # after all are written: the first takes the others' pages and names along
-            _sync(order.aside / name)
+            manifest.sync_file(order.aside / name)
     except OSError:
         for name in order.files:  # makes room for the note, too
             (order.aside / name).unlink(missing_ok=True)
@@ -128,14 +128,6 @@ def _write_all(file: io.FileIO, chunk: memoryview) -> None:
     written = 0
     while written < len(chunk):
         written += file.write(chunk[written:])
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _note(order: Order, error: str, files: Mapping[str, FileEntry]) -> str:
