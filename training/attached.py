@@ -66,7 +66,14 @@ def names_in(files: Collection[str]) -> frozenset[str]:
 
 
 def link(folder: Path, sources: Mapping[str, Path]) -> None:
-    """Under their names, where each has been verified."""
+    """Under their names, where each has been verified: to be read now, for images are written to again."""
     folder.mkdir(parents=True)
     for name, source in sources.items():
         (folder / name).symlink_to(source)
+
+
+def copy(folder: Path, sources: Mapping[str, Path]) -> None:
+    """As `link`, for a reader that may keep them open or mapped as long as it likes."""
+    folder.mkdir(parents=True)
+    for name, source in sources.items():
+        shutil.copyfile(source, folder / name)

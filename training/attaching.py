@@ -50,7 +50,7 @@ class Attaching:
         if self._universal:
             universal.load(self._thing, self._checkpoint)
         elif isinstance(self._thing, Files):
-            attached.link(self._thing.folder, self._sources(images))
+            attached.copy(self._thing.folder, self._sources(images))
         elif self._thing is not None:
             with tempfile.TemporaryDirectory(prefix="paceline-engine-") as folder:
                 tag = Path(folder) / self._checkpoint.name

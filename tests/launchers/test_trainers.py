@@ -1,0 +1,100 @@
+"""Hugging Face's Trainer and Lightning: a rank is killed, and the loss curve goes on as if it was not."""
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, wait_until
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+STEPS = 24
+OVERRIDES = (f"inputs.steps={STEPS}", "inputs.save_every=8")
+DIE = "os.environ['PACELINE_ATTEMPT'] == '1' and os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        importlib.util.find_spec(name) is None, reason=f"{name} is not installed (make test-launchers)"
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("trainers"), agents=2, cpus=1) as cluster:
+        yield cluster
+
+
+def changed(cluster: Cluster, example: str, name: str, *edits: tuple[str, str]) -> Path:
+    """The example's job with edits in its script."""
+    code = cluster.folder / name / example
+    shutil.copytree(EXAMPLES / example, code)
+    shutil.copytree(EXAMPLES / "chargpt", code.parent / "chargpt", dirs_exist_ok=True)
+    text = (code / "train.py").read_text()
+    for old, new in edits:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (code / "train.py").write_text("import os\n" + text)
+    return code / "job.yaml"
+
+
+def losses(cluster: Cluster, job: int, pattern: str, attempt: int) -> list[float]:
+    """Of rank 0, step by step."""
+    output = cluster.output(job, rank=0, attempt=attempt).decode()
+    return [float(found) for found in re.findall(pattern, output)]
+
+
+def check_goes_on(cluster: Cluster, example: str, pattern: str, *edits: tuple[str, str]) -> None:
+    whole = cluster.client.submit(changed(cluster, example, "whole"), overrides=OVERRIDES)
+    cluster.wait_state(whole, "SUCCEEDED", timeout_s=300)
+    curve = losses(cluster, whole, pattern, 1)
+    assert len(curve) == STEPS
+    assert curve[-1] < curve[0] - 0.5
+
+    job = cluster.client.submit(changed(cluster, example, "killed", *edits), overrides=OVERRIDES)
+    assert cluster.wait_state(job, "SUCCEEDED", timeout_s=300).attempt == 2
+    assert losses(cluster, job, pattern, 1)[:12] == pytest.approx(curve[:12], abs=2e-3)
+    assert losses(cluster, job, pattern, 2) == pytest.approx(curve[8:], abs=2e-3)
+    steps = [one.step for one in cluster.client.job(job).checkpoints]
+    assert steps and steps[0] == STEPS
+
+
+def check_stops(cluster: Cluster, example: str, pattern: str) -> None:
+    """A stop that is asked for is saved: the last step is in a checkpoint."""
+    file = changed(cluster, example, "stopped")
+    job = cluster.client.submit(file, overrides=["inputs.steps=100000", "inputs.save_every=100000"])
+    wait_until("it trains", lambda: len(losses(cluster, job, pattern, 1)) > 3, 200)
+    cluster.client.cancel(job)
+    cluster.wait_state(job, "CANCELLED", timeout_s=60)
+    done = len(losses(cluster, job, pattern, 1))
+    assert [one.step for one in cluster.client.job(job).checkpoints] == [done]
+
+
+@needs("transformers")
+class TestTransformers:
+    PATTERN = r"'loss': '?(\d+\.\d+)"
+
+    def test_a_killed_rank_costs_what_came_after_the_checkpoint(self, cluster: Cluster) -> None:
+        hook = "    def on_step_begin(self, a, state, c, **_): state.global_step == 12 and " + DIE + "\n"
+        edit = ("parser = ", f"class Dying(PacelineCallback):\n{hook}\nparser = ")
+        check_goes_on(cluster, "transformers", self.PATTERN, edit, ("= PacelineCallback()", "= Dying()"))
+
+    def test_a_stop_is_saved(self, cluster: Cluster) -> None:
+        check_stops(cluster, "transformers", self.PATTERN)
+
+
+@needs("lightning")
+class TestLightning:
+    PATTERN = r"rank 0: step \d+, loss (\d+\.\d+)"
+
+    def test_a_killed_rank_costs_what_came_after_the_checkpoint(self, cluster: Cluster) -> None:
+        line = "        loss: Tensor = self.model(*batch)\n"
+        edit = (line, f"        self.global_step == 12 and {DIE}\n{line}")
+        check_goes_on(cluster, "lightning", self.PATTERN, edit)
+
+    def test_a_stop_is_saved(self, cluster: Cluster) -> None:
+        check_stops(cluster, "lightning", self.PATTERN)
