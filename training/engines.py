@@ -74,8 +74,10 @@ class _Into:
         def fill(file: BinaryIO) -> None:
             try:
                 torch.save(state_dict, file)
-            except RuntimeError as error:  # torch's word for a write that failed
-                raise OSError(0, str(error).splitlines()[0]) from error
+            except RuntimeError as error:  # torch's word for a write that failed, which it came from
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
         try:
             self.files[name] = self._write(name, fill)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from paceline.training.environment import read_environment
+from paceline.training.errors import UnsavableState
 from paceline.training.run import Run
 from paceline.training.task import Retention
 from torch import distributed, nn
@@ -107,3 +108,70 @@ def make_engine(net: nn.Module, stage: int) -> Any:
         "zero_force_ds_cpu_optimizer": False,
     }
     return deepspeed.initialize(model=net, config=config)[0]
+
+
+def weights_by_both_ways(root: Path, stage: int) -> tuple[str, list[float], list[float]]:
+    """The newest checkpoint through `restore`, and its folder as a tag through DeepSpeed alone. (The tier of
+    the former, the masters by either.)
+    """
+    run = Run(read_environment(os.environ), root, Retention())
+    ours, theirs = (make_engine(nn.Sequential(nn.Linear(6, 33), nn.ReLU()), stage) for _ in range(2))
+    for step in (1, 2):
+        loss = ours(torch.full((4, 6), float(step))).square().mean()
+        ours.backward(loss)
+        ours.step()
+    run.save(2, model=ours)
+    outcome = run.flush()
+    assert outcome is not None and outcome.path is not None
+    fresh = make_engine(nn.Sequential(nn.Linear(6, 33), nn.ReLU()), stage)
+    restored = run.restore(model=fresh)
+    assert restored is not None
+    theirs.load_checkpoint(str(root), tag=outcome.path.name)
+    run.close()
+    assert _masters(fresh) == _masters(ours)
+    return restored.tier, _masters(fresh), _masters(theirs)
+
+
+def _masters(engine: Any) -> list[float]:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    masters: list[float] = []
+    for parameter in engine.module.parameters():
+        masters += safe_get_full_fp32_param(parameter).flatten().tolist()
+    return masters
+
+
+def save_engine_twice(root: Path) -> list[Any]:
+    """How each save went, with a step of training after each."""
+    run = Run(read_environment(os.environ), root, Retention())
+    engine = make_engine(nn.Sequential(nn.Linear(6, 40_000), nn.ReLU()), 2)
+    outcomes = []
+    for step in (1, 2):
+        loss = engine(torch.ones(4, 6)).square().mean()
+        engine.backward(loss)
+        engine.step()
+        run.save(step, model=engine)
+        outcomes.append(run.flush())
+    run.close()
+    return outcomes
+
+
+def die_converting(root: Path) -> None:
+    """Rank 0 is killed while DeepSpeed's converter is at work."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), 9)
+
+    ds_to_universal._save_optimizer_state = die
+    train(root, "zero2", 6)
+
+
+def give_optimizer_too(root: Path) -> str:
+    run = Run(read_environment(os.environ), root, Retention())
+    engine = make_engine(nn.Sequential(nn.Linear(6, 3)), 1)
+    try:
+        run.save(1, model=engine, optimizer=engine.optimizer)
+    except UnsavableState as error:
+        return error.message
+    return "saved"
