@@ -28,16 +28,18 @@ def on_hello(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]
     node = state.nodes.get(hello.node)
     if node is None:
         return _on_new_node(state, hello, now_us)
-    events: list[e.Event] = []
-    effects: list[Effect] = []
+    has = frozenset(hello.tasks)
+    ended = ends_on(state, hello.node, hello.inventory, now_us, has)
+    events: list[e.Event] = [*ended.events]
+    effects: list[Effect] = [*ended.effects]
     if node.inventory != hello.inventory:
         events.append(e.NodeChanged(now_us, hello.node, hello.inventory))
-    on_bad_gpus = {job.number: plan for job, plan in ends_on(state, hello.node, hello.inventory, now_us)}
     events.append(e.NodeConnected(now_us, hello.node, hello.incarnation, hello.session))
     events += _contact_returns(state, node, now_us)
-    has = frozenset(hello.tasks)
     for job in jobs_on(state, hello.node):
-        plan = on_bad_gpus.get(job.number) or _reconcile(state, job, hello, has, now_us)
+        if job.number in ended.answer:
+            continue
+        plan = _reconcile(state, job, hello, has, now_us)
         events += plan.events
         effects += plan.effects
     load = state.loads[hello.node]
@@ -74,12 +76,8 @@ def on_inventory(state: ClusterState, changed: InventoryChanged, now_us: Micros)
     node = state.nodes.get(changed.node)
     if node is None or node.session != changed.session or node.inventory == changed.inventory:
         return Plan(None)
-    events: list[e.Event] = [e.NodeChanged(now_us, changed.node, changed.inventory)]
-    effects: list[Effect] = []
-    for _, plan in ends_on(state, changed.node, changed.inventory, now_us):
-        events += plan.events
-        effects += plan.effects
-    return Plan(None, tuple(events), tuple(effects))
+    ended = ends_on(state, changed.node, changed.inventory, now_us)
+    return Plan(None, (*ended.events, e.NodeChanged(now_us, changed.node, changed.inventory)), ended.effects)
 
 
 def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:

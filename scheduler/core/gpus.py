@@ -5,14 +5,15 @@ elsewhere, whenever and however its node says so. One on a GPU that is only drai
 placed on either.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ...spec.gpu_health import GpuState
-from ...spec.ids import Micros, NodeId
+from ...spec.ids import JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome
 from .amounts import duration_text
-from .effects import Plan
+from .effects import Effect, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
+from .events import Event
 from .job import NEVER, Ending, Job, TaskState
 from .node import Node, NodeInventory, SickGpu, gpus_matching
 from .state import ClusterState
@@ -27,24 +28,36 @@ def jobs_on(state: ClusterState, node: NodeId) -> list[Job]:
 
 
 def ends_on(
-    state: ClusterState, node: NodeId, inventory: NodeInventory, now_us: Micros
-) -> Iterable[tuple[Job, Plan[None]]]:
-    """The ends of the attempts there that have a task on a quarantined GPU; one that is being stopped anyway
-    keeps its grace."""
+    state: ClusterState,
+    node: NodeId,
+    inventory: NodeInventory,
+    now_us: Micros,
+    has: Collection[TaskKey] | None = None,
+) -> Plan[frozenset[JobId]]:
+    """The ends of the attempts there that have a task on a quarantined GPU, to come before the change of the
+    inventory; answer: whose. One that is being stopped anyway keeps its grace. `has`: the tasks that are
+    there, where that is known."""
     bad = {gpu.index: gpu for gpu in inventory.sick if gpu.state is GpuState.QUARANTINED}
-    if not bad:
-        return
-    for job in jobs_on(state, node):
-        mine = [
-            bad[index]
-            for task in job.tasks
-            if task.node == node and task.state is not TaskState.ENDED
-            for index in task.gpu_indices
-            if index in bad
-        ]
-        if mine and job.course.stop is None:
-            text = f"GPU {mine[0].index} of {inventory.name or node} is quarantined: {mine[0].why}"
-            yield job, end_attempt(state, job, now_us, gpu_fault(node, text))
+    jobs: list[JobId] = []
+    events: list[Event] = []
+    effects: list[Effect] = []
+    for job in jobs_on(state, node) if bad else ():
+        gpu = next((bad[index] for index in _held(job, node) if index in bad), None)
+        if gpu is None or job.course.stop is not None:
+            continue
+        text = f"GPU {gpu.index} of {inventory.name or node} is quarantined: {gpu.why}"
+        there = has is None or any(key in has for key in state.loads[node].tasks if key.job == job.number)
+        plan = end_attempt(state, job, now_us, gpu_fault(node, text), gone=() if there else (node,))
+        jobs.append(job.number)
+        events += plan.events
+        effects += plan.effects
+    return Plan(frozenset(jobs), tuple(events), tuple(effects))
+
+
+def _held(job: Job, node: NodeId) -> list[int]:
+    """The GPUs there that processes of the job may be using."""
+    tasks = (task for task in job.tasks if task.node == node and task.state is not TaskState.ENDED)
+    return [index for task in tasks for index in task.gpu_indices]
 
 
 def gpu_fault(node: NodeId, text: str) -> Ending:

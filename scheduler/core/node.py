@@ -38,10 +38,10 @@ class NodeInventory:
     address: str
     capacity: Resources
     gpus: tuple[NodeGpu, ...] = ()
-    sick: tuple[SickGpu, ...] = ()
     environments: tuple[str, ...] = ()
     rendezvous_ports: tuple[int, ...] = ()
     details: str = ""
+    sick: tuple[SickGpu, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
