@@ -66,7 +66,7 @@ class AgentConfig:
         _check_amount("memory", self.memory_bytes, 1 << 20, 1 << 60)
         _check_amount("log bound", self.log_bytes_max, 1 << 16, 1 << 50)
         _check_amount("rendezvous ports", self.rendezvous_ports, 0, 1000)
-        _check_amount("wait before a GPU's test", self.gpu_test_after_s, 0.0, 86400.0)
+        _check_amount("wait before a GPU's test", self.gpu_test_after_s, 0.1, 86400.0)
         if len(self.labels) > LABELS_MAX:
             raise InvalidRequest(f"{len(self.labels)} labels are too many: a node has at most {LABELS_MAX}")
         for key, value in self.labels.items():

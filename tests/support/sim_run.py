@@ -187,11 +187,12 @@ class Run:
         self.world.later(self.world.between(100 * MS, 5 * SECOND), node.boot)
 
     def _fault_gpu(self, node: Node) -> None:
-        """One of its GPUs goes out of service, and mostly comes back."""
-        gpus = node.inventory.gpus
-        if not gpus:
+        """A GPU goes out of service, on this node or another that has one, and mostly comes back."""
+        having = [one for one in (node, *self.nodes) if one.inventory.gpus]
+        if not having:
             return
-        index = self.world.die.choice(gpus).index
+        node = having[0]
+        index = self.world.die.choice(node.inventory.gpus[:2]).index  # those that are given first
         node.gpu_is(index, self.world.die.choice([GpuState.QUARANTINED, GpuState.DRAINED]))
         if self.world.chance(0.3):
             self.world.later(self.world.between(SECOND, 5 * SECOND), node.gpu_is, index, GpuState.QUARANTINED)
