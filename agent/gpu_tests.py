@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 WAIT_S_MAX: Final = 3600.0
 TEST_S: Final = 300.0
+KILL_S: Final = 2.0
 LOOK_S: Final = 1.0
 """How often it is looked whether a GPU that is due has become free; only while one is out of service."""
 _WORDS_BYTES: Final = 64 << 10
@@ -112,9 +113,19 @@ class GpuTester:
         except TimeoutError:
             return f"it did not end within {TEST_S:g} s"
         finally:
-            if child.returncode is None:
-                os.killpg(child.pid, signal.SIGKILL)  # one that hangs in the driver may outlive even that
+            await _end(child)
         return "" if code == 0 else words or f"it ended with {code}"
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """All of it is gone; one that hangs in the driver may outlive even SIGKILL, and is not waited for."""
+    if child.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_S):
+            await child.wait()
 
 
 async def _last_words(child: asyncio.subprocess.Process) -> str:

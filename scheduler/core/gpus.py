@@ -66,7 +66,7 @@ def gpu_fault(node: NodeId, text: str) -> Ending:
 
 
 def sick_texts(nodes: Iterable[Node], models: tuple[str, ...], now_us: Micros) -> str:
-    """`; 1 of 8 GPUs of n1 is quarantined: XID 79: fallen off the bus, for 12 min`, of the first few."""
+    """`; 1 of 8 GPUs of n1 is quarantined for 12 min: XID 79: fallen off the bus`, of the first few."""
     told = (sick_text(node.inventory, node.name, models, now_us) for node in nodes)
     texts = [text for text in told if text]
     more = f"; and GPUs of {len(texts) - SHOWN} more nodes" if len(texts) > SHOWN else ""
@@ -74,7 +74,7 @@ def sick_texts(nodes: Iterable[Node], models: tuple[str, ...], now_us: Micros) -
 
 
 def sick_text(inventory: NodeInventory, name: str, models: tuple[str, ...], now_us: Micros) -> str:
-    """Empty: none of its GPUs is out of service."""
+    """Empty: none of its GPUs is out of service. `now_us` NEVER: not for how long."""
     wanted = set(gpus_matching([(gpu.index, gpu.model) for gpu in inventory.sick], models))
     sick = [gpu for gpu in inventory.sick if gpu.index in wanted]
     if not sick:
@@ -83,8 +83,10 @@ def sick_text(inventory: NodeInventory, name: str, models: tuple[str, ...], now_
     worst = next((gpu for gpu in sick if gpu.state is GpuState.QUARANTINED), sick[0])
     are = "is" if len(sick) == 1 else "are"
     how = "quarantined" if worst.state is GpuState.QUARANTINED else "drained"
-    return f"{len(sick)} of {count} GPUs of {name} {are} {how}: {worst.why}{_since(worst, now_us)}"
+    return f"{len(sick)} of {count} GPUs of {name} {are} {how}{_since(worst, now_us)}: {worst.why}"
 
 
 def _since(gpu: SickGpu, now_us: Micros) -> str:
-    return "" if gpu.since_us == NEVER else f", for {duration_text(max(0, now_us - gpu.since_us))}"
+    if NEVER in (gpu.since_us, now_us):
+        return ""
+    return f" for {duration_text(max(0, now_us - gpu.since_us))}"
