@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import folders
+from .folders import FolderName
 from .retention import Kept, choose_removals
 from .say import say
 from .task import Retention
@@ -57,6 +58,12 @@ class Keeper:
     def removed_steps(self) -> list[int]:
         """Steps removed and not yet told of. One that is still there under another attempt is not gone."""
         return sorted(self._removed_steps - {one.step for one in self._known()})
+
+    def names_kept(self) -> frozenset[FolderName] | None:
+        """None while it is not known that this attempt is the current one: then nothing may go."""
+        if not self._swept:
+            return None
+        return frozenset(name for one in self._known() if (name := FolderName.parse(one.path.name)))
 
     def told_removed(self) -> None:
         self._removed_steps.clear()

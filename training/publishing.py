@@ -20,6 +20,7 @@ from .retention import Kept
 from .say import say
 from .stop import StopNotice
 from .task import Task, read_acked_seq, read_task
+from .uploading import Commit
 
 _WHY_LENGTH_MAX = 500
 _GIT_S = 5.0
@@ -33,7 +34,7 @@ class Publisher:
         self._setting = setting
         self._folder = Path(setting.task_folder) if setting.task_folder else None
         self._root = Path(setting.root)
-        self._link = ShimLink(self._folder) if self._folder is not None else None
+        self.link = ShimLink(self._folder) if self._folder is not None else None
         self._task: Task | None = read_task(self._folder) if self._folder is not None else None
         self._notice = StopNotice(self._folder)
         self._bad: frozenset[str] = frozenset()
@@ -46,9 +47,9 @@ class Publisher:
             sweeps_unaccepted=self._task is not None,
         )
 
-    def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> None:
-        """Raises StorageFailed, NotAccepted and OSError. Letting go comes first, so that it is told with the
-        new one.
+    def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> Commit:
+        """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go comes
+        first, so that it is told with the new one.
         """
         self._bad = frozenset(told.bad)
         document = Manifest(
@@ -67,11 +68,12 @@ class Publisher:
         self._keeper.let_go(order.attempt)
         path = folders.publish(self._root, order.name)
         self._keep_manifest(order, document)
-        seq = self._tell(order, told, path, manifest_hash, document) if self._link is not None else 0
+        seq = self._tell(order, told, path, manifest_hash, document) if self.link is not None else 0
         self._keeper.add(Kept(order.step, path, dict(told.metrics), seq))
-        if self._link is None:
+        if self.link is None:
             self._keeper.let_go(order.attempt)
         self._discard_given_up()
+        return Commit(path, told.world_size, manifest.encode(document), files, self._keeper.names_kept())
 
     def on_failed(self, order: Order, why: str) -> None:
         """Nothing of it is left that could be restored."""
@@ -79,8 +81,8 @@ class Publisher:
         say(f"checkpoint of step {order.step} FAILED, training goes on without it: {why}")
         self._given_up.append(order.aside)
         self._discard_given_up()
-        if self._link is not None:
-            self._link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
+        if self.link is not None:
+            self.link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
 
     def _discard_given_up(self) -> None:
         """Again at the next ones: another rank may have been about to write there."""
@@ -105,8 +107,8 @@ class Publisher:
 
     def _tell(self, order: Order, told: Publish, path: Path, manifest_hash: str, document: Manifest) -> int:
         """The seq of the journal's entry about it."""
-        assert self._link is not None
-        answer = self._link.ask(
+        assert self.link is not None
+        answer = self.link.ask(
             {
                 "op": "checkpoint",
                 "step": order.step,
