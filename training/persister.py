@@ -40,7 +40,10 @@ def main() -> None:
     lines = _lines(sys.stdin.fileno(), parent)
     setting = decode_setting(next(lines))
     publisher = Publisher(setting)
-    uploader = Uploader(Remote(setting.url), publisher.link, parent, _say_uploaded) if setting.url else None
+    uploader: Uploader | None = None
+    if setting.url:
+        remote = Remote(setting.url)
+        uploader = Uploader(remote, publisher.link, parent, _say_uploaded, publisher.uploaded)
     try:
         for line in lines:
             order = decode_order(line)
@@ -48,6 +51,7 @@ def main() -> None:
         if uploader is not None:
             uploader.finish()
     finally:
+        publisher.close()
         if setting.scratch:
             scratch.drop(Path(setting.scratch))
 

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import notes
@@ -73,7 +73,8 @@ class Uploader:
     parent: int
     """The rank."""
     on_done: Callable[[FolderName], None]
-    uploaded: set[FolderName] = field(default_factory=set)
+    uploaded: set[FolderName]
+    """What is there is added to it."""
     _left_out: Upload | None = None
     _thread: threading.Thread | None = None
 
