@@ -1,6 +1,8 @@
 """Checkpoints at a URL: a real S3 server, real persisters. What is there counts only with its hashes."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,11 @@ def test_each_rank_uploads_its_own_and_all_restore(ranks: RankPool, tmp_path: Pa
         [said] = shim.of("restored")
     assert found == [(3, 3, [3.0])] * 2
     assert said["tier"].startswith(f"s3://{BUCKET}/gang/7 (")
+
+
+def test_what_is_not_used_is_not_imported() -> None:
+    code = "import sys, paceline.training.persister; sys.exit('fsspec' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_package_that_is_missing_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
