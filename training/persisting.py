@@ -122,17 +122,14 @@ class Persister:
 
     def _await_end(self, process: "subprocess.Popen[bytes]") -> bool:
         """False: it is left to finish an upload without us, since the script has failed."""
-        if not self._setting.url:
-            patience_s = _END_S
-        elif _script_failed():
-            patience_s = FAILED_S
-        else:
-            patience_s = UPLOAD_S
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            if self._setting.url and _script_failed():
-                return False
+        if _has_ended(process, FAILED_S):
+            return True
+        if self._setting.url and _script_failed():
+            return False
+        patience_s = UPLOAD_S if self._setting.url else _END_S
+        if self._setting.url:
+            say(f"waits for the last checkpoint to be uploaded to {self._setting.url} (the process ends)")
+        if not _has_ended(process, patience_s):
             say(f"the process that writes checkpoints has not ended within {patience_s:.0f} s: it is ended")
         return True
 
@@ -160,9 +157,9 @@ class Persister:
                 return self._on_death(self._ended_how)
             if not self._read(max(0.0, until_s - time.monotonic())):
                 return None
-        answer, self._answer, self._order = self._answer, None, None
-        if answer.error:
+        if self._answer.error and self._order.upload:
             self._uploading = False  # it never began
+        answer, self._answer, self._order = self._answer, None, None
         return answer
 
     def _read(self, patience_s: float) -> bool:
@@ -209,6 +206,14 @@ class Persister:
                     stream.close()
                 except OSError:  # what was not sent is not wanted
                     continue
+
+
+def _has_ended(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _script_failed() -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints at a URL: a real S3 server, real persisters. What is there counts only with its hashes."""
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -207,6 +208,22 @@ def test_an_unreachable_server_costs_the_upload_and_not_the_checkpoint(
     assert "Could not connect" in upload["why"]
     assert "was NOT uploaded, and stays where it was" in capfd.readouterr().err
     assert restore(make_run, task.next_attempt(told))[0].step == 1
+
+
+def test_no_save_waits_for_an_upload_and_the_last_is_made_up_for(
+    make_run: MakeRun, task: FakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes connections and never answers, until it goes."""
+    with socket.create_server(("127.0.0.1", 0)) as mute, FakeShim(task) as shim:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        run = make_run(task)
+        for step in (1, 2, 3):
+            assert saved(run, step, model=net(step), count=step).published
+        assert shim.of("uploaded") == [], "that of step 1 is under way all the time"
+        mute.close()
+        run.close()
+        told = [(one["step"], one["why"] != "") for one in shim.of("uploaded")]
+    assert told == [(1, True), (3, True)]
 
 
 def test_a_bucket_that_is_not_there_says_so(make_run: MakeRun, tmp_path: Path, s3: S3Server) -> None:
