@@ -25,6 +25,8 @@ _FORMS: dict[str, dict[str, str]] = {
         "removed_steps": "ints",
     },
     "checkpoint_failed": {"step": "int", "why": "text"},
+    "uploaded": {"step": "int", "path": "text", "url": "text", "seconds": "double", "why": "text"},
+    "damaged": {"step": "int", "path": "text", "copy": "text", "why": "text"},
     "restored": {"step": "int", "path": "text", "seconds": "double", "rejected": "texts", "tier": "text"},
     "watch": {},
     "inspect": {},

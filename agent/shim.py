@@ -371,7 +371,7 @@ class Shim:
             return
         if op == "metrics":
             self._on_metrics(fields)
-        elif op in ("checkpoint", "restored", "checkpoint_failed"):
+        elif op in ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged"):
             self._replies.append((connection, {"ok": True, "seq": self._append(op, fields)}))
         elif op == "watch":
             connection.watching, connection.told_bytes = True, -1

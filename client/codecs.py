@@ -90,6 +90,9 @@ def to_checkpoint(message: jobs_pb2.CheckpointView) -> views.Checkpoint:
         size_bytes=message.size_bytes,
         accepted_us=Micros(message.accepted_us),
         metrics=dict(message.metrics),
+        url=message.url,
+        damaged=dict(message.damaged),
+        good=message.good,
     )
 
 

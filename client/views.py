@@ -60,6 +60,12 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float]
+    url: str
+    """Where it was uploaded; empty: it was not."""
+    damaged: Mapping[str, str]
+    """Copies ("storage", "upload") that were found so, and what is wrong with each."""
+    good: bool
+    """Some copy is not known to be damaged."""
 
 
 @dataclass(frozen=True, slots=True)

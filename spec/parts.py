@@ -35,6 +35,7 @@ from .fields import (
     refusal,
 )
 from .problems import nearest, shown
+from .stores import EXPECTED, opener_of
 
 INSTANCES_MAX: Final = 100_000
 GPUS_MAX: Final = 1024
@@ -186,7 +187,7 @@ def _off(value: Any) -> Any:
     return 0 if value is False or (isinstance(value, str) and value.lower() == "off") else value
 
 
-HangTimeout = Annotated[
+SecondsOrOff = Annotated[
     Count | None,
     BeforeValidator(_off),
     Field(ge=0, le=_YEAR_S),
@@ -199,7 +200,7 @@ class Limits(Model):
 
     timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
     """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
-    hang_timeout: HangTimeout = None
+    hang_timeout: SecondsOrOff = None
     """Seconds without a step of any process after which the job is taken for hung and goes on from its
     checkpoint; `off` (or 0): never. Absent: ten times the longest pause between two steps, at least 5 minutes
     when its processes are idle and 30 minutes when they are busy."""
@@ -282,6 +283,16 @@ class Retry(Model):
     """How long it waits before it is tried again."""
 
 
+def _opened(url: str) -> str:
+    if url and opener_of(url) is None:
+        raise refusal(f"{EXPECTED}; found {shown(url)}")
+    return url
+
+
+CheckpointUrl = Annotated[Line, AfterValidator(_opened)]
+_SCRUB_S: Final = 24 * 3600.0
+
+
 class Checkpoint(Model):
     """Which checkpoints are kept, and what happens when one is wanted too soon."""
 
@@ -293,12 +304,23 @@ class Checkpoint(Model):
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
     when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
     """When the checkpoint before is not on disk yet: wait for it, or skip this one and go on training."""
+    storage: CheckpointUrl = ""
+    """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, or the
+    path of a shared folder. A restore reads from there what the nodes' memory and the job's folder lack."""
+    scrub_interval: SecondsOrOff = None
+    """Seconds after which each checkpoint that is kept is read again and its hashes are compared, slowly and
+    beside the training; `off` (or 0): never. Absent: a day."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         if self.keep_best and not self.best_metric.lstrip("-"):
             raise refusal("required with keep_best: the metric to compare, such as -loss", "best_metric")
         return self
+
+    @property
+    def scrub_s(self) -> float:
+        """0: never."""
+        return _SCRUB_S if self.scrub_interval is None else float(self.scrub_interval)
 
 
 class Identity(Model):

@@ -12,6 +12,7 @@ from .environment import Environment
 from .errors import StorageFailed
 from .folders import FolderName
 from .manifest import Manifest
+from .remote import Remote
 from .task import Task
 
 METADATA = ".metadata"
@@ -45,11 +46,13 @@ def found(root: Path) -> list[Candidate]:
     return [Candidate(root / str(name), name.step, name.attempt) for name in folders.published(root)]
 
 
-def check(candidate: Candidate, environment: Environment, copy: Path | None) -> Manifest:
-    """Its manifest, or this node's copy of it. Raises StorageFailed, saying why, unless it is the one
-    accepted, and this job's.
+def check(
+    candidate: Candidate, environment: Environment, copy: Path | None, remote: Remote | None
+) -> Manifest:
+    """Its manifest: this node's copy of it, the one in storage, or the uploaded one. Raises StorageFailed,
+    saying why, unless it is the one accepted, and this job's.
     """
-    document = _from_copy(candidate, copy) or manifest.read(candidate.path, candidate.manifest_hash)
+    document = _from_copy(candidate, copy) or _read(candidate, remote)
     if environment.managed and document.job != environment.job:
         raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
@@ -59,6 +62,19 @@ def check(candidate: Candidate, environment: Environment, copy: Path | None) -> 
     if METADATA not in document.files:
         raise StorageFailed(f"{manifest.NAME} names no {METADATA}")
     return document
+
+
+def _read(candidate: Candidate, remote: Remote | None) -> Manifest:
+    try:
+        return manifest.read(candidate.path, candidate.manifest_hash)
+    except StorageFailed as failure:
+        if remote is None or candidate.manifest_hash is None:
+            raise
+        try:
+            data = remote.read_small(candidate.name, manifest.NAME)
+            return manifest.accepted(data, candidate.manifest_hash)
+        except StorageFailed as other:
+            raise StorageFailed(f"{failure.message}; {other.message}") from None
 
 
 def _from_copy(candidate: Candidate, copy: Path | None) -> Manifest | None:

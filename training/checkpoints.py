@@ -15,6 +15,7 @@ from .link import ShimLink
 from .orders import Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
+from .remote import Remote
 from .restoring import Restorer
 from .saving import Saver
 from .say import say
@@ -53,7 +54,8 @@ class Checkpoints:
             persister=self._make_persister,
             when_busy=task.when_busy if task is not None else Task().when_busy,
         )
-        self._restorer = Restorer(environment, gang, link)
+        remote = Remote(task.url) if task is not None and task.url else None
+        self._restorer = Restorer(environment, gang, link, remote)
 
     def save(self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]) -> SaveOutcome:
         """See Run.save."""
@@ -124,6 +126,8 @@ class Checkpoints:
                 retention=self._retention,
                 attempt=self._attempt,
                 continues=self._continues,
+                url=self._task.url if self._task is not None else "",
+                scrub_s=self._task.scrub_s if self._task is not None else 0.0,
             ),
             self._scratch.lock_fd if self._scratch is not None else None,
         )

@@ -1,4 +1,5 @@
-"""What a rank orders of its persister, and what it is answered: JSON lines over a pipe, one answer an order.
+"""What a rank orders of its persister, and what it is answered: JSON lines over a pipe, one answer an order,
+and a word `{"uploaded": NAME}` when an upload is over.
 
 An order names one save. Rank 0's has `publish` too: what the manifest says, beside the files.
 """
@@ -52,6 +53,8 @@ class Order:
     repetition: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    upload: bool = False
+    """It may be uploaded at once: none was under way."""
     publish: Publish | None = None
 
     @property
@@ -77,6 +80,10 @@ class Setting:
     retention: Retention
     attempt: int
     continues: bool
+    url: str = ""
+    """Where checkpoints are uploaded; empty: nowhere."""
+    scrub_s: float = 0.0
+    """How often those that are kept are read again; 0: never."""
 
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"

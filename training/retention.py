@@ -24,7 +24,10 @@ class Kept:
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     seq: int | None = None
     good: bool = True
-    """False: it was rejected at the restore. It fills no place, and goes when the others may."""
+    """False: it was rejected at the restore, or found damaged since. It fills no place, and goes when the
+    others may.
+    """
+    manifest_hash: str | None = None
 
     def accepted(self, acked_seq: int) -> bool:
         return self.seq is None or self.seq <= acked_seq

@@ -37,9 +37,9 @@ def init(*, checkpoints: str | os.PathLike[str] = "checkpoints", keep_last: int 
     """
     global _current  # noqa: PLW0603 - one process is one rank of one run
     if _current is None:
-        _current = Run(
-            read_environment(os.environ), Path(checkpoints).absolute(), Retention(keep_last=keep_last)
-        )
+        run = Run(read_environment(os.environ), Path(checkpoints).absolute(), Retention(keep_last=keep_last))
+        run.check_storage()
+        _current = run
         atexit.register(_current.close)
         if _current.job:
             watch_optimizers()
@@ -151,6 +151,14 @@ class Run:
         only asks.
         """
         return self._stopping.should_stop()
+
+    def check_storage(self) -> None:
+        """Raises InvalidEnvironment where checkpoints are to be uploaded to what nothing here opens."""
+        task = self._task()
+        if task is not None and task.url:
+            from .remote import check_opener
+
+            check_opener(task.url)
 
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""

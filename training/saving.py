@@ -95,8 +95,8 @@ class Saver:
         prepared, state, error = self._prepare(stager, step, given)
         busy = self._busy(persister)
         fits = prepared is not None and stager.fits(prepared)
-        any_busy, any_error, any_new, verdict = self._gang.largest(
-            int(busy), int(error is not None), int(not fits), self._verdict()
+        any_busy, any_error, any_new, any_upload, verdict = self._gang.largest(
+            int(busy), int(error is not None), int(not fits), int(persister.uploading), self._verdict()
         )
         self._settle(verdict)
         if any_error:
@@ -113,7 +113,7 @@ class Saver:
                 stager.lay_out(prepared, self._slot)
             except CheckpointException as failure:
                 return self._on_no_layout(save, failure)
-        persister.begin(self._stage(stager, save))
+        persister.begin(self._stage(stager, save, upload=not any_upload))
         self._last = SaveOutcome(step, self._root / str(save.name), save.stall_s)
         return self._last
 
@@ -167,6 +167,7 @@ class Saver:
     def _busy(self, persister: Persister) -> bool:
         """True when this save is to be skipped, because the one before is still under way."""
         if persister.under_way is None:
+            persister.poll()
             return False
         if self._when_busy == "skip":
             self._hear(persister.poll())
@@ -208,7 +209,7 @@ class Saver:
 
     # This save.
 
-    def _stage(self, stager: Stager, save: _Save) -> Order:
+    def _stage(self, stager: Stager, save: _Save, *, upload: bool) -> Order:
         files: Mapping[str, Path] = {}
         error = ""
         try:
@@ -223,6 +224,7 @@ class Saver:
             repetition=save.name.repetition,
             files={file: str(image) for file, image in files.items()},
             error=error,
+            upload=upload,
             publish=self._publish(save) if self._gang.rank == 0 else None,
         )
 

@@ -19,6 +19,7 @@ class AcceptedCheckpoint:
     attempt: int
     path: Path
     manifest_hash: str
+    uploaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Task:
     retention: Retention = Retention()
     when_busy: str = "wait"
     """At a save while the one before is not on disk yet: "wait" for it, or "skip" this one."""
+    url: str = ""
+    """Where this job's checkpoints are uploaded; empty: nowhere."""
+    scrub_s: float = 0.0
+    """How often those that are kept are read again; 0: never."""
 
 
 def read_task(folder: Path) -> Task:
@@ -52,6 +57,7 @@ def read_task(folder: Path) -> Task:
                     attempt=int(entry.get("attempt", 0)),
                     path=Path(entry["path"]),
                     manifest_hash=str(entry["manifest_hash"]),
+                    uploaded=bool(entry.get("uploaded", False)),
                 )
                 for entry in document.get("checkpoints", ())
             ),
@@ -61,6 +67,8 @@ def read_task(folder: Path) -> Task:
                 best_metric=str(document.get("best_metric", "")),
             ),
             when_busy=str(document.get("when_busy") or "wait"),
+            url=str(document.get("checkpoint_url", "")),
+            scrub_s=float(document.get("scrub_s", 0.0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidEnvironment(

@@ -252,10 +252,20 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "step", f"{job.step}  {values}".rstrip()
     for line in job.pace:
         yield "pace", out.clean(line)
+    for line in _damaged_lines(job):
+        yield "checkpoint", line
     for name, path in sorted(job.outputs.items()):
         yield "output", f"{out.clean(name)}: {out.clean(path)}"
     for warning in job.warnings:
         yield "warning", f"{out.clean(warning.key)}: {out.clean(warning.text)}"
+
+
+def _damaged_lines(job: views.Job) -> Iterator[str]:
+    newest = next((item.step for item in job.checkpoints if item.good), None)
+    good = "no checkpoint is good" if newest is None else f"step {newest} is the newest good one"
+    for item in job.checkpoints:
+        for copy, why in sorted(item.damaged.items()):
+            yield f"that of step {item.step} is damaged in {copy}: {out.clean(why)}; {good}"
 
 
 def resources(job: views.Job) -> str:
@@ -296,6 +306,7 @@ CHECKPOINT_COLUMNS = (
     out.Column("attempt", right=True),
     out.Column("size", right=True),
     out.Column("accepted"),
+    out.Column("copies", drop=2),
     out.Column("path", flex=True, drop=1),
 )
 
@@ -320,5 +331,11 @@ def _checkpoint_row(item: views.Checkpoint) -> tuple[str, ...]:
         str(item.attempt),
         out.human_bytes(item.size_bytes),
         out.clock(item.accepted_us),
+        _copies(item),
         item.path,
     )
+
+
+def _copies(item: views.Checkpoint) -> str:
+    there = ["storage", "upload"] if item.url else ["storage"]
+    return ", ".join(f"{copy} (damaged)" if copy in item.damaged else copy for copy in there)

@@ -341,6 +341,8 @@ class JournalEntry(_message.Message):
     STALLED_FIELD_NUMBER: _builtins.int
     INSPECTED_FIELD_NUMBER: _builtins.int
     PACED_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -368,6 +370,10 @@ class JournalEntry(_message.Message):
     def inspected(self) -> Global___RanksInspected: ...
     @_builtins.property
     def paced(self) -> Global___RanksPaced: ...
+    @_builtins.property
+    def uploaded(self) -> Global___CheckpointUploaded: ...
+    @_builtins.property
+    def damaged(self) -> Global___CheckpointDamaged: ...
     def __init__(
         self,
         *,
@@ -385,12 +391,14 @@ class JournalEntry(_message.Message):
         stalled: Global___TaskStalled | None = ...,
         inspected: Global___RanksInspected | None = ...,
         paced: Global___RanksPaced | None = ...,
+        uploaded: Global___CheckpointUploaded | None = ...,
+        damaged: Global___CheckpointDamaged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -714,6 +722,72 @@ class CheckpointFailed(_message.Message):
 Global___CheckpointFailed: _TypeAlias = CheckpointFailed  # noqa: Y015
 
 @_typing.final
+class CheckpointUploaded(_message.Message):
+    """A published checkpoint is at the job's URL, too; or it could not be brought there, which costs nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    path: _builtins.str
+    url: _builtins.str
+    seconds: _builtins.float
+    why: _builtins.str
+    """empty: it is there"""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        path: _builtins.str = ...,
+        url: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "seconds", b"seconds", "step", b"step", "url", b"url", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointUploaded: _TypeAlias = CheckpointUploaded  # noqa: Y015
+
+@_typing.final
+class CheckpointDamaged(_message.Message):
+    """A copy of an accepted checkpoint is no longer what was accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    path: _builtins.str
+    copy: _builtins.str
+    """"storage", "upload" """
+    why: _builtins.str
+    """"__0_1.distcp: hash differs" """
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        path: _builtins.str = ...,
+        copy: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "path", b"path", "step", b"step", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointDamaged: _TypeAlias = CheckpointDamaged  # noqa: Y015
+
+@_typing.final
 class TaskStalled(_message.Message):
     """The task's ranks have made no step for longer than they ever needed. Told again each time that has doubled."""
 
@@ -1008,6 +1082,8 @@ class StartTask(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     EARLIER_HANGS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_URL_FIELD_NUMBER: _builtins.int
+    SCRUB_S_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -1044,6 +1120,10 @@ class StartTask(_message.Message):
     """0: as long as its own steps suggest; below 0: never taken for hung"""
     earlier_hangs: _builtins.int
     """attempts of the job that were"""
+    checkpoint_url: _builtins.str
+    """where this job's checkpoints are uploaded; empty: nowhere"""
+    scrub_s: _builtins.float
+    """at most so long between two looks at a kept checkpoint; 0: none"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -1100,10 +1180,12 @@ class StartTask(_message.Message):
         hosts: _abc.Iterable[_builtins.str] | None = ...,
         hang_timeout_s: _builtins.float = ...,
         earlier_hangs: _builtins.int = ...,
+        checkpoint_url: _builtins.str = ...,
+        scrub_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "scrub_s", b"scrub_s", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1117,10 +1199,13 @@ class Checkpoint(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     MANIFEST_HASH_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     attempt: _builtins.int
     path: _builtins.str
     manifest_hash: _builtins.str
+    uploaded: _builtins.bool
+    """to StartTask.checkpoint_url"""
     def __init__(
         self,
         *,
@@ -1128,10 +1213,11 @@ class Checkpoint(_message.Message):
         attempt: _builtins.int = ...,
         path: _builtins.str = ...,
         manifest_hash: _builtins.str = ...,
+        uploaded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "manifest_hash", b"manifest_hash", "path", b"path", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "manifest_hash", b"manifest_hash", "path", b"path", "step", b"step", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

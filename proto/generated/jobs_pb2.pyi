@@ -513,19 +513,50 @@ class CheckpointView(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DamagedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STEP_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ACCEPTED_US_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     attempt: _builtins.int
     path: _builtins.str
     size_bytes: _builtins.int
     accepted_us: _builtins.int
+    url: _builtins.str
+    """where it was uploaded; empty: it was not"""
+    good: _builtins.bool
+    """some copy is not known to be damaged: a restore may take it"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def damaged(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """copy ("storage", "upload") -> what is wrong with it"""
+
     def __init__(
         self,
         *,
@@ -535,10 +566,13 @@ class CheckpointView(_message.Message):
         size_bytes: _builtins.int = ...,
         accepted_us: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        url: _builtins.str = ...,
+        damaged: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        good: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_us", b"accepted_us", "attempt", b"attempt", "metrics", b"metrics", "path", b"path", "size_bytes", b"size_bytes", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_us", b"accepted_us", "attempt", b"attempt", "damaged", b"damaged", "good", b"good", "metrics", b"metrics", "path", b"path", "size_bytes", b"size_bytes", "step", b"step", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -128,6 +128,35 @@ class CheckpointFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointUploaded:
+    """`why` not empty: it could not be, and stays where it was."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    path: str
+    url: str
+    duration_us: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDamaged:
+    """One copy of it was found so, long after it was good."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    path: str
+    copy: str
+    why: str
+    newest_good: int = -1
+    """Step of the checkpoint that a restore would take now; -1: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartRefused:
     at_us: Micros
     task: TaskKey
@@ -399,6 +428,8 @@ JobEvent = (
     | CheckpointAccepted
     | CheckpointRestored
     | CheckpointFailed
+    | CheckpointUploaded
+    | CheckpointDamaged
     | StartRefused
     | TaskStalled
     | RanksInspected

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ...spec.ids import JobId
 from ...spec.lifecycle import JobState, NodeContact
 from . import events as e
+from .copies import with_damage, with_upload
 from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
 from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
@@ -139,6 +140,21 @@ def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> To
 def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
+
+
+def _checkpoint_uploaded(state: ClusterState, event: e.CheckpointUploaded) -> Touched:
+    job = _with_task(state.jobs[event.task.job], event)
+    if event.why:
+        return put_job(state, job, job)
+    return put_job(
+        state, job, _with(job, checkpoints=with_upload(job.course.checkpoints, event.path, event.url))
+    )
+
+
+def _checkpoint_damaged(state: ClusterState, event: e.CheckpointDamaged) -> Touched:
+    job = state.jobs[event.task.job]
+    checkpoints = with_damage(job.course.checkpoints, event.path, event.copy, event.why)
+    return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
 
 
 def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
@@ -356,6 +372,8 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointAccepted: _checkpoint_accepted,
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
+    e.CheckpointUploaded: _checkpoint_uploaded,
+    e.CheckpointDamaged: _checkpoint_damaged,
     e.StartRefused: _task_left,
     e.TaskStalled: _task_stalled,
     e.RanksInspected: _ranks_inspected,

@@ -80,6 +80,10 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float] = field(default_factory=dict)
+    url: str = ""
+    """Where it was uploaded, too; empty: it was not."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Copies that were found so (see copies.py), and what is wrong with each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ...spec.failures import FailureClass
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome
 from . import events as e
+from .copies import on_copy
 from .deadlines import went_silent
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
@@ -37,6 +38,7 @@ from .paces import on_paced
 from .signals import job_exit_code
 from .state import ClusterState
 from .stimuli import (
+    Damaged,
     Ended,
     Entry,
     Exited,
@@ -49,6 +51,7 @@ from .stimuli import (
     SaveFailed,
     Stalled,
     Started,
+    Uploaded,
 )
 from .stranding import within_reach
 
@@ -213,6 +216,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (event,))
         case SaveFailed(step, why):
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
+        case Uploaded() | Damaged() as said:
+            return on_copy(job, entry, said, now_us)
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
         case Stalled() as said:

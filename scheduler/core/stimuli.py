@@ -178,6 +178,27 @@ class SaveFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A checkpoint is at `url` too; not, when there is a `why`."""
+
+    step: int
+    path: str
+    url: str
+    duration_us: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A copy of a checkpoint is not what was accepted."""
+
+    step: int
+    path: str
+    copy: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     code: str
     text: str
@@ -220,6 +241,8 @@ Said = (
     | Published
     | Restored
     | SaveFailed
+    | Uploaded
+    | Damaged
     | Refused
     | Stalled
     | Inspected

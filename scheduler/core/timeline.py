@@ -104,6 +104,13 @@ def _task_text(event: e.Event) -> str:
             return _restored_text(event)
         case e.CheckpointFailed():
             return f"checkpoint of step {event.step} could not be written: {event.why}"
+        case e.CheckpointUploaded():
+            if event.why:
+                return f"checkpoint of step {event.step} could not be uploaded to {event.url}: {event.why}"
+            took = duration_text(event.duration_us)
+            return f"checkpoint of step {event.step} uploaded to {event.url} in {took}"
+        case e.CheckpointDamaged():
+            return _damaged_text(event)
         case e.TaskStalled():
             return _stalled_text(event)
         case e.RanksInspected():
@@ -112,6 +119,15 @@ def _task_text(event: e.Event) -> str:
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
     return ""
+
+
+def _damaged_text(event: e.CheckpointDamaged) -> str:
+    good = (
+        f"step {event.newest_good} is the newest good one"
+        if event.newest_good >= 0
+        else "no checkpoint is good"
+    )
+    return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
 
 
 def _stalled_text(event: e.TaskStalled) -> str:

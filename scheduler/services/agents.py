@@ -196,7 +196,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             elif isinstance(message, StartTask):
                 spec = specs[message.key.job]
                 addresses = await self._addresses(message) if names_hosts(message, spec) else {}
-                rendered.add_start(start_message(message, spec, self._storage, addresses))
+                rendered.add_start(
+                    start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
+                )
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
             elif isinstance(message, InspectTask):

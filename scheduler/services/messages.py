@@ -8,6 +8,7 @@ from ...proto.generated import common_pb2, jobs_pb2
 from ...spec.ids import NodeId
 from ...spec.job import JobSpec
 from ...spec.problems import Path as DocumentPath
+from ..core.copies import is_good
 from ..core.events import Event
 from ..core.job import Checkpoint, Ending, Job, TaskRun
 from ..core.reason import Reason
@@ -113,6 +114,9 @@ def _checkpoint_message(checkpoint: Checkpoint) -> jobs_pb2.CheckpointView:
         size_bytes=checkpoint.size_bytes,
         accepted_us=checkpoint.accepted_us,
         metrics=checkpoint.metrics,
+        url=checkpoint.url,
+        damaged=checkpoint.damaged,
+        good=is_good(checkpoint),
     )
 
 

@@ -110,6 +110,16 @@ def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:
     return stimuli.SaveFailed(said.step, said.why[:_TEXT_MAX])
 
 
+def _uploaded(said: agent_pb2.CheckpointUploaded) -> stimuli.Uploaded:
+    return stimuli.Uploaded(
+        said.step, said.path[:_PATH_MAX], said.url[:_PATH_MAX], _micros(said.seconds), said.why[:_TEXT_MAX]
+    )
+
+
+def _damaged(said: agent_pb2.CheckpointDamaged) -> stimuli.Damaged:
+    return stimuli.Damaged(said.step, said.path[:_PATH_MAX], said.copy[:_TEXT_MAX], said.why[:_TEXT_MAX])
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
@@ -165,6 +175,8 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "restored": _restored,
     "refused": _refused,
     "checkpoint_failed": _save_failed,
+    "uploaded": _uploaded,
+    "damaged": _damaged,
     "stalled": _stalled,
     "inspected": _inspected,
     "paced": _paced,

@@ -92,10 +92,20 @@ async def test_a_job_runs_and_is_told_from_submit_to_end(tmp_path: Path) -> None
         await agent.report(start.task, checkpoint_failed=failed)
         published = agent_pb2.CheckpointPublished(step=5, path="/c/5", manifest_hash="h", size_bytes=9)
         await agent.report(start.task, checkpoint=published)
+        there = agent_pb2.CheckpointUploaded(step=5, path="/c/5", url="s3://b/5", seconds=2)
+        await agent.report(start.task, uploaded=there)
+        bad = agent_pb2.CheckpointDamaged(step=5, path="/c/5", copy="storage", why="x: hash differs")
+        await agent.report(start.task, damaged=bad)
         await agent.end(start.task)
         view = await wired.wait_state(job, "SUCCEEDED")
         assert view.outputs["model"] == model and view.metrics["loss"] == 0.25 and view.step == 5
-        assert [c.path for c in view.checkpoints] == ["/c/5"]
+        [kept] = view.checkpoints
+        assert (kept.path, kept.url, dict(kept.damaged)) == (
+            "/c/5",
+            "s3://b/5",
+            {"storage": "x: hash differs"},
+        )
+        assert kept.good
         assert view.tasks[0].node == "n1-name" and list(view.tasks[0].exit_codes) == [0]
         assert json.loads(view.document)["command"].startswith("python")
         timeline = await wired.jobs.Timeline(jobs_pb2.GetJobRequest(job=job))

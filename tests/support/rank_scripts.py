@@ -119,6 +119,18 @@ def save_and_restore(root: Path, elements: int) -> list[Any]:
     return [*said, restored]
 
 
+def save_and_close(root: Path, elements: int) -> None:
+    """Every weight is the step; what is to be uploaded is, at the end."""
+    run = own_run(root)
+    model = wrapped(nn.Linear(elements, 1, bias=False))
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        assert saved(run, step, model=model, count=step).published
+    run.close()
+
+
 def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -> list[Any]:
     """The poor rank's persister may write no file longer than 4 KiB during the second of three saves."""
     run = own_run(root)

@@ -21,6 +21,7 @@ def step(make=optimizer.step):
 
 def ran(folder: Path, body: str, **variables: str) -> tuple[list[Beats], str]:
     """What stands in the slots after the script, and its output."""
+    (folder / "task.json").write_text("{}")
     environment = {**os.environ, "PACELINE_TASK_FOLDER": str(folder), "LOCAL_RANK": "2", **variables}
     done = subprocess.run(
         [sys.executable, "-c", HEAD + body],
