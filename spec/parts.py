@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .every import parse_every
 from .failures import RETRIED, RETRY_CHOICES, FailureClass
 from .fields import (
     ENTRIES_MAX,
@@ -35,6 +36,7 @@ from .fields import (
     refusal,
 )
 from .problems import nearest, shown
+from .retention import Retention
 
 INSTANCES_MAX: Final = 100_000
 GPUS_MAX: Final = 1024
@@ -282,13 +284,33 @@ class Retry(Model):
     """How long it waits before it is tried again."""
 
 
+def _save_every(value: Any) -> str:
+    try:
+        return parse_every(value).text
+    except ValueError as error:
+        raise refusal(f"{error}; found {shown(value)}") from None
+
+
+SaveEvery = Annotated[
+    str,
+    BeforeValidator(lambda value: value if value in ("", None) else _save_every(value)),
+    BeforeValidator(lambda value: "" if value is None else value),
+    WithJsonSchema({"type": "string", "examples": ["auto", "100 steps", "60 s"]}),
+]
+
+
 class Checkpoint(Model):
-    """Which checkpoints are kept, and what happens when one is wanted too soon."""
+    """When checkpoints are made, which are kept, and what happens when one is wanted too soon."""
 
     keep_last: Count = Field(default=2, ge=1, le=1000)
     """The newest so many."""
     keep_best: Count = Field(default=0, ge=0, le=1000)
     """And the best so many by best_metric."""
+    keep_every: Count = Field(default=0, ge=0, le=2**62)
+    """And for ever each whose step this divides; 0: none."""
+    every: SaveEvery = ""
+    """When `run.should_save(step)` says yes: `100 steps`, `60 s` (or min, h), or `auto`, which follows from
+    what a save costs and how often gangs fail here. Absent: as the script says, else auto."""
     best_metric: Line = ""
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
     when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
@@ -299,6 +321,10 @@ class Checkpoint(Model):
         if self.keep_best and not self.best_metric.lstrip("-"):
             raise refusal("required with keep_best: the metric to compare, such as -loss", "best_metric")
         return self
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.keep_last, self.keep_best, self.best_metric, self.keep_every)
 
 
 class Identity(Model):

@@ -25,6 +25,8 @@ class Candidate:
     step: int
     attempt: int
     manifest_hash: str | None = None
+    job: int = 0
+    """Of another job, which this one was forked from; 0: its own."""
 
     @property
     def name(self) -> FolderName:
@@ -37,7 +39,9 @@ class Candidate:
 
 def accepted(task: Task) -> list[Candidate]:
     """As the scheduler gave them."""
-    return [Candidate(one.path, one.step, one.attempt, one.manifest_hash) for one in task.checkpoints]
+    return [
+        Candidate(one.path, one.step, one.attempt, one.manifest_hash, one.job) for one in task.checkpoints
+    ]
 
 
 def found(root: Path) -> list[Candidate]:
@@ -50,8 +54,9 @@ def check(candidate: Candidate, environment: Environment, copy: Path | None) -> 
     accepted, and this job's.
     """
     document = _from_copy(candidate, copy) or manifest.read(candidate.path, candidate.manifest_hash)
-    if environment.managed and document.job != environment.job:
-        raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
+    owner = candidate.job or environment.job
+    if environment.managed and document.job != owner:
+        raise StorageFailed(f"is of job {document.job}, expected job {owner}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
         raise StorageFailed(
             f"holds step {document.step} of attempt {document.attempt}: the folder was swapped"

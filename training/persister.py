@@ -44,7 +44,8 @@ def main() -> None:
     try:
         for line in lines:
             order = decode_order(line)
-            answer = Answer(str(order.name), _carry_out(order, publisher, parent))
+            error = _carry_out(order, publisher, parent)
+            answer = Answer(str(order.name), error, publisher.persist_s)
             with contextlib.suppress(BrokenPipeError):  # the rank is gone; what it ordered is done
                 answers.write(json.dumps(asdict(answer)).encode() + b"\n")
                 answers.flush()

@@ -4,6 +4,7 @@ In rank 0's persister alone. Whole or not at all; a failure is said on stderr an
 """
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,8 @@ class Publisher:
         self._notice = StopNotice(self._folder)
         self._bad: frozenset[str] = frozenset()
         self._given_up: list[Path] = []
+        self.persist_s = 0.0
+        """Of the last one: from the copy until it was on disk."""
         self._keeper = Keeper(
             self._root,
             setting.retention,
@@ -66,6 +69,7 @@ class Publisher:
         manifest_hash = manifest.write(order.aside, document)
         self._keeper.let_go(order.attempt)
         path = folders.publish(self._root, order.name)
+        self.persist_s = max(0.0, time.monotonic() - told.staged_s)
         self._keep_manifest(order, document)
         seq = self._tell(order, told, path, manifest_hash, document) if self._link is not None else 0
         self._keeper.add(Kept(order.step, path, dict(told.metrics), seq))
@@ -80,7 +84,8 @@ class Publisher:
         self._given_up.append(order.aside)
         self._discard_given_up()
         if self._link is not None:
-            self._link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
+            request = order.publish.purpose.request if order.publish is not None else 0
+            self._link.ask({"op": "checkpoint_failed", "step": order.step, "why": why, "request": request})
 
     def _discard_given_up(self) -> None:
         """Again at the next ones: another rank may have been about to write there."""
@@ -114,6 +119,9 @@ class Publisher:
                 "manifest_hash": manifest_hash,
                 "size_bytes": document.size_bytes,
                 "stall_s": told.stall_s,
+                "persist_s": self.persist_s,
+                "why": told.purpose.why,
+                "request": told.purpose.request,
                 "metrics": dict(told.metrics),
                 "removed_steps": self._keeper.removed_steps(),
             }

@@ -36,6 +36,7 @@ from .stimuli import (
     Refused,
     Restored,
     SaveFailed,
+    SawStop,
     Stalled,
     Started,
 )
@@ -193,8 +194,10 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
         case Restored(step, path, duration_us, rejected, tier):
             event = e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
             return Plan(None, (event,))
-        case SaveFailed(step, why):
-            return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
+        case SaveFailed(step, why, request):
+            return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why, request),))
+        case SawStop(step, left_us):
+            return Plan(None, (e.StopSeen(now_us, key, seq, step, left_us),))
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
         case Stalled() as said:
@@ -222,6 +225,10 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAcce
         said.stall_us,
         _finite(said.metrics),
         said.removed_steps,
+        said.persist_us,
+        Micros(min(said.staged_us, now_us)),
+        said.why,
+        said.request,
     )
 
 

@@ -64,13 +64,24 @@ def start_message(
         timeout_s=effect.timeout_us / _SECOND_US,
         job_folder=str(folder),
         checkpoints=[
-            agent_pb2.Checkpoint(step=c.step, attempt=c.attempt, path=c.path, manifest_hash=c.manifest_hash)
+            agent_pb2.Checkpoint(
+                step=c.step,
+                attempt=c.attempt,
+                path=c.path,
+                manifest_hash=c.manifest_hash,
+                job=c.job or 0,
+                stall_s=c.stall_us / _SECOND_US,
+                persist_s=c.persist_us / _SECOND_US,
+            )
             for c in course.checkpoints
         ],
         log_bytes_max=spec.limits.log_size,
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
         best_metric=spec.checkpoint.best_metric,
+        keep_every=spec.checkpoint.keep_every,
+        save_every=spec.checkpoint.every,
+        mtbf_s=effect.mtbf_us / _SECOND_US,
         when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,
