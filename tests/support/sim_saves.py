@@ -6,6 +6,7 @@ checkpoint that was set aside; a request for a save is not lost with a stream.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from paceline.scheduler.core import events as e
@@ -55,7 +56,8 @@ class Saves:
                 self._restores.add(key)
                 wish = s.Restore(key, job.number, die.choice(job.course.checkpoints).step, "ann")
             case _:
-                first = die.choice(job.course.checkpoints)
+                chosen = die.choice(job.course.checkpoints)
+                first = replace(chosen, path=f"{key}/{chosen.path}", job=job.number)
                 new = s.NewJob(key, 0, shape(1, cpus=0.5, grace_s=1), "{}")
                 wish = s.Submit(key, "ann", (new,), Parent(job.number, first.step), first)
         self.world.tell(f"wish: {wish}")
