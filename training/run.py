@@ -151,6 +151,7 @@ class Run:
         is also True when somebody asks (`pace checkpoint`), and once before the run is stopped. All ranks
         call it and get the same answer at the same call.
         """
+        self._gang.require("should_save")
         self._step = check_step(step)
         return self._schedule().should_save(self._step, every)
 
