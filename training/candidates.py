@@ -56,7 +56,8 @@ def check(candidate: Candidate, environment: Environment, copy: Path | None) -> 
     document = _from_copy(candidate, copy) or manifest.read(candidate.path, candidate.manifest_hash)
     owner = candidate.job or environment.job
     if environment.managed and document.job != owner:
-        raise StorageFailed(f"is of job {document.job}, expected job {owner}")
+        whose = f"this was forked from job {owner}" if candidate.job else f"this is job {owner}"
+        raise StorageFailed(f"is of job {document.job}, {whose}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
         raise StorageFailed(
             f"holds step {document.step} of attempt {document.attempt}: the folder was swapped"

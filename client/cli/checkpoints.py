@@ -132,7 +132,7 @@ def fork(
     out.hint(f"next: `pace logs -f {made}`, `pace show {made}`")
 
 
-@click.command(short_help="Have a job save and make way.")
+@click.command(short_help="Have a job save and make way; it goes on later.")
 @job_argument
 @click.option(
     "--grace",

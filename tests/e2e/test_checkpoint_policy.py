@@ -138,7 +138,7 @@ def test_who_ignores_the_notice_is_killed_and_what_was_lost_is_said(cluster: Clu
 
 
 def test_it_is_sent_back_and_forked(cluster: Cluster, tmp_path: Path) -> None:
-    policy = {"every": "10 steps", "keep_last": 3}
+    policy = {"every": "50 steps", "keep_last": 1000}
     job = submit(cluster, tmp_path / "j", "100000", checkpoint=policy)
     wait_saved(cluster, job, 3)
     steps = [one.step for one in cluster.client.job(job).checkpoints]
@@ -147,11 +147,11 @@ def test_it_is_sent_back_and_forked(cluster: Cluster, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     wait_until("it goes on from there", lambda: f"2 starts at {back + 1} with {back}" in told(tmp_path / "j"))
     assert table(cluster, job)[steps[0]].attempt == 2 or table(cluster, job)[steps[0]].state == "set aside"
+    (tmp_path / "f").mkdir()
     made = cluster.pace(
         "fork", str(job), "--from-step", str(back), "--name", "branch", "-o", "json",
         "--set", f"command={sys.executable} {SCRIPT} {tmp_path / 'f'} {back + 5}",
     )  # fmt: skip
-    (tmp_path / "f").mkdir()
     assert made.returncode == 0, made.stderr
     child = json.loads(made.stdout)["job"]
     cluster.client.cancel(job)
