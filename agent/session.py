@@ -59,6 +59,7 @@ class Tasks(Protocol):
     async def start(self, request: agent_pb2.StartTask) -> None: ...
     async def stop(self, key: TaskKey, grace_s: float, why: str) -> None: ...
     async def inspect(self, key: TaskKey) -> None: ...
+    async def ask_save(self, key: TaskKey, request: int) -> None: ...
     async def forget(self, key: TaskKey) -> None: ...
     async def wait_ended(self, key: TaskKey) -> None: ...
     def acknowledge(self, key: TaskKey, seq: int) -> None: ...
@@ -259,6 +260,8 @@ class Session:
                         await self._on_start(start)
                 case "stop":
                     self._on_stop(message.stop)
+                case "save":
+                    self._on_save(message.save)
                 case "inspect":
                     self._on_inspect(message.inspect)
                 case "welcome":
@@ -304,6 +307,11 @@ class Session:
             position.superseded = True
         if position or key in self._tasks.tasks():
             self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
+
+    def _on_save(self, save: agent_pb2.AskSave) -> None:
+        key = task_key_of(save.task)
+        if key in self._tasks.tasks():
+            self._then(key, lambda: self._tasks.ask_save(key, save.request))
 
     def _on_inspect(self, inspect: agent_pb2.InspectTask) -> None:
         key = task_key_of(inspect.task)

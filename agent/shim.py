@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
+from ..proto.notice import Notice
 from . import kernel
 from .claims import claim, disclaim
 from .containment import drop_group
@@ -112,6 +113,7 @@ class Shim:
         self._ranks = Ranks(task.folder, launch, process)
         self._watch = GangWatch(task.folder, launch, process.pid)
         self._stop_why = ""
+        self._save_request = 0
         self._refused: dict[str, Any] | None = None
         self._evidence_bytes = 0
         self._over = False
@@ -125,7 +127,7 @@ class Shim:
         """Everything up to `started` in the journal. Not None: this process is a rank, forked just now."""
         try:
             if self._launch["mode"] == "warm":
-                self._write_notice(b"\0")
+                self._write_notice()
             self._door.show(self._folder)
             rank = self._ranks.start(listener_fd)
         except OSError as error:
@@ -343,19 +345,20 @@ class Shim:
         now = time.monotonic()
         if self._over or self._refused:
             return
-        if not self._stop_why:
-            self._stop_why = why
-            self._write_notice(b"\1")
-            if grace_s > 0:
-                self._ranks.terminate()
+        asked_before, self._stop_why = self._stop_why, self._stop_why or why
+        if grace_s > 0:
+            self._kill_at = min(self._kill_at, now + grace_s)
+        self._write_notice(self._kill_at if grace_s > 0 else now)
         if grace_s <= 0:
             self._kill_at = _NEVER
             self._ranks.kill()
-        else:
-            self._kill_at = min(self._kill_at, now + grace_s)
+        elif not asked_before:
+            self._ranks.terminate()
 
-    def _write_notice(self, value: bytes) -> None:
-        """The ranks have it mapped, or look for it until it is there: a program gets it at the stop only."""
+    def _write_notice(self, kill_at: float = 0.0) -> None:
+        """The ranks have it mapped, or look for it until it is there: a program gets it when there is
+        something to say."""
+        value = Notice(bool(self._stop_why), kill_at, self._save_request).encode()
         with contextlib.suppress(OSError):  # a full disk: SIGTERM says the same
             fd = os.open(self._folder + "/notice", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.pwrite(fd, value, 0)
@@ -371,7 +374,7 @@ class Shim:
             return
         if op == "metrics":
             self._on_metrics(fields)
-        elif op in ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged"):
+        elif op in ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged", "stop_seen"):
             self._replies.append((connection, {"ok": True, "seq": self._append(op, fields)}))
         elif op == "watch":
             connection.watching, connection.told_bytes = True, -1
@@ -380,6 +383,9 @@ class Shim:
         else:
             if op == "inspect" and not self._over and not self._refused:
                 self._watch.inspect(self._ranks.workers)
+            if op == "save" and not self._stop_why:
+                self._save_request = max(self._save_request, fields.get("request", 0))
+                self._write_notice()
             if op == "stop":
                 self._stop(float(fields.get("grace_s", 0.0)), fields.get("why") or "stopped")
             self._replies.append((connection, {"ok": True}))

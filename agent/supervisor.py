@@ -173,6 +173,14 @@ class Supervisor:
             with contextlib.suppress(TimeoutError, ConnectionError):
                 await task.link.ask({"op": "inspect"}, self._config.answer_s)
 
+    async def ask_save(self, key: TaskKey, request: int) -> None:
+        """Have the ranks told that a checkpoint is wanted. Unknown, ended or not to be reached now: nothing;
+        the scheduler tells again when this agent dials in anew."""
+        task = self._tasks.get(key)
+        if task is not None and task.link is not None and not task.over.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                await task.link.ask({"op": "save", "request": request}, self._config.answer_s)
+
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
         task = self._tasks.get(key)

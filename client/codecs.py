@@ -48,6 +48,8 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         document=message.document,
         pace=tuple(message.pace),
         failure=to_failure(message.failure) if message.HasField("failure") else None,
+        parent_job=JobId(message.parent_job) if message.parent_job else None,
+        parent_step=message.parent_step if message.parent_job else None,
     )
 
 
@@ -93,7 +95,18 @@ def to_checkpoint(message: jobs_pb2.CheckpointView) -> views.Checkpoint:
         url=message.url,
         damaged=dict(message.damaged),
         good=message.good,
+        stall_s=message.stall_s,
+        persist_s=message.persist_s,
+        why=message.why,
+        job=JobId(message.job) if message.job else None,
+        kept=message.kept,
+        state=message.state,
+        tiers=message.tiers,
     )
+
+
+def to_save_asked(message: jobs_pb2.CheckpointReply) -> views.SaveAsked:
+    return views.SaveAsked(message.request, Attempt(message.attempt))
 
 
 def to_why(message: jobs_pb2.WhyReply) -> views.Why:

@@ -6,7 +6,7 @@ Times are `_us`, microseconds since the epoch on the scheduler's clock; what has
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..spec.failures import FailureClass
@@ -60,12 +60,34 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float]
-    url: str
+    url: str = ""
     """Where it was uploaded; empty: it was not."""
-    damaged: Mapping[str, str]
+    damaged: Mapping[str, str] = field(default_factory=dict)
     """Copies ("storage", "upload") that were found so, and what is wrong with each."""
-    good: bool
+    good: bool = True
     """Some copy is not known to be damaged."""
+    stall_s: float = 0.0
+    """What the save cost training."""
+    persist_s: float = 0.0
+    """From the copy until it was on disk."""
+    why: str = ""
+    """What it was made for; empty: the script's own."""
+    job: JobId | None = None
+    """Of another job, which this one was forked from."""
+    kept: str = ""
+    """In `checkpoints` only: why retention keeps it."""
+    state: str = ""
+    """In `checkpoints` only: "good", "damaged: ...", "removed", "set aside"."""
+    tiers: str = ""
+    """In `checkpoints` only: where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """A request to save: its number, and of which attempt."""
+
+    request: int
+    attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +150,9 @@ class Job:
     """Of a running gang: its step in a line, then a line for each rank that is slower than its peers."""
     failure: Failure | None = None
     """Of the last attempt that failed; None: none has, or the job succeeded."""
+    parent_job: JobId | None = None
+    """It is a fork of that one, from its checkpoint of `parent_step`."""
+    parent_step: int | None = None
 
     @property
     def is_over(self) -> bool:

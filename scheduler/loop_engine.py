@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
 from .core import events as e
+from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
@@ -22,6 +23,7 @@ from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.stimuli import (
+    AskCheckpoint,
     Cancel,
     ContactLost,
     Ended,
@@ -30,8 +32,10 @@ from .core.stimuli import (
     Heartbeat,
     Hello,
     InventoryChanged,
+    Preempt,
     Refused,
     Reports,
+    Restore,
     Stimulus,
     Submit,
     Tick,
@@ -180,6 +184,11 @@ class Engine:
             case Cancel():
                 self._apply(draft, on_cancel(state, stimulus, now_us))
                 return draft.jobs.get(stimulus.job) or state.jobs[stimulus.job]
+            case Preempt() | Restore():
+                self._once(draft, stimulus, now_us, known)
+                return None
+            case AskCheckpoint():
+                return self._apply(draft, on_ask_checkpoint(state, stimulus, now_us))
             case Hello():
                 return self._apply(draft, on_hello(state, stimulus, now_us))
             case Reports():
@@ -206,6 +215,22 @@ class Engine:
             for number, new in zip(answer.jobs, asked.jobs, strict=True):
                 draft.documents[number] = new.document
         return answer
+
+    def _once(
+        self,
+        draft: _Draft,
+        asked: Preempt | Restore,
+        now_us: Micros,
+        known: Mapping[str, tuple[JobId, ...]],
+    ) -> None:
+        before = draft.keys.get(asked.key)
+        made = before.jobs if before else known.get(asked.key)
+        if isinstance(asked, Preempt):
+            self._apply(draft, on_preempt(self.state, asked, now_us, made))
+        else:
+            self._apply(draft, on_restore(self.state, asked, now_us, made))
+        if made is None:
+            draft.keys[asked.key] = KeyRow(asked.key, now_us, (asked.job,))
 
     def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
         seqs = {entry.task: self._entry(draft, reports.node, entry, now_us) for entry in reports.entries}

@@ -49,6 +49,7 @@ class AttemptOutcome(StrEnum):
     START_FAILED = "start-failed"
     TIMED_OUT = "timed-out"
     PREEMPTED = "preempted"
+    RESTORED = "restored"
     CANCELLED = "cancelled"
 
 

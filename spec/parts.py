@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .every import parse_every
 from .failures import RETRIED, RETRY_CHOICES, FailureClass
 from .fields import (
     ENTRIES_MAX,
@@ -35,6 +36,7 @@ from .fields import (
     refusal,
 )
 from .problems import nearest, shown
+from .retention import Retention
 from .stores import EXPECTED, opener_of
 
 INSTANCES_MAX: Final = 100_000
@@ -293,13 +295,33 @@ CheckpointUrl = Annotated[Line, AfterValidator(_opened)]
 _SCRUB_S: Final = 24 * 3600.0
 
 
+def _save_every(value: Any) -> str:
+    try:
+        return parse_every(value).text
+    except ValueError as error:
+        raise refusal(f"{error}; found {shown(value)}") from None
+
+
+SaveEvery = Annotated[
+    str,
+    BeforeValidator(lambda value: value if value in ("", None) else _save_every(value)),
+    BeforeValidator(lambda value: "" if value is None else value),
+    WithJsonSchema({"type": "string", "examples": ["auto", "100 steps", "60 s"]}),
+]
+
+
 class Checkpoint(Model):
-    """Which checkpoints are kept, and what happens when one is wanted too soon."""
+    """When checkpoints are made, which are kept, and what happens when one is wanted too soon."""
 
     keep_last: Count = Field(default=2, ge=1, le=1000)
     """The newest so many."""
     keep_best: Count = Field(default=0, ge=0, le=1000)
     """And the best so many by best_metric."""
+    keep_every: Count = Field(default=0, ge=0, le=2**62)
+    """And for ever each whose step this divides; 0: none."""
+    every: SaveEvery = ""
+    """When `run.should_save(step)` says yes: `100 steps`, `60 s` (or min, h), or `auto`, which follows from
+    what a save costs and how often gangs fail here. Absent: as the script says, else auto."""
     best_metric: Line = ""
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
     when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
@@ -321,6 +343,10 @@ class Checkpoint(Model):
     def scrub_s(self) -> float:
         """0: never."""
         return _SCRUB_S if self.scrub_interval is None else float(self.scrub_interval)
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.keep_last, self.keep_best, self.best_metric, self.keep_every)
 
 
 class Identity(Model):

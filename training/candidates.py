@@ -26,6 +26,8 @@ class Candidate:
     step: int
     attempt: int
     manifest_hash: str | None = None
+    job: int = 0
+    """Of another job, which this one was forked from; 0: its own."""
 
     @property
     def name(self) -> FolderName:
@@ -38,7 +40,9 @@ class Candidate:
 
 def accepted(task: Task) -> list[Candidate]:
     """As the scheduler gave them."""
-    return [Candidate(one.path, one.step, one.attempt, one.manifest_hash) for one in task.checkpoints]
+    return [
+        Candidate(one.path, one.step, one.attempt, one.manifest_hash, one.job) for one in task.checkpoints
+    ]
 
 
 def found(root: Path) -> list[Candidate]:
@@ -53,8 +57,10 @@ def check(
     saying why, unless it is the one accepted, and this job's.
     """
     document = _from_copy(candidate, copy) or _read(candidate, remote)
-    if environment.managed and document.job != environment.job:
-        raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
+    owner = candidate.job or environment.job
+    if environment.managed and document.job != owner:
+        whose = f"this was forked from job {owner}" if candidate.job else f"this is job {owner}"
+        raise StorageFailed(f"is of job {document.job}, {whose}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
         raise StorageFailed(
             f"holds step {document.step} of attempt {document.attempt}: the folder was swapped"

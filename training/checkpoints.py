@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..spec.retention import Retention
 from . import candidates, folders, images
 from .candidates import Candidate
 from .environment import Environment
 from .gang import Gang
 from .images import Places
 from .link import ShimLink
-from .orders import Setting
+from .orders import Purpose, Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
 from .remote import Remote
@@ -21,7 +22,7 @@ from .saving import Saver
 from .say import say
 from .scratch import Scratch
 from .staging import Stager
-from .task import Retention, Task
+from .task import Task
 
 
 class Checkpoints:
@@ -57,10 +58,16 @@ class Checkpoints:
         remote = Remote(task.url) if task is not None and task.url else None
         self._restorer = Restorer(environment, gang, link, remote)
 
-    def save(self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]) -> SaveOutcome:
+    def save(
+        self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float], purpose: Purpose
+    ) -> SaveOutcome:
         """See Run.save."""
         self._gang.require("save")
-        return self._saver.save(self._settled_attempt(), step, given, metrics)
+        return self._saver.save(self._settled_attempt(), step, given, metrics, purpose)
+
+    def cost_s(self) -> tuple[float, float] | None:
+        """See Saver.cost_s. Not collective."""
+        return self._saver.cost_s()
 
     def flush(self) -> SaveOutcome | None:
         """See Run.flush."""

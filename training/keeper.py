@@ -2,19 +2,20 @@
 
 Deleting follows `retention.choose_removals`; sweeping takes what attempts before this one left behind: half-
 written folders, and complete ones that were never accepted and, this attempt being the current one, never
-will be. Both wait until a checkpoint of this attempt is accepted, which a replaced attempt never sees. A
-deletion that fails is said and costs nothing else.
+will be (but those that are kept for ever: of long runs the scheduler knows only the newest). Both wait until
+a checkpoint of this attempt is accepted, which a replaced attempt never sees. A deletion that fails is said
+and costs nothing else.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..spec.retention import Retention, is_milestone
 from . import folders
 from .folders import FolderName
 from .retention import Kept, choose_removals
 from .say import say
-from .task import Retention
 
 
 class Keeper:
@@ -85,7 +86,11 @@ class Keeper:
     def _sweep(self, attempt: int, known: set[Path]) -> None:
         stale = folders.leftovers(self._root, attempt)
         if self._sweeps_unaccepted:
-            names = (name for name in folders.published(self._root) if name.attempt < attempt)
+            names = (
+                name
+                for name in folders.published(self._root)
+                if name.attempt < attempt and not is_milestone(name.step, self._retention)
+            )
             stale += [path for name in names if (path := self._root / str(name)) not in known]
         for path in stale:
             discard(path)

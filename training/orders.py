@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..spec.retention import Retention
 from .folders import FolderName
 from .manifest import Parent
-from .task import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,16 @@ class History:
     bad: tuple[str, ...] = ()
     keep_slot: int | None = None
     """Of this rank's image that was restored from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a save is made for, in words, and the request that it answers; nothing: the script's own."""
+
+    why: str = ""
+    request: int = 0
+    must: bool = False
+    """It waits for the one before, whatever `when_busy` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,9 @@ class Publish:
     parents: tuple[Parent, ...] = ()
     bad: tuple[str, ...] = ()
     """Folders that were passed over at the restore."""
+    staged_s: float = 0.0
+    """CLOCK_MONOTONIC when the state had been copied."""
+    purpose: Purpose = Purpose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,8 @@ class Answer:
 
     name: str
     error: str = ""
+    persist_s: float = 0.0
+    """From the copy until it was on disk, at rank 0."""
     told: bool = True
     """False: it died, and neither stderr nor the timeline knows."""
 
@@ -104,7 +119,8 @@ def decode_order(line: bytes) -> Order:
     publish = told.pop("publish")
     if publish is not None:
         parents = tuple(Parent(**parent) for parent in publish.pop("parents"))
-        publish = Publish(**{**publish, "parents": parents, "bad": tuple(publish["bad"])})
+        purpose = Purpose(**publish.pop("purpose"))
+        publish = Publish(**{**publish, "parents": parents, "bad": tuple(publish["bad"]), "purpose": purpose})
     return Order(**told, publish=publish)
 
 

@@ -47,7 +47,8 @@ def main() -> None:
     try:
         for line in lines:
             order = decode_order(line)
-            _say(asdict(Answer(str(order.name), _carry_out(order, publisher, uploader, parent))))
+            error = _carry_out(order, publisher, uploader, parent)
+            _say(asdict(Answer(str(order.name), error, publisher.persist_s)))
         if uploader is not None:
             uploader.finish()
     finally:

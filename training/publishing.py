@@ -4,6 +4,7 @@ In rank 0's persister alone. Whole or not at all; a failure is said on stderr an
 """
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,8 @@ class Publisher:
         self._given_up: list[Path] = []
         self.uploaded = self._uploaded_before()
         """What is at the URL, too; uploads add to it."""
+        self.persist_s = 0.0
+        """Of the last one: from the copy until it was on disk."""
         self._keeper = Keeper(
             self._root,
             setting.retention,
@@ -74,6 +77,7 @@ class Publisher:
         manifest_hash = manifest.write(order.aside, document)
         self._keeper.let_go(order.attempt)
         path = folders.publish(self._root, order.name)
+        self.persist_s = max(0.0, time.monotonic() - told.staged_s)
         self._keep_manifest(order, document)
         seq = self._tell(order, told, path, manifest_hash, document) if self.link is not None else 0
         self._keeper.add(Kept(order.step, path, dict(told.metrics), seq, manifest_hash=manifest_hash))
@@ -90,7 +94,8 @@ class Publisher:
         self._given_up.append(order.aside)
         self._discard_given_up()
         if self.link is not None:
-            self.link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
+            request = order.publish.purpose.request if order.publish is not None else 0
+            self.link.ask({"op": "checkpoint_failed", "step": order.step, "why": why, "request": request})
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -156,6 +161,9 @@ class Publisher:
                 "manifest_hash": manifest_hash,
                 "size_bytes": document.size_bytes,
                 "stall_s": told.stall_s,
+                "persist_s": self.persist_s,
+                "why": told.purpose.why,
+                "request": told.purpose.request,
                 "metrics": dict(told.metrics),
                 "removed_steps": self._keeper.removed_steps(),
             }

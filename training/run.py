@@ -1,8 +1,9 @@
-"""What a script sees of Paceline: `run = paceline.init()`, and six verbs on it.
+"""What a script sees of Paceline: `run = paceline.init()`, and eight verbs on it.
 
 The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
 to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
-`save`, `flush`, `restore` and `should_stop` are collective: all ranks call them, at the same steps.
+`save`, `flush`, `restore`, `should_save` and `should_stop` are collective: all ranks call them, at the same
+steps.
 """
 
 import atexit
@@ -12,20 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
+from ..spec.every import AUTO, parse_every
+from ..spec.retention import Retention
 from .environment import Environment, read_environment
 from .errors import InvalidEnvironment, UnsavableState
 from .gang import Gang
 from .link import ShimLink
 from .metrics import NAMES_MAX, check_step, check_values
 from .outcome import Restored, SaveOutcome
+from .schedule import SaveSchedule
 from .steps import watch_optimizers
 from .stop import StopAgreement, StopNotice
-from .task import Retention, Task, read_task
+from .task import Task, read_task
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
 
 _FLUSH_AT_EXIT_S = 1.0
+_TELL_S = 2.0
 _current: "Run | None" = None
 
 
@@ -59,8 +64,13 @@ class Run:
         self._link = ShimLink(folder) if folder is not None else None
         self._gang = Gang(environment)
         self._notice = StopNotice(folder)
-        self._stopping = StopAgreement(self._gang, self._notice, catches_sigterm=environment.managed)
+        self._stopping = StopAgreement(
+            self._gang, self._notice, catches_sigterm=environment.managed, on_stop=self._tell_stop_seen
+        )
+        self._lazy_schedule: SaveSchedule | None = None
         self._latest: dict[str, float] = {}
+        self._step = -1
+        """The last that the script told of."""
         self._lazy_checkpoints: Checkpoints | None = None
 
     @property
@@ -92,6 +102,7 @@ class Run:
         """
         checked_step, checked = check_step(step), check_values(values)
         self._remember(checked)
+        self._step = checked_step
         BEAT.reported(checked_step)
         if self._link is not None:
             message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": checked}
@@ -124,7 +135,25 @@ class Run:
         if not any(thing is not None for thing in given.values()):
             raise UnsavableState("run.save() was given nothing to save", hint="run.save(step, model=model)")
         with BEAT.phase(SAVES):
-            return self._checkpoints().save(check_step(step), given, dict(rating))
+            purpose = self._schedule().begin_save()
+            return self._checkpoints().save(check_step(step), given, dict(rating), purpose)
+
+    def should_save(self, step: SupportsIndex, *, every: str = AUTO) -> bool:
+        """True when it is time for a checkpoint: call it after each step, and save when it says so.
+
+            if run.should_save(step):
+                run.save(step, model=model, optimizer=optimizer)
+            if run.should_stop():
+                break
+
+        `every` is "100 steps" (at each multiple), "60 s", "10 min", or "auto": an interval that follows from
+        what saves cost and how often gangs fail here. `checkpoint.every` of the job file goes before it. It
+        is also True when somebody asks (`pace checkpoint`), and once before the run is stopped. All ranks
+        call it and get the same answer at the same call.
+        """
+        self._gang.require("should_save")
+        self._step = check_step(step)
+        return self._schedule().should_save(self._step, every)
 
     def flush(self) -> SaveOutcome | None:
         """Wait until the last save is on disk and told of; how it went, the same at all ranks, which all call
@@ -160,6 +189,11 @@ class Run:
 
             check_opener(task.url)
 
+    def stop_left_s(self) -> float | None:
+        """Seconds until the run is killed, once it was asked to stop; None: it was not, or nobody says
+        when."""
+        return self._notice.left_s()
+
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""
         if self._lazy_checkpoints is not None and os.getpid() == self._pid:
@@ -184,6 +218,31 @@ class Run:
                 retention=retention,
             )
         return self._lazy_checkpoints
+
+    def _schedule(self) -> SaveSchedule:
+        if self._lazy_schedule is None:
+            task = self._task() or Task()
+            newest = task.checkpoints[0] if task.checkpoints else None
+            before = (newest.stall_s, newest.persist_s) if newest is not None and newest.persist_s else None
+            self._lazy_schedule = SaveSchedule(
+                self._stopping,
+                self._notice,
+                self._cost_s,
+                first_rank=self.rank == 0,
+                every=parse_every(task.save_every) if task.save_every else None,
+                mtbf_s=task.mtbf_s,
+                before=before,
+            )
+        return self._lazy_schedule
+
+    def _cost_s(self) -> tuple[float, float] | None:
+        return self._lazy_checkpoints.cost_s() if self._lazy_checkpoints is not None else None
+
+    def _tell_stop_seen(self) -> None:
+        """Rank 0 tells: the timeline then shows that the script knows."""
+        if self._link is not None and self.rank == 0:
+            left_s = self._notice.left_s() or 0.0
+            self._link.ask({"op": "stop_seen", "step": self._step, "left_s": left_s}, _TELL_S)
 
     def _task(self) -> Task | None:
         folder = self._environment.task_folder

@@ -90,7 +90,8 @@ def show(settings: "Settings", job: int, output: str) -> None:
     JSON keys: job, name, user, state, attempt, priority, submitted_us,
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
-    cancel_requested, warnings, pace, document, failure (of the attempt that
+    cancel_requested, warnings, pace, document, parent_job, parent_step (of a
+    fork), failure (of the attempt that
     failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
     error_type, message, traceback, last_lines). Times are microseconds since
     1970; null: not yet.
@@ -245,6 +246,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "cancel", "asked to stop"
     yield "attempt", str(job.attempt) if job.attempt else "none yet"
     yield "gang", f"{gang(job)}, each with {resources(job)}"
+    yield from _saves(job)
     if job.priority:
         yield "priority", str(job.priority)
     if job.step is not None:
@@ -266,6 +268,13 @@ def _damaged_lines(job: views.Job) -> Iterator[str]:
     for item in job.checkpoints:
         for copy, why in sorted(item.damaged.items()):
             yield f"that of step {item.step} is damaged in {copy}: {out.clean(why)}; {good}"
+
+
+def _saves(job: views.Job) -> Iterator[tuple[str, str]]:
+    if job.parent_job is not None:
+        yield "fork", f"of job {job.parent_job}, from its checkpoint of step {job.parent_step}"
+    if job.checkpoints and job.checkpoints[0].why:
+        yield "last save", out.clean(f"step {job.checkpoints[0].step}, {job.checkpoints[0].why}")
 
 
 def resources(job: views.Job) -> str:

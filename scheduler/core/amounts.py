@@ -52,3 +52,12 @@ def demand_text(demand: GangDemand) -> str:
     count = demand.instance_count
     each = resources_text(demand.per_task, demand.gpu_models)
     return f"1 task with {each}" if count == 1 else f"{count} tasks x ({each})"
+
+
+def lost_text(step: int, saved_step: int, lost_us: int) -> str:
+    """What an attempt had done that no checkpoint holds."""
+    since = f"since the checkpoint of step {saved_step}" if saved_step >= 0 else "and no checkpoint was made"
+    steps = step - max(saved_step, 0)
+    if steps > 0:
+        return f"{steps} step{'s' if steps != 1 else ''} and {duration_text(lost_us)} {since}"
+    return f"{duration_text(lost_us)} {since}"

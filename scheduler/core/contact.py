@@ -11,6 +11,7 @@ from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
+from .checkpoints import ask_effects
 from .deadlines import lease_end, patience_us, silent_since, task_lease_end
 from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
@@ -151,6 +152,8 @@ def _reconcile(
         effects.append(start_effect(state, job, task.task, now_us, hello.inventory.address))
     if job.course.stop is not None:
         effects += (stop for stop in stop_effects(job, job.course.stop, now_us) if stop.node == hello.node)
+    if job.course.save_ask is not None and job.course.save_ask.pending:
+        effects += (ask for ask in ask_effects(job, job.course.save_ask) if ask.node == hello.node)
     return Plan(None, (), tuple(effects))
 
 

@@ -17,9 +17,15 @@ FOLDER: Final = "storage"
 UPLOAD: Final = "upload"
 
 
+def good_copies(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Those that are not known to be damaged."""
+    copies = (FOLDER, UPLOAD) if checkpoint.url else (FOLDER,)
+    return tuple(copy for copy in copies if copy not in checkpoint.damaged)
+
+
 def is_good(checkpoint: Checkpoint) -> bool:
     """True while a copy is not known to be damaged."""
-    return FOLDER not in checkpoint.damaged or (checkpoint.url != "" and UPLOAD not in checkpoint.damaged)
+    return bool(good_copies(checkpoint))
 
 
 def newest_good(checkpoints: Sequence[Checkpoint]) -> int:

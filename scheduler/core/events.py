@@ -11,7 +11,7 @@ from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
 from .hang import RankLook
-from .job import NEVER, Ending, Shape, Stop
+from .job import NEVER, Checkpoint, Ending, Parent, Shape, Stop
 from .node import NodeInventory
 from .pace import RankPace
 
@@ -26,6 +26,9 @@ class JobSubmitted:
     user: str
     priority: int
     shape: Shape
+    parent: Parent | None = None
+    checkpoint: Checkpoint | None = None
+    """Of the parent, which the first attempt goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,12 @@ class CheckpointAccepted:
     stall_us: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     removed_steps: tuple[int, ...] = ()
+    persist_us: int = 0
+    staged_us: Micros = NEVER
+    """When the state was copied: steps after that are not in it. 0: not known, taken for `at_us`."""
+    why: str = ""
+    request: int = 0
+    """CheckpointRequested.number that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,18 @@ class CheckpointFailed:
     seq: int
     step: int
     why: str
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopSeen:
+    """The script has heard that it should stop."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    left_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +258,30 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """`number` is this event's own seq."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    number: int
+    key: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequested:
+    """The job goes on from there; what was accepted since does not count any more."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    step: int
+    path: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """The job goes on to `then`: QUEUED for another attempt, or its end."""
 
@@ -252,6 +297,8 @@ class AttemptEnded:
     avoid: NodeId | None = None
     held_until_us: Micros = NEVER
     failed_in_row: int = 0
+    lost: str = ""
+    """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +484,9 @@ JobEvent = (
     | GangHung
     | StragglerFound
     | StopRequested
+    | StopSeen
+    | CheckpointRequested
+    | RestoreRequested
     | AttemptEnded
     | FirstFailureFound
     | LingererGone

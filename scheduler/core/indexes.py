@@ -110,6 +110,7 @@ def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[
     state.jobs = {job.number: job for job in jobs}
     for job in jobs:
         if job.course is not FRESH:
+            state.rate = state.rate.plus(job.course.rate)
             _enter(state, job)
             _note_stranded(state, job)
             _set_job_timer(state, job)

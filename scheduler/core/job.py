@@ -15,6 +15,7 @@ from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
 from ...spec.resources import GangDemand
 from .failure import Failure
 from .hang import Suspicion
+from .rates import NO_RATE, FaultRate
 
 NEVER: Final = Micros(0)
 """The time of what has not happened."""
@@ -80,6 +81,13 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float] = field(default_factory=dict)
+    stall_us: int = 0
+    persist_us: int = 0
+    """From the end of the copy until it was on disk."""
+    why: str = ""
+    """What it was made for; empty: the script's own."""
+    job: JobId | None = None
+    """Of another job, which this one was forked from."""
     url: str = ""
     """Where it was uploaded, too; empty: it was not."""
     damaged: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +102,24 @@ class Stop:
     requested_us: Micros
     grace_us: int
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsk:
+    """Somebody wants a checkpoint of the current attempt; `pending` until it is there, or could not be
+    made."""
+
+    number: int
+    key: str
+    pending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The job and step that a fork goes on from."""
+
+    job: JobId
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +156,8 @@ class Course:
     checkpoints: tuple[Checkpoint, ...] = ()
     """Newest first."""
     step: int = -1
+    attempt_step: int = -1
+    """The last that the current attempt has reported."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last reported value of each."""
     metric_rows: int = 0
@@ -146,6 +174,11 @@ class Course:
     hangs: int = 0
     """Attempts that did."""
     stop: Stop | None = None
+    save_ask: SaveAsk | None = None
+    """The last one."""
+    parent: Parent | None = None
+    rate: FaultRate = NO_RATE
+    """Of its attempts that are over."""
     attempt_us: Micros = NEVER
     """When the current attempt was placed."""
     started_us: Micros = NEVER

@@ -56,7 +56,8 @@ def start_effect(state: ClusterState, job: Job, task: int, now_us: Micros, addre
         address = state.nodes[master].inventory.address
     limit_us, started_us = job.shape.policy.timeout_us, job.course.started_us
     left_us = max(1, started_us + limit_us - now_us) if limit_us and started_us else limit_us
-    return StartTask(job.tasks[task].node, job.key(task), job, address, left_us)
+    mtbf_us = state.rate.mtbf_us(len(job.tasks))
+    return StartTask(job.tasks[task].node, job.key(task), job, address, left_us, mtbf_us)
 
 
 def room_elsewhere(state: ClusterState, job: Job) -> int:

@@ -49,6 +49,7 @@ from .stimuli import (
     Refused,
     Restored,
     SaveFailed,
+    SawStop,
     Stalled,
     Started,
     Uploaded,
@@ -207,15 +208,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return _on_exited(state, job, entry, entry.said, now_us)
         case Ended():
             return _on_ended(state, job, entry, entry.said, now_us)
-        case Metrics(rank, step, values):
-            return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, values),))
-        case Published() as said:
-            return Plan(None, (_accepted(entry, said, now_us),))
-        case Restored(step, path, duration_us, rejected, tier):
-            event = e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
-            return Plan(None, (event,))
-        case SaveFailed(step, why):
-            return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
+        case Metrics() | Published() | Restored() | SaveFailed() | SawStop() as said:
+            return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
             return on_copy(job, entry, said, now_us)
         case Refused():
@@ -226,6 +220,24 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return on_inspected(state, job, entry, said, now_us)
         case Paced() as said:
             return on_paced(state, job, entry, said, now_us)
+
+
+def _as_said(
+    entry: Entry, said: Metrics | Published | Restored | SaveFailed | SawStop, now_us: Micros
+) -> e.Event:
+    """What needs no decision."""
+    key, seq = entry.task, entry.seq
+    match said:
+        case Metrics(rank, step, values):
+            return e.MetricsReported(now_us, key, seq, rank, step, values)
+        case Published():
+            return _accepted(entry, said, now_us)
+        case Restored(step, path, duration_us, rejected, tier):
+            return e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
+        case SaveFailed(step, why, request):
+            return e.CheckpointFailed(now_us, key, seq, step, why, request)
+        case SawStop(step, left_us):
+            return e.StopSeen(now_us, key, seq, step, left_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -245,6 +257,10 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAcce
         said.stall_us,
         _finite(said.metrics),
         said.removed_steps,
+        said.persist_us,
+        Micros(min(said.staged_us, now_us)),
+        said.why,
+        said.request,
     )
 
 

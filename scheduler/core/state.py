@@ -14,6 +14,7 @@ from .job import NEVER, Job, Shape
 from .node import Load, Node
 from .pace import GangPaces
 from .queue import Queue
+from .rates import NO_RATE, FaultRate
 from .settings import Settings
 from .timers import Timers
 
@@ -62,6 +63,8 @@ class ClusterState:
     """Nodes that get no work for a while, because they refused."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)
     """Step times of running gangs: news, as contact is."""
+    rate: FaultRate = NO_RATE
+    """Of gangs in this cluster: beside the state, see rates.py."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)

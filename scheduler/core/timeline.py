@@ -14,6 +14,7 @@ from .signals import how_it_exited
 
 Names = Mapping[NodeId, str]
 NO_NAMES: Names = {}
+STOPS = {AttemptOutcome.TIMED_OUT: "timeout", AttemptOutcome.PREEMPTED: "preemption"}
 
 
 def attempt_of(event: e.Event) -> int:
@@ -32,14 +33,21 @@ def _job_text(event: e.Event, names: Names) -> str:
     match event:
         case e.JobSubmitted():
             who = f" by {event.user}" if event.user else ""
-            return f"submitted{who}: {demand_text(event.shape.demand)}"
+            parent = event.parent
+            fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
+            return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
         case e.AttemptStarted():
             return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
         case e.StopRequested():
             stop = event.stop
-            why = "timeout" if stop.outcome is AttemptOutcome.TIMED_OUT else "cancel"
+            why = STOPS.get(stop.outcome, "cancel")
             by = f" by {stop.by}" if stop.by else ""
             return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+        case e.CheckpointRequested():
+            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
+        case e.RestoreRequested():
+            by = f" by {event.by}" if event.by else ""
+            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
         case e.AttemptEnded():
             return _attempt_ended_text(event)
         case e.JobEnded():
@@ -60,14 +68,15 @@ def _job_text(event: e.Event, names: Names) -> str:
 
 def _attempt_ended_text(event: e.AttemptEnded) -> str:
     ending = event.ending
+    lost = f"; lost: {event.lost}" if event.lost else ""
     if event.then is not JobState.QUEUED:
-        return f"{event.then}: {ending.text}"
+        return f"{event.then}: {ending.text}{lost}"
     counts = "uses a retry" if ending.outcome in COUNTED else "uses no retry"
     waits = "; the next one waits until its tasks are gone" if event.lingering else ""
     kind = ending.failure.kind if ending.failure is not None else ending.outcome
     if event.held_until_us > event.at_us:
         waits += f"; the next one waits {duration_text(event.held_until_us - event.at_us)}"
-    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{waits}"
+    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{lost}{waits}"
 
 
 def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
@@ -97,9 +106,27 @@ def _task_text(event: e.Event) -> str:
         case e.TaskEnded():
             codes = ", ".join(map(str, event.exit_codes))
             return f"task {event.task.task} ended ({event.why}), exit codes {codes or 'unknown'}"
+        case e.StopSeen():
+            at = f" after step {event.step}" if event.step >= 0 else ""
+            return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case e.TaskStalled():
+            return _stalled_text(event)
+        case e.RanksInspected():
+            return _inspected_text(event)
+        case e.StartRefused():
+            kind = "for now" if event.transient else "for good"
+            return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
+    return _checkpoint_text(event)
+
+
+def _checkpoint_text(event: e.Event) -> str:
+    match event:
         case e.CheckpointAccepted():
             size = f", {size_text(event.size_bytes)}" if event.size_bytes else ""
-            return f"checkpoint of step {event.step} accepted{size}, stalled {duration_text(event.stall_us)}"
+            disk = f", on disk after {duration_text(event.persist_us)}" if event.persist_us else ""
+            why = f"; {event.why}" if event.why else ""
+            stall = duration_text(event.stall_us)
+            return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}"
         case e.CheckpointRestored():
             return _restored_text(event)
         case e.CheckpointFailed():
@@ -111,13 +138,6 @@ def _task_text(event: e.Event) -> str:
             return f"checkpoint of step {event.step} uploaded to {event.url} in {took}"
         case e.CheckpointDamaged():
             return _damaged_text(event)
-        case e.TaskStalled():
-            return _stalled_text(event)
-        case e.RanksInspected():
-            return _inspected_text(event)
-        case e.StartRefused():
-            kind = "for now" if event.transient else "for good"
-            return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
     return ""
 
 

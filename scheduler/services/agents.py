@@ -23,7 +23,7 @@ from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ..core import stimuli
-from ..core.effects import Acked, InspectTask, StartTask, StopTask, Welcome
+from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
 from ..core.node import NodeGpu, NodeInventory, SickGpu
 from ..core.settings import Settings
@@ -201,6 +201,9 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 )
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
+            elif isinstance(message, AskSave):
+                save = agent_pb2.AskSave(task=task_key_message(message.key), request=message.number)
+                rendered.add(agent_pb2.ToAgent(save=save))
             elif isinstance(message, InspectTask):
                 inspect = agent_pb2.InspectTask(task=task_key_message(message.key))
                 rendered.add(agent_pb2.ToAgent(inspect=inspect))

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc.aio
 
 from ...proto.codecs import job_id_of, page_of
-from ...proto.generated import jobs_pb2, jobs_pb2_grpc
+from ...proto.generated import jobs_pb2
 from ...proto.limits import (
     DOCUMENT_BYTES_MAX,
     KEY_PATTERN,
@@ -27,6 +27,7 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
+from ...spec.retention import Retention
 from ..core import stimuli
 from ..core.events import AttemptStarted, Event, node_of
 from ..core.job import Job, Policy, Shape
@@ -37,6 +38,7 @@ from ..core.reasons import why
 from ..core.state import ClusterState
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
+from .checkpoints import CheckpointCalls
 from .documents import Documents
 from .lookup import Lookup, no_job
 from .messages import add_document, add_output, entry_message, job_message, reason_message
@@ -52,7 +54,7 @@ _PARSE_AT_ONCE: Final = 50
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class JobService(jobs_pb2_grpc.JobsServicer):
+class JobService(CheckpointCalls):
     """Role: client."""
 
     def __init__(
@@ -208,6 +210,14 @@ class JobService(jobs_pb2_grpc.JobsServicer):
         if document is not None:
             self._add_document(view, job, document)
         return view
+
+    async def _policy(self, number: JobId) -> Retention:
+        """What its document says to keep; the default where this version cannot read it."""
+        spec = (await self._documents.of_jobs([number])).get(number)
+        return spec.checkpoint.retention if spec is not None else Retention()
+
+    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
+        return _new_job(spec, self._documents.canonical(spec))
 
     def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:
         try:

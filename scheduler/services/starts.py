@@ -77,6 +77,9 @@ def start_message(
                 path=c.path,
                 manifest_hash=c.manifest_hash,
                 uploaded=bool(c.url),
+                job=c.job or 0,
+                stall_s=c.stall_us / _SECOND_US,
+                persist_s=c.persist_us / _SECOND_US,
             )
             for c in course.checkpoints
             if is_good(c)
@@ -85,6 +88,9 @@ def start_message(
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
         best_metric=spec.checkpoint.best_metric,
+        keep_every=spec.checkpoint.keep_every,
+        save_every=spec.checkpoint.every,
+        mtbf_s=effect.mtbf_us / _SECOND_US,
         when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,

@@ -13,10 +13,10 @@ from typing import Any
 import paceline
 import psutil
 import torch
+from paceline.spec.retention import Retention
 from paceline.training.environment import read_environment
 from paceline.training.gang import Gang
 from paceline.training.run import Run
-from paceline.training.task import Retention
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

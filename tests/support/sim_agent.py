@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
+from paceline.scheduler.core.effects import Acked, AskSave, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.failure import NOTHING, Evidence
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.node import NodeGpu, NodeInventory, SickGpu
@@ -53,6 +53,8 @@ class Folder:
     sent: int = 0
     failed: s.Exited | None = None
     """It has failed on its own, and its process has not ended yet."""
+    asked: int = 0
+    """The last checkpoint that was asked for."""
 
     @property
     def ended(self) -> bool:
@@ -115,7 +117,7 @@ class Node:
         for folder in self.folders.values():
             folder.acked = folder.sent = 0
             if not folder.running and not folder.ended:
-                self._write(folder, s.Exited(0, -9), s.Ended((-9,) * folder.ranks, (), "shim died"))
+                self.write(folder, s.Exited(0, -9), s.Ended((-9,) * folder.ranks, (), "shim died"))
         self._dial(self.incarnation)
 
     def kill_agent(self) -> None:
@@ -235,7 +237,10 @@ class Node:
         if self.stream is not stream:
             return
         for effect in effects:
-            if isinstance(effect, StartTask):
+            if isinstance(effect, AskSave):
+                self.run.saves.asked(self, effect)
+            elif isinstance(effect, StartTask):
+                self.run.saves.starts(effect)
                 self._start(effect)
             elif isinstance(effect, InspectTask):
                 self.world.later(self.world.between(10 * MS, 5 * SECOND), self._inspected, effect.key)
@@ -261,7 +266,7 @@ class Node:
         folder = Folder(key, job.demand.exclusive, job.demand.processes_per_task, len(job.tasks), life_us)
         self.folders[key] = folder
         if not self.world.calm and self.world.chance(0.03):
-            self._write(folder, s.Refused("port", "the port is taken", transient=self.world.chance(0.9)))
+            self.write(folder, s.Refused("port", "the port is taken", transient=self.world.chance(0.9)))
             return
         self.world.later(self.world.between(5 * MS, 200 * MS), self._launch, folder)
 
@@ -273,7 +278,7 @@ class Node:
             return
         folder.running = True
         self.run.checks.task_runs(folder.key, folder.exclusive)
-        self._write(folder, s.Started(tuple(range(100, 100 + folder.ranks)), "warm"))
+        self.write(folder, s.Started(tuple(range(100, 100 + folder.ranks)), "warm"))
         self._watch_lease(folder)
         self.run.gangs.joined(self, folder)
 
@@ -339,14 +344,14 @@ class Node:
             RankPace(first_rank + rank, (900 if slow and not rank else 100) * MS, 0.5, 0.25, 0.25)
             for rank in range(folder.ranks)
         )
-        self._write(folder, s.Paced(tuple(paces)))
+        self.write(folder, s.Paced(tuple(paces)))
         self.world.later(self.world.between(200 * MS, SECOND), self._paces, folder, slow)
 
     def _is_still(self, folder: Folder, still_us: int) -> None:
         if not folder.running:
             return
         folder.stalled = True
-        self._write(folder, s.Stalled(still_us, still_us, 100 * MS, 7))
+        self.write(folder, s.Stalled(still_us, still_us, 100 * MS, 7))
         if folder.hangs:
             self._stalls(folder, still_us)
         else:
@@ -361,7 +366,7 @@ class Node:
             RankLook(first_rank + rank, 7 - self.world.between(0, 1), state="sleeping")
             for rank in range(folder.ranks)
         )
-        self._write(folder, s.Inspected(folder.trains, folder.stalled, looks))
+        self.write(folder, s.Inspected(folder.trains, folder.stalled, looks))
 
     def peer_fell(self, key: TaskKey) -> None:
         folder = self.folders.get(key)
@@ -377,9 +382,11 @@ class Node:
     def _saves(self, folder: Folder, step: int) -> None:
         if not folder.running:
             return
-        self._write(folder, s.Metrics(0, step, {"loss": 1 / step}))
+        self.write(folder, s.Metrics(0, step, {"loss": 1 / step}))
         stall_us = self.world.between(0, 50 * MS)
-        self._write(folder, s.Published(step, f"step-{step}.a{folder.key.attempt}", "hash", 1, stall_us))
+        path, took_us = f"step-{step}.a{folder.key.attempt}", self.world.between(0, 100 * MS)
+        staged_us = Micros(max(1, self.world.now_us - took_us))
+        self.write(folder, s.Published(step, path, "hash", 1, stall_us, {}, (), took_us, staged_us))
 
     def _exits(self, folder: Folder, code: int) -> None:
         if not folder.running or not self.up or folder.failed is not None:
@@ -408,7 +415,7 @@ class Node:
         folder.running = False
         exits = tuple(replace(exited, local_rank=rank) for rank in range(folder.ranks))
         codes = (exited.exit_code,) * folder.ranks
-        self._write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
+        self.write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
 
     def _kill(self, folder: Folder, why: str) -> None:
         """SIGKILL, and the wait until the kernel has taken all processes away."""
@@ -440,7 +447,7 @@ class Node:
 
     # --- the journal
 
-    def _write(self, folder: Folder, *said: s.Said) -> None:
+    def write(self, folder: Folder, *said: s.Said) -> None:
         for one in said:
             folder.journal.append(s.Entry(folder.key, len(folder.journal) + 1, one))
         self.world.later(self.world.between(0, 5 * MS), self._ship, folder.key)

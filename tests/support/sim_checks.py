@@ -21,7 +21,7 @@ from paceline.scheduler.loop_engine import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
 from paceline.spec.failures import FAILURES, FailureClass
 from paceline.spec.ids import JobId, Micros, TaskKey
-from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, JobState, NodeContact
+from paceline.spec.lifecycle import TERMINAL, TRANSITIONS, AttemptOutcome, JobState, NodeContact
 
 if TYPE_CHECKING:
     from support.sim_run import Run
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def durable(job: Job) -> Job:
     """Without what history does not hold: metrics, and how far the journal was applied by metrics alone."""
     tasks = tuple(replace(task, applied_seq=0) for task in job.tasks)
-    return replace(job, course=replace(job.course, tasks=tasks, step=-1, metrics={}, metric_rows=0))
+    news = {"step": -1, "attempt_step": -1, "metrics": {}, "metric_rows": 0}
+    return replace(job, course=replace(job.course, tasks=tasks, **news))
 
 
 def picture(state: ClusterState) -> dict[str, Any]:
@@ -163,6 +164,7 @@ class Checks:
         self.state_is_what_is_stored(self.run.scheduler.engine.state)
         for row in self.run.store.event_rows:
             self._judge(event_from_row(row))
+        self.run.saves.judge(map(event_from_row, self.run.store.event_rows))
         for number in self.run.store.job_rows:
             self._ledger_adds_up(number)
         self._none_was_before_the_first()
@@ -226,7 +228,7 @@ class Checks:
 
     def _judge_retry(self, event: e.AttemptEnded, number: JobId) -> None:
         failure = event.ending.failure
-        if event.then is not JobState.QUEUED:
+        if event.then is not JobState.QUEUED or event.ending.outcome is AttemptOutcome.RESTORED:
             return
         assert failure is not None, f"tried again without a failure: {event}"
         policy = job_from_row(self.run.store.job_rows[number]).shape.policy

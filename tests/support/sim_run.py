@@ -16,6 +16,7 @@ from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
 from support.sim_agent import Gangs, Node
 from support.sim_checks import Checks
+from support.sim_saves import Saves
 from support.sim_scheduler import Scheduler
 from support.sim_world import MS, SECOND, START_US, World
 
@@ -47,6 +48,7 @@ class Run:
         self.checks = Checks(self)
         self.store = MemoryStore()
         self.scheduler = Scheduler(self)
+        self.saves = Saves(self)
         for at in range(die.randint(2, 5)):
             gpus = die.choice([0, 2, 4])
             facts = inventory(f"n{at}", cpus=die.choice([2, 4, 8]), gpus=gpus, ports=range(5000, 5003))
