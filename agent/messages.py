@@ -28,7 +28,11 @@ _FORMS: dict[str, dict[str, str]] = {
     "restored": {"step": "int", "path": "text", "seconds": "double", "rejected": "texts", "tier": "text"},
     "watch": {},
     "inspect": {},
-    "stop": {"grace_s": "double", "why": "text"},
+    "stop": {"grace_s": "double", "why": "text", "keep_s": "double", "mark": "text"},
+    "stay": {"rank": "int"},
+    "arrived": {},
+    "reformed": {"replaced": "ints", "world_size": "int", "step": "int", "seconds": "double"},
+    "take": {"folder": "text"},
     "trim": {"bytes": "int"},
 }
 

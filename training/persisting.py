@@ -103,6 +103,11 @@ class Persister:
         if self._setting.scratch:
             scratch.drop(Path(self._setting.scratch))
 
+    def abandon(self) -> None:
+        """Kill it, whatever is under way."""
+        self._order = None
+        self._end()
+
     def _start(self) -> "subprocess.Popen[bytes]":
         """Not from the script's folder (-P), and out of reach of a terminal's Ctrl-C."""
         command = [sys.executable, "-P", "-m", "paceline.training.persister"]

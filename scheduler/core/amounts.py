@@ -1,5 +1,7 @@
 """Amounts as people read them."""
 
+from collections.abc import Sequence
+
 from ...spec.resources import GangDemand, Resources
 
 
@@ -24,6 +26,18 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:.4g} TiB"
+
+
+def ranges_text(numbers: Sequence[int]) -> str:
+    """`0, 2-5, 9`, of growing numbers; of many ranges the first eight."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    parts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:8]]
+    return ", ".join(parts) + (" and more" if len(ranges) > 8 else "")
 
 
 def cpu_text(cpu_milli: int) -> str:

@@ -141,6 +141,11 @@ def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touche
     return put_job(state, job, _with_task(job, event))
 
 
+def _gang_reformed(state: ClusterState, event: e.GangReformed) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
 def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
     """The first suspicion stands until it is settled."""
     job = state.jobs[event.task.job]
@@ -356,6 +361,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointAccepted: _checkpoint_accepted,
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
+    e.GangReformed: _gang_reformed,
     e.StartRefused: _task_left,
     e.TaskStalled: _task_stalled,
     e.RanksInspected: _ranks_inspected,

@@ -2,8 +2,8 @@
 
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
-checkpoint of an attempt that ended by a fault (its work is done again). restarting: from such an end to the
-next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+checkpoint of an attempt that ended by a fault (its work is done again), unless ranks kept what they had done.
+restarting: from such an end to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -57,6 +57,8 @@ class _Book:
         """Productive time since the last accepted checkpoint of this attempt."""
         self.attempt_us = 0
         """Productive time of this attempt."""
+        self.lost_us = 0
+        """By the last fault."""
         self.tasks_to_start = 0
         self.over = False
         self.again = False
@@ -76,6 +78,8 @@ class _Book:
                     self.phase = "productive_us"
             case e.CheckpointAccepted():
                 self._checkpoint(event.stall_us)
+            case e.GangReformed():
+                self._reformed()
             case e.GangHung():
                 self._hung(event.at_us - event.since_us)
             case e.AttemptEnded():
@@ -104,6 +108,14 @@ class _Book:
         self.attempt_us -= stall_us
         self.at_risk_us = 0
 
+    def _reformed(self) -> None:
+        """What the attempt before seemed to have lost was kept; a later fault may lose it still."""
+        self.accounts["lost_us"] -= self.lost_us
+        self.accounts["productive_us"] += self.lost_us
+        self.at_risk_us += self.lost_us
+        self.attempt_us += self.lost_us
+        self.lost_us = 0
+
     def _hung(self, hung_us: int) -> None:
         """It is not lost besides. It cannot have hung for longer than it ran."""
         hung_us = min(max(hung_us, 0), self.attempt_us)
@@ -112,9 +124,11 @@ class _Book:
         self.at_risk_us = max(0, self.at_risk_us - hung_us)
 
     def _attempt_ended(self, event: e.AttemptEnded) -> None:
+        self.lost_us = 0
         if event.ending.outcome in FAULTS:
             self.accounts["productive_us"] -= self.at_risk_us
             self.accounts["lost_us"] += self.at_risk_us
+            self.lost_us = self.at_risk_us
         self.at_risk_us = 0
         self.over = event.then is not JobState.QUEUED
         self.again = True

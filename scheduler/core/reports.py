@@ -33,6 +33,7 @@ from .stimuli import (
     Metrics,
     Paced,
     Published,
+    Reformed,
     Refused,
     Restored,
     SaveFailed,
@@ -195,6 +196,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return Plan(None, (event,))
         case SaveFailed(step, why):
             return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
+        case Reformed(replaced, world_size, step, duration_us):
+            return Plan(None, (e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us),))
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
         case Stalled() as said:

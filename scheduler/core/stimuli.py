@@ -175,6 +175,16 @@ class SaveFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reformed:
+    """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
+
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     code: str
     text: str
@@ -217,6 +227,7 @@ Said = (
     | Published
     | Restored
     | SaveFailed
+    | Reformed
     | Refused
     | Stalled
     | Inspected

@@ -1,11 +1,11 @@
 """The story of a job or node: one line of text for each event."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
-from .amounts import demand_text, duration_text, size_text
+from .amounts import demand_text, duration_text, ranges_text, size_text
 from .ending import COUNTED
 from .hang import place_of, step_of
 from .signals import how_it_exited
@@ -102,6 +102,8 @@ def _task_text(event: e.Event) -> str:
             return _restored_text(event)
         case e.CheckpointFailed():
             return f"checkpoint of step {event.step} could not be written: {event.why}"
+        case e.GangReformed():
+            return _reformed_text(event)
         case e.TaskStalled():
             return _stalled_text(event)
         case e.RanksInspected():
@@ -110,6 +112,19 @@ def _task_text(event: e.Event) -> str:
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
     return ""
+
+
+def _reformed_text(event: e.GangReformed) -> str:
+    stayed = sorted(set(range(event.world_size)) - set(event.replaced))
+    replaced = f"{_ranks(event.replaced)} replaced" if event.replaced else "no rank replaced"
+    return (
+        f"{_ranks(stayed)} of {event.world_size} stayed up, {replaced} in {duration_text(event.duration_us)}; "
+        f"goes on after step {event.step}, no step repeated"
+    )
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges_text(ranks)}"
 
 
 def _stalled_text(event: e.TaskStalled) -> str:

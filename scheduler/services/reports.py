@@ -108,6 +108,11 @@ def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:
     return stimuli.SaveFailed(said.step, said.why[:_TEXT_MAX])
 
 
+def _reformed(said: agent_pb2.GangReformed) -> stimuli.Reformed:
+    replaced = tuple(said.replaced[:_RANKS_MAX])
+    return stimuli.Reformed(replaced, said.world_size, said.step, _micros(said.seconds))
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
@@ -163,6 +168,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "restored": _restored,
     "refused": _refused,
     "checkpoint_failed": _save_failed,
+    "reformed": _reformed,
     "stalled": _stalled,
     "inspected": _inspected,
     "paced": _paced,
