@@ -69,8 +69,8 @@ class Starter:
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
 
     async def start(self, task: Task, before: Task | None, end: Callable[[TaskKey], Awaitable[None]]) -> None:
-        """Return when its shim has it. Raises Refusal and OSError. `before`: the attempt before it here, whose
-        ranks may go on in this one; else `end` is called for that first."""
+        """Return when its shim has it. Raises Refusal and OSError. `before`: the last attempt here, whose
+        ranks may go on in this one; else `end` is called for it first."""
         launch = self._plan(task)
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
         try:

@@ -122,8 +122,8 @@ def write_acked(task: Task, seq: int) -> None:
 
 
 def kill_leftovers(task: Task) -> list[int]:
-    """All that carries the task's mark, or is in its group; returns what cannot be killed. Ranks that were kept
-    carry the mark of the attempt in which they began."""
+    """All that carries the task's mark, or is in its group; returns what cannot be killed. Ranks that were
+    kept carry the mark of the attempt in which they began."""
     key = task.key
     folders = (f"{key.job}.{attempt}.{key.task}" for attempt in range(1, key.attempt + 1))
     marks = [mark_of(task.folder.with_name(name)) for name in folders]

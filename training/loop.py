@@ -1,6 +1,6 @@
 """The step loop: a rank that loses a peer keeps its process, its model and what it has learned.
 
-A step is made whole or not at all: it counts once the optimizer has made its step, for until then no parameter
+A step is made whole or not at all: it counts once the optimizer has made its step, before which no parameter
 has changed. A rank that was interrupted before that puts back its buffers and random generators and makes the
 step again; when some ranks had come further, their update holds the gradients of all, so the others take the
 state of the most advanced one instead. So no step is lost, and none is made twice.

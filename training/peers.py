@@ -26,8 +26,8 @@ class Peers:
         self._connections = {fd: inode for fd, inode in _connections().items() if before.get(fd) != inode}
 
     def cut(self) -> None:
-        """From any thread: whoever is in a collective of the group gets an error. NCCL has a verb for it, which
-        was not tried here; gloo's `abort` leaves a waiting collective waiting.
+        """From any thread: whoever is in a collective of the group gets an error. NCCL has a verb for it,
+        which was not tried on a GPU; gloo's `abort` leaves a waiting collective waiting.
         """
         if self._on_gpu:
             self._group.abort()

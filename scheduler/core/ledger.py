@@ -3,7 +3,8 @@
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
 checkpoint of an attempt that ended by a fault (its work is done again), unless ranks kept what they had done.
-restarting: from such an end to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+restarting: from such an end to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its
+last step on.
 """
 
 from collections.abc import Iterable

@@ -116,9 +116,10 @@ def _task_text(event: e.Event) -> str:
 
 def _reformed_text(event: e.GangReformed) -> str:
     stayed = sorted(set(range(event.world_size)) - set(event.replaced))
-    replaced = f"{_ranks(event.replaced)} replaced" if event.replaced else "no rank replaced"
+    replaced = _ranks(event.replaced) if event.replaced else "no rank"
+    took = duration_text(event.duration_us)
     return (
-        f"{_ranks(stayed)} of {event.world_size} stayed up, {replaced} in {duration_text(event.duration_us)}; "
+        f"{_ranks(stayed)} of {event.world_size} stayed up, {replaced} replaced in {took}; "
         f"goes on after step {event.step}, no step repeated"
     )
 
