@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import paceline
 import pytest
 from paceline.client import process
 from support.cluster import Cluster, wait_until
 
 SCRIPT = Path(__file__).parents[1] / "support" / "looping_rank.py"
+EXAMPLE = Path(paceline.__file__).parent / "examples" / "digits" / "loop.yaml"
 PATIENT = ("--missed-heartbeats", "60")
 
 
@@ -245,3 +247,15 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
     assert reformed["replaced"] == [1]
     check_each_step_once(folder, ranks=2)
     check_curve(nodes, folder, tmp_path / "alone", nodes=2, ranks=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_example_goes_on_when_a_rank_is_killed(cluster: Cluster) -> None:
+    job = cluster.client.submit(EXAMPLE, overrides=["inputs.epochs=60"])
+    wait_until("it trains", lambda: cluster.client.job(job).step > 50)
+    kill(cluster.task_pids(job)[0])
+    cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
+    assert [body["replaced"] for body in bodies(cluster, job, "GangReformed")] == [[0]]
+    output = cluster.output(job, rank=0, attempt=2).decode()
+    assert float(output.partition("test accuracy ")[2].partition("%")[0]) >= 97
