@@ -8,6 +8,7 @@ is built. The Python object goes last, when nothing that could own the group is 
 import contextlib
 import os
 import socket
+import stat
 from typing import Any
 
 from torch import distributed
@@ -51,8 +52,12 @@ def _connections() -> dict[int, int]:
     """
     found: dict[int, int] = {}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
-            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
-                copy.getpeername()
-                found[int(name)] = os.fstat(int(name)).st_ino
+        with contextlib.suppress(OSError):  # closed by now, or not connected
+            status = os.fstat(int(name))
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
+                    copy.getpeername()
+                    found[int(name)] = status.st_ino
     return found
