@@ -28,16 +28,21 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.4g} TiB"
 
 
-def ranges_text(numbers: Sequence[int]) -> str:
-    """`0, 2-5, 9`, of growing numbers; of many ranges the first eight."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
+def others_of(numbers: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """The ranges (first, last) of what is below `count` and not among these."""
+    found, low = [], 0
+    for number in (*sorted(number for number in numbers if number < count), count):
+        if number > low:
+            found.append((low, number - 1))
+        low = max(low, number + 1)
+    return found
+
+
+def ranks_text(ranges: Sequence[tuple[int, int]]) -> str:
+    """`rank 3`, `ranks 0, 2-5`; of many ranges the first eight."""
     parts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:8]]
-    return ", ".join(parts) + (" and more" if len(ranges) > 8 else "")
+    one = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+    return f"{'rank' if one else 'ranks'} {', '.join(parts)}" + (" and more" if len(ranges) > 8 else "")
 
 
 def cpu_text(cpu_milli: int) -> str:

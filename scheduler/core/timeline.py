@@ -1,11 +1,11 @@
 """The story of a job or node: one line of text for each event."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
-from .amounts import demand_text, duration_text, ranges_text, size_text
+from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
 from .ending import COUNTED
 from .hang import place_of, step_of
 from .signals import how_it_exited
@@ -115,17 +115,13 @@ def _task_text(event: e.Event) -> str:
 
 
 def _reformed_text(event: e.GangReformed) -> str:
-    stayed = sorted(set(range(event.world_size)) - set(event.replaced))
-    replaced = _ranks(event.replaced) if event.replaced else "no rank"
+    stayed = ranks_text(others_of(event.replaced, event.world_size))
+    replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
     took = duration_text(event.duration_us)
     return (
-        f"{_ranks(stayed)} of {event.world_size} stayed up, {replaced} replaced in {took}; "
+        f"{stayed} of {event.world_size} stayed up, {replaced} replaced in {took}; "
         f"goes on after step {event.step}, no step repeated"
     )
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges_text(ranks)}"
 
 
 def _stalled_text(event: e.TaskStalled) -> str:

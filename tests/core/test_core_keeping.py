@@ -2,6 +2,7 @@
 
 import pytest
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.amounts import others_of, ranks_text
 from paceline.scheduler.core.events import GangReformed
 from paceline.scheduler.core.timeline import describe
 from support.paddock import Paddock, shape
@@ -87,3 +88,18 @@ def test_work_that_was_kept_is_not_lost_and_can_be_lost_later(paddock: Paddock) 
     assert book.lost_us >= 40_000_000, "nobody kept it the second time"
     parts = (book.queued_us, book.starting_us, book.productive_us, book.checkpoint_us, book.lost_us)
     assert sum(parts) + book.restarting_us + book.hung_us == book.wall_us
+
+
+@pytest.mark.parametrize(
+    ("replaced", "size", "stayed"),
+    [
+        ((1,), 2, "rank 0"),
+        ((0, 3), 8, "ranks 1-2, 4-7"),
+        ((), 1 << 53, "ranks 0-9007199254740991"),
+        ((5, 5, 2, 9), 4, "ranks 0-1, 3"),
+        (tuple(range(0, 40, 2)), 40, "ranks 1, 3, 5, 7, 9, 11, 13, 15 and more"),
+    ],
+)
+def test_who_stayed_up(replaced: tuple[int, ...], size: int, stayed: str) -> None:
+    """Whatever a job's code says of itself: the text is short, and made at once."""
+    assert ranks_text(others_of(replaced, size)) == stayed
