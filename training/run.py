@@ -1,14 +1,14 @@
-"""What a script sees of Paceline: `run = paceline.init()`, and eight verbs on it.
+"""What a script sees of Paceline: `run = paceline.init()`, and nine verbs on it.
 
 The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
 to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
-`save`, `flush`, `restore`, `should_save` and `should_stop` are collective: all ranks call them, at the same
-steps.
+`save`, `flush`, `restore`, `should_save`, `should_stop` and `loop` are collective: all ranks call them, at
+the same steps.
 """
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
@@ -21,13 +21,18 @@ from .gang import Gang
 from .link import ShimLink
 from .metrics import NAMES_MAX, check_step, check_values
 from .outcome import Restored, SaveOutcome
+from .output import move_output
 from .schedule import SaveSchedule
 from .steps import watch_optimizers
 from .stop import StopAgreement, StopNotice
 from .task import Task, read_task
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
     from .checkpoints import Checkpoints
+    from .staying import NextAttempt
 
 _FLUSH_AT_EXIT_S = 1.0
 _TELL_S = 2.0
@@ -194,6 +199,32 @@ class Run:
         when."""
         return self._notice.left_s()
 
+    def loop(
+        self,
+        step: "Callable[[int, nn.Module], object]",
+        *,
+        steps: int,
+        model: "nn.Module",
+        optimizer: "Optimizer",
+        save_every: int = 0,
+        wrap: "Callable[[nn.Module], nn.Module] | None" = None,
+        **more: Any,
+    ) -> int:
+        """Train: call `step(number, model)` for each number up to `steps`, and return how many are done.
+
+        The loop forms the process group, wraps the model (DistributedDataParallel, unless `wrap` says
+        otherwise), restores, saves every `save_every` steps, and ends early when the run is asked to stop.
+        When a rank is lost, the others keep their processes and their state, and a new one gets it from them.
+
+        `step` calls `optimizer.step()` once, after all collectives of its own, and takes its data by number,
+        `run.rank` and `run.world_size`, which may change. `more` takes what else has state_dict(), the same
+        at all ranks: schedulers, scalers. Models that are sharded over ranks cannot be handed on so.
+        """
+        from .loop import Plan, StepLoop, wrap_for
+
+        plan = Plan(step, steps, model, optimizer, wrap or wrap_for, save_every, more)
+        return StepLoop(self, plan).run()
+
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""
         if self._lazy_checkpoints is not None and os.getpid() == self._pid:
@@ -201,6 +232,45 @@ class Run:
                 self._lazy_checkpoints.close()
         if self._link is not None:
             self._link.close(_FLUSH_AT_EXIT_S)
+
+    # For the step loop.
+
+    @property
+    def gang(self) -> Gang:
+        """How the ranks of this attempt agree."""
+        return self._gang
+
+    @property
+    def task_folder(self) -> Path | None:
+        """None outside Paceline."""
+        return self._environment.task_folder
+
+    def tell(self, message: Mapping[str, object], timeout_s: float) -> None:
+        """Have it in the job's timeline, if the shim takes it in that time."""
+        if self._link is not None:
+            self._link.ask(message, timeout_s)
+
+    def go_on_in(self, attempt: "NextAttempt") -> None:
+        """This process is a rank of the next attempt: all that it knew of the last one is exchanged."""
+        history = self._lazy_checkpoints.abandon() if self._lazy_checkpoints is not None else None
+        os.environ.update(attempt.variables)
+        self._environment = read_environment(os.environ)
+        folder = self._environment.task_folder
+        assert folder is not None
+        move_output(attempt.log)
+        BEAT.move()
+        if self._link is not None:
+            self._link.close(0.0)
+        self._link = ShimLink(folder)
+        self._gang.release()
+        self._gang = Gang(self._environment)
+        self._notice.move(folder)
+        self._stopping = StopAgreement(
+            self._gang, self._notice, catches_sigterm=self._environment.managed, on_stop=self._tell_stop_seen
+        )
+        self._lazy_schedule = self._lazy_checkpoints = None
+        if history is not None:
+            self._checkpoints().go_on_from(history)
 
     def _checkpoints(self) -> "Checkpoints":
         if self._lazy_checkpoints is None:

@@ -1,5 +1,7 @@
 """Amounts as people read them."""
 
+from collections.abc import Sequence
+
 from ...spec.resources import GangDemand, Resources
 
 
@@ -24,6 +26,23 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:.4g} TiB"
+
+
+def others_of(numbers: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """The ranges (first, last) of what is below `count` and not among these."""
+    found, low = [], 0
+    for number in (*sorted(number for number in numbers if number < count), count):
+        if number > low:
+            found.append((low, number - 1))
+        low = max(low, number + 1)
+    return found
+
+
+def ranks_text(ranges: Sequence[tuple[int, int]]) -> str:
+    """`rank 3`, `ranks 0, 2-5`; of many ranges the first eight."""
+    parts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:8]]
+    one = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+    return f"{'rank' if one else 'ranks'} {', '.join(parts)}" + (" and more" if len(ranges) > 8 else "")
 
 
 def cpu_text(cpu_milli: int) -> str:

@@ -77,7 +77,10 @@ def end_attempt(
         lost=_lost(job, now_us, again=then is JobState.QUEUED),
     )
     why = f"attempt {job.attempt} is over: {ending.code}"
-    stops: tuple[Effect, ...] = tuple(StopTask(task.node, job.key(task.task), 0, why) for task in left)
+    keep_us = state.settings.reform_us + held_us if then is JobState.QUEUED and _may_keep(job, ending) else 0
+    stops: tuple[Effect, ...] = tuple(
+        StopTask(task.node, job.key(task.task), 0, why, keep_us) for task in left
+    )
     return Plan(None, (event,), stops)
 
 
@@ -91,6 +94,14 @@ def _lost(job: Job, now_us: Micros, *, again: bool) -> str:
     mine = newest is not None and newest.job is None and newest.attempt == job.attempt
     since_us = newest.accepted_us - newest.persist_us if newest is not None and mine else course.attempt_us
     return lost_text(course.attempt_step, saved, now_us - since_us)
+
+
+def _may_keep(job: Job, ending: Ending) -> bool:
+    """Ranks that are healthy may stay up for the next attempt: after a fall, not of a gang that stood still,
+    and not where every process of the attempt must be gone before the next."""
+    kind = ending.failure.kind if ending.failure is not None else None
+    fell = ending.outcome in (AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST)
+    return fell and kind is not FailureClass.HANG and not job.demand.exclusive
 
 
 def _as_stopped(job: Job, ending: Ending) -> Ending:

@@ -178,6 +178,20 @@ class CheckpointDamaged:
 
 
 @dataclass(frozen=True, slots=True)
+class GangReformed:
+    """Ranks that were kept from the attempt before train on after its step: none is made again."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
+    """Since they saw that the gang was broken."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartRefused:
     at_us: Micros
     task: TaskKey
@@ -477,6 +491,7 @@ JobEvent = (
     | CheckpointFailed
     | CheckpointUploaded
     | CheckpointDamaged
+    | GangReformed
     | StartRefused
     | TaskStalled
     | RanksInspected

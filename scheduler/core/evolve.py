@@ -188,6 +188,11 @@ def _checkpoint_damaged(state: ClusterState, event: e.CheckpointDamaged) -> Touc
     return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
 
 
+def _gang_reformed(state: ClusterState, event: e.GangReformed) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
 def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
     """The first suspicion stands until it is settled."""
     job = state.jobs[event.task.job]
@@ -416,6 +421,7 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointFailed: _checkpoint_failed,
     e.CheckpointUploaded: _checkpoint_uploaded,
     e.CheckpointDamaged: _checkpoint_damaged,
+    e.GangReformed: _gang_reformed,
     e.StartRefused: _task_left,
     e.TaskStalled: _task_stalled,
     e.RanksInspected: _ranks_inspected,

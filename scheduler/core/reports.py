@@ -46,6 +46,7 @@ from .stimuli import (
     Metrics,
     Paced,
     Published,
+    Reformed,
     Refused,
     Restored,
     SaveFailed,
@@ -208,7 +209,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return _on_exited(state, job, entry, entry.said, now_us)
         case Ended():
             return _on_ended(state, job, entry, entry.said, now_us)
-        case Metrics() | Published() | Restored() | SaveFailed() | SawStop() as said:
+        case Metrics() | Published() | Restored() | SaveFailed() | SawStop() | Reformed() as said:
             return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
             return on_copy(job, entry, said, now_us)
@@ -223,7 +224,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 
 def _as_said(
-    entry: Entry, said: Metrics | Published | Restored | SaveFailed | SawStop, now_us: Micros
+    entry: Entry, said: Metrics | Published | Restored | SaveFailed | SawStop | Reformed, now_us: Micros
 ) -> e.Event:
     """What needs no decision."""
     key, seq = entry.task, entry.seq
@@ -238,6 +239,8 @@ def _as_said(
             return e.CheckpointFailed(now_us, key, seq, step, why, request)
         case SawStop(step, left_us):
             return e.StopSeen(now_us, key, seq, step, left_us)
+        case Reformed(replaced, world_size, step, duration_us):
+            return e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
-from .amounts import demand_text, duration_text, size_text
+from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
 from .ending import COUNTED
 from .gpus import sick_text
 from .hang import place_of, step_of
@@ -109,6 +109,8 @@ def _task_text(event: e.Event) -> str:
         case e.StopSeen():
             at = f" after step {event.step}" if event.step >= 0 else ""
             return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case e.GangReformed():
+            return _reformed_text(event)
         case e.TaskStalled():
             return _stalled_text(event)
         case e.RanksInspected():
@@ -148,6 +150,16 @@ def _damaged_text(event: e.CheckpointDamaged) -> str:
         else "no checkpoint is good"
     )
     return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
+
+
+def _reformed_text(event: e.GangReformed) -> str:
+    stayed = ranks_text(others_of(event.replaced, event.world_size))
+    replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
+    took = duration_text(event.duration_us)
+    return (
+        f"{stayed} of {event.world_size} stayed up, {replaced} replaced in {took}; "
+        f"goes on after step {event.step}, no step repeated"
+    )
 
 
 def _stalled_text(event: e.TaskStalled) -> str:
