@@ -49,6 +49,8 @@ class AttemptOutcome(StrEnum):
     START_FAILED = "start-failed"
     TIMED_OUT = "timed-out"
     PREEMPTED = "preempted"
+    RESIZED = "resized"
+    """Stopped at a checkpoint, to go on with more instances."""
     CANCELLED = "cancelled"
 
 

@@ -27,6 +27,7 @@ AGAIN = frozenset(
         AttemptOutcome.NODE_LOST,
         AttemptOutcome.START_FAILED,
         AttemptOutcome.PREEMPTED,
+        AttemptOutcome.RESIZED,
         AttemptOutcome.WORKER_FAILED,
     }
 )
@@ -114,6 +115,8 @@ def stopped(job: Job) -> Ending:
     """The ending of a job that was asked to stop."""
     stop = job.course.stop
     assert stop is not None
+    if stop.outcome is AttemptOutcome.RESIZED:
+        return Ending(stop.outcome, "resized", f"stopped at a checkpoint {stop.why}", exit_code=EXIT_NOT_RUN)
     if stop.outcome is AttemptOutcome.TIMED_OUT:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
@@ -152,6 +155,8 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         return JobState.FAILED, _final(job, ending, kind)
     if outcome in COUNTED:
         return _within_retries(job, ending)
+    if outcome is AttemptOutcome.RESIZED:
+        return JobState.QUEUED, ending
     if job.course.free_restarts >= state.settings.free_restarts_max:
         text = (
             f"{ending.text}; given up after {job.course.free_restarts} restarts that were not the job's fault"

@@ -90,6 +90,17 @@ class Stop:
     requested_us: Micros
     grace_us: int
     by: str = ""
+    why: str = ""
+    """What for, where the outcome does not say it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """There is room for more of an elastic gang: at its next checkpoint it goes on with more instances."""
+
+    planned_us: Micros
+    to: int
+    """Instances, when it was planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,7 @@ class Course:
     """That the current attempt hangs: its nodes are being asked."""
     hangs: int = 0
     """Attempts that did."""
+    growth: Growth | None = None
     stop: Stop | None = None
     attempt_us: Micros = NEVER
     """When the current attempt was placed."""
@@ -205,3 +217,8 @@ class Job:
         """This job as it will be when `task` has ended."""
         tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
         return replace(self, course=replace(self.course, tasks=tasks))
+
+
+def may_grow(job: Job) -> bool:
+    """It runs, with fewer instances than it may have."""
+    return job.state is JobState.RUNNING and len(job.tasks) < job.demand.instance_count_max

@@ -2,8 +2,8 @@
 
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
-checkpoint of an attempt that ended by a fault (its work is done again). restarting: from such an end to the
-next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+checkpoint of an attempt that ended by a fault or to grow (its work is done again). restarting: from such an end
+to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,15 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 
-FAULTS: Final = frozenset(
-    {AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST, AttemptOutcome.START_FAILED}
+DONE_AGAIN: Final = frozenset(
+    {
+        AttemptOutcome.WORKER_FAILED,
+        AttemptOutcome.NODE_LOST,
+        AttemptOutcome.START_FAILED,
+        AttemptOutcome.RESIZED,
+    }
 )
+"""What such an attempt did since its last checkpoint is done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class _Book:
         self.at_risk_us = max(0, self.at_risk_us - hung_us)
 
     def _attempt_ended(self, event: e.AttemptEnded) -> None:
-        if event.ending.outcome in FAULTS:
+        if event.ending.outcome in DONE_AGAIN:
             self.accounts["productive_us"] -= self.at_risk_us
             self.accounts["lost_us"] += self.at_risk_us
         self.at_risk_us = 0

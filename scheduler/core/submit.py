@@ -6,7 +6,7 @@ from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .effects import Effect, Plan, StopTask, Submitted
-from .ending import EXIT_CANCELLED, end_attempt, stopped
+from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
 from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
 from .job import Ending, Job, Stop, TaskState
 from .state import ClusterState
@@ -52,12 +52,16 @@ def on_cancel(state: ClusterState, asked: Cancel, now_us: Micros) -> Plan[None]:
 
 
 def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
-    """A second stop counts only when it is to be over sooner. Nobody can be told: over at once."""
+    """A second stop counts only when it is to be over sooner, or is for good where the first was not. Nobody
+    can be told: over at once."""
     standing = job.course.stop
     if standing is not None:
-        if stop.requested_us + stop.grace_us >= standing.requested_us + standing.grace_us:
+        for_good = standing.outcome in AGAIN and stop.outcome not in AGAIN
+        left_us = standing.requested_us + standing.grace_us - stop.requested_us
+        if stop.grace_us >= left_us and not for_good:
             return Plan(None)
-        stop = Stop(standing.outcome, stop.requested_us, stop.grace_us, standing.by)
+        grace_us = max(0, min(stop.grace_us, left_us))
+        stop = replace(stop if for_good else standing, requested_us=stop.requested_us, grace_us=grace_us)
     requested = StopRequested(stop.requested_us, job.number, stop)
     if within_reach(state, job):
         return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))

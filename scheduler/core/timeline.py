@@ -32,10 +32,15 @@ def _job_text(event: e.Event, names: Names) -> str:
             who = f" by {event.user}" if event.user else ""
             return f"submitted{who}: {demand_text(event.shape.demand)}"
         case e.AttemptStarted():
-            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
+            size = f"; {event.size}" if event.size else ""
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
+        case e.GrowthPlanned():
+            return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
+        case e.GrowthDropped():
+            return f"does not grow at this checkpoint: {event.why}"
         case e.StopRequested():
             stop = event.stop
-            why = "timeout" if stop.outcome is AttemptOutcome.TIMED_OUT else "cancel"
+            why = stop.why or ("timeout" if stop.outcome is AttemptOutcome.TIMED_OUT else "cancel")
             by = f" by {stop.by}" if stop.by else ""
             return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
         case e.AttemptEnded():
