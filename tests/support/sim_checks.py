@@ -75,7 +75,6 @@ class Checks:
         event = committed.event
         number = e.job_of(event)
         self._silence_alone_ends_nothing(event)
-        self._only_at_a_checkpoint_it_grows(event)
         self._only_the_still_hang(event)
         self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
 
@@ -199,6 +198,7 @@ class Checks:
             return
         task = getattr(event, "task", None)
         self._judge_failure(event, number)
+        self._only_at_a_checkpoint_it_grows(event)
         if isinstance(event, e.AttemptStarted):
             assert event.attempt == self.attempts.get(number, 0) + 1, f"attempts only grow by one: {event}"
             self.attempts[number] = event.attempt
@@ -235,6 +235,8 @@ class Checks:
             if told is not None:
                 self.failures[number] = told
                 self._is_a_failure(number, told)
+        elif isinstance(event, e.JobEnded):  # while it waited: its end is no rank's any more
+            self.failures.pop(number, None)
         elif isinstance(event, e.RankExited) and event.kind is not None:
             failure = self.failures.get(number)
             if failure is not None and failure.attempt == event.task.attempt and failure.rank is not None:
