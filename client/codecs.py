@@ -46,6 +46,10 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
         document=message.document,
         pace=tuple(message.pace),
+        instances=len(message.tasks),
+        min_instance_count=message.min_instance_count,
+        max_instance_count=message.max_instance_count,
+        size=message.size,
         failure=to_failure(message.failure) if message.HasField("failure") else None,
     )
 

@@ -32,8 +32,8 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class GangDemand:
-    """All that placement needs to know of a job: equal tasks, placed together. An elastic one takes what there is
-    room for, from `instance_count_min` on."""
+    """All that placement needs to know of a job: equal tasks, placed together. An elastic job takes what
+    there is room for, from `instance_count_min` on."""
 
     per_task: Resources
     instance_count: int = 1

@@ -1,9 +1,9 @@
 """Gangs that may have more or fewer instances: how many they get, and when a smaller one grows.
 
-A gang is placed with what there is room for, from its least on; with more than it asked for only while nobody
-else waits. When there is room for more of one that runs, and nobody waits for it, it is planned to grow, and
-does so at its next checkpoint, from that checkpoint: so it grows at most once for each checkpoint, and loses no
-step by it. One gang at a time: what it leaves is counted before the next one moves.
+A gang is placed with what there is room for, from its least on; with more than it asked for only while
+nobody else waits. When there is room for more of one that runs, and nobody waits for it, it is planned to
+grow, and does so at its next checkpoint, from that checkpoint: so it grows at most once for each
+checkpoint. One gang at a time: what it leaves is counted before the next one moves.
 """
 
 from ...spec.ids import JobId, Micros
@@ -87,9 +87,8 @@ def size_text(state: ClusterState, job: Job, count: int) -> str:
     lost = ending is not None and ending.outcome is AttemptOutcome.NODE_LOST and ending.node is not None
     node = state.nodes.get(ending.node) if lost and ending is not None and ending.node is not None else None
     because = f"{node.name} lost" if node is not None else "no room for more"
-    return (
-        f"{verb} with {count} of {demand.instance_count} instances (min {demand.instance_count_min}): {because}"
-    )
+    least = demand.instance_count_min
+    return f"{verb} with {count} of {demand.instance_count} instances (min {least}): {because}"
 
 
 def bounds_text(job: Job) -> str:
@@ -118,7 +117,7 @@ def _waits_besides(state: ClusterState, job: Job) -> bool:
 
 
 def _may_stop(state: ClusterState, job: Job) -> bool:
-    """All of it hears the stop, and no other gang is on its way to the same room. Else: at a later checkpoint."""
+    """All of it hears the stop, and no other gang is on its way to the same room. Else: at a later one."""
     heard = all(state.nodes[task.node].contact is NodeContact.CONNECTED for task in job.tasks)
     return heard and not any(
         (stop := state.jobs[number].course.stop) is not None and stop.outcome is AttemptOutcome.RESIZED

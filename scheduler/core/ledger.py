@@ -2,8 +2,8 @@
 
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
-checkpoint of an attempt that ended by a fault or to grow (its work is done again). restarting: from such an end
-to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+checkpoint of an attempt that ended by a fault or to grow (its work is done again). restarting: from such an
+end to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable

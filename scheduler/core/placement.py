@@ -1,5 +1,5 @@
-"""Gang placement, first come first served: all tasks of the first job in line find room, or nobody moves. Of an
-elastic gang all that find room start, if they are enough.
+"""Gang placement, first come first served: all tasks of the first job in line find room, or nobody moves. Of
+an elastic gang all that find room start, if they are enough.
 
 A cycle costs what it places, not what waits: only the first in line is looked at. A job that no node could
 ever run steps aside with its equals. A restarted job prefers the nodes it had. Ties go by node id, so that

@@ -4,6 +4,7 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
@@ -18,6 +19,9 @@ from .reason import Reason
 from .shortage import never_reason, nodes_text, not_now_reason, resting_text
 from .state import ClusterState
 from .stranding import lost_nodes
+
+SMALLER: Final = "smaller"
+"""The code of what is said of a gang that runs smaller than it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,8 @@ def _placed_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
         return Reason("starting", text, fields={"waiting": len(waiting), "tasks": len(job.tasks)})
     names = sorted({state.nodes[task.node].name for task in job.tasks})
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    text = f"attempt {job.attempt} runs on {shown}, placed {since} ago: {demand_text(job.demand, len(job.tasks))}"
+    what = demand_text(job.demand, len(job.tasks))
+    text = f"attempt {job.attempt} runs on {shown}, placed {since} ago: {what}"
     return Reason("running", text, fields={"attempt": job.attempt, "nodes": len(names)})
 
 
@@ -158,7 +163,8 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
     if not may_grow(job):
         return ()
     count, demand = len(job.tasks), job.demand
-    text = f"{count} instance{'s' if count != 1 else ''} ({bounds_text(job)}): {growth_text(state, job, now_us)}"
+    instances = "1 instance" if count == 1 else f"{count} instances"
+    text = f"{instances} ({bounds_text(job)}): {growth_text(state, job, now_us)}"
     if could_have(state, job) <= count:
         text += f"; {nodes_text(state, demand, now_us)}"
     fields: dict[str, str | int] = {
@@ -169,7 +175,7 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
         "could_have": could_have(state, job),
     }
     hint = "it grows by itself, from a checkpoint, when there is room and nobody waits for it"
-    return (Reason("smaller", text, hint, fields),)
+    return (Reason(SMALLER, text, hint, fields),)
 
 
 def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
@@ -218,4 +224,4 @@ def _suspected(state: ClusterState) -> tuple[Reason, ...]:
     )
 
 
-__all__ = ["Reason", "Why", "ending_reason", "node_reason", "why"]
+__all__ = ["SMALLER", "Reason", "Why", "ending_reason", "node_reason", "why"]
