@@ -96,7 +96,7 @@ resources: {{instance_count: 2, min_instance_count: 1, cpus: 1}}
 def compare(
     found: dict[tuple[int, int], dict[int, dict[str, Any]]], whole: dict[int, dict[str, Any]]
 ) -> None:
-    """Of each step the last attempt counts: what was done after a checkpoint that it went on from is undone."""
+    """Of each step the last attempt counts: what was done after its checkpoint is undone."""
     counts = {step: max(at for at, _ in found if step in found[at, 0]) for step in whole}
     seen: defaultdict[int, list[int]] = defaultdict(list)
     for step, expected in whole.items():
