@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for megabytes in (20,) if given.quick else SIZES_MB:
             folder = Path(name, str(megabytes))
             folder.mkdir()
-            with _rank(folder, Path(memory, str(megabytes)), megabytes) as rank:
-                case = f"{_ask(rank, 'megabytes'):.0f} MB"
+            with start_rank(folder, Path(memory, str(megabytes)), megabytes) as rank:
+                case = f"{ask(rank, 'megabytes'):.0f} MB"
                 saving(report, given, rank, case)
                 restoring(report, given, rank, case)
                 if megabytes == SLOWED_MB or given.quick:
@@ -50,7 +50,7 @@ def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
 
     def both(operation: str, name: str) -> Callable[[], float]:
         def measure() -> float:
-            told: dict[str, float] = _ask(rank, operation)
+            told: dict[str, float] = ask(rank, operation)
             rates[name].append(told["MB/s"])
             return told["stall_s"]
 
@@ -60,11 +60,11 @@ def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
     ours, floor, write, *peers = alternate(
         given.pairs,
         both("ours", "ours"),
-        lambda: float(_ask(rank, "memcpy")),
-        lambda: float(_ask(rank, "write")),
-        lambda: float(_ask(rank, "torch_save")),
+        lambda: float(ask(rank, "memcpy")),
+        lambda: float(ask(rank, "write")),
+        lambda: float(ask(rank, "torch_save")),
         both("dcp_save", "dcp.save"),
-        *(lambda kind=kind: float(_ask(rank, "async_save", kind=kind)) for kind in ASYNC.values()),  # type: ignore[misc]
+        *(lambda kind=kind: float(ask(rank, "async_save", kind=kind)) for kind in ASYNC.values()),  # type: ignore[misc]
     )
     for name, peer in zip(names, peers, strict=True):
         report.rows.append(Row(case, "stall", "s", ours, name, peer, "memcpy", floor))
@@ -76,7 +76,7 @@ def restoring(report: Report, given: Options, rank: Driver, case: str) -> None:
     memory, disk, load, read, copy = alternate(
         given.pairs,
         *(
-            lambda name=name: float(_ask(rank, name))  # type: ignore[misc]
+            lambda name=name: float(ask(rank, name))  # type: ignore[misc]
             for name in ("from_memory", "from_disk", "dcp_load", "read", "memcpy")
         ),
     )
@@ -90,18 +90,18 @@ def slowed(report: Report, given: Options, rank: Driver, case: str) -> None:
     metric = f"training, one save in {seconds:.0f} s"
     taken = alternate(
         given.pairs,
-        lambda: float(_ask(rank, "train", seconds=seconds, saves=True)),
-        lambda: float(_ask(rank, "train", seconds=seconds, saves=False)),
+        lambda: float(ask(rank, "train", seconds=seconds, saves=True)),
+        lambda: float(ask(rank, "train", seconds=seconds, saves=False)),
     )
     report.rows.append(Row(case, metric, "1/s", taken[0], "without saves", taken[1]))
 
 
-def _rank(folder: Path, memory: Path, megabytes: int) -> Driver:
+def start_rank(folder: Path, memory: Path, megabytes: int) -> Driver:
     command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes)]
     return Driver("rank", command, folder, {})
 
 
-def _ask(rank: Driver, operation: str, **arguments: object) -> Any:
+def ask(rank: Driver, operation: str, **arguments: object) -> Any:
     return rank.ask(operation, timeout_s=_ASK_S, **arguments)
 
 

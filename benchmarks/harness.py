@@ -24,8 +24,8 @@ from rich.table import Table
 
 PAIRS_MIN = 5
 PEER_TRIES = 3
-RATES = frozenset({"jobs/s", "MB/s", "lines/s", "1/s"})
-"""Units of which more is better; of all others (times) less is."""
+MORE_IS_BETTER = frozenset({"jobs/s", "MB/s", "lines/s", "1/s", "% of the time"})
+"""These units; of all others (times) less is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def more_is_better(self) -> bool:
-        return self.unit in RATES
+        return self.unit in MORE_IS_BETTER
 
     @property
     def ratio(self) -> float | None:
@@ -115,8 +115,8 @@ class Report:
 
         return measured
 
-    def finish(self, options: Options) -> None:
-        """Print the table, and write JSON and plot where asked."""
+    def finish(self, options: Options, draw: Callable[[Path], None] | None = None) -> None:
+        """Print the table, and write JSON and plot where asked; `draw` where bars are not the picture."""
         console = Console()
         if not console.is_terminal:  # a file or a pipe: no line of the table may be broken
             console = Console(width=180)
@@ -126,7 +126,9 @@ class Report:
         console.print(f"machine: {machine()['summary']}; {_versions_line(self.versions)}", highlight=False)
         if options.json:
             options.json.write_text(json.dumps(as_json(self), indent=1) + "\n")
-        if options.plot:
+        if options.plot and draw is not None:
+            draw(options.plot)
+        elif options.plot:
             plot(self, options.plot)
 
 

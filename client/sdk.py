@@ -21,7 +21,7 @@ from ..proto import channels  # before grpc, which it keeps quiet
 import grpc
 
 from ..proto.failures import error_of
-from ..spec.errors import PacelineError, Unavailable
+from ..spec.errors import PacelineError
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, settings, views
@@ -235,7 +235,7 @@ class Client(_Base):
                 cursor.ends_by_itself = cursor.gives_all(self.job(cursor.job))
             except grpc.RpcError as failed:
                 self._check_late(deadline)
-                time.sleep(self._pause_s(patience, stream_error(failed)))
+                time.sleep(self._pause_s(patience, error_of(failed)))
             finally:
                 stream.cancel()
 
@@ -385,21 +385,13 @@ class AsyncClient(_Base):
                 # It ended, which a stopping scheduler may also bring about: look, and ask once more.
                 cursor.ends_by_itself = cursor.gives_all(await self.job(cursor.job))
             except grpc.RpcError as failed:
-                await asyncio.sleep(self._pause_s(patience, stream_error(failed)))
+                await asyncio.sleep(self._pause_s(patience, error_of(failed)))
             finally:
                 stream.cancel()
 
 
 class _Late(Exception):
     """The caller's own deadline has passed."""
-
-
-def stream_error(failed: grpc.RpcError) -> PacelineError:
-    """The error of a broken stream. One that the other side cancelled was cut off by a stopping scheduler."""
-    code: Any = getattr(failed, "code", None)
-    if code is not None and code() is grpc.StatusCode.CANCELLED:
-        return Unavailable("the scheduler ended the stream", hint="it may be restarting; try again")
-    return error_of(failed)
 
 
 def user_name() -> str:

@@ -88,6 +88,10 @@ def error_of(failed: grpc.RpcError) -> errors.PacelineError:
         return errors.Unavailable(
             "the scheduler did not answer in time", hint="try again; see the scheduler's log"
         )
+    if status is grpc.StatusCode.CANCELLED:  # by the other side: a server that stops cuts calls off so
+        return errors.Unavailable(
+            "the scheduler ended the call: it is stopping", hint="it may be restarting; try again"
+        )
     kind = _BY_STATUS.get(status, errors.PacelineError)
     return kind(text, hint="", status=status.name)
 

@@ -17,7 +17,9 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
 @pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["launch", "restart", "checkpoint", "jobs", "recovery", "logs", "beat"])
+@pytest.mark.parametrize(
+    "name", ["launch", "restart", "checkpoint", "jobs", "recovery", "logs", "beat", "goodput"]
+)
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]
