@@ -16,7 +16,7 @@ from .job import Job, TaskState, may_grow
 from .node import Node
 from .placement import room_elsewhere
 from .reason import Reason
-from .shortage import never_reason, nodes_text, not_now_reason, resting_text
+from .shortage import lost_that_fit, never_reason, nodes_text, not_now_reason, resting_text
 from .state import ClusterState
 from .stranding import lost_nodes
 
@@ -167,6 +167,8 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
     text = f"{instances} ({bounds_text(job)}): {growth_text(state, job, now_us)}"
     if could_have(state, job) <= count:
         text += f"; {nodes_text(state, demand, now_us)}"
+        lost = lost_that_fit(state, demand)
+        text += f"; {lost} lost node{'s' if lost > 1 else ''} could help" if lost else ""
     fields: dict[str, str | int] = {
         "instances": count,
         "asked": demand.instance_count,

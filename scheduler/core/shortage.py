@@ -20,14 +20,19 @@ def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
     text = _never_text(nodes, demand)
-    lost = sum(
-        node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
-        for node in state.nodes.values()
-    )
+    lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
+
+
+def lost_that_fit(state: ClusterState, demand: GangDemand) -> int:
+    """Nodes that could help if they returned."""
+    return sum(
+        node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
+        for node in state.nodes.values()
+    )
 
 
 def resting_text(node: Node, now_us: Micros) -> str:

@@ -51,34 +51,35 @@ def on_nodes(job: views.Job) -> set[str]:
     return {task.node for task in job.tasks}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_gang_goes_on_with_what_is_left_and_grows_back(tmp_path: Path) -> None:
     folder, alone = tmp_path / "elastic", tmp_path / "alone"
     for each in (folder, alone):
         each.mkdir()
     text = f"""
-command: {sys.executable} {SCRIPT} {folder} 1000000
+command: python {SCRIPT} {folder} 1000000
 name: elastic
 distribution: {{type: pytorch}}
 resources: {{instance_count: 2, min_instance_count: 1, cpus: 1}}
 """
     with Cluster(tmp_path, agents=2, cpus=1) as cluster:
         job = cluster.submit_text(text)
-        wait_until("both train", lambda: last_step(folder, 1) > 12, 90)
+        wait_until("both train", lambda: last_step(folder, 1) > 12, 120)
         wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints))
         for found in node_processes(cluster, 1):
             process.send(found, signal.SIGKILL)
-        wait_until("one goes on", lambda: last_step(folder, 2) > 0, 60)
+        wait_until("one goes on", lambda: last_step(folder, 2) > 0, 120)
         small = cluster.client.job(job)
         assert (small.attempt, on_nodes(small), small.instances) == (2, {"local-0"}, 1)
         assert "1 instance (2 asked, 1 to 2): there is no room for more instances" in small.size, small.size
+        assert "1 lost node could help" in small.size or "1 silent node not counted" in small.size, small.size
         cluster.start_agent(1)
-        wait_until("two go on", lambda: last_step(folder, 3) > 0, 60)
+        wait_until("two go on", lambda: last_step(folder, 3) > 0, 120)
         whole = cluster.client.job(job)
         assert (whole.attempt, on_nodes(whole), whole.size) == (3, {"local-0", "local-1"}, "")
-        wait_until("they train on", lambda: last_step(folder, 3) > min(records(folder)[3, 0]) + 8, 60)
+        wait_until("they train on", lambda: last_step(folder, 3) > min(records(folder)[3, 0]) + 8, 120)
         (folder / "enough").touch()
-        done = cluster.wait_state(job, "SUCCEEDED", timeout_s=60)
+        done = cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
         story = cluster.client.timeline(job)
         assert (done.attempt, sizes(cluster, job)) == (3, [2, 1, 2]), cluster.story(job, "sizes")
         said = "\n".join(entry.text for entry in story.entries)
