@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -18,10 +18,12 @@ from google.protobuf import json_format
 from ..proto.generated import agent_pb2
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
+from ..spec.xids import SYMPATHETIC
 from . import containment
 from .disk import Disk
 from .launch import Refusal, base_environment
 from .memory import MemoryFolders
+from .nvml import Alarm
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
@@ -59,13 +61,16 @@ class Supervisor:
         *,
         on_growth: Callable[[TaskKey], None] = lambda key: None,
         on_change: Callable[[], None] = lambda: None,
+        alarms: Callable[[Collection[int], float, float], list[Alarm]] = lambda gpus, begin_s, end_s: [],
     ) -> None:
-        """`state` is the agent's state folder; nothing is touched before `recover`."""
+        """`state` is the agent's state folder; nothing is touched before `recover`. `alarms` says what was
+        heard of GPUs between two times of time.monotonic()."""
         self._state = state
         self._folder = state / "tasks"
         self._config = config
         self._on_growth = on_growth
         self._on_change = on_change
+        self._alarms = alarms
         self._base = base_environment(os.environ)
         self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
@@ -216,7 +221,23 @@ class Supervisor:
         found = task.journal.entries(after_seq, limit)
         for entry in found:
             entry.task.CopyFrom(task.request.task)
+            if entry.exited.exit_code and task.request.gpu_indices:
+                self._explain(task, entry)
         return found
+
+    def _explain(self, task: Task, entry: agent_pb2.JournalEntry) -> None:
+        """Say which XID a rank may have ended of: of those that explain something, the first."""
+        begin_s = task.journal.entries(0, 1)[0].at_monotonic_s
+        heard = self._alarms(task.request.gpu_indices, begin_s, entry.at_monotonic_s)
+        told = next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None)
+        if told is not None:
+            entry.exited.xid, entry.exited.xid_gpu = told.xid, told.index
+
+    def holds_gpu(self, index: int) -> bool:
+        """A task here has that GPU, and processes that may use it."""
+        return any(
+            index in task.request.gpu_indices and not task.over.is_set() for task in self._tasks.values()
+        )
 
     def log_files(self, key: TaskKey) -> dict[int, Path]:
         """Global rank -> its output file (which may not exist yet). Unknown: none."""

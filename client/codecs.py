@@ -11,6 +11,7 @@ from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.failures import FailureClass
+from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
 from ..spec.resources import Resources
@@ -187,7 +188,16 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         ecc_uncorrected=message.ecc_uncorrected if message.HasField("ecc_uncorrected") else None,
         last_xid=message.last_xid if message.HasField("last_xid") else None,
         health=message.health,
+        state=_enum(GpuState, message.state or _state_by(message.health)),
+        needs=message.needs,
+        since_us=_micros(message.since_us),
+        quarantines=message.quarantines,
     )
+
+
+def _state_by(health: str) -> GpuState:
+    """Of an agent that only says what is wrong."""
+    return GpuState.OK if health in ("", "ok") else GpuState.DRAINED
 
 
 def to_resources(message: common_pb2.Resources) -> Resources:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..spec.failures import FailureClass
+from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import TERMINAL, JobState, NodeContact
 from ..spec.resources import Resources
@@ -233,6 +234,14 @@ class Gpu:
     ecc_uncorrected: int | None
     last_xid: int | None
     health: str
+    """`ok`, or what is wrong."""
+    state: GpuState = GpuState.OK
+    needs: str = ""
+    """What its driver asks for, as `a reset: ...`."""
+    since_us: Micros | None = None
+    """When `state` became other than ok, by the node's clock."""
+    quarantines: int = 0
+    """How often it was other than ok on this node."""
 
 
 @dataclass(frozen=True, slots=True)

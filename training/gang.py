@@ -9,6 +9,7 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..proto.beats import BEAT
 from .environment import Environment
 from .errors import GangNotReady
 
@@ -73,7 +74,8 @@ class Gang:
         from torch import distributed
 
         values: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(values, value, group=self.group())
+        with BEAT.meeting():
+            distributed.all_gather_object(values, value, group=self.group())
         return values
 
     def from_first(self, value: Any) -> Any:
@@ -83,7 +85,8 @@ class Gang:
         from torch import distributed
 
         values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self.group())
+        with BEAT.meeting():
+            distributed.broadcast_object_list(values, src=0, group=self.group())
         return values[0]
 
     def largest(self, *values: int) -> tuple[int, ...]:
@@ -93,7 +96,8 @@ class Gang:
         import torch
 
         tensor = torch.tensor(values, dtype=torch.int64)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
+        with BEAT.meeting():
+            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
         return tuple(int(value) for value in tensor)
 
 

@@ -435,6 +435,8 @@ class RankExited(_message.Message):
     KILLED_BY_US_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    XID_FIELD_NUMBER: _builtins.int
+    XID_GPU_FIELD_NUMBER: _builtins.int
     local_rank: _builtins.int
     exit_code: _builtins.int
     """negative: the signal"""
@@ -444,6 +446,9 @@ class RankExited(_message.Message):
     """stop, timeout, failed peer: not the first cause"""
     cause: _builtins.str
     """what the node knows beyond the code: "out of memory: ..." """
+    xid: _builtins.int
+    """that the driver told of one of its GPUs, shortly before; the agent adds it to the journal's entry"""
+    xid_gpu: _builtins.int
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """of a rank that failed; of one that we killed, what it had failed of before"""
@@ -457,10 +462,12 @@ class RankExited(_message.Message):
         killed_by_us: _builtins.bool = ...,
         cause: _builtins.str = ...,
         evidence: Global___Evidence | None = ...,
+        xid: _builtins.int = ...,
+        xid_gpu: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank", "xid", b"xid", "xid_gpu", b"xid_gpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

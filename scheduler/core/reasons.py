@@ -71,7 +71,7 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.number in state.held:
         return Why((_held_reason(state, job, now_us), *last))
     if not can_ever(state, job.demand):
-        return Why((never_reason(state, job.demand), *last), never=True)
+        return Why((never_reason(state, job.demand, now_us), *last), never=True)
     ahead, first = state.queue.ahead_of(job)
     shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)
@@ -120,7 +120,7 @@ def _stranded_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     if room >= count and ahead:
         but = f"its turn to move has not come: {_behind(ahead, first).text}"
     elif not can_ever(state, job.demand):
-        but = f"no other node could take {tasks}: {never_reason(state, job.demand).text}"
+        but = f"no other node could take {tasks}: {never_reason(state, job.demand, now_us).text}"
     else:
         but = f"no other node could take {tasks}: {room} of {count} fit now, its own places there counted"
     text = (

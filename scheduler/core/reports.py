@@ -20,7 +20,18 @@ from .effects import Plan
 from .elastic import grow_at_checkpoint
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .failure import AFTER_A_PEER, Failure
-from .failures import class_of, could_be_cause, death_text, doubt_of, error_text, hint_of, is_before
+from .failures import (
+    class_of,
+    could_be_cause,
+    death_text,
+    doubt_of,
+    error_text,
+    hint_of,
+    is_before,
+    is_gpus_fault,
+    xid_text,
+)
+from .gpus import gpu_fault
 from .hangs import on_inspected, on_stalled
 from .job import NEVER, Ending, Job, TaskState
 from .paces import on_paced
@@ -88,7 +99,14 @@ def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us:
     rank = job.first_rank(entry.task.task) + said.local_rank
     last_line = said.last_line if failure is None else error_text(said)
     event = e.RankExited(
-        now_us, entry.task, entry.seq, rank, said.exit_code, last_line, said.killed_by_us, said.cause
+        now_us,
+        entry.task,
+        entry.seq,
+        rank,
+        said.exit_code,
+        last_line,
+        said.killed_by_us,
+        said.cause or xid_text(said),
     )
     if failure is None:
         return event
@@ -248,6 +266,9 @@ def _ending_of(state: ClusterState, job: Job, failure: Failure, said: Exited) ->
     unless the rank says itself what it fell of."""
     assert failure.rank is not None
     text = death_text(said, failure.rank, _name(state, failure.node))
+    if is_gpus_fault(said):
+        assert failure.node is not None
+        return gpu_fault(failure.node, text)
     silent = _silent_peer(state, job, failure)
     if silent is not None:
         text = f"{state.nodes[silent].name} is silent and its peer fell: {text}"

@@ -5,6 +5,7 @@ from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpus_text, size_text
 from .candidates import most_tasks, takes_work, tasks_that_fit
+from .gpus import sick_texts
 from .job import Job
 from .node import Load, Node, gpus_matching
 from .placement import free_ports
@@ -16,7 +17,7 @@ SHOWN_HOLDERS = 2
 START_AGENT = "start an agent: `pace agent --scheduler HOST:PORT`"
 
 
-def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
+def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Reason:
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
     text = _never_text(nodes, demand)
@@ -24,6 +25,8 @@ def never_reason(state: ClusterState, demand: GangDemand) -> Reason:
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
+    if demand.per_task.gpus:
+        text += sick_texts(nodes, demand.gpu_models, now_us)
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
 
 
@@ -77,10 +80,13 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
     if len(useful) > SHOWN_NODES:
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
+    text = "; ".join(parts)
+    if demand.per_task.gpus:
+        text += sick_texts(connected, demand.gpu_models, now_us)
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
-        parts.append(f"{silent} silent node{'s' if silent > 1 else ''} not counted")
-    return "; ".join(parts)
+        text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
+    return text
 
 
 def _nobody(state: ClusterState, needs: str) -> Reason:

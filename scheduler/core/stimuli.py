@@ -129,6 +129,9 @@ class Exited:
     evidence: Evidence = NOTHING
     died_us: Micros = NEVER
     """When it failed, on the scheduler's clock, as near as its node could say; 0: not known."""
+    xid: int = 0
+    """That the driver told of one of its GPUs shortly before; 0: none."""
+    xid_gpu: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 from .amounts import demand_text, duration_text, size_text
 from .ending import COUNTED
+from .gpus import sick_text
 from .hang import place_of, step_of
+from .job import NEVER
 from .signals import how_it_exited
 
 Names = Mapping[NodeId, str]
@@ -151,7 +153,8 @@ def _node_text(event: e.Event, names: Names) -> str:
         case e.NodeJoined():
             return f"node {event.inventory.name or name} joined"
         case e.NodeChanged():
-            return f"the inventory of node {name} changed"
+            sick = sick_text(event.inventory, name, (), NEVER)
+            return f"the inventory of node {name} changed" + (f": {sick}" if sick else "")
         case e.NodeConnected():
             return f"node {name} is connected"
         case e.NodeUnknown():

@@ -64,6 +64,8 @@ def _exited(said: agent_pb2.RankExited, died_us: Micros) -> stimuli.Exited:
         said.cause[:_TEXT_MAX],
         _evidence(said.evidence) if said.HasField("evidence") else NOTHING,
         died_us,
+        said.xid,
+        said.xid_gpu,
     )
 
 

@@ -110,6 +110,13 @@ def tells_a_fact_twice(state: ClusterState, event: e.Event) -> Touched:
     return evolve(state, event)
 
 
+def offers_what_is_out_of_service(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.NodeChanged):
+        state.loads[event.node].free_gpus |= {gpu.index: gpu.model for gpu in event.inventory.sick}
+    return touched
+
+
 def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
     touched = evolve(state, event)
     if isinstance(event, e.JobEnded) and state.held:
@@ -133,6 +140,7 @@ def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
         (still_suspects_what_is_over, "AttemptEnded", "suspected: "),
         (keeps_step_times_of_the_past, "AttemptEnded", "have step times"),
         (tells_a_fact_twice, "NodeConnected", "a gap in the history"),
+        (offers_what_is_out_of_service, "NodeChanged", "GPUs ["),
         (ends_the_wrong_job, "JobEnded", "moved to None"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -1,4 +1,4 @@
-"""A rank that trains, saves every few steps and tells its losses: SAVING FOLDER STEPS SAVE_EVERY.
+"""A rank that trains, saves every few steps and tells its losses: SAVING FOLDER STEPS SAVE_EVERY [STEP_S].
 
 FOLDER/losses has a line "ATTEMPT RANK STEP LOSS" for each step; after STEPS it waits for FOLDER/enough.
 """
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 def main() -> None:
     folder, steps, save_every = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    step_s = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
     run = paceline.init()
     distributed.init_process_group("gloo")
     torch.manual_seed(5 + run.rank)
@@ -29,6 +30,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            time.sleep(step_s)  # what a larger model takes
             losses.write(f"{run.attempt} {run.rank} {step} {loss.item():.9g}\n")
             if step % save_every == 0:
                 run.save(step, model=model, optimizer=optimizer, data={"step": step})

@@ -13,8 +13,9 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.failure import NOTHING, Evidence
 from paceline.scheduler.core.hang import RankLook
-from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.node import NodeGpu, NodeInventory, SickGpu
 from paceline.scheduler.core.pace import RankPace
+from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from support.sim_world import MS, SECOND, Link, Stream, World
 
@@ -175,6 +176,24 @@ class Node:
         if self.welcomed:
             stream.up(self.run.scheduler.heartbeat, self, stream, self.world.now_us)
         self.world.later(SECOND, self._beat, stream)
+
+    def gpu_is(self, index: int, state: GpuState) -> None:
+        """As its driver sees it; told at once where somebody listens, else with the next hello."""
+        old = self.inventory
+        model = next(gpu.model for gpu in (*old.gpus, *old.sick) if gpu.index == index)
+        gpus = {gpu.index: gpu for gpu in old.gpus if gpu.index != index}
+        sick = {gpu.index: gpu for gpu in old.sick if gpu.index != index}
+        if state is GpuState.OK:
+            gpus[index] = NodeGpu(index, model)
+        else:
+            sick[index] = SickGpu(index, model, state, "XID 48", Micros(self.world.now_us))
+        self.inventory = replace(
+            old,
+            gpus=tuple(gpus[at] for at in sorted(gpus)),
+            sick=tuple(sick[at] for at in sorted(sick)),
+        )
+        if self.stream is not None and self.welcomed:
+            self.stream.up(self.run.scheduler.inventory, self, self.stream, self.inventory)
 
     # --- what the scheduler says
 

@@ -10,6 +10,7 @@ from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.loop_engine import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
+from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import JobId, NodeId, TaskKey
 from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
@@ -146,6 +147,8 @@ class Run:
                 "all",
                 "worker",
                 "wipe",
+                "gpu",
+                "gpu",
             ]
         )
         self.world.tell(f"fault: {kind} {node.name}")
@@ -185,6 +188,19 @@ class Run:
         node.kill_machine()
         node.folders.clear()
         self.world.later(self.world.between(100 * MS, 5 * SECOND), node.boot)
+
+    def _fault_gpu(self, node: Node) -> None:
+        """A GPU goes out of service, on this node or another that has one, and mostly comes back."""
+        having = [one for one in (node, *self.nodes) if one.inventory.gpus]
+        if not having:
+            return
+        node = having[0]
+        index = self.world.die.choice(node.inventory.gpus[:2]).index  # those that are given first
+        node.gpu_is(index, self.world.die.choice([GpuState.QUARANTINED, GpuState.DRAINED]))
+        if self.world.chance(0.3):
+            self.world.later(self.world.between(SECOND, 5 * SECOND), node.gpu_is, index, GpuState.QUARANTINED)
+        if self.world.chance(0.8):
+            self.world.later(self.world.between(5 * SECOND, 20 * SECOND), node.gpu_is, index, GpuState.OK)
 
     def _calm_down(self) -> None:
         """No more faults. What is gone for good stays gone; a big node joins, so that every job can end."""

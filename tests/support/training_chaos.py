@@ -1,0 +1,223 @@
+"""One round of chaos over training: a gang of two nodes that saves as it goes, and a random mix of faults.
+
+Faults hit ranks, shims, persisters, agents, whole nodes, the scheduler, the copies in memory and the files in
+storage; some ranks are stopped, which only the watch for hangs can see. When it is over, every step that any
+attempt made has the loss of the run that nobody disturbed, nothing damaged was restored, and the ledger adds
+up.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from paceline.client import process
+from paceline.client.process import Identity
+from paceline.proto.marks import agent_mark
+
+from .cluster import Cluster, wait_until
+from .rank_scripts import persisters_of
+
+SCRIPT = Path(__file__).with_name("saving_rank.py")
+FAULTS = 4
+STEPS, SAVE_EVERY, STEP_S = 150, 4, 0.02
+HANG_S = 10
+Losses = dict[tuple[int, int, int], float]
+"""(Attempt, rank, step) -> loss."""
+
+
+def submit(cluster: Cluster, folder: Path) -> int:
+    folder.mkdir()
+    document = {
+        "command": f"{sys.executable} {SCRIPT} {folder} {STEPS} {SAVE_EVERY} {STEP_S}",
+        "distribution": {"type": "pytorch"},
+        "environment_variables": {"OMP_NUM_THREADS": "1"},
+        "resources": {"instance_count": 2, "cpus": 1},
+        "limits": {"hang_timeout": HANG_S},
+        "retry": {"max_attempts": 1000, "backoff": {"start_s": 0}},
+        "checkpoint": {"keep_last": 3},
+    }
+    return cluster.submit_text(json.dumps(document))
+
+
+def read_losses(folder: Path) -> Losses:
+    found: Losses = {}
+    for line in (folder / "losses").read_text().splitlines() if (folder / "losses").exists() else ():
+        attempt, rank, step, loss = line.split()
+        found[int(attempt), int(rank), int(step)] = float(loss)
+    return found
+
+
+class TrainingRound:
+    """`seed` decides which faults come, whom they hit, and when."""
+
+    def __init__(self, cluster: Cluster, folder: Path, seed: int) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._luck = random.Random(seed)
+        self._seed = seed
+        self._did: list[str] = []
+        self._damaged: set[str] = set()
+        self._job = 0
+
+    def run(self, undisturbed: Losses) -> None:
+        """Ride, then compare."""
+        try:
+            self._job = submit(self._cluster, self._folder)
+            for _ in range(FAULTS):
+                self._wait_for_progress()
+                fault = self._luck.choice(self._faults())
+                self._did.append(fault.__name__.strip("_"))
+                time.sleep(self._luck.uniform(0, 0.3))  # the fault's own moment, not a wait
+                fault()
+            self._cluster.wait_state(self._job, "RUNNING", "SUCCEEDED")
+            (self._folder / "enough").touch()
+            self._cluster.wait_state(self._job, "SUCCEEDED", timeout_s=180)
+            self._check(undisturbed)
+        except BaseException as error:
+            error.add_note(f"training chaos of seed {self._seed}: {'; '.join(self._did)}")
+            raise
+
+    def _wait_for_progress(self) -> None:
+        """The newest attempt trains, and has saved since the last fault."""
+        before = len(read_losses(self._folder))
+
+        def moved() -> bool:
+            told = read_losses(self._folder)
+            return (
+                len(told) >= before + 4 * SAVE_EVERY or max((step for _, _, step in told), default=0) >= STEPS
+            )
+
+        wait_until("the gang goes on", moved, timeout_s=120)
+        wait_until("a checkpoint is accepted", lambda: bool(self._cluster.client.job(self._job).checkpoints))
+
+    def _faults(self) -> list[Callable[[], None]]:
+        return [
+            self._kill_rank,
+            self._kill_both_ranks,
+            self._kill_shim,
+            self._kill_persister,
+            self._stop_rank,
+            self._kill_agent,
+            self._kill_node,
+            self._kill_scheduler,
+            self._forget_memory,
+            self._damage_storage,
+            self._damage_memory,
+        ]
+
+    def _kill_rank(self) -> None:
+        self._hit(self._luck.choice([0, 1]), signal.SIGKILL)
+
+    def _kill_both_ranks(self) -> None:
+        for rank in (0, 1):
+            self._hit(rank, signal.SIGKILL)
+
+    def _kill_shim(self) -> None:
+        for found in self._ranks()[:1]:
+            self._send(process.parent_of(found), signal.SIGKILL)
+
+    def _kill_persister(self) -> None:
+        for found in self._ranks():
+            for pid in persisters_of(found.pid):
+                self._send(pid, signal.SIGKILL)
+
+    def _stop_rank(self) -> None:
+        self._hit(self._luck.choice([0, 1]), signal.SIGSTOP)
+
+    def _kill_agent(self) -> None:
+        index = self._luck.choice([0, 1])
+        self._cluster.kill_agent(index)
+        self._cluster.start_agent(index)
+
+    def _kill_node(self) -> None:
+        index = self._luck.choice([0, 1])
+        state = str(self._cluster.agent_state(index))
+        tasks = process.with_environment("PACELINE_TASK_FOLDER", lambda value: value.startswith(state))
+        for found in [
+            self._cluster.agents[index].identity,
+            *process.descendants(self._cluster.agents[index].identity),
+            *tasks,
+        ]:
+            process.send(found, signal.SIGKILL)
+        self._cluster.kill_agent(index)
+        self._cluster.start_agent(index)
+
+    def _kill_scheduler(self) -> None:
+        self._cluster.kill_scheduler()
+        self._cluster.start_scheduler()
+
+    def _forget_memory(self) -> None:
+        """Both nodes lose what they hold in memory, and the gang falls."""
+        self._kill_both_ranks()
+        for folder in self._memory():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _damage_storage(self) -> None:
+        """The newest checkpoint rots where it lies, memory is lost, and the gang falls: the one before is
+        taken.
+        """
+        newest = max(self._cluster.client.job(self._job).checkpoints, key=lambda one: one.accepted_us)
+        files = sorted(Path(newest.path).glob("*.distcp")) if Path(newest.path).exists() else []
+        if files:  # else retention was faster, and this is no damage
+            self._damaged.add(newest.path)
+            self._spoil(self._luck.choice(files))
+        self._forget_memory()
+
+    def _damage_memory(self) -> None:
+        images = [path for folder in self._memory() for path in folder.glob("**/*.distcp")]
+        for path in images:
+            self._spoil(path)
+        self._kill_both_ranks()
+
+    def _spoil(self, path: Path) -> None:
+        """A bit turns over, or the end is missing."""
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if self._luck.random() < 0.5 or size < 2:
+                file.truncate(size // 2)
+                return
+            at = self._luck.randrange(size)
+            file.seek(at)
+            bits = file.read(1)[0] ^ (1 << self._luck.randrange(8))
+            file.seek(at)
+            file.write(bytes([bits]))
+
+    def _memory(self) -> list[Path]:
+        marks = [agent_mark(self._cluster.agent_state(index) / "tasks")[1:] for index in (0, 1)]
+        return [Path(f"/dev/shm/paceline-{mark}") / str(self._job) for mark in marks]
+
+    def _ranks(self) -> list[Identity]:
+        found = [process.identify(pid) for pid in self._cluster.task_pids(self._job)]
+        return [one for one in found if one is not None]
+
+    def _hit(self, rank: int, signum: int) -> None:
+        pids = self._cluster.task_pids(self._job)
+        if rank < len(pids):
+            self._send(pids[rank], signum)
+
+    def _send(self, pid: int | None, signum: int) -> None:
+        found = process.identify(pid) if pid else None
+        if found is not None:
+            process.send(found, signum)
+
+    def _check(self, undisturbed: Losses) -> None:
+        told = read_losses(self._folder)
+        for (attempt, rank, step), loss in told.items():
+            expected = undisturbed[1, rank, step]
+            assert loss == pytest.approx(expected, rel=1e-5), (attempt, rank, step)
+        assert {(rank, step) for _, rank, step in told} == {
+            (r, s) for r in (0, 1) for s in range(1, STEPS + 1)
+        }
+        timeline = self._cluster.client.timeline(self._job)
+        for entry in timeline.entries:
+            if entry.kind == "CheckpointRestored":
+                body = json.loads(entry.body)
+                assert not (body["path"] in self._damaged and body["tier"] == "storage"), entry.text
+        assert timeline.ledger.wall_us == sum(part for _, part in timeline.ledger.parts)
