@@ -50,3 +50,11 @@ class NotAccepted(PacelineError):
 
     code = "not-accepted"
     retryable = True
+
+
+class InvalidSampler(InvalidRequest):
+    """A sampler was asked for that there cannot be."""
+
+
+class SamplerMismatch(Conflict):
+    """A sampler cannot do what it was asked without skipping samples or giving them twice."""

@@ -1,4 +1,4 @@
-"""What a script sees of Paceline: `run = paceline.init()`, and nine verbs on it.
+"""What a script sees of Paceline: `run = paceline.init()`, and ten verbs on it.
 
 The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
 to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
@@ -16,7 +16,7 @@ from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
 from ..spec.every import AUTO, parse_every
 from ..spec.retention import Retention
 from .environment import Environment, read_environment
-from .errors import InvalidEnvironment, UnsavableState
+from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
 from .gang import Gang
 from .link import ShimLink
 from .metrics import NAMES_MAX, check_step, check_values
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from .checkpoints import Checkpoints
+    from .sampler import Sampler
     from .staying import NextAttempt
 
 _FLUSH_AT_EXIT_S = 1.0
@@ -176,6 +177,37 @@ class Run:
         """
         with BEAT.phase(RESTORES):
             return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
+
+    def sampler(
+        self,
+        dataset_size: int,
+        *,
+        global_batch_size: int | None = None,
+        batch_size_per_rank: int | None = None,
+        micro_batch_size_max: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> "Sampler":
+        """Which samples this rank trains on: a `batch_sampler` for a DataLoader, see `Sampler`.
+
+        With `global_batch_size`, the global batches are the same whatever the number of ranks; a rank's
+        share of one comes in micro-batches of at most `micro_batch_size_max` samples. With
+        `batch_size_per_rank` instead, the global batch follows the number of ranks: `.global_batch_size`
+        says how large it is.
+        """
+        from .sampler import Sampler
+
+        if (global_batch_size is None) == (batch_size_per_rank is None):
+            raise InvalidSampler("expected either global_batch_size or batch_size_per_rank, and not both")
+        return Sampler(
+            dataset_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            global_batch_size=global_batch_size or (batch_size_per_rank or 0) * self.world_size,
+            micro_batch_size_max=micro_batch_size_max,
+            seed=seed,
+            shuffle=shuffle,
+        )
 
     def should_stop(self) -> bool:
         """True when the run was asked to end: save, then leave. All ranks call it and get the same answer at

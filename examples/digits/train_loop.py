@@ -9,7 +9,14 @@ import argparse
 import paceline
 import torch
 from torch import nn
-from train import TEST_SAMPLES, load_digits, make_model, rows_of
+from train import TEST_SAMPLES, load_digits, make_model
+
+
+def rows_of(step: int, samples: int, batch: int) -> torch.Tensor:
+    """The samples of a step. They depend on its number alone, whoever makes it, and how often."""
+    epoch, index = divmod(step - 1, samples // batch)
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(epoch))
+    return order[index * batch : (index + 1) * batch]
 
 
 def main() -> None:
@@ -29,7 +36,7 @@ def main() -> None:
 
     def step(number: int, model: nn.Module) -> None:
         """One step, whole: it may be called again for the same number, with another gang."""
-        rows = rows_of(number - 1, samples, args.batch, seed=0)[run.rank :: run.world_size]
+        rows = rows_of(number, samples, args.batch)[run.rank :: run.world_size]
         loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()

@@ -66,10 +66,12 @@ def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
     return ", ".join(parts) or "no resources of its own"
 
 
-def demand_text(demand: GangDemand) -> str:
-    """`2 tasks x (4 GPUs, 8 cpus)`."""
-    count = demand.instance_count
+def demand_text(demand: GangDemand, count: int | None = None) -> str:
+    """`2 tasks x (4 GPUs, 8 cpus)`; of an elastic gang `1 to 4 tasks x (...)`. `count`: as it was placed."""
     each = resources_text(demand.per_task, demand.gpu_models)
+    if count is None and demand.elastic:
+        return f"{demand.instance_count_min} to {demand.instance_count_max} tasks x ({each})"
+    count = demand.instance_count if count is None else count
     return f"1 task with {each}" if count == 1 else f"{count} tasks x ({each})"
 
 

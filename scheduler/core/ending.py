@@ -29,6 +29,7 @@ AGAIN = frozenset(
         AttemptOutcome.START_FAILED,
         AttemptOutcome.PREEMPTED,
         AttemptOutcome.RESTORED,
+        AttemptOutcome.RESIZED,
         AttemptOutcome.WORKER_FAILED,
     }
 )
@@ -141,6 +142,8 @@ def stopped(job: Job) -> Ending:
     """The ending of a job that was asked to stop."""
     stop = job.course.stop
     assert stop is not None
+    if stop.outcome is AttemptOutcome.RESIZED:
+        return Ending(stop.outcome, "resized", f"stopped at a checkpoint {stop.why}", exit_code=EXIT_NOT_RUN)
     if stop.outcome is AttemptOutcome.TIMED_OUT:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
@@ -181,6 +184,8 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         return JobState.FAILED, _final(job, ending, kind)
     if outcome in COUNTED:
         return _within_retries(job, ending)
+    if outcome is AttemptOutcome.RESIZED:
+        return JobState.QUEUED, ending
     if job.course.free_restarts >= state.settings.free_restarts_max:
         text = (
             f"{ending.text}; given up after {job.course.free_restarts} restarts that were not the job's fault"

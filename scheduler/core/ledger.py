@@ -3,9 +3,9 @@
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported, and what an attempt that was to save and
 leave waited for its last one to be on disk. lost: productive time since the last accepted checkpoint was
-COPIED, of an attempt whose work is done again (a fault, a preemption, a restore), unless ranks kept what they
-had done. restarting: from the end of an attempt to the next RUNNING. hung: RUNNING of an attempt that was
-found to hang, from its last step on.
+COPIED, of an attempt whose work is done again (a fault, a preemption, a restore, a growth), unless ranks kept
+what they had done. restarting: from the end of an attempt to the next RUNNING. hung: RUNNING of an attempt
+that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 from .rates import FAULTS
 
-WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED}
+WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED, AttemptOutcome.RESIZED}
 """Outcomes after which what no checkpoint holds is done again."""
 
 

@@ -37,17 +37,8 @@ def _job_text(event: e.Event, names: Names) -> str:
             fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
             return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
         case e.AttemptStarted():
-            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
-        case e.StopRequested():
-            stop = event.stop
-            why = STOPS.get(stop.outcome, "cancel")
-            by = f" by {stop.by}" if stop.by else ""
-            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
-        case e.CheckpointRequested():
-            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
-        case e.RestoreRequested():
-            by = f" by {event.by}" if event.by else ""
-            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
+            size = f"; {event.size}" if event.size else ""
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
         case e.AttemptEnded():
             return _attempt_ended_text(event)
         case e.JobEnded():
@@ -63,6 +54,26 @@ def _job_text(event: e.Event, names: Names) -> str:
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case e.LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
+    return _wish_text(event)
+
+
+def _wish_text(event: e.Event) -> str:
+    """What is to become of a job that runs."""
+    match event:
+        case e.GrowthPlanned():
+            return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
+        case e.GrowthDropped():
+            return f"does not grow at this checkpoint: {event.why}"
+        case e.StopRequested():
+            stop = event.stop
+            why = stop.why or STOPS.get(stop.outcome, "cancel")
+            by = f" by {stop.by}" if stop.by else ""
+            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+        case e.CheckpointRequested():
+            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
+        case e.RestoreRequested():
+            by = f" by {event.by}" if event.by else ""
+            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
     return ""
 
 

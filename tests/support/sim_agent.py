@@ -318,7 +318,7 @@ class Node:
         """Those that live are the next attempt's: this one's journal ends."""
         if before.running and self.up:
             before.running = False
-            self._write(before, s.Ended((), (1,) * before.ranks, "kept for the next attempt"))
+            self.write(before, s.Ended((), (1,) * before.ranks, "kept for the next attempt"))
 
     def _waited_in_vain(self, folder: Folder) -> None:
         if folder.running:
@@ -344,7 +344,7 @@ class Node:
         folder.trains, folder.hangs = True, hangs
         folder.stays = self.world.chance(0.4)
         if folder.stays and key.attempt > 1 and self.world.chance(0.5):
-            self._write(folder, s.Reformed((0,), folder.ranks * folder.gang, 7, 100 * MS))
+            self.write(folder, s.Reformed((0,), folder.ranks * folder.gang, 7, 100 * MS))
         if self.world.chance(0.3):
             self._paces(folder, self.world.chance(0.5))
         if hangs:
