@@ -49,6 +49,10 @@ class AgentConfig:
     """On SIGTERM: end the tasks too. By default they go on and the next agent takes them over."""
     rendezvous_ports: int = 8
     """How many gangs may have their rank 0 here at once."""
+    gpu_test: str = ""
+    """Tests one GPU (its uuid in CUDA_VISIBLE_DEVICES), exits 0 when that is well. Empty: our own test."""
+    gpu_test_after_s: float = 60.0
+    """From when a GPU went out of service to its first test; longer after each that fails."""
     warm: bool = True
     """Keep processes that have imported torch, so that jobs start by forking them."""
 
@@ -62,6 +66,7 @@ class AgentConfig:
         _check_amount("memory", self.memory_bytes, 1 << 20, 1 << 60)
         _check_amount("log bound", self.log_bytes_max, 1 << 16, 1 << 50)
         _check_amount("rendezvous ports", self.rendezvous_ports, 0, 1000)
+        _check_amount("wait before a GPU's test", self.gpu_test_after_s, 0.1, 86400.0)
         if len(self.labels) > LABELS_MAX:
             raise InvalidRequest(f"{len(self.labels)} labels are too many: a node has at most {LABELS_MAX}")
         for key, value in self.labels.items():

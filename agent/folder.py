@@ -65,7 +65,7 @@ class StateFolder:
             text = file.read_text().strip()
         except FileNotFoundError:
             text = uuid.uuid4().hex
-            _write(file, text + "\n")
+            write_file(file, text + "\n")
         except OSError as error:
             raise BrokenFolder(f"{file} cannot be read: {error}") from error
         if not _NODE_ID.fullmatch(text):
@@ -83,7 +83,7 @@ class StateFolder:
         except FileNotFoundError:
             known = ""
         if not known:
-            _write(file, cluster_id + "\n")
+            write_file(file, cluster_id + "\n")
         elif known != cluster_id:
             raise WrongCluster(
                 f"this node belongs to cluster {known}, and the scheduler keeps cluster {cluster_id}",
@@ -101,7 +101,7 @@ class StateFolder:
             "start_time": start_time(os.getpid()),
             "scheduler": scheduler,
         }
-        _write(self.path / "agent.json", json.dumps(facts) + "\n")
+        write_file(self.path / "agent.json", json.dumps(facts) + "\n")
 
     def close(self) -> None:
         os.close(self._lock)
@@ -120,7 +120,7 @@ def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Whole or not at all, also over a crash."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

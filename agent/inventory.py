@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,9 @@ from typing import Final
 import psutil
 
 from ..proto.generated import agent_pb2, common_pb2, nodes_pb2
-from .nvml import Gpu, GpuReport, NoEvents, Nvml, NvmlUnavailable
+from ..spec.gpu_health import GpuState
+from .gpu_health import HealthBook
+from .nvml import Alarm, Gpu, GpuReport, NoEvents, Nvml, NvmlUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ REFRESH_S: Final = 5.0
 NVML_RETRY_S: Final = 60.0
 NVML_SILENT_S: Final = 30.0
 EVENT_WAIT_S: Final = 1.0
+ALARMS_MAX: Final = 1000
+EXPLAINS_S: Final = 60.0
+"""How long before a rank's end an XID may have come and still be what it died of."""
 
 
 def cpu_milli(
@@ -95,10 +101,13 @@ class GpuWatch:
     `on_change` is called from a thread, when more than a reading has changed.
     """
 
-    def __init__(self, on_change: Callable[[], None], wanted: str = "all") -> None:
+    def __init__(self, on_change: Callable[[], None], book: HealthBook, wanted: str = "all") -> None:
         """`wanted`: "all", "none", or indices and uuids separated by commas."""
         self._on_change = on_change
+        self._book = book
         self._wanted = wanted
+        self._new: list[Alarm] = []
+        self._heard: deque[Alarm] = deque(maxlen=ALARMS_MAX)
         self._lock = threading.Lock()
         self._report = GpuReport("the GPUs are being read")
         self._asked_s = 0.0
@@ -119,14 +128,25 @@ class GpuWatch:
         return self._answered.wait(timeout_s)
 
     def report(self) -> GpuReport:
-        """The newest; a driver that has not answered for long makes every GPU unhealthy."""
+        """The newest; a driver that has not answered for long makes every GPU unhealthy, but stops no job."""
         with self._lock:
             report, asked_s = self._report, self._asked_s
         silent_s = time.monotonic() - asked_s if asked_s else 0.0
         if silent_s < NVML_SILENT_S:
             return report
         why = f"NVML has not answered for {silent_s // 10 * 10:.0f} s"
-        return replace(report, status=why, gpus=tuple(replace(gpu, health=why) for gpu in report.gpus))
+        gpus = tuple(
+            gpu if gpu.state is GpuState.QUARANTINED else replace(gpu, state=GpuState.DRAINED, health=why)
+            for gpu in report.gpus
+        )
+        return replace(report, status=why, gpus=gpus)
+
+    def alarms(self, indices: Collection[int], begin_s: float, end_s: float) -> list[Alarm]:
+        """What was heard of these GPUs while a rank lived, shortly before its end (time.monotonic())."""
+        with self._lock:
+            heard = list(self._heard)
+        begin_s = max(begin_s, end_s - EXPLAINS_S)
+        return [alarm for alarm in heard if alarm.index in indices and alarm.heard_s >= begin_s]
 
     def refresh(self) -> None:
         """Read now, not at the next turn."""
@@ -148,7 +168,7 @@ class GpuWatch:
             try:
                 if nvml is None:
                     nvml = self._open()
-                report = self._offered(nvml.read())
+                report = self._judged(nvml)
             except NvmlUnavailable as error:
                 report = GpuReport(str(error))
             self._publish(report)
@@ -158,6 +178,22 @@ class GpuWatch:
             thread.join()
         if nvml is not None:
             nvml.close()
+
+    def _judged(self, nvml: Nvml) -> GpuReport:
+        with self._lock:
+            new, self._new = self._new, []
+        report = self._offered(nvml.read())
+        last = {alarm.index: alarm.xid for alarm in self._heard if alarm.xid}
+        gpus = tuple(
+            self._book.judge(
+                replace(gpu, last_xid=last.get(gpu.index)),
+                [alarm.xid for alarm in new if alarm.index == gpu.index],
+                time.time_ns() // 1000,
+            )
+            for gpu in report.gpus
+        )
+        self._book.save()
+        return replace(report, gpus=gpus)
 
     def _open(self) -> Nvml:
         nvml = Nvml()
@@ -171,12 +207,15 @@ class GpuWatch:
         hearing = True
         while not self._stopping.is_set():
             try:
-                happened = nvml.wait_event(EVENT_WAIT_S)
-                hearing = True
+                alarms = nvml.wait_event(EVENT_WAIT_S)
+                happened, hearing = bool(alarms), True
             except NoEvents as error:
                 if hearing:
                     log.warning("no GPU events at present: %s", error)
-                happened, hearing = hearing, False
+                alarms, happened, hearing = (), hearing, False
+            with self._lock:
+                self._new += alarms
+                self._heard += alarms
             if happened:
                 self.refresh()
             # A lost device makes every wait fail at once; events that pile up are read in one go.
@@ -213,7 +252,7 @@ def _facts(report: GpuReport) -> GpuReport:
 
 def usable(gpu: Gpu) -> bool:
     """A whole GPU that may be given to a task. In MIG mode it has only slices, which are not placed yet."""
-    return gpu.health == "ok" and not gpu.mig_enabled
+    return gpu.state is GpuState.OK and not gpu.mig_enabled
 
 
 def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
@@ -236,6 +275,10 @@ def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
             for link in gpu.links
         ],
         health=gpu.health,
+        state=gpu.state,
+        needs=gpu.needs,
+        since_us=gpu.since_us,
+        quarantines=gpu.quarantines,
     )
 
 

@@ -97,6 +97,20 @@ Exit codes:
 )
 @click.option("--gpus", default="all", show_default=True, help="all, none, or indices and uuids: 0,1")
 @click.option(
+    "--gpu-test",
+    default="",
+    metavar="COMMAND",
+    help="Tests a GPU that was out of service, in CUDA_VISIBLE_DEVICES; exit 0: well.  [default: ours]",
+)
+@click.option(
+    "--gpu-test-after",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The wait before a GPU's first test; longer after each that fails.",
+)
+@click.option(
     "--label", "labels", callback=_pairs, metavar="NAME=VALUE", multiple=True, help="May be repeated."
 )
 @click.option(
@@ -134,6 +148,8 @@ def command(
     slots: float | None,
     memory: int | None,
     gpus: str,
+    gpu_test: str,
+    gpu_test_after: float,
     labels: dict[str, str],
     environments: dict[str, str],
     token_file: Path | None,
@@ -159,6 +175,8 @@ def command(
             cpus=slots,
             memory_bytes=memory,
             gpus=gpus,
+            gpu_test=gpu_test,
+            gpu_test_after_s=gpu_test_after,
             labels=labels,
             environments=environments,
             token_file=token_file,

@@ -1,13 +1,14 @@
 """Where jobs keep images of their checkpoints in this node's memory: a folder for each job, in one of the
 agent's own in /dev/shm.
 
-The ranks write there (training/images.py); what is in it outlives them and their shim, so that the next
-attempt on this node finds it. The agent removes it when the job is over, and a while after its last task here
-ended in any other way: the job may come back, and memory is not for what may not. All calls belong to the
-event loop's thread.
+The ranks make both when they need them, and write there (training/images.py); what is in it outlives them and
+their shim, so that the next attempt on this node finds it. The agent removes a job's folder when the job is
+over, and a while after its last task here ended in any other way: the job may come back, and memory is not
+for what may not. With the last of them goes its own. All calls belong to the event loop's thread.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -23,6 +24,9 @@ from ..spec.ids import JobId
 log = logging.getLogger(__name__)
 
 SHARED_MEMORY: Final = Path("/dev/shm")
+_PREFIX: Final = "paceline-"
+_OF_A_RUN: Final = "paceline-run-"
+"""What runs without an agent make for themselves (training/scratch.py)."""
 LINGER_S: Final = 60.0
 """How long a job that ended badly, or was preempted, has to come back to this node."""
 
@@ -32,27 +36,38 @@ class MemoryFolders:
 
     def __init__(self, tasks: Path, linger_s: float = LINGER_S, root: Path = SHARED_MEMORY) -> None:
         """`tasks`: the agent's folder of tasks, which names it."""
-        self._root = root / f"paceline-{agent_mark(tasks)[1:]}"
+        self._root = root / f"{_PREFIX}{agent_mark(tasks)[1:]}"
         self._linger_s = linger_s
         self._running: Counter[JobId] = Counter()
         self._leaving: dict[JobId, asyncio.TimerHandle] = {}
-        self._usable = False
+        self._told = False
 
     def begin(self) -> None:
-        """Once, before any task: make the folder. One that is somebody else's is not used."""
-        try:
-            self._root.mkdir(mode=0o700, exist_ok=True)
-            found = self._root.lstat()
-            private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-            self._usable = private and found.st_uid == os.geteuid()
-            if not self._usable:
-                log.error("%s is not this agent's own: checkpoints are not kept in memory", self._root)
-        except OSError as error:
-            log.warning("checkpoints are not kept in memory: %s", error)
+        """Once, before any task: what killed agents have left empty goes. That is nobody's loss: the
+        ranks make it anew.
+        """
+        for found in self._root.parent.glob(f"{_PREFIX}*"):
+            if not found.name.startswith(_OF_A_RUN):
+                with contextlib.suppress(OSError):  # not empty, another user's, or gone
+                    found.rmdir()
 
     def folder(self, job: JobId) -> str:
         """For PACELINE_MEMORY_FOLDER; made by the ranks that need it. Empty: there is none."""
-        return str(self._root / str(job)) if self._usable else ""
+        return str(self._root / str(job)) if self._usable() else ""
+
+    def _usable(self) -> bool:
+        """One that is somebody else's is not used."""
+        try:
+            found = self._root.lstat()
+        except FileNotFoundError:
+            return os.access(self._root.parent, os.W_OK)
+        private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+        if private and found.st_uid == os.geteuid():
+            return True
+        if not self._told:
+            log.error("%s is not this agent's own: checkpoints are not kept in memory", self._root)
+        self._told = True
+        return False
 
     def hold(self, job: JobId) -> None:
         """A task of it is here."""
@@ -85,13 +100,19 @@ class MemoryFolders:
         for leaving in self._leaving.values():
             leaving.cancel()
         self.sweep()
-        if self._usable and not self._names():
-            shutil.rmtree(self._root, ignore_errors=True)
+        self._leave()
 
     def _names(self) -> Collection[str]:
-        return [path.name for path in self._root.iterdir() if path.name.isdigit()] if self._usable else ()
+        if not self._usable() or not self._root.exists():
+            return ()
+        return [path.name for path in self._root.iterdir() if path.name.isdigit()]
 
     def _remove(self, job: JobId) -> None:
         """Unlinking is quick in memory, however large it is."""
         self._leaving.pop(job, None)
         shutil.rmtree(self._root / str(job), ignore_errors=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError):  # there is another job in it, or it was never made
+            self._root.rmdir()

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import uuid
+from collections.abc import Collection
 from typing import Final
 
 import grpc
@@ -20,9 +21,11 @@ from ..spec.errors import Unavailable
 from ..spec.ids import TaskKey
 from .config import AgentConfig
 from .folder import BrokenFolder, StateFolder
+from .gpu_health import HealthBook
+from .gpu_tests import GpuTester
 from .inventory import GpuWatch, boot_id, capacity, gpu_message, gpu_samples
 from .leases import LeaseFile, LeaseKeeper, boottime_s
-from .nvml import GpuReport
+from .nvml import Alarm, GpuReport
 from .session import Identity, Session
 from .shipping import LogShipper
 from .streams import first_to_end
@@ -57,6 +60,7 @@ class Agent:
             ),
             on_growth=self._on_growth,
             on_change=self._on_change,
+            alarms=self._alarms,
         )
         self._shipper = LogShipper(folder.node_id, self._supervisor, self._dial)
         self._session = Session(
@@ -80,15 +84,28 @@ class Agent:
 
         def on_gpus() -> None:
             loop.call_soon_threadsafe(self._on_change)
+            loop.call_soon_threadsafe(self._tester.on_change)
 
-        self._gpus = GpuWatch(on_gpus, self._config.gpus)
+        book = HealthBook(self._folder.path / "gpus.json")
+        self._gpus = GpuWatch(on_gpus, book, self._config.gpus)
+        self._tester = GpuTester(
+            self._gpus,
+            book,
+            self._supervisor.holds_gpu,
+            command=self._config.gpu_test,
+            first_wait_s=self._config.gpu_test_after_s,
+        )
         self._gpus.start()
         try:
             await self._supervisor.recover()
             await asyncio.to_thread(self._gpus.wait_first, GPUS_FIRST_S)
             self._say_hello()
             await first_to_end(
-                self._until(stop), self._leases.watch(), self._session.run(), self._shipper.run()
+                self._until(stop),
+                self._leases.watch(),
+                self._session.run(),
+                self._shipper.run(),
+                self._tester.run(),
             )
         finally:
             await self._session.close()
@@ -150,6 +167,9 @@ class Agent:
 
     def _on_growth(self, key: TaskKey) -> None:
         self._session.on_growth(key)
+
+    def _alarms(self, indices: Collection[int], begin_s: float, end_s: float) -> list[Alarm]:
+        return self._gpus.alarms(indices, begin_s, end_s)
 
     def _on_change(self) -> None:
         self._session.on_inventory()

@@ -1,25 +1,24 @@
-"""NVML, as the agent sees it: what each GPU is, what it reads now, and what is wrong with it.
+"""NVML, as the agent sees it: what each GPU is, what it reads now, and what the driver finds wrong with it.
 
 A reading that a device does not give is None (unknown), never an error. A device that is gone keeps its
-facts and says why it is unhealthy, while the others go on. Nothing else in Paceline calls NVML.
+facts and says why it is unhealthy, while the others go on. What was heard once (an XID) is handed on and not
+kept: gpu_health.py remembers. Nothing else in Paceline calls NVML.
 """
 
 import ctypes
 import logging
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pynvml
 
+from ..spec.gpu_health import GpuState
+
 log = logging.getLogger(__name__)
 
 GPUS_MAX: Final = 256
-
-# What the application did, or what the device has already dealt with: worth knowing, no reason to stop using
-# the GPU. Every other XID takes it out of service. NVIDIA's "XID Errors" guide names them as such.
-XIDS_HARMLESS: Final = frozenset({13, 31, 43, 45, 63, 68, 92, 94, 109})
 
 _TOPOLOGY: Final = {
     pynvml.NVML_TOPOLOGY_INTERNAL: "pix",
@@ -29,6 +28,20 @@ _TOPOLOGY: Final = {
     pynvml.NVML_TOPOLOGY_NODE: "node",
     pynvml.NVML_TOPOLOGY_SYSTEM: "system",
 }
+
+_RECOVERY: Final = {
+    pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: (GpuState.QUARANTINED, "a reset (nvidia-smi -r)"),
+    pynvml.NVML_GPU_RECOVERY_ACTION_BUS_RESET: (GpuState.QUARANTINED, "a reset of its PCI bus"),
+    pynvml.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT: (GpuState.QUARANTINED, "a reboot of the node"),
+    pynvml.NVML_GPU_RECOVERY_ACTION_SYSTEM_REBOOT: (GpuState.QUARANTINED, "a reboot of the node"),
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_P2P: (
+        GpuState.DRAINED,
+        "to be drained: its NVLinks are in trouble",
+    ),
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_AND_RESET: (GpuState.DRAINED, "a reset once it is drained"),
+    pynvml.NVML_GPU_RECOVERY_ACTION_RECOVER_IMEX_DOMAIN: (GpuState.DRAINED, "its IMEX domain recovered"),
+}
+"""nvmlDeviceGpuRecoveryAction_t. With `drain` what runs there may go on."""
 
 _NO_NVML: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver: libnvidia-ml.so.1 is not on this node",
@@ -78,7 +91,25 @@ class Gpu:
     power_mw: int | None = None
     ecc_uncorrected: int | None = None
     last_xid: int | None = None
+    state: GpuState = GpuState.OK
     health: str = "ok"
+    """Or what is wrong, for a person."""
+    needs: str = ""
+    """What the driver asks for, "a reset: ..."; without that, what is out of service stays so."""
+    since_us: int = 0
+    """When `state` became other than OK, wall clock."""
+    quarantines: int = 0
+    """How often it has been other than OK on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A fault that the driver told of. `xid` 0: a double-bit ECC error without a number."""
+
+    index: int
+    xid: int
+    heard_s: float
+    """time.monotonic()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +138,7 @@ class Nvml:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise NvmlUnavailable(_NO_NVML.get(error.value, f"NVML does not start: {error}")) from error
-        self._lock = threading.Lock()
-        self._faults: dict[int, str] = {}
-        self._xids: dict[int, int] = {}
+        self._lost: dict[int, str] = {}
         self._known: dict[int, Gpu] = {}
         try:
             self._handles = self._open_devices()
@@ -126,7 +155,7 @@ class Nvml:
             try:
                 handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
             except pynvml.NVMLError as error:
-                self._faults[index] = _why_broken(error)
+                self._lost[index] = _why_broken(error)
         return handles
 
     def _register(self) -> Any:
@@ -155,30 +184,19 @@ class Nvml:
     def has_events(self) -> bool:
         return self._events is not None
 
-    def wait_event(self, timeout_s: float) -> bool:
-        """Wait for a fault of some device. True when there was one; `read` shows it. Raises NoEvents."""
+    def wait_event(self, timeout_s: float) -> tuple[Alarm, ...]:
+        """Wait for a fault of some device. Empty: there was none. Raises NoEvents."""
         try:
             data = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
         except pynvml.NVMLError_Timeout:
-            return False
+            return ()
         except pynvml.NVMLError as error:
             raise NoEvents(str(error)) from error
         index = self._index_of(data.device)
-        with self._lock:
-            if data.eventType & pynvml.nvmlEventTypeXidCriticalError:
-                self._on_xid(index, int(data.eventData))
-            elif index is not None:
-                self._faults.setdefault(index, "double-bit ECC error: memory is not to be trusted; reset it")
-        return True
-
-    def _on_xid(self, index: int | None, xid: int) -> None:
-        # An XID without a device that we know concerns them all: rather too careful than trusting.
-        for each in [index] if index is not None else list(self._handles):
-            self._xids[each] = xid
-            if xid not in XIDS_HARMLESS:
-                self._faults[each] = (
-                    f"XID {xid}: see NVIDIA's XID guide; restart the agent once it is repaired"
-                )
+        xid = int(data.eventData) if data.eventType & pynvml.nvmlEventTypeXidCriticalError else 0
+        # What comes without a device that we know concerns them all: rather too careful than trusting.
+        concerned = [index] if index is not None else list(self._handles)
+        return tuple(Alarm(each, xid, time.monotonic()) for each in concerned)
 
     def _index_of(self, device: Any) -> int | None:
         address = _address(device)
@@ -201,20 +219,16 @@ class Nvml:
 
     def _read_one(self, index: int, handle: Any) -> Gpu:
         known = self._known.get(index, Gpu(index))
-        fault = ""
-        if handle is not None:
-            try:
-                if not known.uuid:
-                    known = self._read_facts(index, handle)
-                known = _read_now(known, handle)
-            except pynvml.NVMLError as error:
-                fault = _why_broken(error)
-        with self._lock:
-            fault = fault or self._faults.get(index, "")
-            known = replace(known, last_xid=self._xids.get(index))
-        if fault:
-            return replace(known, health=fault, utilization_percent=None, temperature_c=None, power_mw=None)
-        return replace(known, health=_wear(handle))
+        if handle is None:
+            return _out_of_order(known, GpuState.QUARANTINED, self._lost[index])
+        try:
+            if not known.uuid:
+                known = self._read_facts(index, handle)
+            return _condition(_read_now(known, handle), handle)
+        except pynvml.NVMLError as error:
+            # A question that fails for no known reason says nothing about what runs there.
+            state = GpuState.QUARANTINED if error.value in _BROKEN else GpuState.DRAINED
+            return _out_of_order(known, state, _why_broken(error))
 
     def _read_facts(self, index: int, handle: Any) -> Gpu:
         pci = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
@@ -275,11 +289,43 @@ def _read_now(gpu: Gpu, handle: Any) -> Gpu:
     )
 
 
-def _wear(handle: Any) -> str:
+def _out_of_order(gpu: Gpu, state: GpuState, why: str) -> Gpu:
+    return replace(
+        gpu,
+        state=state,
+        health=why,
+        needs=why,
+        utilization_percent=None,
+        temperature_c=None,
+        power_mw=None,
+    )
+
+
+def _condition(gpu: Gpu, handle: Any) -> Gpu:
+    """What the driver says of a device that answers. Rows or pages that only wait for a reset are no reason
+    to stop using it (NVIDIA's "GPU Memory Error Management": new workloads can be launched)."""
     remapped = _ask_peer(pynvml.nvmlDeviceGetRemappedRows, handle)
     if remapped is not None and remapped[3]:
-        return "row remapping failed: its memory is worn out; replace it"
-    return "ok"
+        why = "row remapping failed: its memory is worn out; replace it"
+        return replace(gpu, state=GpuState.DRAINED, health=why, needs=why)
+    found = _RECOVERY.get(_recovery_action(handle))
+    if found is not None:
+        return replace(gpu, state=found[0], health=f"the driver says it needs {found[1]}", needs=found[1])
+    needs = ""
+    if remapped is not None and remapped[2]:
+        needs = "a reset: rows of its memory are to be remapped"
+    elif _ask_peer(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle) == pynvml.NVML_FEATURE_ENABLED:
+        needs = "a reset: pages of its memory are to be retired"
+    return replace(gpu, state=GpuState.OK, health="ok", needs=needs)
+
+
+def _recovery_action(handle: Any) -> int:
+    """As the driver gives it since R565; none where it does not."""
+    field = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+    values = _ask_peer(pynvml.nvmlDeviceGetFieldValues, handle, [field])
+    if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS:
+        return int(pynvml.NVML_GPU_RECOVERY_ACTION_NONE)
+    return int(values[0].value.uiVal)
 
 
 def _memory(handle: Any) -> Any:

@@ -57,8 +57,9 @@ class Tasks(Protocol):
     """What the session needs of agent.supervisor.Supervisor, whose docstrings say what each does."""
 
     async def start(self, request: agent_pb2.StartTask) -> None: ...
-    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None: ...
+    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float) -> None: ...
     async def inspect(self, key: TaskKey) -> None: ...
+    async def ask_save(self, key: TaskKey, request: int) -> None: ...
     async def forget(self, key: TaskKey) -> None: ...
     async def wait_ended(self, key: TaskKey) -> None: ...
     def acknowledge(self, key: TaskKey, seq: int) -> None: ...
@@ -259,6 +260,8 @@ class Session:
                         await self._on_start(start)
                 case "stop":
                     self._on_stop(message.stop)
+                case "save":
+                    self._on_save(message.save)
                 case "inspect":
                     self._on_inspect(message.inspect)
                 case "welcome":
@@ -303,15 +306,21 @@ class Session:
         if position := self._reports.position(key):
             position.superseded = True
         if position or key in self._tasks.tasks():
-            self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
+            grace_s, keep_s = (min(max(0.0, each), GRACE_S_MAX) for each in (stop.grace_s, stop.keep_s))
+            self._stop(key, grace_s, stop.why or "stopped", keep_s)
+
+    def _on_save(self, save: agent_pb2.AskSave) -> None:
+        key = task_key_of(save.task)
+        if key in self._tasks.tasks():
+            self._then(key, lambda: self._tasks.ask_save(key, save.request))
 
     def _on_inspect(self, inspect: agent_pb2.InspectTask) -> None:
         key = task_key_of(inspect.task)
         if key in self._tasks.tasks():
             self._then(key, lambda: self._tasks.inspect(key))
 
-    def _stop(self, key: TaskKey, grace_s: float, why: str) -> asyncio.Task[None]:
-        return self._then(key, lambda: self._tasks.stop(key, grace_s, why))
+    def _stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> asyncio.Task[None]:
+        return self._then(key, lambda: self._tasks.stop(key, grace_s, why, keep_s))
 
     def _then(self, key: TaskKey, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Act on this task after what was asked before for it: a stop never overtakes its start."""

@@ -10,24 +10,27 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from ..proto.generated import agent_pb2
+from ..proto.marks import mark_of
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
+from ..spec.xids import SYMPATHETIC
 from . import containment
 from .disk import Disk
 from .launch import Refusal, base_environment
 from .memory import MemoryFolders
+from .nvml import Alarm
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
 from .starter import Starter
 from .supervisor_config import SupervisorConfig
-from .task import Task, make_socket_folder, write_acked
+from .task import Task, make_socket_folder, read_group, write_acked
 from .warm import ZygotePool
 from .watcher import Watcher
 
@@ -59,13 +62,16 @@ class Supervisor:
         *,
         on_growth: Callable[[TaskKey], None] = lambda key: None,
         on_change: Callable[[], None] = lambda: None,
+        alarms: Callable[[Collection[int], float, float], list[Alarm]] = lambda gpus, begin_s, end_s: [],
     ) -> None:
-        """`state` is the agent's state folder; nothing is touched before `recover`."""
+        """`state` is the agent's state folder; nothing is touched before `recover`. `alarms` says what was
+        heard of GPUs between two times of time.monotonic()."""
         self._state = state
         self._folder = state / "tasks"
         self._config = config
         self._on_growth = on_growth
         self._on_change = on_change
+        self._alarms = alarms
         self._base = base_environment(os.environ)
         self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
@@ -136,14 +142,16 @@ class Supervisor:
             if not turn.users:
                 del self._turns[key.job]
 
-    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None:
+    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> None:
         """Ask the task to end: notice byte and SIGTERM, after `grace_s` SIGKILL. Unknown and ended: nothing.
-        Returns when the shim has taken it over, or, where it does not answer, when everything is dead."""
+        With `keep_s`, ranks that can go on in the next attempt wait so long for it instead. Returns when the
+        shim has taken it over, or, where it does not answer, when everything is dead."""
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
         task.stop_why = task.stop_why or why
-        message = {"op": "stop", "grace_s": grace_s, "why": why}
+        mark = mark_of(task.folder)  # by the time this arrives, the shim may have gone on to the next task
+        message = {"op": "stop", "grace_s": grace_s, "why": why, "keep_s": keep_s, "mark": mark}
         until = time.monotonic() + self._config.answer_s
         while not task.over.is_set():
             left_s = until - time.monotonic()
@@ -167,6 +175,14 @@ class Supervisor:
         if task is not None and task.link is not None and not task.over.is_set():
             with contextlib.suppress(TimeoutError, ConnectionError):
                 await task.link.ask({"op": "inspect"}, self._config.answer_s)
+
+    async def ask_save(self, key: TaskKey, request: int) -> None:
+        """Have the ranks told that a checkpoint is wanted. Unknown, ended or not to be reached now: nothing;
+        the scheduler tells again when this agent dials in anew."""
+        task = self._tasks.get(key)
+        if task is not None and task.link is not None and not task.over.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                await task.link.ask({"op": "save", "request": request}, self._config.answer_s)
 
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
@@ -194,7 +210,9 @@ class Supervisor:
         ):  # else it may have a successor: its checkpoints are not its own to clean up
             write_acked(task, seq)
         end = task.journal.end_of(seq)
-        if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
+        may_trim = task.link is not None and not task.hands_on
+        if may_trim and end - task.trimmed_bytes >= _TRIM_BYTES:
+            assert task.link is not None
             task.trimmed_bytes = end
             task.link.send({"op": "trim", "bytes": end})
 
@@ -216,7 +234,23 @@ class Supervisor:
         found = task.journal.entries(after_seq, limit)
         for entry in found:
             entry.task.CopyFrom(task.request.task)
+            if entry.exited.exit_code and task.request.gpu_indices:
+                self._explain(task, entry)
         return found
+
+    def _explain(self, task: Task, entry: agent_pb2.JournalEntry) -> None:
+        """Say which XID a rank may have ended of: of those that explain something, the first."""
+        begin_s = task.journal.entries(0, 1)[0].at_monotonic_s
+        heard = self._alarms(task.request.gpu_indices, begin_s, entry.at_monotonic_s)
+        told = next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None)
+        if told is not None:
+            entry.exited.xid, entry.exited.xid_gpu = told.xid, told.index
+
+    def holds_gpu(self, index: int) -> bool:
+        """A task here has that GPU, and processes that may use it."""
+        return any(
+            index in task.request.gpu_indices and not task.over.is_set() for task in self._tasks.values()
+        )
 
     def log_files(self, key: TaskKey) -> dict[int, Path]:
         """Global rank -> its output file (which may not exist yet). Unknown: none."""
@@ -279,9 +313,12 @@ class Supervisor:
                     f"attempt {newer} of this job has been started here already",
                     transient=False,
                 )
-            await asyncio.gather(*(self._end_older(each) for each in others))
+            before = self._tasks.get(TaskKey(key.job, Attempt(key.attempt - 1), key.task))
+            await asyncio.gather(
+                *(self._end_older(each) for each in others if before is None or each != before.key)
+            )
             assert self._starter is not None, "recover comes first"
-            await self._starter.start(task)
+            await self._starter.start(task, before, self._end_older)
         except Refusal as refusal:
             await self._refuse(task, refusal)
         except OSError as error:
@@ -321,6 +358,8 @@ class Supervisor:
             request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
         task = Task(key, folder, request)
         task.group = self._groups.root / str(key) if self._groups.root else None
+        if task.group is not None and (kept_in := read_group(task)) is not None:
+            task.group = kept_in
         return task
 
     # Helpers.

@@ -4,6 +4,8 @@ Pure: nothing here sends. Every call may be repeated without harm (a submit carr
 made once and kept over all retries), so the clients retry all of them alike.
 """
 
+import getpass
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,14 @@ def new_key() -> str:
     return uuid.uuid4().hex
 
 
+def user_name() -> str:
+    """Who submits, as this machine knows them; `uid-N` for one without a name."""
+    try:
+        return getpass.getuser()[:200]
+    except (OSError, KeyError):
+        return f"uid-{os.getuid()}"
+
+
 def submit(documents: Sequence[Sent], *, key: str, user: str) -> Call[tuple[JobId, ...]]:
     """All or none of up to 1,000 documents."""
     request = jobs_pb2.SubmitRequest(
@@ -119,6 +129,41 @@ def job(job_id: int) -> Call[views.Job]:
 def cancel(job_id: int, *, grace_s: float) -> Call[views.Job]:
     request = jobs_pb2.CancelRequest(job=job_id, grace_s=grace_s)
     return Call(lambda stubs: stubs.jobs.Cancel, request, codecs.to_job)
+
+
+def preempt(job_id: int, *, grace_s: float, key: str, user: str) -> Call[views.Job]:
+    request = jobs_pb2.PreemptRequest(key=key, job=job_id, grace_s=grace_s, user=user)
+    return Call(lambda stubs: stubs.jobs.Preempt, request, codecs.to_job)
+
+
+def ask_checkpoint(job_id: int, *, key: str, user: str) -> Call[views.SaveAsked]:
+    request = jobs_pb2.CheckpointRequest(key=key, job=job_id, user=user)
+    return Call(lambda stubs: stubs.jobs.Checkpoint, request, codecs.to_save_asked)
+
+
+def checkpoints(job_id: int) -> Call[tuple[views.Checkpoint, ...]]:
+    request = jobs_pb2.GetJobRequest(job=job_id)
+    return Call(
+        lambda stubs: stubs.jobs.ListCheckpoints,
+        request,
+        lambda reply: tuple(codecs.to_checkpoint(one) for one in reply.checkpoints),
+    )
+
+
+def restore(job_id: int, step: int, *, key: str, user: str) -> Call[views.Job]:
+    request = jobs_pb2.RestoreRequest(key=key, job=job_id, step=step, user=user)
+    return Call(lambda stubs: stubs.jobs.Restore, request, codecs.to_job)
+
+
+def fork(job_id: int, step: int, document: Sent, *, key: str, user: str) -> Call[tuple[JobId, ...]]:
+    request = jobs_pb2.ForkRequest(
+        key=key,
+        job=job_id,
+        step=step,
+        document=jobs_pb2.JobDocument(document=document.document, source=document.source),
+        user=user,
+    )
+    return Call(lambda stubs: stubs.jobs.Fork, request, _ids, SUBMIT_S)
 
 
 def why(job_id: int) -> Call[views.Why]:

@@ -11,6 +11,7 @@ from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.failures import FailureClass
+from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
 from ..spec.resources import Resources
@@ -46,7 +47,13 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
         document=message.document,
         pace=tuple(message.pace),
+        instances=len(message.tasks),
+        min_instance_count=message.min_instance_count,
+        max_instance_count=message.max_instance_count,
+        size=message.size,
         failure=to_failure(message.failure) if message.HasField("failure") else None,
+        parent_job=JobId(message.parent_job) if message.parent_job else None,
+        parent_step=message.parent_step if message.parent_job else None,
     )
 
 
@@ -89,7 +96,21 @@ def to_checkpoint(message: jobs_pb2.CheckpointView) -> views.Checkpoint:
         size_bytes=message.size_bytes,
         accepted_us=Micros(message.accepted_us),
         metrics=dict(message.metrics),
+        url=message.url,
+        damaged=dict(message.damaged),
+        good=message.good,
+        stall_s=message.stall_s,
+        persist_s=message.persist_s,
+        why=message.why,
+        job=JobId(message.job) if message.job else None,
+        kept=message.kept,
+        state=message.state,
+        tiers=message.tiers,
     )
+
+
+def to_save_asked(message: jobs_pb2.CheckpointReply) -> views.SaveAsked:
+    return views.SaveAsked(message.request, Attempt(message.attempt))
 
 
 def to_why(message: jobs_pb2.WhyReply) -> views.Why:
@@ -183,7 +204,16 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         ecc_uncorrected=message.ecc_uncorrected if message.HasField("ecc_uncorrected") else None,
         last_xid=message.last_xid if message.HasField("last_xid") else None,
         health=message.health,
+        state=_enum(GpuState, message.state or _state_by(message.health)),
+        needs=message.needs,
+        since_us=_micros(message.since_us),
+        quarantines=message.quarantines,
     )
+
+
+def _state_by(health: str) -> GpuState:
+    """Of an agent that only says what is wrong."""
+    return GpuState.OK if health in ("", "ok") else GpuState.DRAINED
 
 
 def to_resources(message: common_pb2.Resources) -> Resources:

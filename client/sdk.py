@@ -7,7 +7,6 @@ and go on where they stood: nothing is lost or doubled.
 """
 
 import asyncio
-import getpass
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from ..spec.errors import PacelineError
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, settings, views
+from .checkpoint_verbs import AsyncCheckpointVerbs, CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
 
@@ -89,7 +89,7 @@ class _Base:
         return wait_s
 
 
-class Client(_Base):
+class Client(_Base, CheckpointVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -123,7 +123,7 @@ class Client(_Base):
         return tuple(
             job
             for part in parts
-            for job in self._call(calls.submit(part, key=calls.new_key(), user=user_name()))
+            for job in self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
         )
 
     def jobs(
@@ -180,7 +180,7 @@ class Client(_Base):
 
     def trust(self) -> views.Trust:
         """Say that the nodes which are silent are really gone: their jobs start elsewhere."""
-        return self._call(calls.trust(by=user_name()))
+        return self._call(calls.trust(by=calls.user_name()))
 
     def watch(self, job: int, *, after_seq: int = 0) -> Iterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
@@ -239,12 +239,19 @@ class Client(_Base):
             finally:
                 stream.cancel()
 
+    def _watch_for(self, job: int, after_seq: int, timeout_s: float | None) -> Iterator[views.Change]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            yield from self._stream(calls.WatchCursor(job, after_seq), deadline)
+        except _Late:
+            raise _not_yet(job, timeout_s) from None
+
     def _check_late(self, deadline: float | None) -> None:
         if deadline is not None and time.monotonic() >= deadline:
             raise _Late
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base, AsyncCheckpointVerbs):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -276,7 +283,7 @@ class AsyncClient(_Base):
         """Submit what `documents.prepare` has checked."""
         ids: list[JobId] = []
         for part in calls.batches([job.sent for job in jobs]):
-            made = await self._call(calls.submit(part, key=calls.new_key(), user=user_name()))
+            made = await self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
             ids.extend(made)
         return tuple(ids)
 
@@ -334,7 +341,7 @@ class AsyncClient(_Base):
 
     async def trust(self) -> views.Trust:
         """Say that the silent nodes are really gone; see Client.trust."""
-        return await self._call(calls.trust(by=user_name()))
+        return await self._call(calls.trust(by=calls.user_name()))
 
     def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
@@ -389,19 +396,19 @@ class AsyncClient(_Base):
             finally:
                 stream.cancel()
 
+    async def _watch_for(
+        self, job: int, after_seq: int, timeout_s: float | None
+    ) -> AsyncIterator[views.Change]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for change in self.watch(job, after_seq=after_seq):
+                    yield change
+        except TimeoutError:
+            raise _not_yet(job, timeout_s) from None
+
 
 class _Late(Exception):
     """The caller's own deadline has passed."""
-
-
-def user_name() -> str:
-    """Who submits, as this machine knows them; `uid-N` for one without a name."""
-    import os
-
-    try:
-        return getpass.getuser()[:200]
-    except (OSError, KeyError):
-        return f"uid-{os.getuid()}"
 
 
 def _timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
@@ -409,4 +416,12 @@ def _timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
         f"job {job.job} is still {job.state} after {timeout_s:g} s",
         hint=f"it goes on; `pace why {job.job}` says what it is waiting for",
         job=job.job,
+    )
+
+
+def _not_yet(job: int, timeout_s: float | None) -> WaitTimedOut:
+    return WaitTimedOut(
+        f"job {job} has not saved within {timeout_s:g} s; the request stands",
+        hint="a script answers where it calls `run.should_save(step)`, or with its own next save",
+        job=job,
     )

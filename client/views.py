@@ -6,10 +6,11 @@ Times are `_us`, microseconds since the epoch on the scheduler's clock; what has
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..spec.failures import FailureClass
+from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import TERMINAL, JobState, NodeContact
 from ..spec.resources import Resources
@@ -59,6 +60,34 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float]
+    url: str = ""
+    """Where it was uploaded; empty: it was not."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Copies ("storage", "upload") that were found so, and what is wrong with each."""
+    good: bool = True
+    """Some copy is not known to be damaged."""
+    stall_s: float = 0.0
+    """What the save cost training."""
+    persist_s: float = 0.0
+    """From the copy until it was on disk."""
+    why: str = ""
+    """What it was made for; empty: the script's own."""
+    job: JobId | None = None
+    """Of another job, which this one was forked from."""
+    kept: str = ""
+    """In `checkpoints` only: why retention keeps it."""
+    state: str = ""
+    """In `checkpoints` only: "good", "damaged: ...", "removed", "set aside"."""
+    tiers: str = ""
+    """In `checkpoints` only: where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """A request to save: its number, and of which attempt."""
+
+    request: int
+    attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +150,15 @@ class Job:
     """Of a running gang: its step in a line, then a line for each rank that is slower than its peers."""
     failure: Failure | None = None
     """Of the last attempt that failed; None: none has, or the job succeeded."""
+    parent_job: JobId | None = None
+    """It is a fork of that one, from its checkpoint of `parent_step`."""
+    parent_step: int | None = None
+    instances: int = 0
+    """Of the current or last attempt; 0: none yet. `instance_count` is what the job asked for."""
+    min_instance_count: int = 0
+    max_instance_count: int = 0
+    size: str = ""
+    """Of a gang that runs smaller than it may be: when it grows, and what that waits for."""
 
     @property
     def is_over(self) -> bool:
@@ -129,8 +167,8 @@ class Job:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks of a full gang."""
-        return self.instance_count * self.processes_per_task
+        """Number of ranks of a full gang, in whatever attempt."""
+        return max(self.instance_count, self.max_instance_count) * self.processes_per_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +265,14 @@ class Gpu:
     ecc_uncorrected: int | None
     last_xid: int | None
     health: str
+    """`ok`, or what is wrong."""
+    state: GpuState = GpuState.OK
+    needs: str = ""
+    """What its driver asks for, as `a reset: ...`."""
+    since_us: Micros | None = None
+    """When `state` became other than ok, by the node's clock."""
+    quarantines: int = 0
+    """How often it was other than ok on this node."""
 
 
 @dataclass(frozen=True, slots=True)

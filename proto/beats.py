@@ -96,6 +96,21 @@ class Beat:
         finally:
             slot[_PHASE], slot[_AT] = TRAINS, monotonic()
 
+    @contextlib.contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Within a phase: this rank is through with its own part, and waits for its peers as in any step.
+        Whether they take long is for them to show; one that never comes must not be taken for a long save."""
+        slot = self._slot
+        phase = TRAINS if slot is None else slot[_PHASE]
+        if slot is None or phase == TRAINS:
+            yield
+            return
+        slot[_PHASE], slot[_AT] = TRAINS, monotonic()
+        try:
+            yield
+        finally:
+            slot[_PHASE], slot[_AT] = phase, monotonic()
+
     def _open(self) -> "memoryview[float] | None":
         """None: this process has no slot, and asks no more."""
         if self._closed:
@@ -107,6 +122,10 @@ class Beat:
             answer_stack_signal()
             os.register_at_fork(after_in_child=self._let_go)
         return self._slot
+
+    def move(self) -> None:
+        """This rank has gone on to another task, as the environment says: its slot is there."""
+        self._slot, self._closed = None, False
 
     def _let_go(self) -> None:
         """In a forked child: the slot is the parent's."""

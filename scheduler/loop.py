@@ -14,17 +14,21 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..spec.errors import LimitExceeded, PacelineError, Unavailable
 from ..spec.ids import JobId, Micros, NodeId
-from .core.effects import Acked, Effect, Submitted, Welcome
+from .core.effects import Acked, Effect, SaveAsked, Submitted, Welcome
 from .core.job import Job
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.stimuli import (
+    AskCheckpoint,
     Cancel,
     ContactLost,
     Heartbeat,
     Hello,
     InventoryChanged,
+    Keyed,
+    Preempt,
     Reports,
+    Restore,
     Stimulus,
     Submit,
     Tick,
@@ -129,6 +133,10 @@ class Loop:
     async def submit(self, stimulus: Submit) -> Submitted: ...
     @overload
     async def submit(self, stimulus: Cancel) -> Job: ...
+    @overload
+    async def submit(self, stimulus: AskCheckpoint) -> SaveAsked: ...
+    @overload
+    async def submit(self, stimulus: Preempt | Restore) -> None: ...
     @overload
     async def submit(self, stimulus: Hello) -> Welcome: ...
     @overload
@@ -258,7 +266,7 @@ class Loop:
         return step.more
 
     async def _looked_up(self, stimuli: list[Stimulus], late: set[JobId]) -> _Known:
-        keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Submit)}
+        keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed)}
         if not keys and not late:
             return {}, {}
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys, late)

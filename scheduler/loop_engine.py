@@ -11,9 +11,11 @@ from typing import Any, Final
 from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
 from .core import events as e
+from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
+from .core.elastic import first_waiting, plan_growth
 from .core.evolve import Touched, evolve, with_fact
 from .core.job import Job
 from .core.node import Node
@@ -22,6 +24,7 @@ from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.stimuli import (
+    AskCheckpoint,
     Cancel,
     ContactLost,
     Ended,
@@ -30,8 +33,10 @@ from .core.stimuli import (
     Heartbeat,
     Hello,
     InventoryChanged,
+    Preempt,
     Refused,
     Reports,
+    Restore,
     Stimulus,
     Submit,
     Tick,
@@ -102,6 +107,8 @@ class Engine:
         self.state: ClusterState = recover(loaded, settings)
         self._stuck: tuple[JobId | None, int] | None = None
         """The first in line and `freed` when nothing fitted: not worth another look before one changes."""
+        self._looked: tuple[int, bool, int] | None = None
+        """What the growth of gangs depends on, when it was last looked at."""
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
@@ -158,6 +165,7 @@ class Engine:
         answers = [self._answer(draft, stimulus, now_us, known) for stimulus in stimuli]
         self._pass_time(draft, now_us)
         more = self._place(draft, now_us)
+        self._grow(draft, now_us)
         return Step(answers, self._batch(draft), draft.effects, self._committed(draft), more)
 
     def _answer(
@@ -180,6 +188,11 @@ class Engine:
             case Cancel():
                 self._apply(draft, on_cancel(state, stimulus, now_us))
                 return draft.jobs.get(stimulus.job) or state.jobs[stimulus.job]
+            case Preempt() | Restore():
+                self._once(draft, stimulus, now_us, known)
+                return None
+            case AskCheckpoint():
+                return self._apply(draft, on_ask_checkpoint(state, stimulus, now_us))
             case Hello():
                 return self._apply(draft, on_hello(state, stimulus, now_us))
             case Reports():
@@ -206,6 +219,22 @@ class Engine:
             for number, new in zip(answer.jobs, asked.jobs, strict=True):
                 draft.documents[number] = new.document
         return answer
+
+    def _once(
+        self,
+        draft: _Draft,
+        asked: Preempt | Restore,
+        now_us: Micros,
+        known: Mapping[str, tuple[JobId, ...]],
+    ) -> None:
+        before = draft.keys.get(asked.key)
+        made = before.jobs if before else known.get(asked.key)
+        if isinstance(asked, Preempt):
+            self._apply(draft, on_preempt(self.state, asked, now_us, made))
+        else:
+            self._apply(draft, on_restore(self.state, asked, now_us, made))
+        if made is None:
+            draft.keys[asked.key] = KeyRow(asked.key, now_us, (asked.job,))
 
     def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
         seqs = {entry.task: self._entry(draft, reports.node, entry, now_us) for entry in reports.entries}
@@ -240,6 +269,13 @@ class Engine:
                 return False
             self._apply(draft, plan)
         return True
+
+    def _grow(self, draft: _Draft, now_us: Micros) -> None:
+        state = self.state
+        stands = (state.freed, first_waiting(state) is None, len(state.small))
+        if stands != self._looked:
+            self._looked = stands
+            self._apply(draft, plan_growth(state, now_us))
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..spec.errors import Unavailable
-from .core.stimuli import Cancel, ContactLost, Stimulus, Submit, Tick, TrustCluster
+from .core.stimuli import (
+    AskCheckpoint,
+    Cancel,
+    ContactLost,
+    Preempt,
+    Restore,
+    Stimulus,
+    Submit,
+    Tick,
+    TrustCluster,
+)
 
 TIMES_MAX: Final = 3
 BARRED_US: Final = 600_000_000
@@ -69,6 +79,8 @@ def _source(stimulus: Stimulus) -> str:
             return f"submit {stimulus.key}"
         case Cancel():
             return f"cancel of job {stimulus.job}"
+        case Preempt() | Restore() | AskCheckpoint():
+            return f"{type(stimulus).__name__.lower()} {stimulus.key}"
         case ContactLost() | TrustCluster() | Tick():
             return ""
     return f"node {stimulus.node}"

@@ -49,6 +49,9 @@ class AttemptOutcome(StrEnum):
     START_FAILED = "start-failed"
     TIMED_OUT = "timed-out"
     PREEMPTED = "preempted"
+    RESTORED = "restored"
+    RESIZED = "resized"
+    """Stopped at a checkpoint, to go on with more instances."""
     CANCELLED = "cancelled"
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .every import parse_every
 from .failures import RETRIED, RETRY_CHOICES, FailureClass
 from .fields import (
     ENTRIES_MAX,
@@ -35,6 +36,8 @@ from .fields import (
     refusal,
 )
 from .problems import nearest, shown
+from .retention import Retention
+from .stores import EXPECTED, opener_of
 
 INSTANCES_MAX: Final = 100_000
 GPUS_MAX: Final = 1024
@@ -149,11 +152,11 @@ class JobResources(Model):
     """What each instance takes, and how many instances there are."""
 
     instance_count: Count = Field(default=1, ge=1, le=INSTANCES_MAX)
-    """Instances (one task each, on a node each if need be), placed together or not at all."""
+    """Instances (one task each, on a node each if need be), placed together or not at all, unless elastic."""
     min_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may run with as few as this; absent: instance_count."""
+    """Elastic: the job starts, and goes on after a loss, with as few as this; absent: instance_count."""
     max_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may grow to this; absent: instance_count."""
+    """Elastic: the job takes as many as this while nobody else waits; absent: instance_count."""
     cpus: Number | None = Field(default=None, gt=0, le=10_000)
     """CPUs per instance, also fractions of one; absent: one per process."""
     memory: SizeBytes = 0
@@ -186,7 +189,7 @@ def _off(value: Any) -> Any:
     return 0 if value is False or (isinstance(value, str) and value.lower() == "off") else value
 
 
-HangTimeout = Annotated[
+SecondsOrOff = Annotated[
     Count | None,
     BeforeValidator(_off),
     Field(ge=0, le=_YEAR_S),
@@ -199,7 +202,7 @@ class Limits(Model):
 
     timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
     """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
-    hang_timeout: HangTimeout = None
+    hang_timeout: SecondsOrOff = None
     """Seconds without a step of any process after which the job is taken for hung and goes on from its
     checkpoint; `off` (or 0): never. Absent: ten times the longest pause between two steps, at least 5 minutes
     when its processes are idle and 30 minutes when they are busy."""
@@ -282,23 +285,68 @@ class Retry(Model):
     """How long it waits before it is tried again."""
 
 
+def _opened(url: str) -> str:
+    if url and opener_of(url) is None:
+        raise refusal(f"{EXPECTED}; found {shown(url)}")
+    return url
+
+
+CheckpointUrl = Annotated[Line, AfterValidator(_opened)]
+_SCRUB_S: Final = 24 * 3600.0
+
+
+def _save_every(value: Any) -> str:
+    try:
+        return parse_every(value).text
+    except ValueError as error:
+        raise refusal(f"{error}; found {shown(value)}") from None
+
+
+SaveEvery = Annotated[
+    str,
+    BeforeValidator(lambda value: value if value in ("", None) else _save_every(value)),
+    BeforeValidator(lambda value: "" if value is None else value),
+    WithJsonSchema({"type": "string", "examples": ["auto", "100 steps", "60 s"]}),
+]
+
+
 class Checkpoint(Model):
-    """Which checkpoints are kept, and what happens when one is wanted too soon."""
+    """When checkpoints are made, which are kept, and what happens when one is wanted too soon."""
 
     keep_last: Count = Field(default=2, ge=1, le=1000)
     """The newest so many."""
     keep_best: Count = Field(default=0, ge=0, le=1000)
     """And the best so many by best_metric."""
+    keep_every: Count = Field(default=0, ge=0, le=2**62)
+    """And for ever each whose step this divides; 0: none."""
+    every: SaveEvery = ""
+    """When `run.should_save(step)` says yes: `100 steps`, `60 s` (or min, h), or `auto`, which follows from
+    what a save costs and how often gangs fail here. Absent: as the script says, else auto."""
     best_metric: Line = ""
     """Metric to compare; more is better, and with a minus sign before it, as in `-loss`, less is."""
     when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
     """When the checkpoint before is not on disk yet: wait for it, or skip this one and go on training."""
+    storage: CheckpointUrl = ""
+    """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, or the
+    path of a shared folder. A restore reads from there what the nodes' memory and the job's folder lack."""
+    scrub_interval: SecondsOrOff = None
+    """Seconds after which each checkpoint that is kept is read again and its hashes are compared, slowly and
+    beside the training; `off` (or 0): never. Absent: a day."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         if self.keep_best and not self.best_metric.lstrip("-"):
             raise refusal("required with keep_best: the metric to compare, such as -loss", "best_metric")
         return self
+
+    @property
+    def scrub_s(self) -> float:
+        """0: never."""
+        return _SCRUB_S if self.scrub_interval is None else float(self.scrub_interval)
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.keep_last, self.keep_best, self.best_metric, self.keep_every)
 
 
 class Identity(Model):

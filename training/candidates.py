@@ -12,6 +12,7 @@ from .environment import Environment
 from .errors import StorageFailed
 from .folders import FolderName
 from .manifest import Manifest
+from .remote import Remote
 from .task import Task
 
 METADATA = ".metadata"
@@ -25,6 +26,8 @@ class Candidate:
     step: int
     attempt: int
     manifest_hash: str | None = None
+    job: int = 0
+    """Of another job, which this one was forked from; 0: its own."""
 
     @property
     def name(self) -> FolderName:
@@ -37,7 +40,9 @@ class Candidate:
 
 def accepted(task: Task) -> list[Candidate]:
     """As the scheduler gave them."""
-    return [Candidate(one.path, one.step, one.attempt, one.manifest_hash) for one in task.checkpoints]
+    return [
+        Candidate(one.path, one.step, one.attempt, one.manifest_hash, one.job) for one in task.checkpoints
+    ]
 
 
 def found(root: Path) -> list[Candidate]:
@@ -45,13 +50,17 @@ def found(root: Path) -> list[Candidate]:
     return [Candidate(root / str(name), name.step, name.attempt) for name in folders.published(root)]
 
 
-def check(candidate: Candidate, environment: Environment, copy: Path | None) -> Manifest:
-    """Its manifest, or this node's copy of it. Raises StorageFailed, saying why, unless it is the one
-    accepted, and this job's.
+def check(
+    candidate: Candidate, environment: Environment, copy: Path | None, remote: Remote | None
+) -> Manifest:
+    """Its manifest: this node's copy of it, the one in storage, or the uploaded one. Raises StorageFailed,
+    saying why, unless it is the one accepted, and this job's.
     """
-    document = _from_copy(candidate, copy) or manifest.read(candidate.path, candidate.manifest_hash)
-    if environment.managed and document.job != environment.job:
-        raise StorageFailed(f"is of job {document.job}, this is job {environment.job}")
+    document = _from_copy(candidate, copy) or _read(candidate, remote)
+    owner = candidate.job or environment.job
+    if environment.managed and document.job != owner:
+        whose = f"this was forked from job {owner}" if candidate.job else f"this is job {owner}"
+        raise StorageFailed(f"is of job {document.job}, {whose}")
     if document.attempt != candidate.attempt or document.step != candidate.step:
         raise StorageFailed(
             f"holds step {document.step} of attempt {document.attempt}: the folder was swapped"
@@ -59,6 +68,19 @@ def check(candidate: Candidate, environment: Environment, copy: Path | None) -> 
     if METADATA not in document.files:
         raise StorageFailed(f"{manifest.NAME} names no {METADATA}")
     return document
+
+
+def _read(candidate: Candidate, remote: Remote | None) -> Manifest:
+    try:
+        return manifest.read(candidate.path, candidate.manifest_hash)
+    except StorageFailed as failure:
+        if remote is None or candidate.manifest_hash is None:
+            raise
+        try:
+            data = remote.read_small(candidate.name, manifest.NAME)
+            return manifest.accepted(data, candidate.manifest_hash)
+        except StorageFailed as other:
+            raise StorageFailed(f"{failure.message}; {other.message}") from None
 
 
 def _from_copy(candidate: Candidate, copy: Path | None) -> Manifest | None:

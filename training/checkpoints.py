@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..spec.retention import Retention
 from . import candidates, folders, images
 from .candidates import Candidate
 from .environment import Environment
 from .gang import Gang
 from .images import Places
 from .link import ShimLink
-from .orders import Setting
+from .orders import History, Purpose, Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
+from .remote import Remote
 from .restoring import Restorer
 from .saving import Saver
 from .say import say
 from .scratch import Scratch
 from .staging import Stager
-from .task import Retention, Task
+from .task import Task
 
 
 class Checkpoints:
@@ -53,12 +55,19 @@ class Checkpoints:
             persister=self._make_persister,
             when_busy=task.when_busy if task is not None else Task().when_busy,
         )
-        self._restorer = Restorer(environment, gang, link)
+        remote = Remote(task.url) if task is not None and task.url else None
+        self._restorer = Restorer(environment, gang, link, remote)
 
-    def save(self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]) -> SaveOutcome:
+    def save(
+        self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float], purpose: Purpose
+    ) -> SaveOutcome:
         """See Run.save."""
         self._gang.require("save")
-        return self._saver.save(self._settled_attempt(), step, given, metrics)
+        return self._saver.save(self._settled_attempt(), step, given, metrics, purpose)
+
+    def cost_s(self) -> tuple[float, float] | None:
+        """See Saver.cost_s. Not collective."""
+        return self._saver.cost_s()
 
     def flush(self) -> SaveOutcome | None:
         """See Run.flush."""
@@ -74,6 +83,16 @@ class Checkpoints:
         self._continues = restored is not None
         self._saver.go_on_from(self._restorer.history)
         return restored
+
+    def abandon(self) -> History:
+        """The attempt is over, and with it what is under way: nothing of it can be accepted any more. What
+        the next attempt's must know.
+        """
+        return self._saver.abandon()
+
+    def go_on_from(self, history: History) -> None:
+        """This process was in the attempt before."""
+        self._saver.go_on_from(history)
 
     def close(self) -> None:
         """What is under way is brought to its end."""
@@ -124,6 +143,8 @@ class Checkpoints:
                 retention=self._retention,
                 attempt=self._attempt,
                 continues=self._continues,
+                url=self._task.url if self._task is not None else "",
+                scrub_s=self._task.scrub_s if self._task is not None else 0.0,
             ),
             self._scratch.lock_fd if self._scratch is not None else None,
         )

@@ -3,6 +3,7 @@
     step-00000040.a2       complete; .a2 is the attempt; saved again in that attempt: .a2.1 ...
     .tmp-step-00000040.a2  being written, or left by a process that was killed
     .gone-...              being deleted
+    .up-step-...           word of ranks whose files are uploaded
 
 A name without a leading dot appears only by rename, after all that is in it is on disk.
 """
@@ -19,6 +20,7 @@ from .errors import StorageFailed
 _NAME = re.compile(r"step-(\d{8,19})\.a(\d{1,9})(?:\.(\d{1,9}))?")
 _ASIDE = ".tmp-"
 _GONE = ".gone-"
+UPLOADS = ".up-"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +57,7 @@ def leftovers(root: Path, before_attempt: int) -> list[Path]:
     """What attempts before this one were writing or deleting when they ended."""
     found = []
     for entry in _entries(root):
-        for prefix in (_ASIDE, _GONE):
+        for prefix in (_ASIDE, _GONE, UPLOADS):
             name = FolderName.parse(entry.removeprefix(prefix)) if entry.startswith(prefix) else None
             if name is not None and name.attempt < before_attempt:
                 found.append(root / entry)

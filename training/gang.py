@@ -9,6 +9,7 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..proto.beats import BEAT
 from .environment import Environment
 from .errors import GangNotReady
 
@@ -66,6 +67,12 @@ class Gang:
         group: ProcessGroup = self._control
         return group
 
+    def release(self) -> None:
+        """This process leaves the group, and its owner sees to its end: it is not held any longer."""
+        if self._held is not None:
+            _let_go(self._held)
+        self._held = self._control = self._control_of = None
+
     def gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank, at every rank."""
         if not self.joined:
@@ -73,7 +80,8 @@ class Gang:
         from torch import distributed
 
         values: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(values, value, group=self.group())
+        with BEAT.meeting():
+            distributed.all_gather_object(values, value, group=self.group())
         return values
 
     def from_first(self, value: Any) -> Any:
@@ -83,7 +91,8 @@ class Gang:
         from torch import distributed
 
         values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self.group())
+        with BEAT.meeting():
+            distributed.broadcast_object_list(values, src=0, group=self.group())
         return values[0]
 
     def largest(self, *values: int) -> tuple[int, ...]:
@@ -93,7 +102,8 @@ class Gang:
         import torch
 
         tensor = torch.tensor(values, dtype=torch.int64)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
+        with BEAT.meeting():
+            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
         return tuple(int(value) for value in tensor)
 
 
@@ -105,3 +115,7 @@ def _hold(group: object) -> None:
     to release its last work (seen with torch 2.13). The rank then never ends, and its gang with it.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+
+
+def _let_go(group: object) -> None:
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(group))

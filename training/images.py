@@ -8,6 +8,7 @@ A label only says where to look: an image counts when its size and hash are thos
 accepted checkpoint. So a partial, a stale or a strange one is never taken. torch is not needed here.
 """
 
+import errno
 import mmap
 import os
 import re
@@ -22,6 +23,7 @@ from .manifest import FileEntry
 
 SLOTS = 2
 _LABEL = ".of"
+_MAKINGS = 3
 _ATTACHED = re.compile(r"__\d+_of\.")
 
 
@@ -34,7 +36,7 @@ class Image:
         """Takes the memory now: a full tmpfs is an OSError here, and no SIGBUS at a later copy."""
         self.path = path
         self.on_close: Callable[[], None] | None = None
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         remove_label(path)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -93,6 +95,19 @@ class Places:
 def attached_name(rank: int, name: str) -> str:
     """Of the image of a file that a rank publishes under a name that is not ours."""
     return f"__{rank}_of.{name}"
+
+
+def make_private(folder: Path) -> None:
+    """With all that is missing above it. The agent may take an empty one above away in between: once more."""
+    for _ in range(_MAKINGS):
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
+        try:
+            for part in reversed(missing):
+                part.mkdir(mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            continue
+        return
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def set_label(path: Path, name: FolderName) -> None:

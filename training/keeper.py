@@ -2,17 +2,20 @@
 
 Deleting follows `retention.choose_removals`; sweeping takes what attempts before this one left behind: half-
 written folders, and complete ones that were never accepted and, this attempt being the current one, never
-will be. Both wait until a checkpoint of this attempt is accepted, which a replaced attempt never sees. A
-deletion that fails is said and costs nothing else.
+will be (but those that are kept for ever: of long runs the scheduler knows only the newest). Both wait until
+a checkpoint of this attempt is accepted, which a replaced attempt never sees. A deletion that fails is said
+and costs nothing else.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..spec.retention import Retention, is_milestone
 from . import folders
+from .folders import FolderName
 from .retention import Kept, choose_removals
 from .say import say
-from .task import Retention
 
 
 class Keeper:
@@ -26,6 +29,7 @@ class Keeper:
         retention: Retention,
         earlier: Callable[[], Sequence[Kept]],
         acked_seq: Callable[[], int],
+        is_bad: Callable[[Path], bool],
         *,
         sweeps_unaccepted: bool,
     ) -> None:
@@ -33,6 +37,7 @@ class Keeper:
         self._retention = retention
         self._earlier = earlier
         self._acked_seq = acked_seq
+        self._is_bad = is_bad
         self._sweeps_unaccepted = sweeps_unaccepted
         self._kept: list[Kept] | None = None
         self._removed_steps: set[int] = set()
@@ -45,7 +50,9 @@ class Keeper:
     def let_go(self, attempt: int) -> None:
         """Delete what the policy does not want and nobody can need."""
         acked_seq = self._acked_seq()
-        kept = self._known()
+        kept = self._kept = [
+            replace(one, good=one.good and not self._is_bad(one.path)) for one in self._known()
+        ]
         for one in choose_removals(kept, self._retention, acked_seq):
             kept.remove(one)
             if discard(one.path):
@@ -58,6 +65,16 @@ class Keeper:
         """Steps removed and not yet told of. One that is still there under another attempt is not gone."""
         return sorted(self._removed_steps - {one.step for one in self._known()})
 
+    def kept(self) -> tuple[Kept, ...]:
+        """As of now; for any thread."""
+        return tuple(self._kept or ())
+
+    def names_kept(self) -> frozenset[FolderName] | None:
+        """None while it is not known that this attempt is the current one: then nothing may go."""
+        if not self._swept:
+            return None
+        return frozenset(name for one in self._known() if (name := FolderName.parse(one.path.name)))
+
     def told_removed(self) -> None:
         self._removed_steps.clear()
 
@@ -69,7 +86,11 @@ class Keeper:
     def _sweep(self, attempt: int, known: set[Path]) -> None:
         stale = folders.leftovers(self._root, attempt)
         if self._sweeps_unaccepted:
-            names = (name for name in folders.published(self._root) if name.attempt < attempt)
+            names = (
+                name
+                for name in folders.published(self._root)
+                if name.attempt < attempt and not is_milestone(name.step, self._retention)
+            )
             stale += [path for name in names if (path := self._root / str(name)) not in known]
         for path in stale:
             discard(path)

@@ -152,7 +152,11 @@ def read(folder: Path, manifest_hash: str | None) -> Manifest:
     """The folder's manifest; with a hash, only if it is that very one. Raises StorageFailed, saying what is
     wrong.
     """
-    data = read_bytes(folder / NAME)
+    return accepted(read_bytes(folder / NAME), manifest_hash)
+
+
+def accepted(data: bytes, manifest_hash: str | None) -> Manifest:
+    """As `read`, of what was read."""
     if manifest_hash is not None and hash_bytes(data) != manifest_hash:
         raise StorageFailed(
             f"{NAME} is not the one that was accepted: hash {hash_bytes(data)}, expected {manifest_hash}"

@@ -1,4 +1,5 @@
-"""What a rank orders of its persister, and what it is answered: JSON lines over a pipe, one answer an order.
+"""What a rank orders of its persister, and what it is answered: JSON lines over a pipe, one answer an order,
+and a word `{"uploaded": NAME}` when an upload is over.
 
 An order names one save. Rank 0's has `publish` too: what the manifest says, beside the files.
 """
@@ -10,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..spec.retention import Retention
 from .folders import FolderName
 from .manifest import Parent
-from .task import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,16 @@ class History:
     bad: tuple[str, ...] = ()
     keep_slot: int | None = None
     """Of this rank's image that was restored from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a save is made for, in words, and the request that it answers; nothing: the script's own."""
+
+    why: str = ""
+    request: int = 0
+    must: bool = False
+    """It waits for the one before, whatever `when_busy` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,9 @@ class Publish:
     parents: tuple[Parent, ...] = ()
     bad: tuple[str, ...] = ()
     """Folders that were passed over at the restore."""
+    staged_s: float = 0.0
+    """CLOCK_MONOTONIC when the state had been copied."""
+    purpose: Purpose = Purpose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,8 @@ class Order:
     repetition: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    upload: bool = False
+    """It may be uploaded at once: none was under way."""
     publish: Publish | None = None
 
     @property
@@ -77,6 +93,10 @@ class Setting:
     retention: Retention
     attempt: int
     continues: bool
+    url: str = ""
+    """Where checkpoints are uploaded; empty: nowhere."""
+    scrub_s: float = 0.0
+    """How often those that are kept are read again; 0: never."""
 
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
@@ -88,6 +108,8 @@ class Answer:
 
     name: str
     error: str = ""
+    persist_s: float = 0.0
+    """From the copy until it was on disk, at rank 0."""
     told: bool = True
     """False: it died, and neither stderr nor the timeline knows."""
 
@@ -97,7 +119,8 @@ def decode_order(line: bytes) -> Order:
     publish = told.pop("publish")
     if publish is not None:
         parents = tuple(Parent(**parent) for parent in publish.pop("parents"))
-        publish = Publish(**{**publish, "parents": parents, "bad": tuple(publish["bad"])})
+        purpose = Purpose(**publish.pop("purpose"))
+        publish = Publish(**{**publish, "parents": parents, "bad": tuple(publish["bad"]), "purpose": purpose})
     return Order(**told, publish=publish)
 
 

@@ -11,46 +11,61 @@ import json
 import os
 import select
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from . import manifest, scratch
+from . import manifest, notes, scratch
 from .errors import NotAccepted, StorageFailed
+from .folders import FolderName
 from .images import map_image
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
 from .publishing import Publisher
+from .remote import Remote
 from .say import say
+from .uploading import Commit, Upload, Uploader
 
-GANG_S = 600.0
-"""How long rank 0's waits for the other ranks' parts."""
-_ORPHAN_GANG_S = 30.0
-_POLL_S = 0.01
 _LOOK_S = 1.0
 _CHUNK_BYTES = 4 * 1024 * 1024
 _NICENESS = 5
+_SPEAKING = threading.Lock()
 
 
 def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
-    orders, answers = sys.stdin.fileno(), sys.stdout.buffer
     parent = os.getppid()
-    lines = _lines(orders, parent)
+    lines = _lines(sys.stdin.fileno(), parent)
     setting = decode_setting(next(lines))
     publisher = Publisher(setting)
+    uploader: Uploader | None = None
+    if setting.url:
+        remote = Remote(setting.url)
+        uploader = Uploader(remote, publisher.link, parent, _say_uploaded, publisher.uploaded)
     try:
         for line in lines:
             order = decode_order(line)
-            answer = Answer(str(order.name), _carry_out(order, publisher, parent))
-            with contextlib.suppress(BrokenPipeError):  # the rank is gone; what it ordered is done
-                answers.write(json.dumps(asdict(answer)).encode() + b"\n")
-                answers.flush()
+            error = _carry_out(order, publisher, uploader, parent)
+            _say(asdict(Answer(str(order.name), error, publisher.persist_s)))
+        if uploader is not None:
+            uploader.finish()
     finally:
+        publisher.close()
         if setting.scratch:
             scratch.drop(Path(setting.scratch))
+
+
+def _say(told: Mapping[str, object]) -> None:
+    """One line in one piece: the uploading thread speaks, too."""
+    line = memoryview(json.dumps(told).encode() + b"\n")
+    with _SPEAKING, contextlib.suppress(BrokenPipeError):  # the rank is gone; what it ordered is done
+        _write_all(io.FileIO(sys.stdout.fileno(), "wb", closefd=False), line)
+
+
+def _say_uploaded(name: FolderName) -> None:
+    _say({"uploaded": str(name)})
 
 
 def _lines(pipe: int, parent: int) -> Iterator[bytes]:
@@ -67,34 +82,55 @@ def _lines(pipe: int, parent: int) -> Iterator[bytes]:
         yield from whole
 
 
-def _carry_out(order: Order, publisher: Publisher, parent: int) -> str:
+def _carry_out(order: Order, publisher: Publisher, uploader: Uploader | None, parent: int) -> str:
     """What went wrong; empty when nothing did."""
     files: dict[str, FileEntry] = {}
+    upload: Upload | None = None
     error = order.error
     if not error:
         try:
             files = _copy(order)
+            upload = Upload.of(order, files) if uploader is not None else None
         except OSError as failure:
-            error = _told(failure)
+            error = notes.told_of(failure)
     if order.publish is None:
-        return _note(order, error, files)
+        error = notes.leave(order.aside, order.rank, error, files)
+    else:
+        error, commit = _publish(order, publisher, files, error, parent)
+        if upload is not None:
+            upload.commit = commit
+    if upload is not None and uploader is not None:
+        if error:
+            upload.close()
+        else:
+            uploader.take(upload)
+    return error
+
+
+def _publish(
+    order: Order, publisher: Publisher, files: Mapping[str, FileEntry], error: str, parent: int
+) -> tuple[str, Commit | None]:
+    """Also what went wrong before, told; what an upload must know."""
+    assert order.publish is not None
+    commit: Commit | None = None
     error = f"rank {order.rank}: {error}" if error else ""
     try:
         if not error:
-            files |= _gather(order, parent)
-            publisher.publish(order, order.publish, files)
+            others = set(range(order.publish.world_size)) - {order.rank}
+            files = {**files, **notes.gather(order.aside, others, parent)}
+            commit = publisher.publish(order, order.publish, files)
     except (StorageFailed, NotAccepted) as failure:
         error = failure.message
     except OSError as failure:
-        error = f"rank {order.rank}: {_told(failure)}"
+        error = f"rank {order.rank}: {notes.told_of(failure)}"
     if error:
         publisher.on_failed(order, error)
-    return error
+    return error, commit
 
 
 def mark_failed(order: Order, why: str) -> None:
     """Tell rank 0's that this rank's part does not come."""
-    _note(order, why, {})
+    notes.leave(order.aside, order.rank, why, {})
 
 
 def _copy(order: Order) -> dict[str, FileEntry]:
@@ -128,52 +164,6 @@ def _write_all(file: io.FileIO, chunk: memoryview) -> None:
     written = 0
     while written < len(chunk):
         written += file.write(chunk[written:])
-
-
-def _note(order: Order, error: str, files: Mapping[str, FileEntry]) -> str:
-    """Leave word for rank 0's; the error, also that of the note."""
-    told = {"error": error, "files": {n: [e.size_bytes, e.xxh3] for n, e in files.items()}}
-    note = order.aside / f".rank-{order.rank}"
-    try:
-        if error:
-            order.aside.mkdir(parents=True, exist_ok=True)
-        note.with_suffix(".tmp").write_text(json.dumps(told))
-        note.with_suffix(".tmp").rename(note)
-    except FileNotFoundError:
-        return error or "rank 0 has given this checkpoint up"
-    except OSError as failure:
-        return error or _told(failure)
-    return error
-
-
-def _gather(order: Order, parent: int) -> dict[str, FileEntry]:
-    """The other ranks' parts. Raises StorageFailed when one has none, or does not come."""
-    assert order.publish is not None
-    missing = {rank for rank in range(order.publish.world_size) if rank != order.rank}
-    files: dict[str, FileEntry] = {}
-    since = time.monotonic()
-    while missing:
-        for rank in sorted(missing):
-            note = order.aside / f".rank-{rank}"
-            if not note.exists():
-                continue
-            told = json.loads(note.read_text())
-            if told["error"]:
-                raise StorageFailed(f"rank {rank}: {told['error']}")
-            files |= {name: FileEntry(size, xxh3) for name, (size, xxh3) in told["files"].items()}
-            note.unlink()
-            missing.discard(rank)
-        bound_s = GANG_S if os.getppid() == parent else _ORPHAN_GANG_S
-        if missing and time.monotonic() - since > bound_s:
-            raise StorageFailed(f"no word from ranks {sorted(missing)[:8]} within {bound_s:.0f} s")
-        if missing:
-            time.sleep(_POLL_S)
-    return files
-
-
-def _told(failure: OSError) -> str:
-    where = f" ({Path(str(failure.filename)).name})" if failure.filename else ""
-    return f"{failure.strerror or failure}{where}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from .say import say
 
 ORDER_S = 900.0
 """Longer than a persister waits for anything: one that has not answered then is stuck, and is ended."""
+UPLOAD_S = 900.0
+"""At the end of a run, for its last upload."""
 FAILED_S = 2.0
 _SAY_WAITING_S = 2.0
 _END_S = 5.0
@@ -35,6 +37,10 @@ class Persister:
         self._pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
+        self._answer: Answer | None = None
+        self._uploading = False
+        self._ended_how = ""
+        """The last process."""
         self._order: Order | None = None
         self._since_s = 0.0
 
@@ -44,6 +50,11 @@ class Persister:
         return self._order
 
     @property
+    def uploading(self) -> bool:
+        """As it has last said: `poll` hears it."""
+        return self._uploading
+
+    @property
     def since_s(self) -> float:
         """Seconds since the order under way."""
         return time.monotonic() - self._since_s
@@ -51,18 +62,23 @@ class Persister:
     def begin(self, order: Order) -> None:
         """Nothing may be under way. A persister that cannot be started or told is a failure like another."""
         assert self._order is None
-        self._order, self._since_s = order, time.monotonic()
+        self._order, self._since_s, self._ended_how = order, time.monotonic(), "could not be started"
         try:
             if self._process is None:
                 self._process = self._start()
             assert self._process.stdin is not None
             self._process.stdin.write(order.encode())
             self._process.stdin.flush()
+            if self._setting.url and order.upload and not order.error:
+                self._uploading = True
         except OSError:  # `poll` finds it dead and says so
             self._end()
 
     def poll(self) -> Answer | None:
         """The answer to the order under way, when it is there."""
+        if self._order is None:
+            self._read(0.0)
+            return None
         return self._wait(0.0)
 
     def wait(self, why: str) -> Answer | None:
@@ -96,12 +112,31 @@ class Persister:
             return
         if self._process is not None:
             assert self._process.stdin is not None
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it is ended all the same
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
-                self._process.wait(_END_S)
+            if not self._await_end(self._process):
+                return
         self._end()
         if self._setting.scratch:
             scratch.drop(Path(self._setting.scratch))
+
+    def abandon(self) -> None:
+        """Kill it, whatever is under way."""
+        self._order = None
+        self._end()
+
+    def _await_end(self, process: "subprocess.Popen[bytes]") -> bool:
+        """False: it is left to finish an upload without us, since the script has failed."""
+        if _has_ended(process, FAILED_S):
+            return True
+        if self._setting.url and _script_failed():
+            return False
+        patience_s = UPLOAD_S if self._setting.url else _END_S
+        if self._setting.url:
+            say(f"waits for the last checkpoint to be uploaded to {self._setting.url} (the process ends)")
+        if not _has_ended(process, patience_s):
+            say(f"the process that writes checkpoints has not ended within {patience_s:.0f} s: it is ended")
+        return True
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Not from the script's folder (-P), and out of reach of a terminal's Ctrl-C."""
@@ -115,35 +150,44 @@ class Persister:
         )
         assert process.stdin is not None
         process.stdin.write(self._setting.encode())
-        self._received = b""
+        self._received, self._answer = b"", None
         return process
 
     def _wait(self, patience_s: float) -> Answer | None:
         if self._order is None:
             return None
-        if self._process is None:
-            return self._on_death("could not be started")
-        assert self._process.stdout is not None
         until_s = time.monotonic() + patience_s
+        while self._answer is None:
+            if self._process is None:
+                return self._on_death(self._ended_how)
+            if not self._read(max(0.0, until_s - time.monotonic())):
+                return None
+        if self._answer.error and self._order.upload:
+            self._uploading = False  # it never began
+        answer, self._answer, self._order = self._answer, None, None
+        return answer
+
+    def _read(self, patience_s: float) -> bool:
+        """Take what it has said, or hear of its end; False when there is nothing."""
+        if self._process is None:
+            return False
+        assert self._process.stdout is not None
         poller = select.poll()
         poller.register(self._process.stdout, select.POLLIN)
-        while True:
-            left_ms = max(0.0, until_s - time.monotonic()) * 1000
-            if not poller.poll(left_ms):
-                return None
-            data = os.read(self._process.stdout.fileno(), 64 * 1024)
-            if not data:
-                code = self._process.wait(_END_S)
-                self._end()
-                return self._on_death(f"ended with {code}")
-            self._received += data
-            if self._received.endswith(b"\n"):
-                return self._on_answer()
-
-    def _on_answer(self) -> Answer:
-        told: dict[str, Any] = json.loads(self._received)
-        self._received, self._order = b"", None
-        return Answer(**told)
+        if not poller.poll(patience_s * 1000):
+            return False
+        data = os.read(self._process.stdout.fileno(), 64 * 1024)
+        if not data:
+            self._ended_how = f"ended with {self._process.wait(_END_S)}"
+            self._end()
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            told: dict[str, Any] = json.loads(line)
+            if "uploaded" in told:
+                self._uploading = False
+            else:
+                self._answer = Answer(**told)
+        return True
 
     def _on_death(self, what: str) -> Answer:
         """Rank 0's persister must not wait for ours."""
@@ -156,6 +200,7 @@ class Persister:
 
     def _end(self) -> None:
         process, self._process = self._process, None
+        self._uploading = False
         if process is None:
             return
         process.kill()
@@ -166,6 +211,14 @@ class Persister:
                     stream.close()
                 except OSError:  # what was not sent is not wanted
                     continue
+
+
+def _has_ended(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _script_failed() -> bool:

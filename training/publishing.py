@@ -4,6 +4,7 @@ In rank 0's persister alone. Whole or not at all; a failure is said on stderr an
 """
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,15 +12,19 @@ from pathlib import Path
 from . import candidates, folders, manifest
 from .candidates import Candidate
 from .errors import NotAccepted, StorageFailed
+from .folders import FolderName
 from .images import remove_label, set_label
 from .keeper import Keeper, discard
 from .link import ShimLink
 from .manifest import FileEntry, Manifest
 from .orders import Order, Publish, Setting
+from .remote import Remote
 from .retention import Kept
 from .say import say
+from .scrub import Scrubber
 from .stop import StopNotice
 from .task import Task, read_acked_seq, read_task
+from .uploading import Commit
 
 _WHY_LENGTH_MAX = 500
 _GIT_S = 5.0
@@ -33,22 +38,28 @@ class Publisher:
         self._setting = setting
         self._folder = Path(setting.task_folder) if setting.task_folder else None
         self._root = Path(setting.root)
-        self._link = ShimLink(self._folder) if self._folder is not None else None
+        self.link = ShimLink(self._folder) if self._folder is not None else None
         self._task: Task | None = read_task(self._folder) if self._folder is not None else None
         self._notice = StopNotice(self._folder)
         self._bad: frozenset[str] = frozenset()
         self._given_up: list[Path] = []
+        self.uploaded = self._uploaded_before()
+        """What is at the URL, too; uploads add to it."""
+        self.persist_s = 0.0
+        """Of the last one: from the copy until it was on disk."""
         self._keeper = Keeper(
             self._root,
             setting.retention,
             self._earlier,
             self._acked_seq,
+            self._is_bad,
             sweeps_unaccepted=self._task is not None,
         )
+        self._scrubber = self._make_scrubber()
 
-    def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> None:
-        """Raises StorageFailed, NotAccepted and OSError. Letting go comes first, so that it is told with the
-        new one.
+    def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> Commit:
+        """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go comes
+        first, so that it is told with the new one.
         """
         self._bad = frozenset(told.bad)
         document = Manifest(
@@ -66,12 +77,15 @@ class Publisher:
         manifest_hash = manifest.write(order.aside, document)
         self._keeper.let_go(order.attempt)
         path = folders.publish(self._root, order.name)
+        self.persist_s = max(0.0, time.monotonic() - told.staged_s)
         self._keep_manifest(order, document)
-        seq = self._tell(order, told, path, manifest_hash, document) if self._link is not None else 0
-        self._keeper.add(Kept(order.step, path, dict(told.metrics), seq))
-        if self._link is None:
+        seq = self._tell(order, told, path, manifest_hash, document) if self.link is not None else 0
+        self._keeper.add(Kept(order.step, path, dict(told.metrics), seq, manifest_hash=manifest_hash))
+        self._begin_scrub()
+        if self.link is None:
             self._keeper.let_go(order.attempt)
         self._discard_given_up()
+        return Commit(path, told.world_size, manifest.encode(document), files, self._keeper.names_kept())
 
     def on_failed(self, order: Order, why: str) -> None:
         """Nothing of it is left that could be restored."""
@@ -79,8 +93,41 @@ class Publisher:
         say(f"checkpoint of step {order.step} FAILED, training goes on without it: {why}")
         self._given_up.append(order.aside)
         self._discard_given_up()
-        if self._link is not None:
-            self._link.ask({"op": "checkpoint_failed", "step": order.step, "why": why})
+        if self.link is not None:
+            request = order.publish.purpose.request if order.publish is not None else 0
+            self.link.ask({"op": "checkpoint_failed", "step": order.step, "why": why, "request": request})
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._scrubber is not None:
+            self._scrubber.stop()
+
+    def _uploaded_before(self) -> set[FolderName]:
+        if self._task is None:
+            return set()
+        found = (FolderName.parse(one.path.name) for one in self._task.checkpoints if one.uploaded)
+        return {name for name in found if name is not None}
+
+    def _make_scrubber(self) -> Scrubber | None:
+        """Inside Paceline: what it finds belongs on the job's page."""
+        if self.link is None or self._setting.scrub_s <= 0:
+            return None
+        remote = Remote(self._setting.url) if self._setting.url else None
+        return Scrubber(
+            self._keeper.kept,
+            lambda: frozenset(self.uploaded),
+            remote,
+            self.link,
+            self._setting.scrub_s,
+        )
+
+    def _begin_scrub(self) -> None:
+        """Rank 0's alone has something to look at: it publishes."""
+        if self._scrubber is not None and not self._scrubber.begun:
+            self._scrubber.begin()
+
+    def _is_bad(self, path: Path) -> bool:
+        return self._scrubber is not None and self._scrubber.is_bad(path)
 
     def _discard_given_up(self) -> None:
         """Again at the next ones: another rank may have been about to write there."""
@@ -105,8 +152,8 @@ class Publisher:
 
     def _tell(self, order: Order, told: Publish, path: Path, manifest_hash: str, document: Manifest) -> int:
         """The seq of the journal's entry about it."""
-        assert self._link is not None
-        answer = self._link.ask(
+        assert self.link is not None
+        answer = self.link.ask(
             {
                 "op": "checkpoint",
                 "step": order.step,
@@ -114,6 +161,9 @@ class Publisher:
                 "manifest_hash": manifest_hash,
                 "size_bytes": document.size_bytes,
                 "stall_s": told.stall_s,
+                "persist_s": self.persist_s,
+                "why": told.purpose.why,
+                "request": told.purpose.request,
                 "metrics": dict(told.metrics),
                 "removed_steps": self._keeper.removed_steps(),
             }
@@ -138,7 +188,13 @@ class Publisher:
         else:
             before = []
         return [
-            Kept(one.step, one.path, self._metrics_of(one), good=str(one.path) not in self._bad)
+            Kept(
+                one.step,
+                one.path,
+                self._metrics_of(one),
+                good=str(one.path) not in self._bad,
+                manifest_hash=one.manifest_hash,
+            )
             for one in reversed(before)
         ]
 

@@ -8,7 +8,7 @@ all ranks: an older one would not fit either. Collective; costs nothing when the
 
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from .link import ShimLink
 from .manifest import Manifest, Parent
 from .orders import History
 from .outcome import Restored
+from .remote import Remote
 from .say import say
 from .state import State
 from .tiers import Tiers
@@ -59,8 +60,11 @@ class _Search:
 class Restorer:
     """One rank's part in a restore. `history`: what the saves after it must know."""
 
-    def __init__(self, environment: Environment, gang: Gang, link: ShimLink | None) -> None:
+    def __init__(
+        self, environment: Environment, gang: Gang, link: ShimLink | None, remote: Remote | None
+    ) -> None:
         self._environment = environment
+        self._remote = remote
         self._gang = gang
         self._link = link
         self.history = History()
@@ -83,11 +87,11 @@ class Restorer:
         self, search: _Search, candidate: Candidate, given: Mapping[str, Any]
     ) -> tuple[Manifest | None, dict[str, Any], Tiers, str]:
         """Why it must be passed over, last; empty: the state is put back."""
-        tiers = Tiers(self._gang, self._environment)
+        tiers = Tiers(self._gang, self._environment, self._remote)
         reading: _Reading | None = None
         error: Exception | None = None
         try:
-            reading = _Reading(candidate, self._environment)
+            reading = _Reading(candidate, self._environment, self._remote)
             reading.prepare(given)
             mine = _Verdict()
         except Exception as any_error:  # noqa: BLE001 - said to all ranks before it is raised, else they wait for us
@@ -99,11 +103,14 @@ class Restorer:
             return None, {}, tiers, problem
         assert reading is not None
         assert reading.document is not None
-        problem = tiers.verify(candidate.path, reading.document, reading.files, reading.images)
         values: dict[str, Any] = {}
-        for part in reading.parts():
-            if not problem:
-                values, problem = self._load(search, reading, part, tiers)
+        try:
+            problem = tiers.verify(candidate, reading.document, reading.files, reading.images)
+            for part in reading.parts():
+                if not problem:
+                    values, problem = self._load(search, reading, part, tiers)
+        finally:
+            tiers.drop()
         return reading.document, values, tiers, problem
 
     def _load(
@@ -178,8 +185,9 @@ class Restorer:
 class _Reading:
     """Reading one checkpoint into what the script gave. `prepare` touches nothing."""
 
-    def __init__(self, candidate: Candidate, environment: Environment) -> None:
+    def __init__(self, candidate: Candidate, environment: Environment, remote: Remote | None) -> None:
         self._candidate = candidate
+        self._remote = remote
         self._environment = environment
         self.images = find(environment.memory_folder, candidate.name)
         self.document: Manifest | None = None
@@ -187,7 +195,8 @@ class _Reading:
 
     def prepare(self, given: Mapping[str, Any]) -> None:
         """Manifest and metadata are checked, and what must be read is known."""
-        self.document = check(self._candidate, self._environment, self.images.get(manifest.NAME))
+        copy = self.images.get(manifest.NAME)
+        self.document = check(self._candidate, self._environment, copy, self._remote)
         self._state = State(given, self._environment.rank)
         self._state.check_fits(self.document.contents, str(self._candidate))
         reader = SafeReader(self._candidate.path, self.document.files, self._metadata(self.document))
@@ -225,18 +234,29 @@ class _Reading:
         return self._state.load(self._filled, self.document.contents)
 
     def _metadata(self, document: Manifest) -> bytes:
-        """Small, and read by every rank: from memory if it is there and good. Raises StorageFailed."""
-        entry = document.files[METADATA]
-        problem = ""
-        for path in (self.images.get(METADATA), self._candidate.path / METADATA):
-            if path is None:
+        """Small, and read by every rank: from memory if it is there and good, else as files are. Raises
+        StorageFailed.
+        """
+        entry, problems = document.files[METADATA], []
+        for read in self._metadata_sources(document):
+            try:
+                data = read()
+            except StorageFailed as failure:
+                problems.append(failure.message)
                 continue
-            data = manifest.read_bytes(path)
             if len(data) == entry.size_bytes and manifest.hash_bytes(data) == entry.xxh3:
                 return data
             differs = "hash differs" if len(data) == entry.size_bytes else f"expected {entry.size_bytes}"
-            problem = f"{METADATA}: {len(data)} bytes, {differs}"
-        raise StorageFailed(problem)
+            problems.append(f"{METADATA}: {len(data)} bytes, {differs}")
+        raise StorageFailed("; ".join(problems))
+
+    def _metadata_sources(self, document: Manifest) -> Iterator[Callable[[], bytes]]:
+        image, remote, name = self.images.get(METADATA), self._remote, self._candidate.name
+        if image is not None:
+            yield lambda: manifest.read_bytes(image)
+        yield lambda: manifest.read_bytes(self._candidate.path / METADATA)
+        if remote is not None:
+            yield lambda: remote.read_small(name, METADATA, document.files[METADATA])
 
 
 def _judge(error: Exception | None, *, touched: bool) -> _Verdict:

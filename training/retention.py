@@ -5,12 +5,11 @@ writes is never accepted, so it deletes nothing that its successor may be restor
 one always stays.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task import Retention
+from ..spec.retention import Retention, reasons_to_keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,10 @@ class Kept:
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     seq: int | None = None
     good: bool = True
-    """False: it was rejected at the restore. It fills no place, and goes when the others may."""
+    """False: it was rejected at the restore, or found damaged since. It fills no place, and goes when the
+    others may.
+    """
+    manifest_hash: str | None = None
 
     def accepted(self, acked_seq: int) -> bool:
         return self.seq is None or self.seq <= acked_seq
@@ -36,15 +38,6 @@ def choose_removals(kept: Sequence[Kept], retention: Retention, acked_seq: int) 
         return []
     accepted = [one for one in kept if one.accepted(acked_seq)]
     good = [one for one in accepted if one.good]
-    wanted = {one.path for one in good[-retention.keep_last :]} | _best(good, retention)
+    whys = reasons_to_keep(good, retention)
+    wanted = {one.path for one, why in zip(good, whys, strict=True) if why}
     return [one for one in accepted if one.path not in wanted]
-
-
-def _best(good: Sequence[Kept], retention: Retention) -> set[Path]:
-    name = retention.best_metric.removeprefix("-")
-    if retention.keep_best <= 0 or not name:
-        return set()
-    sign = -1.0 if retention.best_metric.startswith("-") else 1.0
-    rated = [one for one in good if math.isfinite(one.metrics.get(name, math.nan))]
-    rated.sort(key=lambda one: sign * one.metrics[name], reverse=True)
-    return {one.path for one in rated[: retention.keep_best]}

@@ -8,7 +8,7 @@ goes on, the timeline knows. What no retry could save is raised at all ranks.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .gang import Gang
 from .images import SLOTS
 from .keeper import discard
 from .link import ShimLink
-from .orders import Answer, History, Order, Publish
+from .orders import Answer, History, Order, Publish, Purpose
 from .outcome import SaveOutcome
 from .persisting import Persister
 from .say import say
@@ -42,6 +42,7 @@ class _Save:
     state: State
     metrics: dict[str, float]
     since_s: float
+    purpose: Purpose
 
     @property
     def stall_s(self) -> float:
@@ -78,6 +79,7 @@ class Saver:
         self._last: SaveOutcome | None = None
         self._last_name: FolderName | None = None
         self._answer: Answer | None = None
+        self._persist_s = 0.0
         self._readable: set[str] = set()
 
     def go_on_from(self, history: History) -> None:
@@ -87,16 +89,21 @@ class Saver:
             self._keep_slot = history.keep_slot
 
     def save(
-        self, attempt: int, step: int, given: Mapping[str, Any], metrics: Mapping[str, float]
+        self,
+        attempt: int,
+        step: int,
+        given: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        purpose: Purpose,
     ) -> SaveOutcome:
         """Stage the state after `step`. Raises UnsavableState, at all ranks, for what cannot be saved."""
         since_s = time.monotonic()
         stager, persister = self._ready()
         prepared, state, error = self._prepare(stager, step, given)
-        busy = self._busy(persister)
+        busy = self._busy(persister, purpose)
         fits = prepared is not None and stager.fits(prepared)
-        any_busy, any_error, any_new, verdict = self._gang.largest(
-            int(busy), int(error is not None), int(not fits), self._verdict()
+        any_busy, any_error, any_new, any_upload, verdict = self._gang.largest(
+            int(busy), int(error is not None), int(not fits), int(persister.uploading), self._verdict()
         )
         self._settle(verdict)
         if any_error:
@@ -104,18 +111,27 @@ class Saver:
         assert prepared is not None
         assert state is not None
         if any_busy:
-            return self._skip(persister, step, since_s)
+            return self._skip(persister, step, since_s, purpose)
         self._answer = None
-        save = _Save(self._next_name(attempt, step), prepared, state, dict(metrics), since_s)
+        save = _Save(self._next_name(attempt, step), prepared, state, dict(metrics), since_s, purpose)
         self._slot = (self._keep_slot + 1) % SLOTS
         if any_new:
             try:
                 stager.lay_out(prepared, self._slot)
             except CheckpointException as failure:
                 return self._on_no_layout(save, failure)
-        persister.begin(self._stage(stager, save))
+        persister.begin(self._stage(stager, save, upload=not any_upload))
         self._last = SaveOutcome(step, self._root / str(save.name), save.stall_s)
         return self._last
+
+    def cost_s(self) -> tuple[float, float] | None:
+        """At rank 0: what the last save stalled, and the last one on disk took to get there. None: none was
+        made."""
+        if self._last is None:
+            return None
+        if self._persister is not None:
+            self._hear(self._persister.poll())
+        return self._last.stall_s, self._persist_s
 
     def flush(self) -> SaveOutcome | None:
         """Wait until the last save is on disk, and told of; how it went. Collective."""
@@ -125,6 +141,14 @@ class Saver:
         verdict, error = self._gang.from_first((self._verdict(), self._answer.error if self._answer else ""))
         self._settle(verdict, error)
         return self._last
+
+    def abandon(self) -> History:
+        """End at once. What was published last is the image to keep."""
+        if self._persister is not None:
+            self._persister.abandon()
+        if self._stager is not None:
+            self._stager.close()
+        return replace(self._history, keep_slot=self._keep_slot)
 
     def close(self) -> None:
         """Wait for what is under way: this process is about to end. Not collective."""
@@ -164,11 +188,12 @@ class Saver:
 
     # The save before.
 
-    def _busy(self, persister: Persister) -> bool:
+    def _busy(self, persister: Persister, purpose: Purpose) -> bool:
         """True when this save is to be skipped, because the one before is still under way."""
         if persister.under_way is None:
+            persister.poll()
             return False
-        if self._when_busy == "skip":
+        if self._when_busy == "skip" and not purpose.must:
             self._hear(persister.poll())
         else:
             self._hear(persister.wait("when_busy: wait"))
@@ -178,6 +203,7 @@ class Saver:
         if answer is None:
             return
         self._answer = answer
+        self._persist_s = answer.persist_s or self._persist_s
         if self._gang.rank == 0 and not answer.told:
             self._tell_failed(self._last.step if self._last else 0, answer.error)
             discard(self._root / f".tmp-{answer.name}")
@@ -198,17 +224,17 @@ class Saver:
         else:
             self._last = SaveOutcome(self._last.step, None, self._last.stall_s, error)
 
-    def _skip(self, persister: Persister, step: int, since_s: float) -> SaveOutcome:
+    def _skip(self, persister: Persister, step: int, since_s: float, purpose: Purpose) -> SaveOutcome:
         before = self._last.step if self._last else 0
         why = f"skipped: that of step {before} is not on disk yet, {persister.since_s:.1f} s after its save"
         why += f" (checkpoint.when_busy: {self._when_busy})"
         if self._gang.rank == 0:
-            self._tell_failed(step, why)
+            self._tell_failed(step, why, purpose.request)
         return SaveOutcome(step, None, time.monotonic() - since_s, why)
 
     # This save.
 
-    def _stage(self, stager: Stager, save: _Save) -> Order:
+    def _stage(self, stager: Stager, save: _Save, *, upload: bool) -> Order:
         files: dict[str, Path] = {}
         error = ""
         try:
@@ -225,6 +251,7 @@ class Saver:
             repetition=save.name.repetition,
             files={file: str(image) for file, image in files.items()},
             error=error,
+            upload=upload,
             publish=self._publish(save) if self._gang.rank == 0 else None,
         )
 
@@ -239,6 +266,8 @@ class Saver:
             data=save.state.data_position(),
             parents=self._history.parents,
             bad=self._history.bad,
+            staged_s=time.monotonic(),
+            purpose=save.purpose,
         )
 
     def _on_no_layout(self, save: _Save, failure: CheckpointException) -> SaveOutcome:
@@ -252,12 +281,12 @@ class Saver:
             whys.append(f"rank {rank}: {error.strerror} (the image in memory)")
         why = "; ".join(whys)
         if self._gang.rank == 0:
-            self._tell_failed(save.name.step, why)
+            self._tell_failed(save.name.step, why, save.purpose.request)
         self._last = SaveOutcome(save.name.step, None, save.stall_s, why)
         return self._last
 
-    def _tell_failed(self, step: int, why: str) -> None:
+    def _tell_failed(self, step: int, why: str, request: int = 0) -> None:
         why = why[:500]
         say(f"checkpoint of step {step} FAILED, training goes on without it: {why}")
         if self._link is not None:
-            self._link.ask({"op": "checkpoint_failed", "step": step, "why": why}, _TELL_S)
+            self._link.ask({"op": "checkpoint_failed", "step": step, "why": why, "request": request}, _TELL_S)

@@ -1,6 +1,6 @@
 """Whether the job should stop, with one answer for all ranks at the same call.
 
-A rank hears it from the notice byte that the shim sets, or from SIGTERM. Ranks hear at different moments, but
+A rank hears it from the notice that the shim writes, or from SIGTERM. Ranks hear at different moments, but
 must leave their loop at the same step, or the rest wait in a collective for ever; so they agree over the
 gang, about ten times a second, not at every call: the number of calls between two agreements is itself agreed
 on.
@@ -10,9 +10,11 @@ import mmap
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from ..proto.notice import SIZE, Notice, decode
 from .gang import Gang
 
 AGREE_EVERY_S = 0.1
@@ -24,12 +26,27 @@ class StopNotice:
 
     def __init__(self, task_folder: Path | None) -> None:
         self._path = task_folder / "notice" if task_folder else None
-        self._byte: mmap.mmap | None = None
+        self._map: mmap.mmap | None = None
         self._terminated = False
+
+    def move(self, task_folder: Path) -> None:
+        """The rank has gone on to another task."""
+        self._path, self._map = task_folder / "notice", None
 
     def seen(self) -> bool:
         """True once the shim has set the notice or SIGTERM has come."""
-        return self._terminated or self._noticed()
+        return self._terminated or self._read().stop
+
+    def left_s(self) -> float | None:
+        """Until this rank is killed; None: no stop was asked, or nobody said when."""
+        told = self._read()
+        if not told.stop or not told.kill_at_s:
+            return None
+        return max(0.0, told.kill_at_s - time.monotonic())
+
+    def save_request(self) -> int:
+        """The number of the last checkpoint that was asked for; 0: none."""
+        return self._read().save_request
 
     def catch_sigterm(self) -> None:
         """From now on SIGTERM asks instead of killing; only where the script has no handler of its own."""
@@ -42,49 +59,85 @@ class StopNotice:
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self._terminated = True
 
-    def _noticed(self) -> bool:
+    def _read(self) -> Notice:
         if self._path is None:
-            return False
-        if self._byte is None:
-            self._byte = _map_byte(self._path)
-        return self._byte is not None and self._byte[0] != 0
+            return Notice()
+        if self._map is None:
+            self._map = _map_notice(self._path)
+        return Notice() if self._map is None else decode(self._map[:SIZE])
 
 
 class StopAgreement:
-    """Turns what each rank knows into one answer. `should_stop` is collective once the gang is joined."""
+    """Turns what each rank knows into one answer. `should_stop` and `look` are collective once the gang is
+    joined. `on_stop` is called once, when the ranks have agreed to stop."""
 
-    def __init__(self, gang: Gang, notice: StopNotice, *, catches_sigterm: bool) -> None:
+    def __init__(
+        self,
+        gang: Gang,
+        notice: StopNotice,
+        *,
+        catches_sigterm: bool,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         self._gang = gang
         self._notice = notice
         self._catches_sigterm = catches_sigterm
-        self._stop = False
+        self._on_stop = on_stop
+        self.stop = False
+        """Agreed on."""
+        self.save_request = 0
+        """The newest that the ranks agreed on."""
+        self._looked = False
         self._calls_left = 0
         self._calls = 0
         self._since_s: float | None = None
 
     def should_stop(self) -> bool:
-        """True from the same call on at every rank."""
+        """True from the same call on at every rank. Where `look` is called, the agreement is made there: it
+        must come first, so that no rank leaves before it was asked to save."""
+        if not self._looked:
+            self._ask(due=False)
+        return self.stop
+
+    def look(self, due: bool) -> bool:
+        """Agree as `should_stop` does; True at all ranks when any found it `due` at a call at which they
+        agreed."""
+        self._looked = True
+        return self._ask(due)
+
+    def _ask(self, due: bool) -> bool:
         if self._catches_sigterm:
             self._catches_sigterm = False
             self._notice.catch_sigterm()
-        if self._stop:
-            return True
+        if self.stop:
+            return False
         if not self._gang.joined:
-            self._stop = self._notice.seen()
-            return self._stop
+            self._settle(self._notice.seen(), self._notice.save_request())
+            return due
         self._calls += 1
         if self._calls_left > 0:
             self._calls_left -= 1
             return False
-        return self._agree()
+        return self._agree(due)
 
-    def _agree(self) -> bool:
-        stop, hurry = self._gang.largest(int(self._notice.seen()), CALLS_MAX - self._calls_wanted())
-        self._stop = bool(stop)
+    def _agree(self, due: bool) -> bool:
+        stop, request, any_due, hurry = self._gang.largest(
+            int(self._notice.seen()),
+            self._notice.save_request(),
+            int(due),
+            CALLS_MAX - self._calls_wanted(),
+        )
+        self._settle(bool(stop), request)
         self._calls_left = CALLS_MAX - hurry - 1
         self._calls = 0
         self._since_s = time.monotonic()
-        return self._stop
+        return bool(any_due)
+
+    def _settle(self, stop: bool, request: int) -> None:
+        self.save_request = max(self.save_request, request)
+        if stop and not self.stop:
+            self.stop = True
+            self._on_stop()
 
     def _calls_wanted(self) -> int:
         """How many calls make AGREE_EVERY_S at the pace since the last agreement; the slowest rank's number
@@ -96,9 +149,9 @@ class StopAgreement:
         return max(1, min(CALLS_MAX, int(AGREE_EVERY_S / max(per_call_s, 1e-6))))
 
 
-def _map_byte(path: Path) -> mmap.mmap | None:
+def _map_notice(path: Path) -> mmap.mmap | None:
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
+            return mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
     except (OSError, ValueError):  # not there yet, or still empty: asked again next time
         return None

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..spec.retention import KEEP_ALL, Retention
 from .errors import InvalidEnvironment
 
 
@@ -19,15 +20,11 @@ class AcceptedCheckpoint:
     attempt: int
     path: Path
     manifest_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What to keep: the last N, and the best N by a metric ("-loss": less is better). `keep_last` 0: all."""
-
-    keep_last: int = 0
-    keep_best: int = 0
-    best_metric: str = ""
+    uploaded: bool = False
+    job: int = 0
+    """Whose it is, where this job was forked from it; 0: its own."""
+    stall_s: float = 0.0
+    persist_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,16 @@ class Task:
     """The part of StartTask that training needs. `checkpoints` are newest first."""
 
     checkpoints: tuple[AcceptedCheckpoint, ...] = ()
-    retention: Retention = Retention()
+    retention: Retention = KEEP_ALL
     when_busy: str = "wait"
     """At a save while the one before is not on disk yet: "wait" for it, or "skip" this one."""
+    url: str = ""
+    """Where this job's checkpoints are uploaded; empty: nowhere."""
+    scrub_s: float = 0.0
+    """How often those that are kept are read again; 0: never."""
+    save_every: str = ""
+    """spec.every; empty: as the script says."""
+    mtbf_s: float = 0.0
 
 
 def read_task(folder: Path) -> Task:
@@ -52,6 +56,10 @@ def read_task(folder: Path) -> Task:
                     attempt=int(entry.get("attempt", 0)),
                     path=Path(entry["path"]),
                     manifest_hash=str(entry["manifest_hash"]),
+                    uploaded=bool(entry.get("uploaded", False)),
+                    job=int(entry.get("job", 0)),
+                    stall_s=float(entry.get("stall_s", 0)),
+                    persist_s=float(entry.get("persist_s", 0)),
                 )
                 for entry in document.get("checkpoints", ())
             ),
@@ -59,8 +67,13 @@ def read_task(folder: Path) -> Task:
                 keep_last=int(document.get("keep_last", 0)),
                 keep_best=int(document.get("keep_best", 0)),
                 best_metric=str(document.get("best_metric", "")),
+                keep_every=int(document.get("keep_every", 0)),
             ),
             when_busy=str(document.get("when_busy") or "wait"),
+            url=str(document.get("checkpoint_url", "")),
+            scrub_s=float(document.get("scrub_s", 0.0)),
+            save_every=str(document.get("save_every", "")),
+            mtbf_s=float(document.get("mtbf_s", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidEnvironment(

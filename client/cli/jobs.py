@@ -90,7 +90,10 @@ def show(settings: "Settings", job: int, output: str) -> None:
     JSON keys: job, name, user, state, attempt, priority, submitted_us,
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
-    cancel_requested, warnings, pace, document, failure (of the attempt that
+    cancel_requested, warnings, pace, document, parent_job, parent_step (of a
+    fork), instances (of the attempt),
+    min_instance_count, max_instance_count, size (of a gang that is smaller
+    than it may be: when it grows), failure (of the attempt that
     failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
     error_type, message, traceback, last_lines). Times are microseconds since
     1970; null: not yet.
@@ -200,8 +203,9 @@ def _row(job: views.Job) -> tuple[str, ...]:
 
 
 def gang(job: views.Job) -> str:
-    """Instances x processes, as in `2x4`."""
-    return f"{job.instance_count}x{job.processes_per_task}"
+    """Instances x processes, as in `2x4`; `1/2x4` where the attempt has fewer (or more) than asked for."""
+    count = f"{job.instances}/" if job.instances not in (0, job.instance_count) else ""
+    return f"{count}{job.instance_count}x{job.processes_per_task}"
 
 
 def _show_job(job: views.Job) -> None:
@@ -245,6 +249,8 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "cancel", "asked to stop"
     yield "attempt", str(job.attempt) if job.attempt else "none yet"
     yield "gang", f"{gang(job)}, each with {resources(job)}"
+    yield from _size(job)
+    yield from _saves(job)
     if job.priority:
         yield "priority", str(job.priority)
     if job.step is not None:
@@ -252,10 +258,34 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "step", f"{job.step}  {values}".rstrip()
     for line in job.pace:
         yield "pace", out.clean(line)
+    for line in _damaged_lines(job):
+        yield "checkpoint", line
     for name, path in sorted(job.outputs.items()):
         yield "output", f"{out.clean(name)}: {out.clean(path)}"
     for warning in job.warnings:
         yield "warning", f"{out.clean(warning.key)}: {out.clean(warning.text)}"
+
+
+def _damaged_lines(job: views.Job) -> Iterator[str]:
+    newest = next((item.step for item in job.checkpoints if item.good), None)
+    good = "no checkpoint is good" if newest is None else f"step {newest} is the newest good one"
+    for item in job.checkpoints:
+        for copy, why in sorted(item.damaged.items()):
+            yield f"that of step {item.step} is damaged in {copy}: {out.clean(why)}; {good}"
+
+
+def _saves(job: views.Job) -> Iterator[tuple[str, str]]:
+    if job.parent_job is not None:
+        yield "fork", f"of job {job.parent_job}, from its checkpoint of step {job.parent_step}"
+    if job.checkpoints and job.checkpoints[0].why:
+        yield "last save", out.clean(f"step {job.checkpoints[0].step}, {job.checkpoints[0].why}")
+
+
+def _size(job: views.Job) -> Iterator[tuple[str, str]]:
+    if job.size:
+        yield "size", out.clean(job.size)
+    elif job.min_instance_count < job.max_instance_count:
+        yield "size", f"{job.min_instance_count} to {job.max_instance_count} instances"
 
 
 def resources(job: views.Job) -> str:
@@ -296,6 +326,7 @@ CHECKPOINT_COLUMNS = (
     out.Column("attempt", right=True),
     out.Column("size", right=True),
     out.Column("accepted"),
+    out.Column("copies", drop=2),
     out.Column("path", flex=True, drop=1),
 )
 
@@ -320,5 +351,11 @@ def _checkpoint_row(item: views.Checkpoint) -> tuple[str, ...]:
         str(item.attempt),
         out.human_bytes(item.size_bytes),
         out.clock(item.accepted_us),
+        _copies(item),
         item.path,
     )
+
+
+def _copies(item: views.Checkpoint) -> str:
+    there = ["storage", "upload"] if item.url else ["storage"]
+    return ", ".join(f"{copy} (damaged)" if copy in item.damaged else copy for copy in there)

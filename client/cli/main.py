@@ -42,6 +42,13 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "why": ("jobs", "Say why a job waits, or how it ended."),
         "timeline": ("timeline", "Show what happened to a job and where its time went."),
         "cancel": ("jobs", "Cancel jobs."),
+        "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
+    },
+    "Checkpoints": {
+        "checkpoints": ("checkpoints", "List a job's checkpoints, and what became of them."),
+        "checkpoint": ("checkpoints", "Have a running job save now."),
+        "restore": ("checkpoints", "Send a job back to a checkpoint."),
+        "fork": ("checkpoints", "Start a new job from another's checkpoint."),
     },
     "Cluster": {
         "up": ("cluster", "Start a scheduler and agents on this machine."),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...spec.gpu_health import GpuState
 from ...spec.lifecycle import NodeContact
 from .. import views
 from . import output as out
@@ -38,7 +39,9 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
     containment, warm_pool, labels, environments, version, driver_version,
-    tasks, reason.
+    tasks, reason. A GPU's state is ok, drained (no new work) or quarantined
+    (what ran on it was restarted elsewhere); health says why, since_us since
+    when, needs what the driver asks for.
 
     When most nodes vanish at once, the scheduler rather suspects itself and
     replaces none. With --trust you say that they are really gone: the jobs
@@ -94,11 +97,19 @@ def _row(node: views.Node) -> tuple[str, ...]:
 
 
 def note(node: views.Node) -> str:
-    """The weightiest thing to know: why it takes no work, a sick GPU, or nothing."""
+    """The weightiest thing to know: why it takes no work, which GPUs are sick, or nothing."""
     if node.reason is not None:
         return node.reason.text
-    sick = next((gpu for gpu in node.gpus if gpu.health not in ("ok", "")), None)
-    return f"GPU {sick.index}: {sick.health}" if sick else ""
+    return "; ".join(text for gpu in node.gpus if (text := _gpu_note(gpu)))
+
+
+def _gpu_note(gpu: views.Gpu) -> str:
+    """`GPU 1 quarantined 12 min ago: XID 79: fallen off the bus (3 times so far)`."""
+    if gpu.state is GpuState.OK:
+        return f"GPU {gpu.index} needs {gpu.needs}" if gpu.needs else ""
+    since = f" {_ago(gpu.since_us)}" if gpu.since_us else ""
+    times = f" ({gpu.quarantines} times so far)" if gpu.quarantines > 1 else ""
+    return f"GPU {gpu.index} {gpu.state}{since}: {gpu.health}{times}"
 
 
 def _ago(at_us: int) -> str:

@@ -64,6 +64,7 @@ class ToAgent(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     INSPECT_FIELD_NUMBER: _builtins.int
+    SAVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -76,6 +77,8 @@ class ToAgent(_message.Message):
     def stop(self) -> Global___StopTask: ...
     @_builtins.property
     def inspect(self) -> Global___InspectTask: ...
+    @_builtins.property
+    def save(self) -> Global___AskSave: ...
     def __init__(
         self,
         *,
@@ -85,12 +88,13 @@ class ToAgent(_message.Message):
         start: Global___StartTasks | None = ...,
         stop: Global___StopTask | None = ...,
         inspect: Global___InspectTask | None = ...,
+        save: Global___AskSave | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "save", b"save", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "inspect", b"inspect", "kind", b"kind", "save", b"save", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat", "ack", "start", "stop", "inspect"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat", "ack", "start", "stop", "inspect", "save"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -341,6 +345,10 @@ class JournalEntry(_message.Message):
     STALLED_FIELD_NUMBER: _builtins.int
     INSPECTED_FIELD_NUMBER: _builtins.int
     PACED_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    STOP_SEEN_FIELD_NUMBER: _builtins.int
+    REFORMED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -368,6 +376,14 @@ class JournalEntry(_message.Message):
     def inspected(self) -> Global___RanksInspected: ...
     @_builtins.property
     def paced(self) -> Global___RanksPaced: ...
+    @_builtins.property
+    def uploaded(self) -> Global___CheckpointUploaded: ...
+    @_builtins.property
+    def damaged(self) -> Global___CheckpointDamaged: ...
+    @_builtins.property
+    def stop_seen(self) -> Global___StopSeen: ...
+    @_builtins.property
+    def reformed(self) -> Global___GangReformed: ...
     def __init__(
         self,
         *,
@@ -385,12 +401,16 @@ class JournalEntry(_message.Message):
         stalled: Global___TaskStalled | None = ...,
         inspected: Global___RanksInspected | None = ...,
         paced: Global___RanksPaced | None = ...,
+        uploaded: Global___CheckpointUploaded | None = ...,
+        damaged: Global___CheckpointDamaged | None = ...,
+        stop_seen: Global___StopSeen | None = ...,
+        reformed: Global___GangReformed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -435,6 +455,8 @@ class RankExited(_message.Message):
     KILLED_BY_US_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    XID_FIELD_NUMBER: _builtins.int
+    XID_GPU_FIELD_NUMBER: _builtins.int
     local_rank: _builtins.int
     exit_code: _builtins.int
     """negative: the signal"""
@@ -444,6 +466,9 @@ class RankExited(_message.Message):
     """stop, timeout, failed peer: not the first cause"""
     cause: _builtins.str
     """what the node knows beyond the code: "out of memory: ..." """
+    xid: _builtins.int
+    """that the driver told of one of its GPUs, shortly before; the agent adds it to the journal's entry"""
+    xid_gpu: _builtins.int
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """of a rank that failed; of one that we killed, what it had failed of before"""
@@ -457,10 +482,12 @@ class RankExited(_message.Message):
         killed_by_us: _builtins.bool = ...,
         cause: _builtins.str = ...,
         evidence: Global___Evidence | None = ...,
+        xid: _builtins.int = ...,
+        xid_gpu: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "exit_code", b"exit_code", "killed_by_us", b"killed_by_us", "last_line", b"last_line", "local_rank", b"local_rank", "xid", b"xid", "xid_gpu", b"xid_gpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,11 +642,20 @@ class CheckpointPublished(_message.Message):
     STALL_S_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     REMOVED_STEPS_FIELD_NUMBER: _builtins.int
+    PERSIST_S_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     path: _builtins.str
     manifest_hash: _builtins.str
     size_bytes: _builtins.int
     stall_s: _builtins.float
+    persist_s: _builtins.float
+    """from the end of the copy until it was on disk"""
+    why: _builtins.str
+    """what the save was made for, in words; empty: the script's own"""
+    request: _builtins.int
+    """AskSave.request that it answers; 0: none"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -636,10 +672,13 @@ class CheckpointPublished(_message.Message):
         stall_s: _builtins.float = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         removed_steps: _abc.Iterable[_builtins.int] | None = ...,
+        persist_s: _builtins.float = ...,
+        why: _builtins.str = ...,
+        request: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_hash", b"manifest_hash", "metrics", b"metrics", "path", b"path", "removed_steps", b"removed_steps", "size_bytes", b"size_bytes", "stall_s", b"stall_s", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_hash", b"manifest_hash", "metrics", b"metrics", "path", b"path", "persist_s", b"persist_s", "removed_steps", b"removed_steps", "request", b"request", "size_bytes", b"size_bytes", "stall_s", b"stall_s", "step", b"step", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,22 +728,118 @@ class CheckpointFailed(_message.Message):
 
     STEP_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     why: _builtins.str
     """"rank 1: No space left on device: __1_0.distcp"; at most 500 characters"""
+    request: _builtins.int
+    """AskSave.request that it answers; 0: none"""
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         why: _builtins.str = ...,
+        request: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "step", b"step", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointFailed: _TypeAlias = CheckpointFailed  # noqa: Y015
+
+@_typing.final
+class StopSeen(_message.Message):
+    """The script has heard that it should stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """as it last reported; -1: none"""
+    left_s: _builtins.float
+    """until it is killed"""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_s", b"left_s", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopSeen: _TypeAlias = StopSeen  # noqa: Y015
+
+@_typing.final
+class CheckpointUploaded(_message.Message):
+    """A published checkpoint is at the job's URL, too; or it could not be brought there, which costs nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    path: _builtins.str
+    url: _builtins.str
+    seconds: _builtins.float
+    why: _builtins.str
+    """empty: it is there"""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        path: _builtins.str = ...,
+        url: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "seconds", b"seconds", "step", b"step", "url", b"url", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointUploaded: _TypeAlias = CheckpointUploaded  # noqa: Y015
+
+@_typing.final
+class CheckpointDamaged(_message.Message):
+    """A copy of an accepted checkpoint is no longer what was accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    path: _builtins.str
+    copy: _builtins.str
+    """"storage", "upload" """
+    why: _builtins.str
+    """"__0_1.distcp: hash differs" """
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        path: _builtins.str = ...,
+        copy: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "path", b"path", "step", b"step", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointDamaged: _TypeAlias = CheckpointDamaged  # noqa: Y015
 
 @_typing.final
 class TaskStalled(_message.Message):
@@ -883,6 +1018,41 @@ class RankPaced(_message.Message):
 Global___RankPaced: _TypeAlias = RankPaced  # noqa: Y015
 
 @_typing.final
+class GangReformed(_message.Message):
+    """Ranks that were kept from the attempt before have formed the gang anew, and train on. Told by one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLACED_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    world_size: _builtins.int
+    step: _builtins.int
+    """the last that is done; none before it is made again"""
+    seconds: _builtins.float
+    """from the moment at which the gang was seen to be broken"""
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ranks that are new"""
+
+    def __init__(
+        self,
+        *,
+        replaced: _abc.Iterable[_builtins.int] | None = ...,
+        world_size: _builtins.int = ...,
+        step: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced", b"replaced", "seconds", b"seconds", "step", b"step", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GangReformed: _TypeAlias = GangReformed  # noqa: Y015
+
+@_typing.final
 class StartRefused(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1001,6 +1171,11 @@ class StartTask(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     EARLIER_HANGS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_URL_FIELD_NUMBER: _builtins.int
+    SCRUB_S_FIELD_NUMBER: _builtins.int
+    KEEP_EVERY_FIELD_NUMBER: _builtins.int
+    SAVE_EVERY_FIELD_NUMBER: _builtins.int
+    MTBF_S_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -1037,6 +1212,16 @@ class StartTask(_message.Message):
     """0: as long as its own steps suggest; below 0: never taken for hung"""
     earlier_hangs: _builtins.int
     """attempts of the job that were"""
+    checkpoint_url: _builtins.str
+    """where this job's checkpoints are uploaded; empty: nowhere"""
+    scrub_s: _builtins.float
+    """at most so long between two looks at a kept checkpoint; 0: none"""
+    keep_every: _builtins.int
+    """checkpoints of steps that this divides stay for ever; 0: none"""
+    save_every: _builtins.str
+    """"100 steps", "60 s", "auto"; empty: as the script says"""
+    mtbf_s: _builtins.float
+    """what the scheduler expects between two failures of this gang; 0: not known"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -1093,10 +1278,15 @@ class StartTask(_message.Message):
         hosts: _abc.Iterable[_builtins.str] | None = ...,
         hang_timeout_s: _builtins.float = ...,
         earlier_hangs: _builtins.int = ...,
+        checkpoint_url: _builtins.str = ...,
+        scrub_s: _builtins.float = ...,
+        keep_every: _builtins.int = ...,
+        save_every: _builtins.str = ...,
+        mtbf_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1110,10 +1300,20 @@ class Checkpoint(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     MANIFEST_HASH_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    STALL_S_FIELD_NUMBER: _builtins.int
+    PERSIST_S_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     attempt: _builtins.int
     path: _builtins.str
     manifest_hash: _builtins.str
+    uploaded: _builtins.bool
+    """to StartTask.checkpoint_url"""
+    job: _builtins.int
+    """whose it is, where it was forked from; 0: this job's own"""
+    stall_s: _builtins.float
+    persist_s: _builtins.float
     def __init__(
         self,
         *,
@@ -1121,14 +1321,44 @@ class Checkpoint(_message.Message):
         attempt: _builtins.int = ...,
         path: _builtins.str = ...,
         manifest_hash: _builtins.str = ...,
+        uploaded: _builtins.bool = ...,
+        job: _builtins.int = ...,
+        stall_s: _builtins.float = ...,
+        persist_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "manifest_hash", b"manifest_hash", "path", b"path", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job", b"job", "manifest_hash", b"manifest_hash", "path", b"path", "persist_s", b"persist_s", "stall_s", b"stall_s", "step", b"step", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class AskSave(_message.Message):
+    """Save at the next step, and tell of it with this number. Told again to an agent that dials in anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """grows"""
+    @_builtins.property
+    def task(self) -> _common_pb2.TaskKey: ...
+    def __init__(
+        self,
+        *,
+        task: _common_pb2.TaskKey | None = ...,
+        request: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskSave: _TypeAlias = AskSave  # noqa: Y015
 
 @_typing.final
 class InspectTask(_message.Message):
@@ -1161,9 +1391,12 @@ class StopTask(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     GRACE_S_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    KEEP_S_FIELD_NUMBER: _builtins.int
     grace_s: _builtins.float
     """0: SIGKILL at once"""
     why: _builtins.str
+    keep_s: _builtins.float
+    """> 0: ranks that can go on in the job's next attempt are kept for so long, not stopped"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     def __init__(
@@ -1172,10 +1405,11 @@ class StopTask(_message.Message):
         task: _common_pb2.TaskKey | None = ...,
         grace_s: _builtins.float = ...,
         why: _builtins.str = ...,
+        keep_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_s", b"grace_s", "task", b"task", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_s", b"grace_s", "keep_s", b"keep_s", "task", b"task", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

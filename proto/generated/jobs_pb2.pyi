@@ -196,6 +196,166 @@ class CancelRequest(_message.Message):
 Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
 
 @_typing.final
+class PreemptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    GRACE_S_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """idempotency key"""
+    job: _builtins.int
+    grace_s: _builtins.float
+    """0: what its save takes and a margin, at least the job's own"""
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        job: _builtins.int = ...,
+        grace_s: _builtins.float = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_s", b"grace_s", "job", b"job", "key", b"key", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreemptRequest: _TypeAlias = PreemptRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    job: _builtins.int
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        job: _builtins.int = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "key", b"key", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointRequest: _TypeAlias = CheckpointRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """also the seq of the event: watch from there"""
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointReply: _TypeAlias = CheckpointReply  # noqa: Y015
+
+@_typing.final
+class RestoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    job: _builtins.int
+    step: _builtins.int
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        job: _builtins.int = ...,
+        step: _builtins.int = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "key", b"key", "step", b"step", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreRequest: _TypeAlias = RestoreRequest  # noqa: Y015
+
+@_typing.final
+class ForkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    job: _builtins.int
+    step: _builtins.int
+    user: _builtins.str
+    @_builtins.property
+    def document(self) -> Global___JobDocument: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        job: _builtins.int = ...,
+        step: _builtins.int = ...,
+        document: Global___JobDocument | None = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "job", b"job", "key", b"key", "step", b"step", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRequest: _TypeAlias = ForkRequest  # noqa: Y015
+
+@_typing.final
+class ListCheckpointsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointView]:
+        """newest first, also those that are gone"""
+
+    def __init__(
+        self,
+        *,
+        checkpoints: _abc.Iterable[Global___CheckpointView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCheckpointsReply: _TypeAlias = ListCheckpointsReply  # noqa: Y015
+
+@_typing.final
 class JobView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,6 +422,11 @@ class JobView(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_FIELD_NUMBER: _builtins.int
+    PARENT_STEP_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     name: _builtins.str
@@ -284,6 +449,14 @@ class JobView(_message.Message):
     document: _builtins.str
     """canonical JSON; empty in lists"""
     cancel_requested: _builtins.bool
+    parent_job: _builtins.int
+    """forked from; 0: from none"""
+    parent_step: _builtins.int
+    min_instance_count: _builtins.int
+    """elastic where less than the next"""
+    max_instance_count: _builtins.int
+    size: _builtins.str
+    """of a gang that is smaller than it may be: when it grows, what that waits for"""
     @_builtins.property
     def reason(self) -> _common_pb2.Reason:
         """why it waits, or how it ended"""
@@ -340,11 +513,16 @@ class JobView(_message.Message):
         cancel_requested: _builtins.bool = ...,
         warnings: _abc.Iterable[Global___Warning] | None = ...,
         failure: Global___Failure | None = ...,
+        parent_job: _builtins.int = ...,
+        parent_step: _builtins.int = ...,
+        min_instance_count: _builtins.int = ...,
+        max_instance_count: _builtins.int = ...,
+        size: _builtins.str = ...,
         pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "pace", b"pace", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,19 +691,69 @@ class CheckpointView(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DamagedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STEP_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ACCEPTED_US_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    STALL_S_FIELD_NUMBER: _builtins.int
+    PERSIST_S_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     attempt: _builtins.int
     path: _builtins.str
     size_bytes: _builtins.int
     accepted_us: _builtins.int
+    url: _builtins.str
+    """where it was uploaded; empty: it was not"""
+    good: _builtins.bool
+    """some copy is not known to be damaged: a restore may take it"""
+    job: _builtins.int
+    """whose it is, of a fork's first; 0: this job's own"""
+    stall_s: _builtins.float
+    persist_s: _builtins.float
+    why: _builtins.str
+    """it was made"""
+    kept: _builtins.str
+    """why retention keeps it; in ListCheckpoints"""
+    state: _builtins.str
+    """"good", "damaged: ...", "removed", "set aside"; in ListCheckpoints"""
+    tiers: _builtins.str
+    """where it is; in ListCheckpoints"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def damaged(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """copy ("storage", "upload") -> what is wrong with it"""
+
     def __init__(
         self,
         *,
@@ -535,10 +763,20 @@ class CheckpointView(_message.Message):
         size_bytes: _builtins.int = ...,
         accepted_us: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        url: _builtins.str = ...,
+        damaged: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        good: _builtins.bool = ...,
+        job: _builtins.int = ...,
+        stall_s: _builtins.float = ...,
+        persist_s: _builtins.float = ...,
+        why: _builtins.str = ...,
+        kept: _builtins.str = ...,
+        state: _builtins.str = ...,
+        tiers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_us", b"accepted_us", "attempt", b"attempt", "metrics", b"metrics", "path", b"path", "size_bytes", b"size_bytes", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_us", b"accepted_us", "attempt", b"attempt", "damaged", b"damaged", "good", b"good", "job", b"job", "kept", b"kept", "metrics", b"metrics", "path", b"path", "persist_s", b"persist_s", "size_bytes", b"size_bytes", "stall_s", b"stall_s", "state", b"state", "step", b"step", "tiers", b"tiers", "url", b"url", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

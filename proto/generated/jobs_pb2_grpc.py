@@ -55,6 +55,31 @@ class JobsStub:
                 request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CancelRequest.SerializeToString,
                 response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
                 _registered_method=True)
+        self.Preempt = channel.unary_unary(
+                '/paceline.v1.Jobs/Preempt',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.PreemptRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+                _registered_method=True)
+        self.Checkpoint = channel.unary_unary(
+                '/paceline.v1.Jobs/Checkpoint',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointReply.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/paceline.v1.Jobs/ListCheckpoints',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ListCheckpointsReply.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/paceline.v1.Jobs/Restore',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+                _registered_method=True)
+        self.Fork = channel.unary_unary(
+                '/paceline.v1.Jobs/Fork',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.FromString,
+                _registered_method=True)
         self.Why = channel.unary_unary(
                 '/paceline.v1.Jobs/Why',
                 request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
@@ -101,6 +126,40 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Preempt(self, request, context):
+        """End the running attempt after it has saved; the job waits again and goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Checkpoint(self, request, context):
+        """Ask a running job to save at its next step; what comes of it is in its history, with this number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """The job goes on from that step in a new attempt; what it had saved since does not count any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """A new job whose first attempt goes on from another job's checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Why(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -142,6 +201,31 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CancelRequest.FromString,
                     response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
+            ),
+            'Preempt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Preempt,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.PreemptRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
+            ),
+            'Checkpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointReply.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.GetJobRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ListCheckpointsReply.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.RestoreRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
+            ),
+            'Fork': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.SerializeToString,
             ),
             'Why': grpc.unary_unary_rpc_method_handler(
                     servicer.Why,
@@ -268,6 +352,141 @@ class Jobs:
             '/paceline.v1.Jobs/Cancel',
             paceline_dot_proto_dot_v1_dot_jobs__pb2.CancelRequest.SerializeToString,
             paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Preempt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Preempt',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.PreemptRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Checkpoint',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.CheckpointReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/ListCheckpoints',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.ListCheckpointsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Restore',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.RestoreRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Fork',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.FromString,
             options,
             channel_credentials,
             insecure,

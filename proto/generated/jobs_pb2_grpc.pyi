@@ -38,6 +38,15 @@ class JobsStub:
     List: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsReply]
     Get: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.JobView]
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelRequest, _jobs_pb2.JobView]
+    Preempt: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PreemptRequest, _jobs_pb2.JobView]
+    """End the running attempt after it has saved; the job waits again and goes on from there."""
+    Checkpoint: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CheckpointRequest, _jobs_pb2.CheckpointReply]
+    """Ask a running job to save at its next step; what comes of it is in its history, with this number."""
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.ListCheckpointsReply]
+    Restore: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RestoreRequest, _jobs_pb2.JobView]
+    """The job goes on from that step in a new attempt; what it had saved since does not count any more."""
+    Fork: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ForkRequest, _jobs_pb2.SubmitReply]
+    """A new job whose first attempt goes on from another job's checkpoint."""
     Why: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.WhyReply]
     Timeline: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.TimelineReply]
     Watch: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchRequest, _jobs_pb2.WatchReply]
@@ -53,6 +62,15 @@ class JobsAsyncStub(JobsStub):
     List: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsReply]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
+    Preempt: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PreemptRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
+    """End the running attempt after it has saved; the job waits again and goes on from there."""
+    Checkpoint: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CheckpointRequest, _jobs_pb2.CheckpointReply]  # type: ignore[assignment]
+    """Ask a running job to save at its next step; what comes of it is in its history, with this number."""
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.ListCheckpointsReply]  # type: ignore[assignment]
+    Restore: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RestoreRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
+    """The job goes on from that step in a new attempt; what it had saved since does not count any more."""
+    Fork: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ForkRequest, _jobs_pb2.SubmitReply]  # type: ignore[assignment]
+    """A new job whose first attempt goes on from another job's checkpoint."""
     Why: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.WhyReply]  # type: ignore[assignment]
     Timeline: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.TimelineReply]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchRequest, _jobs_pb2.WatchReply]  # type: ignore[assignment]
@@ -89,6 +107,45 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]: ...
+
+    @_abc_1.abstractmethod
+    def Preempt(
+        self,
+        request: _jobs_pb2.PreemptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]:
+        """End the running attempt after it has saved; the job waits again and goes on from there."""
+
+    @_abc_1.abstractmethod
+    def Checkpoint(
+        self,
+        request: _jobs_pb2.CheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.CheckpointReply, _abc.Awaitable[_jobs_pb2.CheckpointReply]]:
+        """Ask a running job to save at its next step; what comes of it is in its history, with this number."""
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _jobs_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListCheckpointsReply, _abc.Awaitable[_jobs_pb2.ListCheckpointsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _jobs_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]:
+        """The job goes on from that step in a new attempt; what it had saved since does not count any more."""
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _jobs_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.SubmitReply, _abc.Awaitable[_jobs_pb2.SubmitReply]]:
+        """A new job whose first attempt goes on from another job's checkpoint."""
 
     @_abc_1.abstractmethod
     def Why(

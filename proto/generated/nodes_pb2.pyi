@@ -287,6 +287,10 @@ class Gpu(_message.Message):
     LINKS_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
     MIG_DEVICES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
+    QUARANTINES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
@@ -301,6 +305,14 @@ class Gpu(_message.Message):
     last_xid: _builtins.int
     health: _builtins.str
     """"ok", or what is wrong"""
+    state: _builtins.str
+    """spec.gpu_health.GpuState; empty: an agent that only says `health`"""
+    needs: _builtins.str
+    """what the driver asks for: "a reset: ..."; empty: nothing"""
+    since_us: _builtins.int
+    """when `state` became other than ok, by the node's wall clock"""
+    quarantines: _builtins.int
+    """how often it has been other than ok there"""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuLink]: ...
     @_builtins.property
@@ -323,10 +335,14 @@ class Gpu(_message.Message):
         links: _abc.Iterable[Global___GpuLink] | None = ...,
         health: _builtins.str = ...,
         mig_devices: _abc.Iterable[_builtins.str] | None = ...,
+        state: _builtins.str = ...,
+        needs: _builtins.str = ...,
+        since_us: _builtins.int = ...,
+        quarantines: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "last_xid", b"last_xid", "memory_used_bytes", b"memory_used_bytes", "power_mw", b"power_mw", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "needs", b"needs", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "quarantines", b"quarantines", "since_us", b"since_us", "state", b"state", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ecc_uncorrected: _TypeAlias = _typing.Literal["ecc_uncorrected"]  # noqa: Y015
     _WhichOneofArgType__ecc_uncorrected: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected"]  # noqa: Y015

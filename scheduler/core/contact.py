@@ -11,9 +11,11 @@ from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
+from .checkpoints import ask_effects
 from .deadlines import lease_end, patience_us, silent_since, task_lease_end
 from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
+from .gpus import ends_on, jobs_on
 from .job import Ending, Job, TaskRun, TaskState
 from .node import Node
 from .placement import start_effect
@@ -27,14 +29,17 @@ def on_hello(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]
     node = state.nodes.get(hello.node)
     if node is None:
         return _on_new_node(state, hello, now_us)
-    events: list[e.Event] = []
-    effects: list[Effect] = []
+    has = frozenset(hello.tasks)
+    ended = ends_on(state, hello.node, hello.inventory, now_us, has)
+    events: list[e.Event] = [*ended.events]
+    effects: list[Effect] = [*ended.effects]
     if node.inventory != hello.inventory:
         events.append(e.NodeChanged(now_us, hello.node, hello.inventory))
     events.append(e.NodeConnected(now_us, hello.node, hello.incarnation, hello.session))
     events += _contact_returns(state, node, now_us)
-    has = frozenset(hello.tasks)
-    for job in _jobs_on(state, hello.node):
+    for job in jobs_on(state, hello.node):
+        if job.number in ended.answer:
+            continue
         plan = _reconcile(state, job, hello, has, now_us)
         events += plan.events
         effects += plan.effects
@@ -72,7 +77,8 @@ def on_inventory(state: ClusterState, changed: InventoryChanged, now_us: Micros)
     node = state.nodes.get(changed.node)
     if node is None or node.session != changed.session or node.inventory == changed.inventory:
         return Plan(None)
-    return Plan(None, (e.NodeChanged(now_us, changed.node, changed.inventory),))
+    ended = ends_on(state, changed.node, changed.inventory, now_us)
+    return Plan(None, (*ended.events, e.NodeChanged(now_us, changed.node, changed.inventory)), ended.effects)
 
 
 def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
@@ -117,11 +123,6 @@ def _known(state: ClusterState) -> int:
     return state.contacts[NodeContact.CONNECTED] + state.contacts[NodeContact.UNKNOWN]
 
 
-def _jobs_on(state: ClusterState, node: NodeId) -> list[Job]:
-    numbers = sorted({key.job for key in state.loads[node].tasks})
-    return [state.jobs[number] for number in numbers]
-
-
 def _positions(state: ClusterState, hello: Hello) -> list[Position]:
     load = state.loads[hello.node]
     positions = []
@@ -151,6 +152,8 @@ def _reconcile(
         effects.append(start_effect(state, job, task.task, now_us, hello.inventory.address))
     if job.course.stop is not None:
         effects += (stop for stop in stop_effects(job, job.course.stop, now_us) if stop.node == hello.node)
+    if job.course.save_ask is not None and job.course.save_ask.pending:
+        effects += (ask for ask in ask_effects(job, job.course.save_ask) if ask.node == hello.node)
     return Plan(None, (), tuple(effects))
 
 
@@ -161,7 +164,7 @@ def _give_up(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
         return Plan(None, (e.ClusterSuspected(now_us, silent, known),))
     events: list[e.Event] = [e.NodeLost(now_us, node.node, node.last_heard_us)]
     effects: list[Effect] = []
-    for job in _jobs_on(state, node.node):
+    for job in jobs_on(state, node.node):
         if job.course.stop is None or any(
             task.node != node.node and _is_awaited(state, task) for task in job.tasks
         ):
@@ -189,7 +192,7 @@ def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
         e.LingererGone(now_us, key, node.node, "its lease has run out") for key in sorted(gone)
     ]
     effects: list[Effect] = []
-    for job in _jobs_on(state, node.node):
+    for job in jobs_on(state, node.node):
         if now_us < task_lease_end(state, node, job):
             continue
         plan = end_attempt(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ...spec.ids import JobId, NodeId, TaskKey
+from ...spec.ids import Attempt, JobId, NodeId, TaskKey
 from .events import Event
 from .job import Job
 
@@ -20,6 +20,8 @@ class StartTask:
     master_address: str
     timeout_us: int
     """What is left of the job's timeout for this attempt; 0: none."""
+    mtbf_us: int = 0
+    """Expected time between two faults of this gang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class StopTask:
     key: TaskKey
     grace_us: int
     why: str
+    keep_us: int = 0
+    """> 0: ranks that can go on in the next attempt may wait so long for it instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,24 @@ class InspectTask:
     key: TaskKey
 
 
-Effect = StartTask | StopTask | InspectTask
+@dataclass(frozen=True, slots=True)
+class AskSave:
+    """Save at the next step, and tell of it with this number. Told again to an agent that dials in anew."""
+
+    node: NodeId
+    key: TaskKey
+    number: int
+
+
+Effect = StartTask | StopTask | InspectTask | AskSave
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """`number`: the request's, also the seq of its event."""
+
+    number: int
+    attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .amounts import lost_text
 from .deadlines import silent_since
 from .effects import Effect, Plan, StopTask
 from .events import AttemptEnded
@@ -27,6 +28,8 @@ AGAIN = frozenset(
         AttemptOutcome.NODE_LOST,
         AttemptOutcome.START_FAILED,
         AttemptOutcome.PREEMPTED,
+        AttemptOutcome.RESTORED,
+        AttemptOutcome.RESIZED,
         AttemptOutcome.WORKER_FAILED,
     }
 )
@@ -72,10 +75,34 @@ def end_attempt(
         avoid=avoid if then is JobState.QUEUED else None,
         held_until_us=Micros(now_us + held_us) if held_us and then is JobState.QUEUED else NEVER,
         failed_in_row=in_row,
+        lost=_lost(job, now_us, again=then is JobState.QUEUED),
     )
     why = f"attempt {job.attempt} is over: {ending.code}"
-    stops: tuple[Effect, ...] = tuple(StopTask(task.node, job.key(task.task), 0, why) for task in left)
+    keep_us = state.settings.reform_us + held_us if then is JobState.QUEUED and _may_keep(job, ending) else 0
+    stops: tuple[Effect, ...] = tuple(
+        StopTask(task.node, job.key(task.task), 0, why, keep_us) for task in left
+    )
     return Plan(None, (event,), stops)
+
+
+def _lost(job: Job, now_us: Micros, *, again: bool) -> str:
+    """Of a job that goes on, or was given notice; nothing is lost where the script has saved what it had."""
+    course = job.course
+    newest = course.checkpoints[0] if course.checkpoints else None
+    saved = newest.step if newest is not None else -1
+    if (not again and course.stop is None) or course.attempt_step <= saved:
+        return ""
+    mine = newest is not None and newest.job is None and newest.attempt == job.attempt
+    since_us = newest.accepted_us - newest.persist_us if newest is not None and mine else course.attempt_us
+    return lost_text(course.attempt_step, saved, now_us - since_us)
+
+
+def _may_keep(job: Job, ending: Ending) -> bool:
+    """Ranks that are healthy may stay up for the next attempt: after a fall, not of a gang that stood still,
+    and not where every process of the attempt must be gone before the next."""
+    kind = ending.failure.kind if ending.failure is not None else None
+    fell = ending.outcome in (AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST)
+    return fell and kind is not FailureClass.HANG and not job.demand.exclusive
 
 
 def _as_stopped(job: Job, ending: Ending) -> Ending:
@@ -98,7 +125,8 @@ def _with_failure(job: Job, ending: Ending) -> Ending:
 def _failed_in_row(job: Job, now_us: Micros) -> int:
     """Counted failures up to this one since the job last made progress."""
     course = job.course
-    published = bool(course.checkpoints) and course.checkpoints[0].attempt == job.attempt
+    newest = course.checkpoints[0] if course.checkpoints else None
+    published = newest is not None and newest.job is None and newest.attempt == job.attempt
     ran_long = now_us - course.attempt_us >= job.shape.policy.backoff_max_us
     return 1 if published or ran_long else course.failed_in_row + 1
 
@@ -114,9 +142,13 @@ def stopped(job: Job) -> Ending:
     """The ending of a job that was asked to stop."""
     stop = job.course.stop
     assert stop is not None
+    if stop.outcome is AttemptOutcome.RESIZED:
+        return Ending(stop.outcome, "resized", f"stopped at a checkpoint {stop.why}", exit_code=EXIT_NOT_RUN)
     if stop.outcome is AttemptOutcome.TIMED_OUT:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
+    if stop.outcome is AttemptOutcome.PREEMPTED:
+        return Ending(stop.outcome, "preempted", f"preempted{by}", exit_code=EXIT_NOT_RUN)
     return Ending(stop.outcome, "cancelled", f"cancelled{by}", exit_code=EXIT_CANCELLED)
 
 
@@ -152,6 +184,8 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         return JobState.FAILED, _final(job, ending, kind)
     if outcome in COUNTED:
         return _within_retries(job, ending)
+    if outcome is AttemptOutcome.RESIZED:
+        return JobState.QUEUED, ending
     if job.course.free_restarts >= state.settings.free_restarts_max:
         text = (
             f"{ending.text}; given up after {job.course.free_restarts} restarts that were not the job's fault"

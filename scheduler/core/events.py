@@ -11,7 +11,7 @@ from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
 from .hang import RankLook
-from .job import NEVER, Ending, Shape, Stop
+from .job import NEVER, Checkpoint, Ending, Parent, Shape, Stop
 from .node import NodeInventory
 from .pace import RankPace
 
@@ -26,6 +26,9 @@ class JobSubmitted:
     user: str
     priority: int
     shape: Shape
+    parent: Parent | None = None
+    checkpoint: Checkpoint | None = None
+    """Of the parent, which the first attempt goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class AttemptStarted:
     attempt: Attempt
     places: tuple[Place, ...]
     rendezvous_port: int = 0
+    size: str = ""
+    """Of an elastic gang: how large it is of what it may be, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,12 @@ class CheckpointAccepted:
     stall_us: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     removed_steps: tuple[int, ...] = ()
+    persist_us: int = 0
+    staged_us: Micros = NEVER
+    """When the state was copied: steps after that are not in it. 0: not known, taken for `at_us`."""
+    why: str = ""
+    request: int = 0
+    """CheckpointRequested.number that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,61 @@ class CheckpointFailed:
     seq: int
     step: int
     why: str
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopSeen:
+    """The script has heard that it should stop."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    left_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointUploaded:
+    """`why` not empty: it could not be, and stays where it was."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    path: str
+    url: str
+    duration_us: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDamaged:
+    """One copy of it was found so, long after it was good."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    step: int
+    path: str
+    copy: str
+    why: str
+    newest_good: int = -1
+    """Step of the checkpoint that a restore would take now; -1: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class GangReformed:
+    """Ranks that were kept from the attempt before train on after its step: none is made again."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
+    """Since they saw that the gang was broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +267,55 @@ class StragglerFound:
 
 
 @dataclass(frozen=True, slots=True)
+class GrowthPlanned:
+    """There is room for more instances, and nobody waits for it: the gang grows at its next checkpoint."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    instances: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthDropped:
+    """The checkpoint came, and the room was no longer there."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     at_us: Micros
     job: JobId
     stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """`number` is this event's own seq."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    number: int
+    key: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequested:
+    """The job goes on from there; what was accepted since does not count any more."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    step: int
+    path: str
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +334,8 @@ class AttemptEnded:
     avoid: NodeId | None = None
     held_until_us: Micros = NEVER
     failed_in_row: int = 0
+    lost: str = ""
+    """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,13 +512,21 @@ JobEvent = (
     | CheckpointAccepted
     | CheckpointRestored
     | CheckpointFailed
+    | CheckpointUploaded
+    | CheckpointDamaged
+    | GangReformed
     | StartRefused
     | TaskStalled
     | RanksInspected
     | SuspicionCleared
     | GangHung
     | StragglerFound
+    | GrowthPlanned
+    | GrowthDropped
     | StopRequested
+    | StopSeen
+    | CheckpointRequested
+    | RestoreRequested
     | AttemptEnded
     | FirstFailureFound
     | LingererGone

@@ -11,13 +11,15 @@ from math import isfinite
 from typing import Any, Final
 
 from ...spec.ids import JobId
-from ...spec.lifecycle import JobState, NodeContact
+from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from . import events as e
+from .copies import with_damage, with_upload
 from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
-from .job import NEVER, Checkpoint, Job, Lingering, TaskRun, TaskState
+from .job import NEVER, Checkpoint, Growth, Job, Lingering, SaveAsk, TaskRun, TaskState
 from .node import Node
 from .pace import GangPaces
+from .rates import FAULTS
 from .settings import Settings
 from .state import ClusterState
 
@@ -50,6 +52,8 @@ def started_job(job: Job, event: e.AttemptStarted) -> Job:
         tasks=tasks,
         rendezvous_port=event.rendezvous_port,
         attempt_us=event.at_us,
+        attempt_step=-1,
+        save_ask=None,
         held_until_us=NEVER,
     )
 
@@ -86,6 +90,8 @@ def _with_task(job: Job, event: Any, **changes: Any) -> Job:
 def _job_submitted(state: ClusterState, event: e.JobSubmitted) -> Touched:
     shape = state.shapes.setdefault(event.shape, event.shape)
     job = Job(event.job, event.name, event.user, event.priority, event.at_us, shape)
+    if event.checkpoint is not None:
+        job = _with(job, parent=event.parent, checkpoints=(event.checkpoint,))
     state.last_job = JobId(max(state.last_job, event.job))
     if len(state.shapes) > 2 * len(state.jobs) + 1024:
         state.shapes = {live.shape: live.shape for live in state.jobs.values()}
@@ -123,12 +129,38 @@ def _checkpoint_accepted(state: ClusterState, event: e.CheckpointAccepted) -> To
         event.size_bytes,
         event.at_us,
         event.metrics,
+        event.stall_us,
+        event.persist_us,
+        event.why,
     )
     kept = (
         old for old in job.course.checkpoints if old.step not in event.removed_steps and old.path != new.path
     )
     checkpoints = (new, *kept)[: state.settings.checkpoints_max]
-    return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
+    asked = _answered(job, event.request)
+    return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints, save_ask=asked))
+
+
+def _answered(job: Job, request: int) -> SaveAsk | None:
+    ask = job.course.save_ask
+    return ask if ask is None or request < ask.number else replace(ask, pending=False)
+
+
+def _checkpoint_requested(state: ClusterState, event: e.CheckpointRequested) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, save_ask=SaveAsk(event.number, event.key)))
+
+
+def _restore_requested(state: ClusterState, event: e.RestoreRequested) -> Touched:
+    job = state.jobs[event.job]
+    kept = job.course.checkpoints
+    kept = kept[next(at for at, one in enumerate(kept) if one.path == event.path) :]
+    return put_job(state, job, _with(job, checkpoints=kept, step=event.step))
+
+
+def _stop_seen(state: ClusterState, event: e.StopSeen) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
 
 
 def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> Touched:
@@ -137,6 +169,26 @@ def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> To
 
 
 def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with(_with_task(job, event), save_ask=_answered(job, event.request)))
+
+
+def _checkpoint_uploaded(state: ClusterState, event: e.CheckpointUploaded) -> Touched:
+    job = _with_task(state.jobs[event.task.job], event)
+    if event.why:
+        return put_job(state, job, job)
+    return put_job(
+        state, job, _with(job, checkpoints=with_upload(job.course.checkpoints, event.path, event.url))
+    )
+
+
+def _checkpoint_damaged(state: ClusterState, event: e.CheckpointDamaged) -> Touched:
+    job = state.jobs[event.task.job]
+    checkpoints = with_damage(job.course.checkpoints, event.path, event.copy, event.why)
+    return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
+
+
+def _gang_reformed(state: ClusterState, event: e.GangReformed) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
 
@@ -178,7 +230,13 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
         elif name in metrics or len(metrics) < settings.metric_names_max:
             metrics[name] = value
     rows = min(course.metric_rows + len(event.values), settings.metric_rows_max)
-    new = _with(_with_task(job, event), step=max(event.step, course.step), metrics=metrics, metric_rows=rows)
+    new = _with(
+        _with_task(job, event),
+        step=max(event.step, course.step),
+        attempt_step=max(event.step, course.attempt_step),
+        metrics=metrics,
+        metric_rows=rows,
+    )
     return put_job(state, job, new)
 
 
@@ -195,6 +253,16 @@ def _straggler_found(state: ClusterState, event: e.StragglerFound) -> Touched:
     return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
 
 
+def _growth_planned(state: ClusterState, event: e.GrowthPlanned) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, growth=Growth(event.at_us, event.to)))
+
+
+def _growth_dropped(state: ClusterState, event: e.GrowthDropped) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, growth=None))
+
+
 def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
@@ -205,16 +273,23 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
     state.paces.pop(event.job, None)
     course = job.course
     again = event.then is JobState.QUEUED
+    node_us = (event.at_us - course.attempt_us) * len(course.tasks)
+    fault = again and event.ending.outcome in FAULTS
+    state.rate = state.rate.with_end(node_us, fault=fault)
+    free = again and not event.counted and event.ending.outcome is not AttemptOutcome.RESIZED
     new = _with(
         job,
         state=event.then,
         ending=event.ending,
         stop=None if again else course.stop,
+        growth=None,
         suspicion=None,
         finished_us=NEVER if again else event.at_us,
         retries_used=course.retries_used + event.counted,
         failed_in_row=event.failed_in_row if event.counted else course.failed_in_row,
-        free_restarts=course.free_restarts + (again and not event.counted),
+        rate=course.rate.with_end(node_us, fault=fault),
+        save_ask=None,
+        free_restarts=course.free_restarts + free,
         lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
         held_until_us=event.held_until_us,
@@ -356,13 +431,21 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointAccepted: _checkpoint_accepted,
     e.CheckpointRestored: _checkpoint_restored,
     e.CheckpointFailed: _checkpoint_failed,
+    e.CheckpointUploaded: _checkpoint_uploaded,
+    e.CheckpointDamaged: _checkpoint_damaged,
+    e.GangReformed: _gang_reformed,
     e.StartRefused: _task_left,
     e.TaskStalled: _task_stalled,
     e.RanksInspected: _ranks_inspected,
     e.SuspicionCleared: _suspicion_cleared,
     e.GangHung: _gang_hung,
     e.StragglerFound: _straggler_found,
+    e.GrowthPlanned: _growth_planned,
+    e.GrowthDropped: _growth_dropped,
     e.StopRequested: _stop_requested,
+    e.StopSeen: _stop_seen,
+    e.CheckpointRequested: _checkpoint_requested,
+    e.RestoreRequested: _restore_requested,
     e.AttemptEnded: _attempt_ended,
     e.FirstFailureFound: _task_left,
     e.LingererGone: _lingerer_gone,

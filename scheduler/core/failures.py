@@ -9,6 +9,7 @@ from typing import Final
 
 from ...spec.failures import FailureClass
 from ...spec.resources import GangDemand
+from ...spec.xids import Blame, xid_of
 from .amounts import size_text
 from .failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILING, Failure
 from .signals import how_it_exited, signal_of
@@ -52,13 +53,28 @@ def error_text(death: Exited) -> str:
 
 
 def death_text(death: Exited, rank: int, node_name: str) -> str:
-    how = "failed" if death.killed_by_us else how_it_exited(death.exit_code, death.cause)
+    cause = death.cause or xid_text(death)
+    how = "failed" if death.killed_by_us else how_it_exited(death.exit_code, cause)
     text = error_text(death)
     return f"rank {rank} on {node_name} {how}" + (f": {text}" if text else "")
 
 
+def xid_text(death: Exited) -> str:
+    """`XID 31 on GPU 0 (MMU fault: ...)`; empty: no XID was told of its GPUs."""
+    if not death.xid:
+        return ""
+    return f"XID {death.xid} on GPU {death.xid_gpu} ({xid_of(death.xid).meaning})"
+
+
+def is_gpus_fault(death: Exited) -> bool:
+    """The driver told of its GPU what no program can do to one."""
+    return bool(death.xid) and xid_of(death.xid).blame in (Blame.DEVICE, Blame.LINK)
+
+
 def hint_of(death: Exited, kind: FailureClass, demand: GangDemand, logs: str) -> str:
     """What a person would do. `logs`: the command that shows the rank's output."""
+    if death.xid and kind is not FailureClass.OUT_OF_MEMORY:
+        return f"{xid_of(death.xid)}; compute-sanitizer shows the line of an illegal access; see {logs}"
     match kind:
         case FailureClass.OUT_OF_MEMORY:
             return _memory_hint(death, demand)

@@ -15,6 +15,7 @@ from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
 from ...spec.resources import GangDemand
 from .failure import Failure
 from .hang import Suspicion
+from .rates import NO_RATE, FaultRate
 
 NEVER: Final = Micros(0)
 """The time of what has not happened."""
@@ -80,6 +81,17 @@ class Checkpoint:
     size_bytes: int
     accepted_us: Micros
     metrics: Mapping[str, float] = field(default_factory=dict)
+    stall_us: int = 0
+    persist_us: int = 0
+    """From the end of the copy until it was on disk."""
+    why: str = ""
+    """What it was made for; empty: the script's own."""
+    job: JobId | None = None
+    """Of another job, which this one was forked from."""
+    url: str = ""
+    """Where it was uploaded, too; empty: it was not."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Copies that were found so (see copies.py), and what is wrong with each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,35 @@ class Stop:
     requested_us: Micros
     grace_us: int
     by: str = ""
+    why: str = ""
+    """What for, where the outcome does not say it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """There is room for more of an elastic gang: at its next checkpoint it goes on with more instances."""
+
+    planned_us: Micros
+    to: int
+    """Instances, when it was planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsk:
+    """Somebody wants a checkpoint of the current attempt; `pending` until it is there, or could not be
+    made."""
+
+    number: int
+    key: str
+    pending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The job and step that a fork goes on from."""
+
+    job: JobId
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +167,8 @@ class Course:
     checkpoints: tuple[Checkpoint, ...] = ()
     """Newest first."""
     step: int = -1
+    attempt_step: int = -1
+    """The last that the current attempt has reported."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last reported value of each."""
     metric_rows: int = 0
@@ -141,7 +184,13 @@ class Course:
     """That the current attempt hangs: its nodes are being asked."""
     hangs: int = 0
     """Attempts that did."""
+    growth: Growth | None = None
     stop: Stop | None = None
+    save_ask: SaveAsk | None = None
+    """The last one."""
+    parent: Parent | None = None
+    rate: FaultRate = NO_RATE
+    """Of its attempts that are over."""
     attempt_us: Micros = NEVER
     """When the current attempt was placed."""
     started_us: Micros = NEVER
@@ -205,3 +254,8 @@ class Job:
         """This job as it will be when `task` has ended."""
         tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
         return replace(self, course=replace(self.course, tasks=tasks))
+
+
+def may_grow(job: Job) -> bool:
+    """It runs, with fewer instances than it may have."""
+    return job.state is JobState.RUNNING and len(job.tasks) < job.demand.instance_count_max

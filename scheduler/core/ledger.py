@@ -1,9 +1,11 @@
 """Where a job's time went, in whole microseconds, from its events. The parts add up to the wall time exactly.
 
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
-productive: RUNNING. checkpoint: the stalls that saves reported. lost: productive time since the last accepted
-checkpoint of an attempt that ended by a fault (its work is done again). restarting: from such an end to the
-next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+productive: RUNNING. checkpoint: the stalls that saves reported, and what an attempt that was to save and
+leave waited for its last one to be on disk. lost: productive time since the last accepted checkpoint was
+COPIED, of an attempt whose work is done again (a fault, a preemption, a restore, a growth), unless ranks kept
+what they had done. restarting: from the end of an attempt to the next RUNNING. hung: RUNNING of an attempt
+that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -13,10 +15,10 @@ from typing import Final
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
+from .rates import FAULTS
 
-FAULTS: Final = frozenset(
-    {AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST, AttemptOutcome.START_FAILED}
-)
+WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED, AttemptOutcome.RESIZED}
+"""Outcomes after which what no checkpoint holds is done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,13 @@ class _Book:
         self.phase = ""
         self.at_us = self.start_us = 0
         self.at_risk_us = 0
-        """Productive time since the last accepted checkpoint of this attempt."""
+        """Productive time since the last accepted checkpoint of this attempt was copied."""
         self.attempt_us = 0
         """Productive time of this attempt."""
+        self.stop_us: int | None = None
+        self.saved_after_stop = False
+        self.lost_us = 0
+        """By the last fault."""
         self.tasks_to_start = 0
         self.over = False
         self.again = False
@@ -70,12 +76,17 @@ class _Book:
                 self.phase = "restarting_us" if self.again else "starting_us"
                 self.tasks_to_start = len(event.places)
                 self.at_risk_us = self.attempt_us = 0
+                self.stop_us, self.saved_after_stop = None, False
             case e.TaskStarted():
                 self.tasks_to_start -= 1
                 if not self.tasks_to_start:
                     self.phase = "productive_us"
             case e.CheckpointAccepted():
-                self._checkpoint(event.stall_us)
+                self._checkpoint(event)
+            case e.StopRequested():
+                self.stop_us = event.at_us
+            case e.GangReformed():
+                self._reformed()
             case e.GangHung():
                 self._hung(event.at_us - event.since_us)
             case e.AttemptEnded():
@@ -96,13 +107,28 @@ class _Book:
     def close(self) -> Ledger:
         return Ledger(**{**self.accounts, "wall_us": self.at_us - self.start_us})
 
-    def _checkpoint(self, stall_us: int) -> None:
-        """A stall cannot have been longer than what has passed since the last one."""
+    def _checkpoint(self, event: e.CheckpointAccepted) -> None:
+        """A stall cannot have been longer than what has passed since the last one. Steps that were made while
+        it was brought to disk are not in it."""
+        self._move_to_checkpoint(event.stall_us)
+        since_us = event.at_us - event.staged_us if event.staged_us else 0
+        self.at_risk_us = min(self.at_risk_us, max(since_us, 0))
+        self.saved_after_stop = self.stop_us is not None and event.at_us - since_us >= self.stop_us
+
+    def _move_to_checkpoint(self, stall_us: int) -> None:
         stall_us = min(max(stall_us, 0), self.at_risk_us)
         self.accounts["productive_us"] -= stall_us
         self.accounts["checkpoint_us"] += stall_us
         self.attempt_us -= stall_us
-        self.at_risk_us = 0
+        self.at_risk_us -= stall_us
+
+    def _reformed(self) -> None:
+        """What the attempt before seemed to have lost was kept; a later fault may lose it still."""
+        self.accounts["lost_us"] -= self.lost_us
+        self.accounts["productive_us"] += self.lost_us
+        self.at_risk_us += self.lost_us
+        self.attempt_us += self.lost_us
+        self.lost_us = 0
 
     def _hung(self, hung_us: int) -> None:
         """It is not lost besides. It cannot have hung for longer than it ran."""
@@ -112,9 +138,13 @@ class _Book:
         self.at_risk_us = max(0, self.at_risk_us - hung_us)
 
     def _attempt_ended(self, event: e.AttemptEnded) -> None:
-        if event.ending.outcome in FAULTS:
+        if self.saved_after_stop:
+            self._move_to_checkpoint(self.at_risk_us)
+        self.lost_us = 0
+        if event.ending.outcome in WORK_AGAIN:
             self.accounts["productive_us"] -= self.at_risk_us
             self.accounts["lost_us"] += self.at_risk_us
+            self.lost_us = self.at_risk_us
         self.at_risk_us = 0
         self.over = event.then is not JobState.QUEUED
         self.again = True

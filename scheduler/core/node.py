@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import Resources
@@ -18,6 +19,18 @@ class NodeGpu:
 
 
 @dataclass(frozen=True, slots=True)
+class SickGpu:
+    """A GPU that is given to no task at present."""
+
+    index: int
+    model: str
+    state: GpuState
+    why: str
+    since_us: Micros = NEVER
+    """By its node's wall clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInventory:
     """The facts that placement needs. `details` is the whole inventory as JSON text, for people to see."""
 
@@ -28,6 +41,7 @@ class NodeInventory:
     environments: tuple[str, ...] = ()
     rendezvous_ports: tuple[int, ...] = ()
     details: str = ""
+    sick: tuple[SickGpu, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,34 @@ from dataclasses import replace
 from math import isfinite
 
 from ...spec.failures import FailureClass
-from ...spec.ids import Micros, NodeId
+from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome
 from . import events as e
+from .copies import on_copy
 from .deadlines import went_silent
 from .effects import Plan
+from .elastic import grow_at_checkpoint
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .failure import AFTER_A_PEER, Failure
-from .failures import class_of, could_be_cause, death_text, doubt_of, error_text, hint_of, is_before
+from .failures import (
+    class_of,
+    could_be_cause,
+    death_text,
+    doubt_of,
+    error_text,
+    hint_of,
+    is_before,
+    is_gpus_fault,
+    xid_text,
+)
+from .gpus import gpu_fault
 from .hangs import on_inspected, on_stalled
 from .job import NEVER, Ending, Job, TaskState
 from .paces import on_paced
 from .signals import job_exit_code
 from .state import ClusterState
 from .stimuli import (
+    Damaged,
     Ended,
     Entry,
     Exited,
@@ -33,11 +47,14 @@ from .stimuli import (
     Metrics,
     Paced,
     Published,
+    Reformed,
     Refused,
     Restored,
     SaveFailed,
+    SawStop,
     Stalled,
     Started,
+    Uploaded,
 )
 from .stranding import within_reach
 
@@ -87,7 +104,14 @@ def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us:
     rank = job.first_rank(entry.task.task) + said.local_rank
     last_line = said.last_line if failure is None else error_text(said)
     event = e.RankExited(
-        now_us, entry.task, entry.seq, rank, said.exit_code, last_line, said.killed_by_us, said.cause
+        now_us,
+        entry.task,
+        entry.seq,
+        rank,
+        said.exit_code,
+        last_line,
+        said.killed_by_us,
+        said.cause or xid_text(said),
     )
     if failure is None:
         return event
@@ -111,12 +135,19 @@ def _failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micr
         rank=rank,
         exit_code=None if said.killed_by_us else said.exit_code,
         died_us=Micros(min(said.died_us, now_us)) if said.died_us else now_us,
-        doubt=doubt_of(said, job.demand.instance_count * job.demand.processes_per_task),
+        doubt=doubt_of(said, _world_size(job, entry.task.attempt)),
         error_type=found.error_type,
         message=found.message,
         traceback=found.traceback,
         last_lines=found.last_lines or said.last_line,
     )
+
+
+def _world_size(job: Job, attempt: Attempt) -> int:
+    """Of an earlier attempt that may have had another size: the largest it can have been."""
+    if attempt == job.attempt:
+        return job.world_size
+    return job.demand.instance_count_max * job.demand.processes_per_task
 
 
 def _told_anew(
@@ -159,7 +190,7 @@ def _refusal(entry: Entry, said: Refused, now_us: Micros) -> e.StartRefused:
 def _stale(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
     """Nothing of it counts, except that a leftover of an exclusive attempt is gone, and what it shows of the
     attempt that failed last."""
-    if isinstance(entry.said, Exited) and entry.task.task < job.demand.instance_count:
+    if isinstance(entry.said, Exited) and entry.task.task < job.demand.instance_count_max:
         failure = _failure_of(job, node, entry, entry.said, now_us)
         return Plan(entry.seq, _told_anew(state, job, failure, entry.said, now_us))
     return Plan(entry.seq, _gone(job, entry, now_us))
@@ -186,15 +217,13 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return _on_exited(state, job, entry, entry.said, now_us)
         case Ended():
             return _on_ended(state, job, entry, entry.said, now_us)
-        case Metrics(rank, step, values):
-            return Plan(None, (e.MetricsReported(now_us, key, seq, rank, step, values),))
         case Published() as said:
-            return Plan(None, (_accepted(entry, said, now_us),))
-        case Restored(step, path, duration_us, rejected, tier):
-            event = e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
-            return Plan(None, (event,))
-        case SaveFailed(step, why):
-            return Plan(None, (e.CheckpointFailed(now_us, key, seq, step, why),))
+            grown = grow_at_checkpoint(state, job, now_us)
+            return Plan(None, (_accepted(entry, said, now_us), *grown.events), grown.effects)
+        case Metrics() | Restored() | SaveFailed() | SawStop() | Reformed() as said:
+            return Plan(None, (_as_said(entry, said, now_us),))
+        case Uploaded() | Damaged() as said:
+            return on_copy(job, entry, said, now_us)
         case Refused():
             return _on_refused(state, job, entry, entry.said, now_us)
         case Stalled() as said:
@@ -203,6 +232,24 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return on_inspected(state, job, entry, said, now_us)
         case Paced() as said:
             return on_paced(state, job, entry, said, now_us)
+
+
+def _as_said(
+    entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | Reformed, now_us: Micros
+) -> e.Event:
+    """What needs no decision."""
+    key, seq = entry.task, entry.seq
+    match said:
+        case Metrics(rank, step, values):
+            return e.MetricsReported(now_us, key, seq, rank, step, values)
+        case Restored(step, path, duration_us, rejected, tier):
+            return e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
+        case SaveFailed(step, why, request):
+            return e.CheckpointFailed(now_us, key, seq, step, why, request)
+        case SawStop(step, left_us):
+            return e.StopSeen(now_us, key, seq, step, left_us)
+        case Reformed(replaced, world_size, step, duration_us):
+            return e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -222,6 +269,10 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAcce
         said.stall_us,
         _finite(said.metrics),
         said.removed_steps,
+        said.persist_us,
+        Micros(min(said.staged_us, now_us)),
+        said.why,
+        said.request,
     )
 
 
@@ -239,6 +290,9 @@ def _ending_of(state: ClusterState, job: Job, failure: Failure, said: Exited) ->
     unless the rank says itself what it fell of."""
     assert failure.rank is not None
     text = death_text(said, failure.rank, _name(state, failure.node))
+    if is_gpus_fault(said):
+        assert failure.node is not None
+        return gpu_fault(failure.node, text)
     silent = _silent_peer(state, job, failure)
     if silent is not None:
         text = f"{state.nodes[silent].name} is silent and its peer fell: {text}"

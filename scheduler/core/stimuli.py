@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
 from .failure import NOTHING, Evidence
 from .hang import RankLook
-from .job import NEVER, Shape
+from .job import NEVER, Checkpoint, Parent, Shape
 from .node import NodeInventory
 from .pace import RankPace
 
@@ -31,6 +31,39 @@ class Submit:
     key: str
     user: str
     jobs: tuple[NewJob, ...]
+    parent: Parent | None = None
+    checkpoint: Checkpoint | None = None
+    """A fork of that job, which goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Save, end, wait again. Answer: the Job. Raises NotFound, Conflict."""
+
+    key: str
+    job: JobId
+    grace_us: int | None = None
+    """None: what its save takes, and a margin."""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AskCheckpoint:
+    """Answer: SaveAsked. Raises NotFound, Conflict."""
+
+    key: str
+    job: JobId
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Go on from the checkpoint of that step. Answer: the Job. Raises NotFound, Conflict."""
+
+    key: str
+    job: JobId
+    step: int
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +139,19 @@ class Tick:
     """Time has passed; the loop makes these itself. Answer: None."""
 
 
+Keyed = Submit | Preempt | Restore
+"""Its key is kept, so that the same again changes nothing."""
 Stimulus = (
-    Submit | Cancel | Hello | InventoryChanged | ContactLost | Heartbeat | Reports | TrustCluster | Tick
+    Keyed
+    | AskCheckpoint
+    | Cancel
+    | Hello
+    | InventoryChanged
+    | ContactLost
+    | Heartbeat
+    | Reports
+    | TrustCluster
+    | Tick
 )
 
 # --- entries of a task's journal
@@ -129,6 +173,9 @@ class Exited:
     evidence: Evidence = NOTHING
     died_us: Micros = NEVER
     """When it failed, on the scheduler's clock, as near as its node could say; 0: not known."""
+    xid: int = 0
+    """That the driver told of one of its GPUs shortly before; 0: none."""
+    xid_gpu: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +201,11 @@ class Published:
     stall_us: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     removed_steps: tuple[int, ...] = ()
+    persist_us: int = 0
+    staged_us: Micros = NEVER
+    """When the state was copied, on the scheduler's clock, as near as its node could say; 0: not known."""
+    why: str = ""
+    request: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +224,46 @@ class SaveFailed:
 
     step: int
     why: str
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SawStop:
+    """The script has heard that it should stop."""
+
+    step: int
+    left_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A checkpoint is at `url` too; not, when there is a `why`."""
+
+    step: int
+    path: str
+    url: str
+    duration_us: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A copy of a checkpoint is not what was accepted."""
+
+    step: int
+    path: str
+    copy: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reformed:
+    """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
+
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +309,10 @@ Said = (
     | Published
     | Restored
     | SaveFailed
+    | Uploaded
+    | Damaged
+    | SawStop
+    | Reformed
     | Refused
     | Stalled
     | Inspected

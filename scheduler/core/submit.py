@@ -6,8 +6,9 @@ from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .effects import Effect, Plan, StopTask, Submitted
-from .ending import EXIT_CANCELLED, end_attempt, stopped
+from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
 from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
+from .grace import save_grace_us
 from .job import Ending, Job, Stop, TaskState
 from .state import ClusterState
 from .stimuli import Cancel, Submit, TrustCluster
@@ -30,7 +31,16 @@ def on_submit(
             limit=most,
         )
     events = tuple(
-        JobSubmitted(now_us, JobId(state.last_job + 1 + at), new.name, asked.user, new.priority, new.shape)
+        JobSubmitted(
+            now_us,
+            JobId(state.last_job + 1 + at),
+            new.name,
+            asked.user,
+            new.priority,
+            new.shape,
+            asked.parent,
+            asked.checkpoint,
+        )
         for at, new in enumerate(asked.jobs)
     )
     return Plan(Submitted(tuple(event.job for event in events)), events)
@@ -47,17 +57,22 @@ def on_cancel(state: ClusterState, asked: Cancel, now_us: Micros) -> Plan[None]:
             AttemptOutcome.CANCELLED, "cancelled", f"cancelled{by} while it waited", "", EXIT_CANCELLED
         )
         return Plan(None, (JobEnded(now_us, job.number, JobState.CANCELLED, ending),))
-    grace_us = job.shape.policy.grace_us if asked.grace_us is None else asked.grace_us
+    grace_us = save_grace_us(job) if asked.grace_us is None else asked.grace_us
     return request_stop(state, job, Stop(AttemptOutcome.CANCELLED, now_us, grace_us, asked.by))
 
 
 def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
-    """A second stop counts only when it is to be over sooner. Nobody can be told: over at once."""
+    """A second stop counts when it is to be over sooner, or where the first was to go on and this is not, or
+    was to grow. Nobody can be told: over at once."""
     standing = job.course.stop
     if standing is not None:
-        if stop.requested_us + stop.grace_us >= standing.requested_us + standing.grace_us:
+        for_good = standing.outcome in AGAIN and stop.outcome not in AGAIN
+        prevails = for_good or standing.outcome is AttemptOutcome.RESIZED is not stop.outcome
+        left_us = standing.requested_us + standing.grace_us - stop.requested_us
+        if stop.grace_us >= left_us and not prevails:
             return Plan(None)
-        stop = Stop(standing.outcome, stop.requested_us, stop.grace_us, standing.by)
+        grace_us = max(0, min(stop.grace_us, left_us))
+        stop = replace(stop if prevails else standing, requested_us=stop.requested_us, grace_us=grace_us)
     requested = StopRequested(stop.requested_us, job.number, stop)
     if within_reach(state, job):
         return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
-from .amounts import demand_text, duration_text, size_text
+from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
 from .ending import COUNTED
+from .gpus import sick_text
 from .hang import place_of, step_of
+from .job import NEVER
 from .signals import how_it_exited
 
 Names = Mapping[NodeId, str]
 NO_NAMES: Names = {}
+STOPS = {AttemptOutcome.TIMED_OUT: "timeout", AttemptOutcome.PREEMPTED: "preemption"}
 
 
 def attempt_of(event: e.Event) -> int:
@@ -30,14 +33,12 @@ def _job_text(event: e.Event, names: Names) -> str:
     match event:
         case e.JobSubmitted():
             who = f" by {event.user}" if event.user else ""
-            return f"submitted{who}: {demand_text(event.shape.demand)}"
+            parent = event.parent
+            fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
+            return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
         case e.AttemptStarted():
-            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
-        case e.StopRequested():
-            stop = event.stop
-            why = "timeout" if stop.outcome is AttemptOutcome.TIMED_OUT else "cancel"
-            by = f" by {stop.by}" if stop.by else ""
-            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+            size = f"; {event.size}" if event.size else ""
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
         case e.AttemptEnded():
             return _attempt_ended_text(event)
         case e.JobEnded():
@@ -53,19 +54,40 @@ def _job_text(event: e.Event, names: Names) -> str:
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case e.LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
+    return _wish_text(event)
+
+
+def _wish_text(event: e.Event) -> str:
+    """What is to become of a job that runs."""
+    match event:
+        case e.GrowthPlanned():
+            return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
+        case e.GrowthDropped():
+            return f"does not grow at this checkpoint: {event.why}"
+        case e.StopRequested():
+            stop = event.stop
+            why = stop.why or STOPS.get(stop.outcome, "cancel")
+            by = f" by {stop.by}" if stop.by else ""
+            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+        case e.CheckpointRequested():
+            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
+        case e.RestoreRequested():
+            by = f" by {event.by}" if event.by else ""
+            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
     return ""
 
 
 def _attempt_ended_text(event: e.AttemptEnded) -> str:
     ending = event.ending
+    lost = f"; lost: {event.lost}" if event.lost else ""
     if event.then is not JobState.QUEUED:
-        return f"{event.then}: {ending.text}"
+        return f"{event.then}: {ending.text}{lost}"
     counts = "uses a retry" if ending.outcome in COUNTED else "uses no retry"
     waits = "; the next one waits until its tasks are gone" if event.lingering else ""
     kind = ending.failure.kind if ending.failure is not None else ending.outcome
     if event.held_until_us > event.at_us:
         waits += f"; the next one waits {duration_text(event.held_until_us - event.at_us)}"
-    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{waits}"
+    return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{lost}{waits}"
 
 
 def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
@@ -95,13 +117,11 @@ def _task_text(event: e.Event) -> str:
         case e.TaskEnded():
             codes = ", ".join(map(str, event.exit_codes))
             return f"task {event.task.task} ended ({event.why}), exit codes {codes or 'unknown'}"
-        case e.CheckpointAccepted():
-            size = f", {size_text(event.size_bytes)}" if event.size_bytes else ""
-            return f"checkpoint of step {event.step} accepted{size}, stalled {duration_text(event.stall_us)}"
-        case e.CheckpointRestored():
-            return _restored_text(event)
-        case e.CheckpointFailed():
-            return f"checkpoint of step {event.step} could not be written: {event.why}"
+        case e.StopSeen():
+            at = f" after step {event.step}" if event.step >= 0 else ""
+            return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case e.GangReformed():
+            return _reformed_text(event)
         case e.TaskStalled():
             return _stalled_text(event)
         case e.RanksInspected():
@@ -109,7 +129,48 @@ def _task_text(event: e.Event) -> str:
         case e.StartRefused():
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
+    return _checkpoint_text(event)
+
+
+def _checkpoint_text(event: e.Event) -> str:
+    match event:
+        case e.CheckpointAccepted():
+            size = f", {size_text(event.size_bytes)}" if event.size_bytes else ""
+            disk = f", on disk after {duration_text(event.persist_us)}" if event.persist_us else ""
+            why = f"; {event.why}" if event.why else ""
+            stall = duration_text(event.stall_us)
+            return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}"
+        case e.CheckpointRestored():
+            return _restored_text(event)
+        case e.CheckpointFailed():
+            return f"checkpoint of step {event.step} could not be written: {event.why}"
+        case e.CheckpointUploaded():
+            if event.why:
+                return f"checkpoint of step {event.step} could not be uploaded to {event.url}: {event.why}"
+            took = duration_text(event.duration_us)
+            return f"checkpoint of step {event.step} uploaded to {event.url} in {took}"
+        case e.CheckpointDamaged():
+            return _damaged_text(event)
     return ""
+
+
+def _damaged_text(event: e.CheckpointDamaged) -> str:
+    good = (
+        f"step {event.newest_good} is the newest good one"
+        if event.newest_good >= 0
+        else "no checkpoint is good"
+    )
+    return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
+
+
+def _reformed_text(event: e.GangReformed) -> str:
+    stayed = ranks_text(others_of(event.replaced, event.world_size))
+    replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
+    took = duration_text(event.duration_us)
+    return (
+        f"{stayed} of {event.world_size} stayed up, {replaced} replaced in {took}; "
+        f"goes on after step {event.step}, no step repeated"
+    )
 
 
 def _stalled_text(event: e.TaskStalled) -> str:
@@ -146,7 +207,8 @@ def _node_text(event: e.Event, names: Names) -> str:
         case e.NodeJoined():
             return f"node {event.inventory.name or name} joined"
         case e.NodeChanged():
-            return f"the inventory of node {name} changed"
+            sick = sick_text(event.inventory, name, (), NEVER)
+            return f"the inventory of node {name} changed" + (f": {sick}" if sick else "")
         case e.NodeConnected():
             return f"node {name} is connected"
         case e.NodeUnknown():

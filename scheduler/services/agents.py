@@ -20,11 +20,12 @@ from ...proto.codecs import resources_of, task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
+from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ..core import stimuli
-from ..core.effects import Acked, InspectTask, StartTask, StopTask, Welcome
+from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
-from ..core.node import NodeGpu, NodeInventory
+from ..core.node import NodeGpu, NodeInventory, SickGpu
 from ..core.settings import Settings
 from ..core.state import ClusterState
 from ..logs import LogStore
@@ -45,6 +46,7 @@ NODES_BACK_PER_S: Final = 2_000
 """So many are to come back in a second at most when all have lost us: each is a handshake and a hello."""
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECOND_US: Final = 1_000_000
+_WHY_MAX: Final = 500
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -194,9 +196,14 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             elif isinstance(message, StartTask):
                 spec = specs[message.key.job]
                 addresses = await self._addresses(message) if names_hosts(message, spec) else {}
-                rendered.add_start(start_message(message, spec, self._storage, addresses))
+                rendered.add_start(
+                    start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
+                )
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
+            elif isinstance(message, AskSave):
+                save = agent_pb2.AskSave(task=task_key_message(message.key), request=message.number)
+                rendered.add(agent_pb2.ToAgent(save=save))
             elif isinstance(message, InspectTask):
                 inspect = agent_pb2.InspectTask(task=task_key_message(message.key))
                 rendered.add(agent_pb2.ToAgent(inspect=inspect))
@@ -291,16 +298,33 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         raise LimitExceeded(f"an inventory of {message.ByteSize()} bytes; at most {INVENTORY_BYTES_MAX}")
     if not all(0 < port < 65536 for port in message.rendezvous_ports):
         raise InvalidRequest(f"rendezvous ports {list(message.rendezvous_ports)} are not all ports")
-    usable = (gpu for gpu in message.gpus if gpu.health in ("", "ok") and not gpu.mig_enabled)
+    whole = [gpu for gpu in message.gpus if not gpu.mig_enabled]
     return NodeInventory(
         name=message.name[:200],
         address=message.address[:200],
         capacity=resources_of(message.capacity),
-        gpus=tuple(NodeGpu(gpu.index, gpu.name) for gpu in usable),
+        gpus=tuple(NodeGpu(gpu.index, gpu.name) for gpu in whole if _state(gpu) is GpuState.OK),
+        sick=tuple(
+            SickGpu(gpu.index, gpu.name[:200], _state(gpu), gpu.health[:_WHY_MAX], Micros(gpu.since_us))
+            for gpu in whole
+            if _state(gpu) is not GpuState.OK
+        ),
         environments=tuple(sorted(message.environments)),
         rendezvous_ports=tuple(message.rendezvous_ports),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
+
+
+def _state(gpu: nodes_pb2.Gpu) -> GpuState:
+    """An older agent only says that something is wrong: nothing is restarted for that."""
+    if not gpu.state:
+        return GpuState.OK if gpu.health in ("", "ok") else GpuState.DRAINED
+    try:
+        return GpuState(gpu.state)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"GPU {gpu.index} is {gpu.state[:50]!r}; expected {', '.join(GpuState)}"
+        ) from error
 
 
 def _is_told(job: Job | None, task: TaskKey, said: stimuli.Ended) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc.aio
 
 from ...proto.codecs import job_id_of, page_of
-from ...proto.generated import jobs_pb2, jobs_pb2_grpc
+from ...proto.generated import jobs_pb2
 from ...proto.limits import (
     DOCUMENT_BYTES_MAX,
     KEY_PATTERN,
@@ -27,16 +27,18 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
+from ...spec.retention import Retention
 from ..core import stimuli
 from ..core.events import AttemptStarted, Event, node_of
 from ..core.job import Job, Policy, Shape
 from ..core.ledger import ledger_of
 from ..core.paces import pace_lines
 from ..core.reason import Reason
-from ..core.reasons import why
+from ..core.reasons import SMALLER, why
 from ..core.state import ClusterState
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
+from .checkpoints import CheckpointCalls
 from .documents import Documents
 from .lookup import Lookup, no_job
 from .messages import add_document, add_output, entry_message, job_message, reason_message
@@ -52,7 +54,7 @@ _PARSE_AT_ONCE: Final = 50
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class JobService(jobs_pb2_grpc.JobsServicer):
+class JobService(CheckpointCalls):
     """Role: client."""
 
     def __init__(
@@ -194,8 +196,9 @@ class JobService(jobs_pb2_grpc.JobsServicer):
         found = await self._loop.read(lambda state: _live(state, number, self._now_us()))
         said: Reason | None = None
         pace: list[str] = []
+        size = ""
         if found is not None:
-            job, names, said, pace = found
+            job, names, said, pace, size = found
             document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
         else:
             row = await asyncio.to_thread(self._store.job, number)
@@ -203,11 +206,19 @@ class JobService(jobs_pb2_grpc.JobsServicer):
                 raise no_job(number)
             job, document = job_from_row(row), row.document
             names = await self._loop.read(lambda state: _names(state, [job]))
-        view = job_message(job, node_names=names, why=said, pace=pace)
+        view = job_message(job, node_names=names, why=said, pace=pace, size=size)
         add_output(view, job)
         if document is not None:
             self._add_document(view, job, document)
         return view
+
+    async def _policy(self, number: JobId) -> Retention:
+        """What its document says to keep; the default where this version cannot read it."""
+        spec = (await self._documents.of_jobs([number])).get(number)
+        return spec.checkpoint.retention if spec is not None else Retention()
+
+    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
+        return _new_job(spec, self._documents.canonical(spec))
 
     def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:
         try:
@@ -272,12 +283,13 @@ def _state(name: str) -> JobState:
 
 def _live(
     state: ClusterState, number: JobId, now_us: int
-) -> tuple[Job, dict[NodeId, str], Reason, list[str]] | None:
+) -> tuple[Job, dict[NodeId, str], Reason, list[str], str] | None:
     job = state.jobs.get(number)
     if job is None:
         return None
-    said = why(state, job, Micros(now_us)).reasons[0]
-    return job, _names(state, [job]), said, pace_lines(state, job)
+    reasons = why(state, job, Micros(now_us)).reasons
+    size = next((reason.text for reason in reasons if reason.code == SMALLER), "")
+    return job, _names(state, [job]), reasons[0], pace_lines(state, job), size
 
 
 def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId, Reason]:

@@ -7,7 +7,9 @@ from ...proto.codecs import resources_message
 from ...proto.generated import common_pb2, jobs_pb2
 from ...spec.ids import NodeId
 from ...spec.job import JobSpec
+from ...spec.lifecycle import AttemptOutcome
 from ...spec.problems import Path as DocumentPath
+from ..core.copies import is_good
 from ..core.events import Event
 from ..core.job import Checkpoint, Ending, Job, TaskRun
 from ..core.reason import Reason
@@ -24,6 +26,7 @@ def job_message(
     node_names: Mapping[NodeId, str],
     why: Reason | None = None,
     pace: Iterable[str] = (),
+    size: str = "",
 ) -> jobs_pb2.JobView:
     """A job for a listing: everything but its document and what follows from it, and what is long."""
     course, demand = job.course, job.demand
@@ -42,14 +45,19 @@ def job_message(
         reason=None if why is None else reason_message(why),
         exit_code=course.ending.exit_code if job.over and course.ending is not None else 0,
         instance_count=demand.instance_count,
+        min_instance_count=demand.instance_count_min,
+        max_instance_count=demand.instance_count_max,
+        size=size,
         processes_per_task=demand.processes_per_task,
         per_task=resources_message(demand.per_task),
         tasks=[_task_message(job, task, node_names) for task in course.tasks],
-        checkpoints=[_checkpoint_message(each) for each in course.checkpoints[:LAST_CHECKPOINTS_MAX]],
+        checkpoints=[checkpoint_message(each) for each in course.checkpoints[:LAST_CHECKPOINTS_MAX]],
         metrics=course.metrics,
         step=course.step,
-        cancel_requested=course.stop is not None,
+        cancel_requested=course.stop is not None and course.stop.outcome is not AttemptOutcome.PREEMPTED,
         pace=pace,
+        parent_job=course.parent.job if course.parent is not None else 0,
+        parent_step=course.parent.step if course.parent is not None else 0,
         failure=_failure_message(course.ending, node_names),
     )
 
@@ -105,7 +113,7 @@ def _task_message(job: Job, task: TaskRun, node_names: Mapping[NodeId, str]) -> 
     )
 
 
-def _checkpoint_message(checkpoint: Checkpoint) -> jobs_pb2.CheckpointView:
+def checkpoint_message(checkpoint: Checkpoint) -> jobs_pb2.CheckpointView:
     return jobs_pb2.CheckpointView(
         step=checkpoint.step,
         attempt=checkpoint.attempt,
@@ -113,6 +121,13 @@ def _checkpoint_message(checkpoint: Checkpoint) -> jobs_pb2.CheckpointView:
         size_bytes=checkpoint.size_bytes,
         accepted_us=checkpoint.accepted_us,
         metrics=checkpoint.metrics,
+        url=checkpoint.url,
+        damaged=checkpoint.damaged,
+        good=is_good(checkpoint),
+        job=checkpoint.job or 0,
+        stall_s=checkpoint.stall_us / 1e6,
+        persist_s=checkpoint.persist_us / 1e6,
+        why=checkpoint.why,
     )
 
 

@@ -40,8 +40,11 @@ def entry_of(message: agent_pb2.JournalEntry, arrival: Arrival) -> stimuli.Entry
     """Raises InvalidRequest on an entry that makes no sense."""
     task = task_key_of(message.task)
     kind = message.WhichOneof("kind")
-    if message.seq < 1 or kind is None or kind not in ("exited", *_READERS):
+    if message.seq < 1 or kind is None or kind not in ("exited", "checkpoint", *_READERS):
         raise InvalidRequest(f"entry {message.seq} of task {task}'s journal is of no known kind ({kind})")
+    if kind == "checkpoint":
+        staged_us = arrival.time_of(message.at_monotonic_s - message.checkpoint.persist_s)
+        return stimuli.Entry(task, message.seq, _published(message.checkpoint, staged_us))
     if kind == "exited":
         seen_s = message.exited.evidence.at_monotonic_s or message.at_monotonic_s
         died_us = arrival.time_of(min(seen_s, message.at_monotonic_s))
@@ -64,6 +67,8 @@ def _exited(said: agent_pb2.RankExited, died_us: Micros) -> stimuli.Exited:
         said.cause[:_TEXT_MAX],
         _evidence(said.evidence) if said.HasField("evidence") else NOTHING,
         died_us,
+        said.xid,
+        said.xid_gpu,
     )
 
 
@@ -85,7 +90,7 @@ def _metrics(said: agent_pb2.MetricsReported) -> stimuli.Metrics:
     return stimuli.Metrics(said.rank, said.step, _values(said.values))
 
 
-def _published(said: agent_pb2.CheckpointPublished) -> stimuli.Published:
+def _published(said: agent_pb2.CheckpointPublished, staged_us: Micros) -> stimuli.Published:
     return stimuli.Published(
         step=said.step,
         path=said.path[:_PATH_MAX],
@@ -94,6 +99,10 @@ def _published(said: agent_pb2.CheckpointPublished) -> stimuli.Published:
         stall_us=_micros(said.stall_s),
         metrics=_values(said.metrics),
         removed_steps=tuple(said.removed_steps),
+        persist_us=_micros(said.persist_s),
+        staged_us=staged_us,
+        why=said.why[:_TEXT_MAX],
+        request=said.request,
     )
 
 
@@ -105,7 +114,26 @@ def _restored(said: agent_pb2.CheckpointRestored) -> stimuli.Restored:
 
 
 def _save_failed(said: agent_pb2.CheckpointFailed) -> stimuli.SaveFailed:
-    return stimuli.SaveFailed(said.step, said.why[:_TEXT_MAX])
+    return stimuli.SaveFailed(said.step, said.why[:_TEXT_MAX], said.request)
+
+
+def _saw_stop(said: agent_pb2.StopSeen) -> stimuli.SawStop:
+    return stimuli.SawStop(said.step, _micros(said.left_s))
+
+
+def _uploaded(said: agent_pb2.CheckpointUploaded) -> stimuli.Uploaded:
+    return stimuli.Uploaded(
+        said.step, said.path[:_PATH_MAX], said.url[:_PATH_MAX], _micros(said.seconds), said.why[:_TEXT_MAX]
+    )
+
+
+def _damaged(said: agent_pb2.CheckpointDamaged) -> stimuli.Damaged:
+    return stimuli.Damaged(said.step, said.path[:_PATH_MAX], said.copy[:_TEXT_MAX], said.why[:_TEXT_MAX])
+
+
+def _reformed(said: agent_pb2.GangReformed) -> stimuli.Reformed:
+    replaced = tuple(said.replaced[:_RANKS_MAX])
+    return stimuli.Reformed(replaced, said.world_size, said.step, _micros(said.seconds))
 
 
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
@@ -159,10 +187,13 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "started": _started,
     "ended": _ended,
     "metrics": _metrics,
-    "checkpoint": _published,
     "restored": _restored,
     "refused": _refused,
     "checkpoint_failed": _save_failed,
+    "uploaded": _uploaded,
+    "damaged": _damaged,
+    "stop_seen": _saw_stop,
+    "reformed": _reformed,
     "stalled": _stalled,
     "inspected": _inspected,
     "paced": _paced,

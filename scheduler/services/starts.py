@@ -11,6 +11,7 @@ from ...proto.codecs import resources_message, task_key_message
 from ...proto.generated import agent_pb2
 from ...spec.ids import Attempt, JobId, NodeId
 from ...spec.job import JobSpec
+from ..core.copies import is_good
 from ..core.effects import StartTask, StopTask
 
 _SECOND_US: Final = 1_000_000
@@ -28,6 +29,12 @@ def output_folders(storage: Path, job: JobId, attempt: Attempt, spec: JobSpec) -
     return {name: str(base / name) for name in spec.outputs}
 
 
+def checkpoint_url(spec: JobSpec, cluster: str, job: JobId) -> str:
+    """Jobs of several clusters may share a bucket. Empty: nothing is uploaded."""
+    base = spec.checkpoint.storage.rstrip("/")
+    return f"{base}/{cluster}/{job}" if base else ""
+
+
 def names_hosts(effect: StartTask, spec: JobSpec) -> bool:
     """True when the message says where all tasks of the gang run: each of them gets the whole list, so that
     larger gangs go without."""
@@ -35,10 +42,10 @@ def names_hosts(effect: StartTask, spec: JobSpec) -> bool:
 
 
 def start_message(
-    effect: StartTask, spec: JobSpec, storage: Path, addresses: Mapping[NodeId, str]
+    effect: StartTask, spec: JobSpec, storage: Path, addresses: Mapping[NodeId, str], *, cluster: str
 ) -> agent_pb2.StartTask:
-    """`addresses`: of the gang's nodes, where `names_hosts`. Raises nothing: the document was checked when it
-    was accepted."""
+    """`addresses`: of the gang's nodes, where `names_hosts`; `cluster`: its id. Raises nothing: the document
+    was checked when it was accepted."""
     job, course, demand = effect.job, effect.job.course, effect.job.demand
     task = course.tasks[effect.key.task]
     outputs = output_folders(storage, job.number, course.attempt, spec)
@@ -64,13 +71,26 @@ def start_message(
         timeout_s=effect.timeout_us / _SECOND_US,
         job_folder=str(folder),
         checkpoints=[
-            agent_pb2.Checkpoint(step=c.step, attempt=c.attempt, path=c.path, manifest_hash=c.manifest_hash)
+            agent_pb2.Checkpoint(
+                step=c.step,
+                attempt=c.attempt,
+                path=c.path,
+                manifest_hash=c.manifest_hash,
+                uploaded=bool(c.url),
+                job=c.job or 0,
+                stall_s=c.stall_us / _SECOND_US,
+                persist_s=c.persist_us / _SECOND_US,
+            )
             for c in course.checkpoints
+            if is_good(c)
         ],
         log_bytes_max=spec.limits.log_size,
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
         best_metric=spec.checkpoint.best_metric,
+        keep_every=spec.checkpoint.keep_every,
+        save_every=spec.checkpoint.every,
+        mtbf_s=effect.mtbf_us / _SECOND_US,
         when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,
@@ -78,10 +98,15 @@ def start_message(
         hosts=[addresses[place.node] for place in course.tasks] if addresses else (),
         hang_timeout_s=spec.limits.hang_timeout_s,
         earlier_hangs=course.hangs,
+        checkpoint_url=checkpoint_url(spec, cluster, job.number),
+        scrub_s=spec.checkpoint.scrub_s,
     )
 
 
 def stop_message(effect: StopTask) -> agent_pb2.StopTask:
     return agent_pb2.StopTask(
-        task=task_key_message(effect.key), grace_s=effect.grace_us / _SECOND_US, why=effect.why
+        task=task_key_message(effect.key),
+        grace_s=effect.grace_us / _SECOND_US,
+        why=effect.why,
+        keep_s=effect.keep_us / _SECOND_US,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from paceline.agent.memory import MemoryFolders
 from paceline.spec.ids import JobId
+from paceline.training.images import make_private
 
 ONE, TWO = JobId(1), JobId(2)
 
@@ -19,7 +20,7 @@ def made(tmp_path: Path, linger_s: float = 60.0) -> MemoryFolders:
 def filled(folders: MemoryFolders, job: JobId) -> Path:
     """As its ranks do."""
     folder = Path(folders.folder(job))
-    (folder / "0").mkdir(mode=0o700, parents=True)
+    make_private(folder / "0")
     (folder / "0" / "__0_0.distcp").write_bytes(b"image")
     return folder
 
@@ -78,21 +79,40 @@ async def test_two_agents_of_one_machine_never_meet(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders = MemoryFolders(tmp_path / "tasks", 60, tmp_path)
-    folders.begin()
     root = Path(folders.folder(ONE)).parent
-    root.rmdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     root.symlink_to(tmp_path / "elsewhere")
-    folders.begin()
     assert folders.folder(ONE) == ""
     root.unlink()
     root.mkdir(mode=0o777)
     root.chmod(0o777)
-    folders.begin()
+    (root / "1").mkdir()
     assert folders.folder(ONE) == ""
     assert "is not this agent's own" in caplog.text
+    folders.sweep()
     folders.close()
-    assert root.exists()
+    assert (root / "1").exists()
+
+
+async def test_nothing_is_made_before_a_rank_needs_it(tmp_path: Path) -> None:
+    folders = made(tmp_path)
+    folders.hold(ONE)
+    root = Path(folders.folder(ONE)).parent
+    assert not root.exists()
+    filled(folders, ONE)
+    folders.release(ONE, over=True)
+    assert not root.exists(), "it goes with the last job in it"
+
+
+def test_what_a_killed_agent_left_empty_goes_with_the_next_agent_of_any_folder(tmp_path: Path) -> None:
+    full, empty, run = (tmp_path / f"paceline-{name}" for name in ("aa", "bb", "run-x"))
+    for folder in (full, empty, run):
+        folder.mkdir(mode=0o700)
+    (full / "7").mkdir()
+    made(tmp_path)
+    assert full.exists()
+    assert not empty.exists()
+    assert run.exists(), "it is locked by its run, not by being full"
 
 
 def test_no_shared_memory_is_no_reason_to_stop(tmp_path: Path) -> None:

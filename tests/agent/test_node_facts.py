@@ -14,6 +14,7 @@ from paceline.agent.leases import Lease, LeaseFile, LeaseKeeper
 from paceline.agent.node import route_address
 from paceline.agent.nvml import Gpu, GpuReport
 from paceline.spec.errors import Conflict, InvalidRequest, Unavailable
+from paceline.spec.gpu_health import GpuState
 
 
 def keeper(path: Path, now_s: float, boot: str = "b" * 36) -> tuple[LeaseKeeper, list[bool]]:
@@ -127,7 +128,7 @@ def test_memory_leaves_its_head_room(tmp_path: Path) -> None:
 
 
 def test_capacity_is_what_the_operator_says_and_counts_healthy_whole_gpus() -> None:
-    gpus = (Gpu(0), Gpu(1, health="lost"), Gpu(2, mig_enabled=True), Gpu(3))
+    gpus = (Gpu(0), Gpu(1, state=GpuState.QUARANTINED), Gpu(2, mig_enabled=True), Gpu(3))
     found = inventory.capacity(GpuReport("ok", gpus=gpus), 2.5, 1 << 30)
     assert (found.cpu_milli, found.memory_bytes, found.gpus) == (2500, 1 << 30, 2)
 

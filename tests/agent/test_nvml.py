@@ -38,7 +38,11 @@ def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
             "power_mw": 310000,
             "ecc_uncorrected": 0,
             "last_xid": None,
+            "state": "ok",
             "health": "ok",
+            "needs": "",
+            "since_us": 0,
+            "quarantines": 0,
         }
     ]
 
@@ -154,26 +158,44 @@ def test_xids_arrive_as_events(stub: Path, tmp_path: Path) -> None:
     two = h100(0) + "\n" + h100(1) + "\n"
     with NvmlNode(stub, tmp_path, two) as node:
         assert node.ask("open") is True
-        assert node.ask("wait 0.05") is False
-        node.write(two + "event 1 8 13\n")  # the application's fault
-        assert node.ask("wait 2") is True
-        gpus = read(node)["gpus"]
-        assert [(gpu["last_xid"], gpu["health"]) for gpu in gpus] == [(None, "ok"), (13, "ok")]
+        assert node.ask("wait 0.05") == []
+        node.write(two + "event 1 8 13\n")
+        assert node.ask("wait 2") == [[1, 13]]
         node.write(two + "event 1 8 13\nevent 0 8 79\n")
-        assert node.ask("wait 2") is True
-        gpus = read(node)["gpus"]
-        assert gpus[0]["last_xid"] == 79 and "XID 79" in gpus[0]["health"] and gpus[1]["health"] == "ok"
+        assert node.ask("wait 2") == [[0, 79]]
         node.write(two + "event 1 8 13\nevent 0 8 79\nevent 1 2 0\n")
-        assert node.ask("wait 2") is True
-        assert "double-bit ECC" in read(node)["gpus"][1]["health"]
+        assert node.ask("wait 2") == [[1, 0]]  # a double-bit ECC error has no number
+        assert [gpu["health"] for gpu in read(node)["gpus"]] == ["ok", "ok"]
 
 
 def test_an_event_of_an_unknown_device_concerns_all(stub: Path, tmp_path: Path) -> None:
     two = h100(0) + "\n" + h100(1) + "\n"
     with NvmlNode(stub, tmp_path, two + "event -1 8 79\n") as node:
         node.ask("open")
-        assert node.ask("wait 2") is True
-        assert all("XID 79" in gpu["health"] for gpu in read(node)["gpus"])
+        assert node.ask("wait 2") == [[0, 79], [1, 79]]
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "needs"),
+    [
+        ({"remap": 0, "pending": 0, "retire": 0, "recovery": 0}, "ok", ""),
+        ({"pending": 1}, "ok", "a reset: rows"),
+        ({"retire": 1}, "ok", "a reset: pages"),
+        ({"remap": 1}, "drained", "replace it"),
+        ({"recovery": 1}, "quarantined", "a reset (nvidia-smi -r)"),
+        ({"recovery": 2}, "quarantined", "a reboot of the node"),
+        ({"recovery": 3}, "drained", "to be drained"),
+        ({"recovery": 4}, "drained", "a reset once it is drained"),
+    ],
+)
+def test_what_the_driver_asks_for(
+    stub: Path, tmp_path: Path, facts: dict[str, int], state: str, needs: str
+) -> None:
+    with NvmlNode(stub, tmp_path, h100(0, **facts)) as node:
+        node.ask("open")
+        gpu = read(node)["gpus"][0]
+    assert gpu["state"] == state
+    assert needs in gpu["needs"] and bool(gpu["needs"]) == bool(needs)
 
 
 def test_the_watch_tells_of_faults_and_not_of_mere_readings(stub: Path, tmp_path: Path) -> None:

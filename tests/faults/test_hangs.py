@@ -66,6 +66,26 @@ for step in range(restored.step + 1 if restored else 0, 8):
 dist.destroy_process_group()
 """
 
+SAVES_ALONE = """
+import os, signal, time
+import torch
+import torch.distributed as dist
+import paceline
+
+dist.init_process_group("gloo")
+run = paceline.init()
+model = torch.nn.Linear(4, 1)
+restored = run.restore(model=model)
+for step in range(restored.step + 1 if restored else 0, 8):
+    dist.all_reduce(torch.ones(1))
+    time.sleep(0.2)  # what a step takes
+    run.report(step, loss=1.0)
+    if step == 5 and run.rank == 1 and run.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    run.save(step, model=model)
+dist.destroy_process_group()
+"""
+
 JOB = """
 command: {command}
 code: {code}
@@ -82,6 +102,7 @@ SCRIPTS = {
     "is_stopped": ("python torch_only.py is_stopped", 2),
     "is_locked": ("python torch_only.py is_locked", 2),
     "with_ours": ("python with_ours.py && true", 2),
+    "saves_alone": ("python saves_alone.py", 2),
     "has_one_attempt": ("python torch_only.py is_locked", 1),
 }
 
@@ -100,6 +121,7 @@ def jobs(cluster: Cluster) -> dict[str, int]:
     code.mkdir()
     (code / "torch_only.py").write_text(TORCH_ONLY)
     (code / "with_ours.py").write_text(WITH_OURS)
+    (code / "saves_alone.py").write_text(SAVES_ALONE)
     return {
         name: cluster.submit_text(JOB.format(command=command, code=code, attempts=attempts))
         for name, (command, attempts) in SCRIPTS.items()
@@ -153,6 +175,16 @@ def test_it_goes_on_from_its_checkpoint(cluster: Cluster, jobs: dict[str, int]) 
     assert "uses a retry" in ended.text
     ledger = ledger_is_whole(cluster, job)
     assert 0 < ledger.lost_us < 10_000_000, "only what came after the checkpoint is lost, not the silence"
+
+
+def test_who_waits_in_a_save_for_a_peer_that_never_comes_is_not_taken_for_one_who_saves(
+    cluster: Cluster, jobs: dict[str, int]
+) -> None:
+    job = jobs["saves_alone"]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
+    hang = hang_of(cluster, job)
+    assert "rank 1 on local-" in hang.text and "rank 0" not in hang.text, hang.text
+    ledger_is_whole(cluster, job)
 
 
 def test_a_hang_counts_as_an_attempt(cluster: Cluster, jobs: dict[str, int]) -> None:

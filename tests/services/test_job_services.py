@@ -92,10 +92,20 @@ async def test_a_job_runs_and_is_told_from_submit_to_end(tmp_path: Path) -> None
         await agent.report(start.task, checkpoint_failed=failed)
         published = agent_pb2.CheckpointPublished(step=5, path="/c/5", manifest_hash="h", size_bytes=9)
         await agent.report(start.task, checkpoint=published)
+        there = agent_pb2.CheckpointUploaded(step=5, path="/c/5", url="s3://b/5", seconds=2)
+        await agent.report(start.task, uploaded=there)
+        bad = agent_pb2.CheckpointDamaged(step=5, path="/c/5", copy="storage", why="x: hash differs")
+        await agent.report(start.task, damaged=bad)
         await agent.end(start.task)
         view = await wired.wait_state(job, "SUCCEEDED")
         assert view.outputs["model"] == model and view.metrics["loss"] == 0.25 and view.step == 5
-        assert [c.path for c in view.checkpoints] == ["/c/5"]
+        [kept] = view.checkpoints
+        assert (kept.path, kept.url, dict(kept.damaged)) == (
+            "/c/5",
+            "s3://b/5",
+            {"storage": "x: hash differs"},
+        )
+        assert kept.good
         assert view.tasks[0].node == "n1-name" and list(view.tasks[0].exit_codes) == [0]
         assert json.loads(view.document)["command"].startswith("python")
         timeline = await wired.jobs.Timeline(jobs_pb2.GetJobRequest(job=job))
@@ -244,6 +254,8 @@ async def test_nodes_show_inventory_samples_free_and_contact(tmp_path: Path) -> 
         nodes_pb2.Gpu(index=0, uuid="u0", name="NVIDIA H100", health="ok", memory_total_bytes=80),
         nodes_pb2.Gpu(index=1, uuid="u1", name="NVIDIA H100", health="XID 79: fallen off the bus"),
         nodes_pb2.Gpu(index=2, uuid="u2", name="NVIDIA H100", health="ok", mig_enabled=True),
+        nodes_pb2.Gpu(index=3, uuid="u3", health="XID 48", state="quarantined", since_us=7, quarantines=2),
+        nodes_pb2.Gpu(index=4, uuid="u4", health="XID 74", state="drained", needs="a reset"),
     ]
     async with wire(tmp_path) as wired:
         async with wired.agent(cpus=8, gpus=gpus, labels={"rack": "r1"}) as agent:
@@ -256,8 +268,10 @@ async def test_nodes_show_inventory_samples_free_and_contact(tmp_path: Path) -> 
             [node] = reply.nodes
             assert (node.node_id, node.contact, node.inventory.name) == ("n1", "connected", "n1-name")
             assert node.inventory.labels["rack"] == "r1"
-            assert [g.utilization_percent for g in node.inventory.gpus] == [77, 0, 0]
+            assert [g.utilization_percent for g in node.inventory.gpus] == [77, 0, 0, 0, 0]
             assert node.inventory.gpus[1].health.startswith("XID 79")
+            told = [(g.state, g.needs, g.since_us, g.quarantines) for g in node.inventory.gpus[3:]]
+            assert told == [("quarantined", "", 7, 2), ("drained", "a reset", 0, 0)]
             assert (node.free.cpu_milli, node.free.gpus) == (6000, 0)
             assert [(t.job, t.attempt, t.task) for t in node.tasks] == [(job, 1, 0)]
             assert not node.HasField("reason") and not reply.cluster_suspected
@@ -280,6 +294,7 @@ async def test_nodes_show_inventory_samples_free_and_contact(tmp_path: Path) -> 
         ({"inventory": nodes_pb2.Inventory(labels={"x": "y" * 300_000})}, LimitExceeded),
         ({"inventory": nodes_pb2.Inventory(capacity=common_pb2.Resources(cpu_milli=-1))}, InvalidRequest),
         ({"tasks": [common_pb2.TaskKey()]}, InvalidRequest),
+        ({"inventory": nodes_pb2.Inventory(gpus=[nodes_pb2.Gpu(state="fine")])}, InvalidRequest),
     ],
 )
 async def test_a_hello_that_makes_no_sense_is_refused(

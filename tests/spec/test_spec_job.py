@@ -563,3 +563,27 @@ def test_a_hang_timeout_is_seconds_or_off(written: str, seconds: float) -> None:
     assert parse_canonical(spec.to_json()).limits == spec.limits
     with pytest.raises(InvalidDocument, match=r"limits\.hang_timeout"):
         parse_job("command: x\nlimits: {hang_timeout: soon}", "job.yaml")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket", "s3://bucket/prefix", "gs://b/p", "abfs://c@a/p", "file:///mnt/nfs", "/mnt/nfs/runs", ""],
+)
+def test_checkpoints_are_uploaded_to_what_something_opens(url: str) -> None:
+    spec, _ = parse_job(f"command: x\ncheckpoint: {{storage: '{url}'}}", "job.yaml")
+    assert spec.checkpoint.storage == url
+    assert parse_canonical(spec.to_json()).checkpoint == spec.checkpoint
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "s3://", "bucket/prefix", "file://mnt/nfs", "s3:/b/x"])
+def test_other_places_are_refused_with_those_that_are_known(url: str) -> None:
+    with pytest.raises(InvalidDocument, match=r"checkpoint\.storage.*expected a URL like s3://bucket/prefix"):
+        parse_job(f"command: x\ncheckpoint: {{storage: '{url}'}}", "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("", 86_400.0), ("scrub_interval: 60", 60.0), ("scrub_interval: off", 0.0)]
+)
+def test_a_scrub_interval_is_seconds_or_off(written: str, seconds: float) -> None:
+    spec, _ = parse_job(f"command: x\ncheckpoint: {{{written}}}", "job.yaml")
+    assert spec.checkpoint.scrub_s == seconds

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from paceline.proto.notice import Notice
+
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 20.0) -> None:
     """Poll until it holds; AssertionError after the deadline."""
@@ -35,7 +37,7 @@ class FakeTask:
         self.memory_folder = root / f"memory-{attempt}" / str(job)
         self.folder.mkdir(parents=True)
         self.job_folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "notice").write_bytes(b"\0")
+        (self.folder / "notice").write_bytes(Notice().encode())
         self.accepted: list[dict[str, Any]] = []
         self.write()
 

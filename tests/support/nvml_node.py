@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from paceline.agent import inventory
+from paceline.agent.gpu_health import HealthBook
 from paceline.agent.inventory import GpuWatch
 from paceline.agent.nvml import Nvml, NvmlUnavailable
 
@@ -124,10 +125,11 @@ class _Probe:
 
     def wait(self, seconds: str) -> Any:
         assert self._nvml
-        return self._nvml.wait_event(float(seconds))
+        return [(alarm.index, alarm.xid) for alarm in self._nvml.wait_event(float(seconds))]
 
     def watch(self, wanted: str) -> Any:
-        self._watch = GpuWatch(self._changed.set, wanted or "all")
+        book = HealthBook(Path(os.environ["NVML_STUB"]).with_name("gpus.json"))
+        self._watch = GpuWatch(self._changed.set, book, wanted or "all")
         self._watch.start()
         return self._watch.wait_first(5)
 

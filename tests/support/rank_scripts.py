@@ -13,10 +13,10 @@ from typing import Any
 import paceline
 import psutil
 import torch
+from paceline.spec.retention import Retention
 from paceline.training.environment import read_environment
 from paceline.training.gang import Gang
 from paceline.training.run import Run
-from paceline.training.task import Retention
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -117,6 +117,18 @@ def save_and_restore(root: Path, elements: int) -> list[Any]:
     said: list[Any] = [saved(run, step, model=model, count=step) for step in (1, 2, 3)]
     restored = run.restore(model=wrapped(nn.Linear(elements, 1, bias=False)))
     return [*said, restored]
+
+
+def save_and_close(root: Path, elements: int) -> None:
+    """Every weight is the step; what is to be uploaded is, at the end."""
+    run = own_run(root)
+    model = wrapped(nn.Linear(elements, 1, bias=False))
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        assert saved(run, step, model=model, count=step).published
+    run.close()
 
 
 def save_with_one_rank_out_of_space(root: Path, elements: int, poor_rank: int) -> list[Any]:

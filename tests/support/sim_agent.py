@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.effects import Acked, Effect, InspectTask, StartTask, StopTask, Welcome
+from paceline.scheduler.core.effects import Acked, AskSave, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.failure import NOTHING, Evidence
 from paceline.scheduler.core.hang import RankLook
-from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.node import NodeGpu, NodeInventory, SickGpu
 from paceline.scheduler.core.pace import RankPace
+from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from support.sim_world import MS, SECOND, Link, Stream, World
 
@@ -50,8 +51,12 @@ class Folder:
     """As its shim judges: also wrongly, for a while."""
     acked: int = 0
     sent: int = 0
+    stays: bool = False
+    """Its ranks would outlive their gang."""
     failed: s.Exited | None = None
     """It has failed on its own, and its process has not ended yet."""
+    asked: int = 0
+    """The last checkpoint that was asked for."""
 
     @property
     def ended(self) -> bool:
@@ -114,7 +119,7 @@ class Node:
         for folder in self.folders.values():
             folder.acked = folder.sent = 0
             if not folder.running and not folder.ended:
-                self._write(folder, s.Exited(0, -9), s.Ended((-9,) * folder.ranks, (), "shim died"))
+                self.write(folder, s.Exited(0, -9), s.Ended((-9,) * folder.ranks, (), "shim died"))
         self._dial(self.incarnation)
 
     def kill_agent(self) -> None:
@@ -176,6 +181,24 @@ class Node:
             stream.up(self.run.scheduler.heartbeat, self, stream, self.world.now_us)
         self.world.later(SECOND, self._beat, stream)
 
+    def gpu_is(self, index: int, state: GpuState) -> None:
+        """As its driver sees it; told at once where somebody listens, else with the next hello."""
+        old = self.inventory
+        model = next(gpu.model for gpu in (*old.gpus, *old.sick) if gpu.index == index)
+        gpus = {gpu.index: gpu for gpu in old.gpus if gpu.index != index}
+        sick = {gpu.index: gpu for gpu in old.sick if gpu.index != index}
+        if state is GpuState.OK:
+            gpus[index] = NodeGpu(index, model)
+        else:
+            sick[index] = SickGpu(index, model, state, "XID 48", Micros(self.world.now_us))
+        self.inventory = replace(
+            old,
+            gpus=tuple(gpus[at] for at in sorted(gpus)),
+            sick=tuple(sick[at] for at in sorted(sick)),
+        )
+        if self.stream is not None and self.welcomed:
+            self.stream.up(self.run.scheduler.inventory, self, self.stream, self.inventory)
+
     # --- what the scheduler says
 
     def welcome(self, stream: Stream, hello: s.Hello, welcome: Welcome, sent_us: int) -> None:
@@ -216,7 +239,10 @@ class Node:
         if self.stream is not stream:
             return
         for effect in effects:
-            if isinstance(effect, StartTask):
+            if isinstance(effect, AskSave):
+                self.run.saves.asked(self, effect)
+            elif isinstance(effect, StartTask):
+                self.run.saves.starts(effect)
                 self._start(effect)
             elif isinstance(effect, InspectTask):
                 self.world.later(self.world.between(10 * MS, 5 * SECOND), self._inspected, effect.key)
@@ -234,15 +260,19 @@ class Node:
             one.job == key.job and one.attempt > key.attempt for one in self.folders
         ):
             return
+        kept = [other for other in self._older(key) if self._can_go_on(other, key)]
         for other in self._older(key):
-            self._kill(other, "superseded")
+            if other in kept:
+                self.world.later(self.world.between(1 * MS, 200 * MS), self._goes_on, other)
+            else:
+                self._kill(other, "superseded")
         job = start.job
         long = self.world.chance(0.5 if self.run.slow else 0.05)
         life_us = self.world.between(50 * MS, 60 * SECOND if long else 8 * SECOND)
         folder = Folder(key, job.demand.exclusive, job.demand.processes_per_task, len(job.tasks), life_us)
         self.folders[key] = folder
         if not self.world.calm and self.world.chance(0.03):
-            self._write(folder, s.Refused("port", "the port is taken", transient=self.world.chance(0.9)))
+            self.write(folder, s.Refused("port", "the port is taken", transient=self.world.chance(0.9)))
             return
         self.world.later(self.world.between(5 * MS, 200 * MS), self._launch, folder)
 
@@ -254,13 +284,16 @@ class Node:
             return
         folder.running = True
         self.run.checks.task_runs(folder.key, folder.exclusive)
-        self._write(folder, s.Started(tuple(range(100, 100 + folder.ranks)), "warm"))
+        self.write(folder, s.Started(tuple(range(100, 100 + folder.ranks)), "warm"))
         self._watch_lease(folder)
         self.run.gangs.joined(self, folder)
 
     def _stop(self, stop: StopTask) -> None:
         folder = self.folders.get(stop.key)
         if folder is None or folder.ended:
+            return
+        if stop.keep_us and folder.running and folder.stays:
+            self.world.later(stop.keep_us, self._waited_in_vain, folder)
             return
         if not folder.running or not stop.grace_us:
             self._kill(folder, "stopped")
@@ -275,6 +308,21 @@ class Node:
             self._end(folder, s.Exited(0, 0), "stopped")
         else:
             self._end(folder, s.Exited(0, -15, "bye", killed_by_us=True), "stopped")
+
+    def _can_go_on(self, before: Folder, key: TaskKey) -> bool:
+        """Ranks of the attempt just before, at the same place in the gang."""
+        at = before.key
+        return before.stays and before.running and (at.attempt + 1, at.task) == (key.attempt, key.task)
+
+    def _goes_on(self, before: Folder) -> None:
+        """Those that live are the next attempt's: this one's journal ends."""
+        if before.running and self.up:
+            before.running = False
+            self.write(before, s.Ended((), (1,) * before.ranks, "kept for the next attempt"))
+
+    def _waited_in_vain(self, folder: Folder) -> None:
+        if folder.running:
+            self._kill(folder, "exited")
 
     def _forget(self, key: TaskKey) -> None:
         """Kill what is left; the folder goes when it is dead."""
@@ -294,6 +342,9 @@ class Node:
         if folder is None or not folder.running or folder.trains:
             return
         folder.trains, folder.hangs = True, hangs
+        folder.stays = self.world.chance(0.4)
+        if folder.stays and key.attempt > 1 and self.world.chance(0.5):
+            self.write(folder, s.Reformed((0,), folder.ranks * folder.gang, 7, 100 * MS))
         if self.world.chance(0.3):
             self._paces(folder, self.world.chance(0.5))
         if hangs:
@@ -320,14 +371,14 @@ class Node:
             RankPace(first_rank + rank, (900 if slow and not rank else 100) * MS, 0.5, 0.25, 0.25)
             for rank in range(folder.ranks)
         )
-        self._write(folder, s.Paced(tuple(paces)))
+        self.write(folder, s.Paced(tuple(paces)))
         self.world.later(self.world.between(200 * MS, SECOND), self._paces, folder, slow)
 
     def _is_still(self, folder: Folder, still_us: int) -> None:
         if not folder.running:
             return
         folder.stalled = True
-        self._write(folder, s.Stalled(still_us, still_us, 100 * MS, 7))
+        self.write(folder, s.Stalled(still_us, still_us, 100 * MS, 7))
         if folder.hangs:
             self._stalls(folder, still_us)
         else:
@@ -342,11 +393,14 @@ class Node:
             RankLook(first_rank + rank, 7 - self.world.between(0, 1), state="sleeping")
             for rank in range(folder.ranks)
         )
-        self._write(folder, s.Inspected(folder.trains, folder.stalled, looks))
+        self.write(folder, s.Inspected(folder.trains, folder.stalled, looks))
 
     def peer_fell(self, key: TaskKey) -> None:
         folder = self.folders.get(key)
         if folder is not None and folder.running and self.up and folder.failed is None:
+            if folder.stays:
+                self.world.later(10 * SECOND, self._waited_in_vain, folder)
+                return
             self._end(folder, replace(PEER_GONE, died_us=self._about_now()), "exited")
 
     def kill_a_task(self) -> None:
@@ -358,9 +412,11 @@ class Node:
     def _saves(self, folder: Folder, step: int) -> None:
         if not folder.running:
             return
-        self._write(folder, s.Metrics(0, step, {"loss": 1 / step}))
+        self.write(folder, s.Metrics(0, step, {"loss": 1 / step}))
         stall_us = self.world.between(0, 50 * MS)
-        self._write(folder, s.Published(step, f"step-{step}.a{folder.key.attempt}", "hash", 1, stall_us))
+        path, took_us = f"step-{step}.a{folder.key.attempt}", self.world.between(0, 100 * MS)
+        staged_us = Micros(max(1, self.world.now_us - took_us))
+        self.write(folder, s.Published(step, path, "hash", 1, stall_us, {}, (), took_us, staged_us))
 
     def _exits(self, folder: Folder, code: int) -> None:
         if not folder.running or not self.up or folder.failed is not None:
@@ -389,7 +445,7 @@ class Node:
         folder.running = False
         exits = tuple(replace(exited, local_rank=rank) for rank in range(folder.ranks))
         codes = (exited.exit_code,) * folder.ranks
-        self._write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
+        self.write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
 
     def _kill(self, folder: Folder, why: str) -> None:
         """SIGKILL, and the wait until the kernel has taken all processes away."""
@@ -421,7 +477,7 @@ class Node:
 
     # --- the journal
 
-    def _write(self, folder: Folder, *said: s.Said) -> None:
+    def write(self, folder: Folder, *said: s.Said) -> None:
         for one in said:
             folder.journal.append(s.Entry(folder.key, len(folder.journal) + 1, one))
         self.world.later(self.world.between(0, 5 * MS), self._ship, folder.key)

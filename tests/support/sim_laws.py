@@ -11,12 +11,13 @@ from math import inf
 
 from paceline.scheduler.core import events as e
 from paceline.scheduler.core.deadlines import job_deadline, node_deadline
-from paceline.scheduler.core.job import Job
+from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.node import Load
 from paceline.scheduler.core.queue import FIRST_TIME, RESTART, Standing, lane_key
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timers import TimerKey
+from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
 from paceline.spec.lifecycle import TRANSITIONS, JobState
 
@@ -43,6 +44,7 @@ class Watch:
         made = isinstance(event, e.JobSubmitted)
         assert state.last_job == (max(self._last_job, event.job) if made else self._last_job)
         stands = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
+        self._sick = {(name, gpu.index) for name, node in state.nodes.items() for gpu in node.inventory.sick}
         if stands != self._stood:
             for number in stands.keys() | self._stood.keys():
                 if stands.get(number) != self._stood.get(number):
@@ -64,6 +66,10 @@ class Watch:
             assert isinstance(event, e.AttemptEnded | e.JobEnded), f"job {number} is lost"
             return
         grown = isinstance(event, e.AttemptStarted)
+        if isinstance(event, e.AttemptStarted):
+            for place in event.places:
+                given = [index for index in place.gpu_indices if (place.node, index) in self._sick]
+                assert not given, f"job {number} was given GPUs {given} of {place.node}, out of service"
         assert to[1] == before[1] + grown, f"job {number}: attempt {before[1]} and then {to[1]}"
         assert to[0] is before[0] or to[0] in TRANSITIONS[before[0]], f"job {number}: {before} and then {to}"
 
@@ -75,6 +81,7 @@ def state_is_sane(state: ClusterState) -> None:
         if job.placed:
             _gang_is_whole(job)
         assert job.course.suspicion is None or (job.placed and job.course.stop is None), f"suspected: {job}"
+    _growth_is_possible(state)
     _loads_are_true(state)
     _everyone_waits_once(state)
     _line_stands_in_order(state)
@@ -86,10 +93,25 @@ def state_is_sane(state: ClusterState) -> None:
 
 def _gang_is_whole(job: Job) -> None:
     """Each rank has its GPUs, and nothing of an earlier attempt may run beside it."""
-    assert len(job.tasks) == job.demand.instance_count, f"not all of the gang is placed: {job}"
+    least, most = job.demand.instance_count_min, job.demand.instance_count_max
+    assert least <= len(job.tasks) <= most, f"the gang is not within its bounds: {job}"
     assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks), f"GPUs: {job}"
     assert not job.course.lingering, f"{job} was placed while leftovers may run"
     assert bool(job.course.rendezvous_port) == job.demand.rendezvous, f"rendezvous: {job}"
+
+
+def _growth_is_possible(state: ClusterState) -> None:
+    """Only what runs smaller than it may be is to grow."""
+    small = {
+        number
+        for number, job in state.jobs.items()
+        if job.state is JobState.RUNNING and len(job.tasks) < job.demand.instance_count_max
+    }
+    assert small == state.small, f"{small} may grow, not {state.small}"
+    for number, job in state.jobs.items():
+        growth = job.course.growth
+        assert growth is None or (number in small and len(job.tasks) < growth.to), f"cannot grow: {job}"
+        assert growth is None or growth.to <= job.demand.instance_count_max, f"would be too large: {job}"
 
 
 def _loads_are_true(state: ClusterState) -> None:
@@ -119,11 +141,16 @@ def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
     inventory = state.nodes[name].inventory
     cpu_milli, memory_bytes = inventory.capacity.cpu_milli, inventory.capacity.memory_bytes
     gpus = [*load.free_gpus]
+    sick = {gpu.index: gpu.state for gpu in inventory.sick}
     for key, indices in load.tasks.items():
-        need = state.jobs[key.job].demand.per_task
+        job = state.jobs[key.job]
+        if job.course.stop is None and job.tasks[key.task].state is not TaskState.ENDED:
+            bad = [index for index in indices if sick.get(index) is GpuState.QUARANTINED]
+            assert not bad, f"{name}: {key} has the quarantined GPUs {bad}"
+        need = job.demand.per_task
         cpu_milli -= need.cpu_milli
         memory_bytes -= need.memory_bytes
-        gpus += indices
+        gpus += (index for index in indices if index not in sick)
     assert load.free_cpu_milli == cpu_milli >= 0, f"{name}: {cpu_milli} milli-cpus are free, not {load}"
     assert load.free_memory_bytes == memory_bytes >= 0, f"{name}: {memory_bytes} bytes are free, not {load}"
     assert sorted(gpus) == [gpu.index for gpu in inventory.gpus], f"{name}: GPUs {gpus} with {load}"

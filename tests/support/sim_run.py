@@ -10,11 +10,13 @@ from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.loop_engine import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
+from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import JobId, NodeId, TaskKey
 from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
 from support.sim_agent import Gangs, Node
 from support.sim_checks import Checks
+from support.sim_saves import Saves
 from support.sim_scheduler import Scheduler
 from support.sim_world import MS, SECOND, START_US, World
 
@@ -46,6 +48,7 @@ class Run:
         self.checks = Checks(self)
         self.store = MemoryStore()
         self.scheduler = Scheduler(self)
+        self.saves = Saves(self)
         for at in range(die.randint(2, 5)):
             gpus = die.choice([0, 2, 4])
             facts = inventory(f"n{at}", cpus=die.choice([2, 4, 8]), gpus=gpus, ports=range(5000, 5003))
@@ -81,8 +84,11 @@ class Run:
 
     def _shape(self):  # type: ignore[no-untyped-def]
         die = self.world.die
+        tasks = die.choice([1, 1, 2, 3])
         return shape(
-            die.choice([1, 1, 2, 3]),
+            tasks,
+            least=die.choice([tasks, tasks, 1]),
+            most=tasks + die.choice([0, 0, 0, 1, 3]),
             cpus=die.choice([0.5, 1, 2]),
             gpus=die.choice([0, 0, 0, 1, 2]),
             exclusive=die.random() < (0.7 if self.slow else 0.25),
@@ -143,6 +149,8 @@ class Run:
                 "all",
                 "worker",
                 "wipe",
+                "gpu",
+                "gpu",
             ]
         )
         self.world.tell(f"fault: {kind} {node.name}")
@@ -182,6 +190,19 @@ class Run:
         node.kill_machine()
         node.folders.clear()
         self.world.later(self.world.between(100 * MS, 5 * SECOND), node.boot)
+
+    def _fault_gpu(self, node: Node) -> None:
+        """A GPU goes out of service, on this node or another that has one, and mostly comes back."""
+        having = [one for one in (node, *self.nodes) if one.inventory.gpus]
+        if not having:
+            return
+        node = having[0]
+        index = self.world.die.choice(node.inventory.gpus[:2]).index  # those that are given first
+        node.gpu_is(index, self.world.die.choice([GpuState.QUARANTINED, GpuState.DRAINED]))
+        if self.world.chance(0.3):
+            self.world.later(self.world.between(SECOND, 5 * SECOND), node.gpu_is, index, GpuState.QUARANTINED)
+        if self.world.chance(0.8):
+            self.world.later(self.world.between(5 * SECOND, 20 * SECOND), node.gpu_is, index, GpuState.OK)
 
     def _calm_down(self) -> None:
         """No more faults. What is gone for good stays gone; a big node joins, so that every job can end."""

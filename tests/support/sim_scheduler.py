@@ -11,6 +11,7 @@ from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Effect
 from paceline.scheduler.core.evolve import Touched
+from paceline.scheduler.core.node import NodeInventory
 from paceline.scheduler.loop_engine import Engine, Step
 from paceline.scheduler.records import job_from_row
 from paceline.scheduler.store.base import Loaded
@@ -110,6 +111,9 @@ class Scheduler:
         if heard is None:
             self.call(s.Heartbeat(node.name, stream.session), lambda _: None)
         stream.down(node.renewal, stream, sent_us)
+
+    def inventory(self, node: "Node", stream: Stream, inventory: NodeInventory) -> None:
+        self.call(s.InventoryChanged(node.name, stream.session, inventory), lambda _: None)
 
     def reports(self, node: "Node", stream: Stream, reports: s.Reports) -> None:
         self.call(reports, lambda acked: stream.down(node.acked, stream, acked))

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from paceline.spec.retention import Retention
 from paceline.training.environment import read_environment
 from paceline.training.run import Run
-from paceline.training.task import Retention
 from support.fake_shim import FakeShim, FakeTask
 from support.ranks import RankPool
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from paceline.spec.retention import Retention
 from paceline.training.retention import Kept, choose_removals
-from paceline.training.task import Retention
 
 METRICS = st.sampled_from([float("nan"), float("inf"), 0.1, 0.2, 0.3])
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from paceline.spec.retention import Retention
 from paceline.training.environment import Environment, read_environment
 from paceline.training.errors import GangNotReady, InvalidEnvironment, InvalidMetric
 from paceline.training.run import Run
 from paceline.training.stop import StopNotice
-from paceline.training.task import Retention, read_acked_seq, read_task
+from paceline.training.task import read_acked_seq, read_task
 from support.fake_shim import FakeShim, FakeTask, wait_until
 
 MakeRun = Any

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paceline.proto.beats import NAME, SAVES, Beats, read_beats
+from paceline.proto.beats import NAME, SAVES, TRAINS, Beats, read_beats
 
 HEAD = """
 import os, sys, torch
 import paceline.training.warm
-from paceline.proto.beats import BEAT, read_beats, SAVES
+from paceline.proto.beats import BEAT, read_beats, SAVES, TRAINS
 model = torch.nn.Linear(4, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 def step(make=optimizer.step):
@@ -21,6 +21,7 @@ def step(make=optimizer.step):
 
 def ran(folder: Path, body: str, **variables: str) -> tuple[list[Beats], str]:
     """What stands in the slots after the script, and its output."""
+    (folder / "task.json").write_text("{}")
     environment = {**os.environ, "PACELINE_TASK_FOLDER": str(folder), "LOCAL_RANK": "2", **variables}
     done = subprocess.run(
         [sys.executable, "-c", HEAD + body],
@@ -64,6 +65,20 @@ with BEAT.phase(SAVES):
     [beats], said = ran(tmp_path, body, PACELINE_JOB="1", PACELINE_JOB_FOLDER=str(tmp_path))
     assert (beats.steps, beats.reports, beats.step, beats.phase) == (0, 2, 41, 0)
     assert int(said) == SAVES
+
+
+def test_a_rank_that_waits_for_its_peers_in_a_save_is_not_saving(tmp_path: Path) -> None:
+    body = """
+step()
+def phase(): return read_beats(os.open(os.environ["PACELINE_TASK_FOLDER"] + "/beats", os.O_RDONLY))[0].phase
+with BEAT.meeting(): said = [phase()]
+with BEAT.phase(SAVES):
+    with BEAT.meeting(): said.append(phase())
+    said.append(phase())
+print(*said, phase())
+"""
+    _, said = ran(tmp_path, body)
+    assert said.split() == [str(TRAINS), str(TRAINS), str(SAVES), str(TRAINS)]
 
 
 def test_a_forked_child_does_not_beat_for_its_parent(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
  *
  *   init CODE                       what nvmlInitWithFlags returns (default 0)
  *   driver VERSION
- *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap events
+ *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap pending retire recovery events
  *                                   ('_' in a name reads as a space); a key that is left out is not supported
  *   slice GPU INDEX UUID            a MIG device
  *   link GPU LINK PEER|switch       an active NVLink
@@ -26,14 +26,14 @@
 
 enum {
     OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
-    TIMEOUT = 10, VERSION_MISMATCH = 25, HANG = -1
+    TIMEOUT = 10, VERSION_MISMATCH = 25, HANG = -1, RECOVERY_ACTION = 230
 };
 
 struct slice { int gpu; int used; char uuid[96]; };
 struct gpu {
     int index, there;
     char name[96], uuid[96], bus[32];
-    long long memory, used, util, temp, power, mig, ecc, remap, events;
+    long long memory, used, util, temp, power, mig, ecc, remap, pending, retire, recovery, events;
     struct slice slices[SLICES];
     int link[LINKS]; /* -1 none, -2 switch, else the peer */
     int topology[GPUS];
@@ -58,6 +58,13 @@ typedef struct {
     char bus_id[32];
 } pci_info;
 typedef struct { void *device; unsigned long long type, data; unsigned int gpu_instance, compute_instance; } event_data;
+
+typedef struct {
+    unsigned int field, scope;
+    long long timestamp, latency_us;
+    int type, code;
+    unsigned long long value;
+} field_value;
 
 /* Handles are the addresses of these; what they stand for is read from the script at each call. */
 static struct { int index; } handles[GPUS];
@@ -93,6 +100,9 @@ static void read_gpu(char *rest) {
         else if (!strcmp(word, "mig")) gpu->mig = number(value);
         else if (!strcmp(word, "ecc")) gpu->ecc = number(value);
         else if (!strcmp(word, "remap")) gpu->remap = number(value);
+        else if (!strcmp(word, "pending")) gpu->pending = number(value);
+        else if (!strcmp(word, "retire")) gpu->retire = number(value);
+        else if (!strcmp(word, "recovery")) gpu->recovery = number(value);
         else if (!strcmp(word, "events")) gpu->events = number(value);
     }
 }
@@ -129,6 +139,7 @@ static void read_script(void) {
     for (int g = 0; g < GPUS; g++) {
         struct gpu *gpu = &script.gpus[g];
         gpu->memory = gpu->used = gpu->util = gpu->temp = gpu->power = gpu->mig = gpu->ecc = gpu->remap = gpu->events = -1;
+        gpu->pending = gpu->retire = gpu->recovery = -1;
         for (int l = 0; l < LINKS; l++) gpu->link[l] = -1;
         for (int p = 0; p < GPUS; p++) gpu->topology[p] = -1;
     }
@@ -281,6 +292,7 @@ int nvmlDeviceGetRemappedRows(void *device, unsigned int *corrected, unsigned in
     ENTER(device);
     if (gpu->remap < 0) return leave(NOT_SUPPORTED);
     *corrected = *uncorrected = *pending = 0;
+    *pending = gpu->pending > 0;
     *failed = gpu->remap > 0;
     return leave(OK);
 }
@@ -292,6 +304,23 @@ int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned int link, unsigne
     return leave(OK);
 }
 #endif
+
+int nvmlDeviceGetRetiredPagesPendingStatus(void *device, int *pending) {
+    ENTER(device);
+    if (gpu->retire < 0) return leave(NOT_SUPPORTED);
+    *pending = gpu->retire > 0;
+    return leave(OK);
+}
+
+int nvmlDeviceGetFieldValues(void *device, int count, field_value *values) {
+    ENTER(device);
+    for (int i = 0; i < count; i++) {
+        values[i].code = values[i].field == RECOVERY_ACTION && gpu->recovery >= 0 ? OK : NOT_SUPPORTED;
+        values[i].type = 1;
+        values[i].value = (unsigned long long)(gpu->recovery < 0 ? 0 : gpu->recovery);
+    }
+    return leave(OK);
+}
 
 int nvmlDeviceGetUtilizationRates(void *device, utilization *into) {
     ENTER(device);

@@ -1,0 +1,55 @@
+"""What is known of a checkpoint's copies: in the job's folder (`FOLDER`), and at the job's URL (`UPLOAD`).
+
+A copy that was found damaged counts no more; a checkpoint without a good copy is not offered for a restore.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from ...spec.ids import Micros
+from . import events as e
+from .effects import Plan
+from .job import Checkpoint, Job
+from .stimuli import Damaged, Entry, Uploaded
+
+FOLDER: Final = "storage"
+UPLOAD: Final = "upload"
+
+
+def good_copies(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Those that are not known to be damaged."""
+    copies = (FOLDER, UPLOAD) if checkpoint.url else (FOLDER,)
+    return tuple(copy for copy in copies if copy not in checkpoint.damaged)
+
+
+def is_good(checkpoint: Checkpoint) -> bool:
+    """True while a copy is not known to be damaged."""
+    return bool(good_copies(checkpoint))
+
+
+def newest_good(checkpoints: Sequence[Checkpoint]) -> int:
+    """Its step; -1: there is none."""
+    return next((one.step for one in checkpoints if is_good(one)), -1)
+
+
+def on_copy(job: Job, entry: Entry, said: Uploaded | Damaged, now_us: Micros) -> Plan[None]:
+    task, seq = entry.task, entry.seq
+    if isinstance(said, Uploaded):
+        uploaded = e.CheckpointUploaded(
+            now_us, task, seq, said.step, said.path, said.url, said.duration_us, said.why
+        )
+        return Plan(None, (uploaded,))
+    newest = newest_good(with_damage(job.course.checkpoints, said.path, said.copy, said.why))
+    damaged = e.CheckpointDamaged(now_us, task, seq, said.step, said.path, said.copy, said.why, newest)
+    return Plan(None, (damaged,))
+
+
+def with_upload(checkpoints: Sequence[Checkpoint], path: str, url: str) -> tuple[Checkpoint, ...]:
+    return tuple(replace(one, url=url) if one.path == path else one for one in checkpoints)
+
+
+def with_damage(checkpoints: Sequence[Checkpoint], path: str, copy: str, why: str) -> tuple[Checkpoint, ...]:
+    return tuple(
+        replace(one, damaged={**one.damaged, copy: why}) if one.path == path else one for one in checkpoints
+    )

@@ -1,0 +1,194 @@
+"""Checkpoints at a URL, through fsspec: objects that appear whole, and no rename.
+
+    URL/step-00000040.a2/__3_0.distcp
+    URL/step-00000040.a2/manifest.json    put last: with it the checkpoint is there, without it there is none
+
+Nothing of it is trusted: what is read counts with the size and hash of an accepted manifest. fsspec and what
+speaks the URL's scheme are imported at the first use. Every failure is a StorageFailed that says what and
+where; retries and timeouts are those libraries' own, and bounded.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ..spec.stores import EXPECTED, opener_of, scheme_of
+from . import manifest
+from .errors import InvalidEnvironment, StorageFailed
+from .folders import FolderName
+from .manifest import FileEntry
+
+_CHUNK_BYTES: Final = 4 * 1024 * 1024
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "s3": {
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "total_max_attempts": 3},
+        }
+    },
+}
+"""Unless fsspec's own configuration (FSSPEC_S3_..., ~/.config/fsspec) says otherwise."""
+_S3FS_RETRIES: Final = 2
+"""s3fs tries again around botocore's retries."""
+
+
+def check_opener(url: str) -> None:
+    """Raises InvalidEnvironment where this interpreter cannot open it: at the start, and not at a save."""
+    opener = opener_of(url)
+    if opener is None:
+        raise InvalidEnvironment(f"checkpoint.storage is {url!r}: {EXPECTED}")
+    extra = opener.extra or "train"
+    for package in ("fsspec", opener.package):
+        if package and importlib.util.find_spec(package) is None:
+            raise InvalidEnvironment(
+                f"checkpoint.storage is {url}, which needs {package}, and this interpreter has none",
+                hint=f"install it where the job runs: pip install 'paceline[{extra}]'",
+                url=url,
+            )
+
+
+class Remote:
+    """One job's checkpoints at `url`. May be used by one thread at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._filesystem: Any = None
+        self._root = ""
+
+    def names(self) -> list[FolderName]:
+        """What is there, whole or not."""
+        with self._told("listing"):
+            filesystem = self._open()
+            if not filesystem.exists(self._root):
+                return []
+            found = filesystem.ls(self._root, detail=False, refresh=True)
+        parsed = (FolderName.parse(str(path).rstrip("/").rpartition("/")[2]) for path in found)
+        return [name for name in parsed if name is not None]
+
+    def sizes(self, name: FolderName) -> dict[str, int]:
+        """File -> bytes, of what is there of one."""
+        with self._told(str(name)):
+            filesystem = self._open()
+            if not filesystem.exists(self._path(name)):
+                return {}
+            found = filesystem.ls(self._path(name), detail=True, refresh=True)
+        return {str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0) for entry in found}
+
+    def put(self, name: FolderName, file: str, source: Path) -> None:
+        with self._told(f"{name}/{file}"):
+            filesystem = self._open()
+            if scheme_of(self.url) == "file":  # an object store has no folders
+                filesystem.makedirs(self._path(name), exist_ok=True)
+            filesystem.put_file(str(source), self._path(name, file))
+
+    def commit(self, name: FolderName, document: bytes, files: Mapping[str, FileEntry]) -> None:
+        """With this it is there, if all its files are."""
+        there = self.sizes(name)
+        for file, entry in files.items():
+            if there.get(file) != entry.size_bytes:
+                found = f"has {there[file]} bytes" if file in there else "is not there"
+                raise StorageFailed(f"{self.url}: {name}/{file} {found}, expected {entry.size_bytes}")
+        with self._told(f"{name}/{manifest.NAME}"):
+            self._open().pipe_file(self._path(name, manifest.NAME), document)
+
+    def read_small(self, name: FolderName, file: str, entry: FileEntry | None = None) -> bytes:
+        """A manifest, or `entry`'s metadata. Raises StorageFailed also for what is too large to be one."""
+        with self._told(f"{name}/{file}"):
+            data: bytes = self._open().cat_file(self._path(name, file), start=0, end=_small(entry) + 1)
+        if len(data) > _small(entry):
+            raise StorageFailed(f"{self.url}: {name}/{file} is longer than {_small(entry)} bytes")
+        return data
+
+    def read(self, name: FolderName, file: str, on_chunk: Callable[[bytes], None]) -> None:
+        """All of it, in order. Raises FileNotFoundError when it is not there."""
+        with (
+            self._told(f"{name}/{file}", missing_too=False),
+            self._open().open(
+                self._path(name, file), "rb", block_size=_CHUNK_BYTES, cache_type="readahead"
+            ) as stream,
+        ):
+            while chunk := stream.read(_CHUNK_BYTES):
+                on_chunk(chunk)
+
+    def fetch(self, name: FolderName, file: str, entry: FileEntry, target: Path) -> str:
+        """Bring it to `target` if it is as the manifest says; else what is wrong."""
+        digest, size_bytes = manifest.new_hash(), 0
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with target.open("wb") as sink:
+
+                def take(chunk: bytes) -> None:
+                    nonlocal size_bytes
+                    size_bytes += len(chunk)
+                    if size_bytes > entry.size_bytes:
+                        raise StorageFailed(f"more than {entry.size_bytes} bytes")
+                    digest.update(chunk)
+                    sink.write(chunk)
+
+                self.read(name, file, take)
+            problem = _difference(size_bytes, digest.hexdigest(), entry)
+        except FileNotFoundError:
+            problem = "missing"
+        except StorageFailed as failure:
+            problem = failure.message
+        except OSError as failure:
+            problem = f"{target}: {failure.strerror}"
+        if problem:
+            target.unlink(missing_ok=True)
+        return problem
+
+    def remove(self, name: FolderName) -> None:
+        """The manifest first: no moment shows half a checkpoint."""
+        with self._told(f"removing {name}"):
+            filesystem = self._open()
+            if filesystem.exists(self._path(name, manifest.NAME)):
+                filesystem.rm_file(self._path(name, manifest.NAME))
+            filesystem.rm(self._path(name), recursive=True)
+
+    def keep_only(self, kept: Collection[FolderName], before: FolderName) -> None:
+        """Remove what is older than `before` and is not kept, whole or not."""
+        for name in self.names():
+            if name < before and name not in kept:
+                self.remove(name)
+
+    def _path(self, name: FolderName, file: str = "") -> str:
+        return f"{self._root}/{name}" + (f"/{file}" if file else "")
+
+    def _open(self) -> Any:
+        if self._filesystem is None:
+            import fsspec
+
+            scheme = scheme_of(self.url)
+            options = {**_OPTIONS.get(scheme, {}), **fsspec.config.conf.get(scheme, {})}
+            self._filesystem, root = fsspec.url_to_fs(self.url, use_listings_cache=False, **options)
+            self._root = str(root).rstrip("/")
+            if scheme == "s3":
+                self._filesystem.retries = _S3FS_RETRIES
+        return self._filesystem
+
+    @contextlib.contextmanager
+    def _told(self, what: str, *, missing_too: bool = True) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if not missing_too:
+                raise
+            raise StorageFailed(f"{self.url}: {what}: missing") from None
+        except StorageFailed:
+            raise
+        except Exception as error:  # each of these libraries has its own
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise StorageFailed(f"{self.url}: {what}: {text}") from error
+
+
+def _small(entry: FileEntry | None) -> int:
+    return entry.size_bytes if entry is not None else manifest.MANIFEST_BYTES_MAX
+
+
+def _difference(size_bytes: int, xxh3: str, entry: FileEntry) -> str:
+    if size_bytes != entry.size_bytes:
+        return f"{size_bytes} bytes, expected {entry.size_bytes}"
+    return "" if xxh3 == entry.xxh3 else "hash differs"
