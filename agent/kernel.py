@@ -152,10 +152,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def marked(mark: str) -> list[int]:
-    """Processes that carry this PACELINE_MARK in their initial environment."""
-    wanted = f"{MARK}={mark}".encode()
-    return [pid for pid in all_pids() if wanted in _environment(pid).split(b"\0")]
+def session_of(pid: int) -> int:
+    """The session that the process is in: the pid of its leader; 0: gone."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else 0
+
+
+def marked(*marks: str) -> list[int]:
+    """Processes that carry one of these PACELINE_MARKs in their initial environment."""
+    wanted = {f"{MARK}={mark}".encode() for mark in marks}
+    return [pid for pid in all_pids() if not wanted.isdisjoint(_environment(pid).split(b"\0"))]
 
 
 def _environment(pid: int) -> bytes:

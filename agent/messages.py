@@ -35,7 +35,11 @@ _FORMS: dict[str, dict[str, str]] = {
     "watch": {},
     "inspect": {},
     "save": {"request": "int"},
-    "stop": {"grace_s": "double", "why": "text"},
+    "stop": {"grace_s": "double", "why": "text", "keep_s": "double", "mark": "text"},
+    "stay": {"rank": "int"},
+    "arrived": {},
+    "reformed": {"replaced": "ints", "world_size": "int", "step": "int", "seconds": "double"},
+    "take": {"folder": "text"},
     "trim": {"bytes": "int"},
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import traceback
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import kernel
@@ -20,6 +21,7 @@ from .containment import (
 )
 from .evidence import error_path, what_is_left
 from .rendezvous import serve_store
+from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _DRAIN_S = 5.0
@@ -32,6 +34,13 @@ class Rank(NamedTuple):
     rank: int
     environment: dict[str, str]
     memory: kernel.InitialMemory
+
+
+class Kept(NamedTuple):
+    """A process that was a rank of the attempt before, and the line on which it waits for this one."""
+
+    pid: int
+    line: Connection
 
 
 class Worker:
@@ -48,6 +57,9 @@ class Worker:
         self.killed_by_us = False
         self.metrics_at = 0.0
         self.metrics_waiting: dict[str, Any] | None = None
+        self.line: Connection | None = None
+        """On which it said that it would stay up for the next attempt (keeping.py)."""
+        self.stays = self.arrived = False
 
     @property
     def lives(self) -> bool:
@@ -78,14 +90,18 @@ class Ranks:
     def any_lives(self) -> bool:
         return any(worker.lives for worker in self.workers)
 
-    def start(self, listener_fd: int) -> Rank | None:
-        """All of them. Not None: this process is a rank, forked just now. Raises OSError; what was started
-        by then is in `workers`."""
+    def start(self, listener_fd: int, kept: Mapping[int, Kept]) -> Rank | None:
+        """All of them but those that are `kept`, by local rank. Not None: this process is a rank, forked just
+        now. Raises OSError; what was started by then is in `workers`."""
         for local_rank, rank in enumerate(self._launch["ranks"]):
             self.workers.append(Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
+        for local_rank, (pid, line) in kept.items():
+            self.workers[local_rank].pid, self.workers[local_rank].line = pid, line
         if listener_fd >= 0 and self._launch["store"]:
             self._fork_store(listener_fd)
         for worker in self.workers:
+            if worker.pid:
+                continue
             worker.pid = self._spawn(worker) or self._process.fork()
             if worker.pid == 0:
                 return self._become_rank(worker)
@@ -151,6 +167,11 @@ class Ranks:
         return NODE_OUT_OF_MEMORY if killed else ""
 
     def close(self) -> None:
+        """Also the store: who meets again does so at another."""
+        if self._store_pid:
+            signal_all([self._store_pid], signal.SIGKILL)
+        if self._drain_fd >= 0:
+            os.close(self._drain_fd)
         for worker in self.workers:
             os.close(worker.log_fd)
 
@@ -164,7 +185,7 @@ class Ranks:
             return os.posix_spawn(
                 self._launch["executable"],
                 self._launch["argv"],
-                self._environment(worker),
+                self.environment(worker),
                 file_actions=(
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, worker.log_fd, 1),
@@ -210,9 +231,9 @@ class Ranks:
         except OSError as error:
             os.write(2, f"paceline: cannot start rank {worker.rank}: {error}\n".encode())
             os._exit(126)
-        return Rank(self._launch, worker.rank, self._environment(worker), self._process.memory)
+        return Rank(self._launch, worker.rank, self.environment(worker), self._process.memory)
 
-    def _environment(self, worker: Worker) -> dict[str, str]:
+    def environment(self, worker: Worker) -> dict[str, str]:
         return {**self._launch["environment"], **self._launch["ranks"][worker.local_rank]["environment"]}
 
 

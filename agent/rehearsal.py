@@ -54,7 +54,7 @@ def _rehearse_once(folder: str, launch: dict[str, Any], process: ShimProcess) ->
     control = Connection(theirs)
     process.door.add(control)
     shim = Shim(ClaimedTask(folder, launch, claim_fd), control, process)
-    shim.start(-1)
+    shim.start(-1, {})
     shim.serve()
     ours.sendall(b'{"op":"take","folder":"","launch":{}}\n')
     if shim.leave():

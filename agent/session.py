@@ -57,7 +57,7 @@ class Tasks(Protocol):
     """What the session needs of agent.supervisor.Supervisor, whose docstrings say what each does."""
 
     async def start(self, request: agent_pb2.StartTask) -> None: ...
-    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None: ...
+    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float) -> None: ...
     async def inspect(self, key: TaskKey) -> None: ...
     async def ask_save(self, key: TaskKey, request: int) -> None: ...
     async def forget(self, key: TaskKey) -> None: ...
@@ -306,7 +306,8 @@ class Session:
         if position := self._reports.position(key):
             position.superseded = True
         if position or key in self._tasks.tasks():
-            self._stop(key, min(max(0.0, stop.grace_s), GRACE_S_MAX), stop.why or "stopped")
+            grace_s, keep_s = (min(max(0.0, each), GRACE_S_MAX) for each in (stop.grace_s, stop.keep_s))
+            self._stop(key, grace_s, stop.why or "stopped", keep_s)
 
     def _on_save(self, save: agent_pb2.AskSave) -> None:
         key = task_key_of(save.task)
@@ -318,8 +319,8 @@ class Session:
         if key in self._tasks.tasks():
             self._then(key, lambda: self._tasks.inspect(key))
 
-    def _stop(self, key: TaskKey, grace_s: float, why: str) -> asyncio.Task[None]:
-        return self._then(key, lambda: self._tasks.stop(key, grace_s, why))
+    def _stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> asyncio.Task[None]:
+        return self._then(key, lambda: self._tasks.stop(key, grace_s, why, keep_s))
 
     def _then(self, key: TaskKey, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Act on this task after what was asked before for it: a stop never overtakes its start."""

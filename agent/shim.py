@@ -19,16 +19,21 @@ from typing import Any, NamedTuple
 from ..proto.notice import Notice
 from . import kernel
 from .claims import claim, disclaim
-from .containment import drop_group
+from .containment import drop_group, signal_all
 from .gang_watch import POLL_S, GangWatch
 from .journal import Journal
+from .keeping import KEEP_S, KEPT, Keeping, Successor, attempt_message
 from .lease_watch import Lease
 from .messages import Invalid, checked
-from .ranks import Rank, Ranks, Worker, close_all_but
+from .ranks import Kept, Rank, Ranks, Worker, close_all_but
 from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _NEVER = float("inf")
+_TOLD = frozenset(
+    ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged", "stop_seen", "reformed")
+)
+"""What ranks have in the journal, and are answered when it is durable."""
 _LOOK_S = 1.0
 _ROUNDS_MAX = 256
 _METRICS_PER_S = 100.0
@@ -67,17 +72,22 @@ def become_shim(
         process = ShimProcess(memory, keep, reusable=reusable)
         control = Connection(socket.socket(fileno=control_fd))
         process.door.add(control)
-        rank, launch = None, _read_launch(folder)
+        rank, launch, kept = None, _read_launch(folder), dict[int, Kept]()
         while claim_fd >= 0:
             shim = Shim(ClaimedTask(folder, launch, claim_fd), control, process)
-            rank = shim.start(listener_fd)
+            rank = shim.start(listener_fd, kept)
             if rank is not None:
                 break
             shim.serve()
             listener_fd = claim_fd = -1
-            if shim.leave():
+            may_serve_another, kept = shim.leave(), {}
+            if shim.successor is not None:
+                folder, launch, listener_fd, control, kept = shim.successor
+                claim_fd = claim(folder)
+            elif may_serve_another:
                 folder, launch = process.wait_for_task(control)
                 claim_fd = claim(folder) if folder else -1
+        signal_all([each.pid for each in kept.values()] if rank is None else [], signal.SIGKILL)
     except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
         traceback.print_exc()  # into the zygote's log; the agent sees the end of the connection and cleans up
         os._exit(70)
@@ -112,6 +122,8 @@ class Shim:
         self._replies: list[tuple[Connection, dict[str, Any]]] = []
         self._ranks = Ranks(task.folder, launch, process)
         self._watch = GangWatch(task.folder, launch, process.pid)
+        self._keeping = Keeping(self._ranks.workers, process.door)
+        self.successor: Successor | None = None
         self._stop_why = ""
         self._save_request = 0
         self._refused: dict[str, Any] | None = None
@@ -123,13 +135,13 @@ class Shim:
         self._lease = Lease(task.folder + "/../../lease", launch["exclusive"])
         control.watching, control.told_bytes = True, -1
 
-    def start(self, listener_fd: int) -> Rank | None:
+    def start(self, listener_fd: int, kept: dict[int, Kept]) -> Rank | None:
         """Everything up to `started` in the journal. Not None: this process is a rank, forked just now."""
         try:
             if self._launch["mode"] == "warm":
                 self._write_notice()
             self._door.show(self._folder)
-            rank = self._ranks.start(listener_fd)
+            rank = self._ranks.start(listener_fd, kept)
         except OSError as error:
             self._refuse(error)
             return None
@@ -146,6 +158,10 @@ class Shim:
                 "first_rank": self._launch["ranks"][0]["rank"],
             },
         )
+        for worker in self._ranks.workers:
+            if worker.line is not None:
+                told = attempt_message(self._ranks.environment(worker), worker.log)
+                self._replies.append((worker.line, told))
         return None
 
     def _refuse(self, error: OSError) -> None:
@@ -174,22 +190,28 @@ class Shim:
     def leave(self) -> bool:
         """Close all that this task had open, then tell of its end: who has heard of it finds nothing of ours
         at the folder. True when the agent's connection is there, and may bring another task."""
-        self._door.hide(but=self._control)
+        lines = [each.line for each in self.successor.kept.values()] if self.successor is not None else []
+        self._door.hide(but=[self._control, *lines])
         self._journal.close()
+        self._keeping.close()
         self._ranks.close()
         self._watch.close()
         self._lease.close()
         disclaim(self._claim_fd)
-        if self._reusable:
+        free = self._reusable and self.successor is None
+        if free:
             self._process.memory.set_mark("idle@" + self._launch["mark"].partition("@")[2])
-        told = {"journal": self._journal.size_bytes, **({"free": True} if self._reusable else {})}
-        self._door.send(self._control, told)
-        return self._reusable and self._control in self._door.connections
+        self._door.send(
+            self._control, {"journal": self._journal.size_bytes, **({"free": True} if free else {})}
+        )
+        return free and self._control in self._door.connections
 
     def _next_look(self) -> float:
         poll_at = time.monotonic() + POLL_S if self._watch.inspecting else _NEVER
         due_at = min(poll_at, self._watch.sample_at)
-        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at, due_at)
+        return min(
+            self._timeout_at, self._kill_at, self._look_at, self._give_up_at, self._keeping.until, due_at
+        )
 
     def _append(self, kind: str, fields: dict[str, Any]) -> int:
         self._durable = True
@@ -249,7 +271,10 @@ class Shim:
         worker.exit_code = exit_code
         worker.killed_by_us = bool(exit_code and (self._stop_why or self._ranks.killing))
         self._write_exit(worker)
-        if exit_code:
+        if exit_code and not (self._ranks.killing or self._stop_why) and self._keeping.able:
+            self._keeping.hold(KEEP_S)
+            self._hand_on_if_ready()
+        elif exit_code:
             self._ranks.kill()
 
     def _hear_out(self) -> None:
@@ -306,6 +331,17 @@ class Shim:
             drop_group(self._launch["cgroup"])
         self._over = True
 
+    def _hand_on(self) -> None:
+        """The next attempt's task takes the ranks that live: this one is over."""
+        kept = sum(worker.lives for worker in self._ranks.workers)
+        fields = {
+            "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._ranks.workers],
+            "why": f"{KEPT} {kept} of {len(self._ranks.workers)} ranks up for the next attempt",
+        }
+        self._append("ended", fields)
+        self.successor = self._keeping.hand_on(self._launch["cgroup"])
+        self._over = True
+
     # -- the clock ------------------------------------------------------------
 
     def _on_clock(self) -> None:
@@ -315,6 +351,9 @@ class Shim:
             self._stop(self._launch["grace_s"], "timeout")
         if now >= self._kill_at:
             self._kill_at = _NEVER
+            self._ranks.kill()
+        if now >= self._keeping.until:
+            self._keeping.until = _NEVER
             self._ranks.kill()
         if now >= self._give_up_at and not self._over:
             left = kernel.descendants(self._process.pid)
@@ -341,9 +380,12 @@ class Shim:
         if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
             self._append("stalled", stalled)
 
-    def _stop(self, grace_s: float, why: str) -> None:
+    def _stop(self, grace_s: float, why: str, keep_s: float = 0.0) -> None:
         now = time.monotonic()
         if self._over or self._refused:
+            return
+        if keep_s > 0 and not (self._stop_why or self._ranks.killing) and self._keeping.able:
+            self._keeping.hold(keep_s)
             return
         asked_before, self._stop_why = self._stop_why, self._stop_why or why
         if grace_s > 0:
@@ -374,21 +416,48 @@ class Shim:
             return
         if op == "metrics":
             self._on_metrics(fields)
-        elif op in ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged", "stop_seen"):
+        elif op in _TOLD:
             self._replies.append((connection, {"ok": True, "seq": self._append(op, fields)}))
         elif op == "watch":
             connection.watching, connection.told_bytes = True, -1
         elif op == "trim":
             self._journal.trim(fields.get("bytes", 0))
+        elif op == "arrived":
+            self._keeping.on_arrived(connection)
+            self._hand_on_if_ready()
+        elif op == "take":
+            self._replies.append((connection, {"ok": self._take(connection, fields.get("folder", ""))}))
         else:
-            if op == "inspect" and not self._over and not self._refused:
-                self._watch.inspect(self._ranks.workers)
-            if op == "save" and not self._stop_why:
-                self._save_request = max(self._save_request, fields.get("request", 0))
-                self._write_notice()
-            if op == "stop":
-                self._stop(float(fields.get("grace_s", 0.0)), fields.get("why") or "stopped")
+            self._on_request(op, fields, connection)
             self._replies.append((connection, {"ok": True}))
+
+    def _on_request(self, op: str, fields: dict[str, Any], connection: Connection) -> None:
+        if op == "inspect" and not self._over and not self._refused:
+            self._watch.inspect(self._ranks.workers)
+        elif op == "save" and not self._stop_why:
+            self._save_request = max(self._save_request, fields.get("request", 0))
+            self._write_notice()
+        elif op == "stay":
+            self._keeping.on_stay(connection, fields.get("rank", -1))
+        elif op == "stop" and fields.get("mark", self._launch["mark"]) == self._launch["mark"]:
+            grace_s, keep_s = (float(fields.get(name, 0.0)) for name in ("grace_s", "keep_s"))
+            self._stop(grace_s, fields.get("why") or "stopped", keep_s)
+
+    def _take(self, connection: Connection, folder: str) -> bool:
+        """The job's next attempt is here, says the agent. False: these ranks cannot go on in it."""
+        busy = self._over or self._refused or self._stop_why or self._ranks.killing
+        if busy or not connection.watching or not self._keeping.able:
+            return False
+        launch = _read_launch(folder)
+        if launch["mode"] != self._launch["mode"]:
+            return False
+        self._keeping.want(folder, launch, connection)
+        self._hand_on_if_ready()
+        return True
+
+    def _hand_on_if_ready(self) -> None:
+        if not self._over and self._keeping.ready:
+            self._hand_on()
 
     def _on_metrics(self, fields: dict[str, Any]) -> None:
         """Keep at most so many a second for each rank; of those that come too fast, the latest."""

@@ -9,7 +9,7 @@ import json
 import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .messages import LINE_BYTES_MAX
@@ -27,6 +27,27 @@ class Connection:
         self.incoming = b""
         self.outgoing = b""
         self.events = selectors.EVENT_READ
+        self._fd = -1
+
+    def receive(self) -> bytes:
+        """What has come. A descriptor that came with it is kept until it is asked for, or another comes."""
+        data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 1)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = fd
+        return data
+
+    def take_fd(self) -> int:
+        """The descriptor that came last; -1: none."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        self.sock.close()
+        if self._fd >= 0:
+            os.close(self.take_fd())
 
 
 class Door:
@@ -53,7 +74,7 @@ class Door:
         os.link(f"{self._home}/{self._name}", folder + "/shim.sock")
         self._shown = folder
 
-    def hide(self, but: Connection) -> None:
+    def hide(self, but: Collection[Connection]) -> None:
         """The task is over: nobody gets in any more, and who is in leaves."""
         if self._shown:
             with contextlib.suppress(FileNotFoundError):  # the folder is gone
@@ -61,7 +82,7 @@ class Door:
             self._shown = ""
         while self._listener is not None and self._on_dial():
             pass
-        for connection in self.connections - {but}:
+        for connection in self.connections - set(but):
             self.drop(connection)
 
     def _bind(self) -> socket.socket:
@@ -84,9 +105,9 @@ class Door:
 
     def close(self) -> None:
         """Our ends of the socket and of all connections."""
-        for sock in (self._listener, *(each.sock for each in self.connections)):
-            if sock is not None:
-                sock.close()
+        for each in (self._listener, *self.connections):
+            if each is not None:
+                each.close()
 
     def _on_dial(self) -> bool:
         """False: nobody waits there any more."""
@@ -111,13 +132,13 @@ class Door:
         if connection in self.connections:
             self.connections.remove(connection)
             self._selector.unregister(connection.sock)
-            connection.sock.close()
+            connection.close()
 
     def _on_ready(self, connection: Connection) -> None:
         if connection.outgoing:
             self._push(connection)
         try:
-            data = connection.sock.recv(1 << 16) if connection in self.connections else b""
+            data = connection.receive() if connection in self.connections else b""
         except (BlockingIOError, ConnectionResetError):
             return  # reset: it left without reading our answers; what it had said comes with the next call
         connection.incoming += data

@@ -39,8 +39,11 @@ class ShimLink:
             self._outgoing += json.dumps(message).encode() + b"\n"
             self._push()
 
-    async def ask(self, message: dict[str, Any], answer_s: float) -> dict[str, Any]:
-        """Raises TimeoutError when there is no answer in time, ConnectionError when the connection ends."""
+    async def ask(self, message: dict[str, Any], answer_s: float, fd: int = -1) -> dict[str, Any]:
+        """`fd`: a descriptor to go with it. Raises TimeoutError when there is no answer in time,
+        ConnectionError when the connection ends."""
+        if fd >= 0:
+            self._pass(fd)
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers.append(answer)
         self.send(message)
@@ -48,6 +51,15 @@ class ShimLink:
             raise ConnectionError("the shim is gone")
         async with asyncio.timeout(answer_s):
             return await answer
+
+    def _pass(self, fd: int) -> None:
+        """Before the line that it belongs to, with a blank that changes nothing of it."""
+        if self._outgoing:
+            raise ConnectionError("the shim does not read")
+        try:
+            socket.send_fds(self._sock, [b" "], [fd])
+        except OSError as error:
+            raise ConnectionError(f"the shim takes no descriptor: {error}") from error
 
     def close(self) -> None:
         """Let go, without `on_end`."""

@@ -9,13 +9,15 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..proto.generated import agent_pb2
+from ..spec.ids import TaskKey
 from . import containment
 from .disk import Disk
+from .keeping import KEPT
 from .launch import Launch, Refusal, Store, make_launch, patience_for, shadowing
 from .memory import MemoryFolders
 from .rendezvous import RendezvousPorts
@@ -66,11 +68,17 @@ class Starter:
         self._on_change = on_change
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
 
-    async def start(self, task: Task) -> None:
-        """Return when its shim has it. Raises Refusal and OSError."""
+    async def start(self, task: Task, before: Task | None, end: Callable[[TaskKey], Awaitable[None]]) -> None:
+        """Return when its shim has it. Raises Refusal and OSError. `before`: the last attempt here, whose
+        ranks may go on in this one; else `end` is called for it first."""
         launch = self._plan(task)
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
         try:
+            if before is not None:
+                chosen, _ = await self._choose(launch)
+                if not before.over.is_set() and await self._hand_on(before, task, chosen, listener):
+                    return
+                await end(before.key)
             for _ in range(_FORK_TRIES):
                 chosen, zygote = await self._choose(launch)
                 if await self._fork(task, chosen, zygote, listener):
@@ -146,9 +154,7 @@ class Starter:
         task.group = self._groups.make(
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
-        document = {**launch.document, "cgroup": str(task.group) if task.group else None}
-        document["pace_window_s"] = self._config.pace_window_s
-        document["patience"] = patience_for(task.request, self._config.patience)._asdict()
+        document = self._document(task, launch)
         reusable = zygote is self._zygotes.lean()
         async with self._begun if reusable else contextlib.nullcontext():
             shim = self._shims.take() if reusable else None
@@ -164,6 +170,45 @@ class Starter:
                     self._shims.put(shim)
             await self._disk.run(lambda: write_launch(task, document))
             return await self._fork_new(task, zygote, listener, reusable=reusable)
+
+    def _document(self, task: Task, launch: Launch) -> dict[str, Any]:
+        return {
+            **launch.document,
+            "cgroup": str(task.group) if task.group else None,
+            "pace_window_s": self._config.pace_window_s,
+            "patience": patience_for(task.request, self._config.patience)._asdict(),
+        }
+
+    async def _hand_on(
+        self, before: Task, task: Task, launch: Launch, listener: socket.socket | None
+    ) -> bool:
+        """Ranks of the last attempt that can go on do so in this one, with their shim and their group.
+        False: none can, or those that could did not come in time and are dead; the task starts anew."""
+        link, shim = before.link, before.shim_to_keep
+        if link is None:
+            return False
+        task.group = before.group
+        document = self._document(task, launch)
+        await self._disk.run(lambda: make_folder(task, None))
+        await self._disk.run(lambda: write_launch(task, document))
+        before.hands_on = True
+        try:
+            message = {"op": "take", "folder": str(task.folder)}
+            answer = await link.ask(message, self._config.answer_s, listener.fileno() if listener else -1)
+            if answer.get("ok"):
+                await before.over.wait()
+        except (TimeoutError, ConnectionError):
+            answer = {}
+        if not _was_handed_on(before):
+            before.hands_on = False
+            if before.over.is_set():
+                link.close()
+            return False
+        task.shim_to_keep = shim
+        self._watcher.hand_on(link, before, task)
+        if task.stop_why and not task.over.is_set():  # asked for meanwhile: nobody has told the shim
+            link.send({"op": "stop", "grace_s": task.request.grace_s, "why": task.stop_why})
+        return True
 
     def _hand_over(self, task: Task, shim: ReusableShim, document: dict[str, Any]) -> None:
         """The task is that free shim's next one."""
@@ -207,3 +252,8 @@ class Starter:
         while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return task.link is not None or task.over.is_set() or task.journal.started is not None
+
+
+def _was_handed_on(task: Task) -> bool:
+    last = task.journal.last
+    return last is not None and str(last.get("why", "")).startswith(KEPT)

@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from ..proto.generated import agent_pb2
+from ..proto.marks import mark_of
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
 from ..spec.xids import SYMPATHETIC
@@ -29,7 +30,7 @@ from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
 from .starter import Starter
 from .supervisor_config import SupervisorConfig
-from .task import Task, make_socket_folder, write_acked
+from .task import Task, make_socket_folder, read_group, write_acked
 from .warm import ZygotePool
 from .watcher import Watcher
 
@@ -141,14 +142,16 @@ class Supervisor:
             if not turn.users:
                 del self._turns[key.job]
 
-    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None:
+    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> None:
         """Ask the task to end: notice byte and SIGTERM, after `grace_s` SIGKILL. Unknown and ended: nothing.
-        Returns when the shim has taken it over, or, where it does not answer, when everything is dead."""
+        With `keep_s`, ranks that can go on in the next attempt wait so long for it instead. Returns when the
+        shim has taken it over, or, where it does not answer, when everything is dead."""
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
         task.stop_why = task.stop_why or why
-        message = {"op": "stop", "grace_s": grace_s, "why": why}
+        mark = mark_of(task.folder)  # by the time this arrives, the shim may have gone on to the next task
+        message = {"op": "stop", "grace_s": grace_s, "why": why, "keep_s": keep_s, "mark": mark}
         until = time.monotonic() + self._config.answer_s
         while not task.over.is_set():
             left_s = until - time.monotonic()
@@ -207,7 +210,9 @@ class Supervisor:
         ):  # else it may have a successor: its checkpoints are not its own to clean up
             write_acked(task, seq)
         end = task.journal.end_of(seq)
-        if task.link is not None and end - task.trimmed_bytes >= _TRIM_BYTES:
+        may_trim = task.link is not None and not task.hands_on
+        if may_trim and end - task.trimmed_bytes >= _TRIM_BYTES:
+            assert task.link is not None
             task.trimmed_bytes = end
             task.link.send({"op": "trim", "bytes": end})
 
@@ -308,9 +313,12 @@ class Supervisor:
                     f"attempt {newer} of this job has been started here already",
                     transient=False,
                 )
-            await asyncio.gather(*(self._end_older(each) for each in others))
+            before = self._tasks.get(TaskKey(key.job, Attempt(key.attempt - 1), key.task))
+            await asyncio.gather(
+                *(self._end_older(each) for each in others if before is None or each != before.key)
+            )
             assert self._starter is not None, "recover comes first"
-            await self._starter.start(task)
+            await self._starter.start(task, before, self._end_older)
         except Refusal as refusal:
             await self._refuse(task, refusal)
         except OSError as error:
@@ -350,6 +358,8 @@ class Supervisor:
             request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
         task = Task(key, folder, request)
         task.group = self._groups.root / str(key) if self._groups.root else None
+        if task.group is not None and (kept_in := read_group(task)) is not None:
+            task.group = kept_in
         return task
 
     # Helpers.

@@ -4,6 +4,7 @@ These block on the disk or on dying processes: the supervisor calls them in its 
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -48,6 +49,8 @@ class Task:
         """A zygote was asked to fork its shim: the end of the link means that there is none."""
         self.shim_to_keep: ReusableShim | None = None
         """At the other end of `link`: when the task is over, it may serve another."""
+        self.hands_on = False
+        """Its shim was asked to go on with the next attempt's task: the link is then that one's."""
         self.is_left = False
         """Its shim has said that it has closed all of it, and nothing else is at the folder."""
         self.overdue: asyncio.TimerHandle | None = None
@@ -94,6 +97,14 @@ def write_launch(task: Task, launch: dict[str, Any]) -> None:
     _write(task.folder / "launch.json", json.dumps(launch).encode())
 
 
+def read_group(task: Task) -> Path | None:
+    """The group that its ranks are in, as launch.json says: an earlier attempt's, where they were kept."""
+    with contextlib.suppress(OSError, ValueError):
+        group = json.loads((task.folder / "launch.json").read_bytes()).get("cgroup")
+        return Path(group) if group else None
+    return None
+
+
 def _write(path: Path, data: bytes) -> None:
     """Readable by this user alone: there are the job's secrets in it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -111,12 +122,15 @@ def write_acked(task: Task, seq: int) -> None:
 
 
 def kill_leftovers(task: Task) -> list[int]:
-    """All that carries the task's mark, or is in its group; returns what cannot be killed."""
-    mark = mark_of(task.folder)
+    """All that carries the task's mark, or is in its group; returns what cannot be killed. Ranks that were
+    kept carry the mark of the attempt in which they began."""
+    key = task.key
+    folders = (f"{key.job}.{attempt}.{key.task}" for attempt in range(1, key.attempt + 1))
+    marks = [mark_of(task.folder.with_name(name)) for name in folders]
     group = str(task.group) if task.group is not None else ""
 
     def find() -> list[int]:
-        return list({*kernel.marked(mark), *(containment.group_pids(group) if group else [])})
+        return list({*kernel.marked(*marks), *(containment.group_pids(group) if group else [])})
 
     if group:
         containment.kill_group(group)

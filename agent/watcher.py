@@ -142,10 +142,20 @@ class Watcher:
         if not task.over.is_set() and not await self._redial(task):
             await self.bury(task)
 
+    def hand_on(self, link: ShimLink, before: Task, task: Task) -> None:
+        """The shim at the other end has gone on from one task to the next."""
+        self.bind(task, link)
+        if not link.alive:
+            self._on_link_end(task)
+        self.grow(before)
+        self.grow(task)
+
     def let_go(self, task: Task) -> None:
         """Keep nothing open for it. Of one that is over, the shim may serve another."""
         link, shim = task.link, task.shim_to_keep
         task.link = task.shim_to_keep = None
+        if task.hands_on and task.over.is_set():  # whoever asked it to has both
+            link = None
         if task.overdue is not None:
             task.overdue.cancel()
             task.overdue = None

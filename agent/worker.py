@@ -52,7 +52,8 @@ def become_rank(rank: Rank, settings: Settings) -> None:
         else:
             _run_script(python["target"])
     except BaseException:
-        sys.excepthook = _WithoutOurFrames(sys.excepthook, rank.environment[ERROR_FILE])
+        error_file = os.environ.get(ERROR_FILE) or rank.environment[ERROR_FILE]  # of a later attempt's folder
+        sys.excepthook = _WithoutOurFrames(sys.excepthook, error_file)
         raise
 
 

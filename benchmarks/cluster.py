@@ -112,12 +112,13 @@ def training(
     instances: int = 1,
     processes: int = 2,
     cpus: float | None = None,
+    script: Path = TRAIN,
 ) -> dict[str, Any]:
-    """The job document of work/train.py."""
+    """The job document of work/train.py, or of another script with its arguments."""
     return {
         "name": "train",
         "code": str(TRAIN.parent),
-        "command": f"python {TRAIN} {records} {steps} {save_every}",
+        "command": f"python {script} {records} {steps} {save_every}",
         "distribution": {"type": "pytorch", "process_count_per_instance": processes},
         "resources": {"instance_count": instances, **({} if cpus is None else {"cpus": cpus})},
         "environment_variables": {"STEP_S": str(step_s), "OMP_NUM_THREADS": "1"},

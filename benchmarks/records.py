@@ -3,11 +3,13 @@ run.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 TRAIN = Path(__file__).parent / "work" / "train.py"
+TRAIN_LOOP = TRAIN.with_name("train_loop.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ def next_step_at(folder: Path, since: float, known: frozenset[str]) -> float | N
     """When a process started after the fault (not in `known`) first finished a step; None: not yet."""
     done = [step.at for step in steps(folder) if step.process not in known and step.at > since]
     return min(done) if done else None
+
+
+def repeated(folder: Path) -> list[str]:
+    """Steps that a rank has done more than once, which the step loop never does."""
+    counts = Counter((step.rank, step.step) for step in steps(folder))
+    return [
+        f"rank {rank} step {step}: done {times} times" for (rank, step), times in counts.items() if times > 1
+    ]
 
 
 def processes(folder: Path) -> frozenset[str]:

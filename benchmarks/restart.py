@@ -25,6 +25,8 @@ RANKS = 2
 STEP_S = 0.02
 SAVE_EVERY = 10
 METRIC = "kill to next step"
+STAYS = "one rank of two, survivors stay"
+"""In the step loop: no step is done again, which is checked."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,9 +52,11 @@ def worker(report: Report, given: Options, runs: "OurRuns", folder: Path) -> Non
             runs.kill_rank,
             report.patient(torchrun.NAME, lambda: torchrun_rank(folder)),
             report.patient("the floor", lambda: float(floor.ask("restart", ranks=RANKS)["total"])),
+            runs.kill_rank_in_loop,
         )
     name = "detect+fork+init+load"
     report.rows.append(Row("one rank of two", METRIC, "s", taken[0], torchrun.NAME, taken[1], name, taken[2]))
+    report.rows.append(Row(STAYS, METRIC, "s", taken[3], torchrun.NAME, taken[1], name, taken[2]))
 
 
 def worker_beside_ray(report: Report, given: Options, runs: "OurRuns", folder: Path) -> None:
@@ -98,13 +102,14 @@ class OurRuns:
         cluster.finish(job)
 
     def kill_rank(self) -> float:
-        def kill(out: Path, _job: int) -> float:
-            victim = next(start["pid"] for start in records.starts(out) if start["rank"] == 1)
-            killed = time.time()
-            os.kill(victim, signal.SIGKILL)
-            return killed
+        killed, stepped, _ = self._disturbed(_kill_rank, instances=1)
+        return stepped - killed
 
-        killed, stepped, _ = self._disturbed(kill, instances=1)
+    def kill_rank_in_loop(self) -> float:
+        killed, stepped, job = self._disturbed(_kill_rank, instances=1, script=records.TRAIN_LOOP)
+        kinds = [entry.kind for entry in self._cluster.client.timeline(job).entries]
+        if "GangReformed" not in kinds:
+            raise AssertionError(f"job {job}: the survivor did not stay up: {kinds}")
         return stepped - killed
 
     def kill_node(self) -> float:
@@ -126,9 +131,11 @@ class OurRuns:
             " undisturbed run, none repeated, none skipped"
         )
 
-    def _disturbed(self, kill: Callable[[Path, int], float], *, instances: int) -> tuple[float, float, int]:
+    def _disturbed(
+        self, kill: Callable[[Path, int], float], *, instances: int, script: Path = records.TRAIN
+    ) -> tuple[float, float, int]:
         """When it was killed, when the next step was done, and of which job."""
-        out, job = self._submit(instances)
+        out, job = self._submit(instances, script)
         wait_until(lambda: self._cluster.client.job(job).checkpoints, "an accepted checkpoint", every_s=0.05)
         known = records.processes(out)
         killed = kill(out, job)
@@ -140,10 +147,11 @@ class OurRuns:
         )
         self._cluster.finish(job)
         self._differences += records.differences(out, self._whole)
+        self._differences += records.repeated(out) if script is records.TRAIN_LOOP else []
         self._checked += 1
         return killed, stepped, job
 
-    def _submit(self, instances: int) -> tuple[Path, int]:
+    def _submit(self, instances: int, script: Path = records.TRAIN) -> tuple[Path, int]:
         out = self._folder / f"run-{next(self._numbers)}"
         out.mkdir()
         document = training(
@@ -154,6 +162,7 @@ class OurRuns:
             instances=instances,
             processes=RANKS // instances,
             cpus=RANKS,  # a node each
+            script=script,
         )
         return out, self._cluster.client.submit(document)
 
@@ -161,6 +170,13 @@ class OurRuns:
         """When the scheduler gave the first attempt up, by its own record."""
         entries = self._cluster.client.timeline(job).entries
         return min(entry.at_us for entry in entries if entry.kind == "AttemptEnded") / 1e6
+
+
+def _kill_rank(out: Path, _job: int) -> float:
+    victim = next(start["pid"] for start in records.starts(out) if start["rank"] == 1)
+    killed = time.time()
+    os.kill(victim, signal.SIGKILL)
+    return killed
 
 
 def torchrun_rank(folder: Path) -> float:

@@ -153,6 +153,12 @@ class Job:
     parent_job: JobId | None = None
     """It is a fork of that one, from its checkpoint of `parent_step`."""
     parent_step: int | None = None
+    instances: int = 0
+    """Of the current or last attempt; 0: none yet. `instance_count` is what the job asked for."""
+    min_instance_count: int = 0
+    max_instance_count: int = 0
+    size: str = ""
+    """Of a gang that runs smaller than it may be: when it grows, and what that waits for."""
 
     @property
     def is_over(self) -> bool:
@@ -161,8 +167,8 @@ class Job:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks of a full gang."""
-        return self.instance_count * self.processes_per_task
+        """Number of ranks of a full gang, in whatever attempt."""
+        return max(self.instance_count, self.max_instance_count) * self.processes_per_task
 
 
 @dataclass(frozen=True, slots=True)

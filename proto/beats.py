@@ -123,6 +123,10 @@ class Beat:
             os.register_at_fork(after_in_child=self._let_go)
         return self._slot
 
+    def move(self) -> None:
+        """This rank has gone on to another task, as the environment says: its slot is there."""
+        self._slot, self._closed = None, False
+
     def _let_go(self) -> None:
         """In a forked child: the slot is the parent's."""
         self._slot = None

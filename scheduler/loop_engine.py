@@ -15,6 +15,7 @@ from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
+from .core.elastic import first_waiting, plan_growth
 from .core.evolve import Touched, evolve, with_fact
 from .core.job import Job
 from .core.node import Node
@@ -106,6 +107,8 @@ class Engine:
         self.state: ClusterState = recover(loaded, settings)
         self._stuck: tuple[JobId | None, int] | None = None
         """The first in line and `freed` when nothing fitted: not worth another look before one changes."""
+        self._looked: tuple[int, bool, int] | None = None
+        """What the growth of gangs depends on, when it was last looked at."""
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
@@ -162,6 +165,7 @@ class Engine:
         answers = [self._answer(draft, stimulus, now_us, known) for stimulus in stimuli]
         self._pass_time(draft, now_us)
         more = self._place(draft, now_us)
+        self._grow(draft, now_us)
         return Step(answers, self._batch(draft), draft.effects, self._committed(draft), more)
 
     def _answer(
@@ -265,6 +269,13 @@ class Engine:
                 return False
             self._apply(draft, plan)
         return True
+
+    def _grow(self, draft: _Draft, now_us: Micros) -> None:
+        state = self.state
+        stands = (state.freed, first_waiting(state) is None, len(state.small))
+        if stands != self._looked:
+            self._looked = stands
+            self._apply(draft, plan_growth(state, now_us))
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:

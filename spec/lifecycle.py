@@ -50,6 +50,8 @@ class AttemptOutcome(StrEnum):
     TIMED_OUT = "timed-out"
     PREEMPTED = "preempted"
     RESTORED = "restored"
+    RESIZED = "resized"
+    """Stopped at a checkpoint, to go on with more instances."""
     CANCELLED = "cancelled"
 
 

@@ -152,11 +152,11 @@ class JobResources(Model):
     """What each instance takes, and how many instances there are."""
 
     instance_count: Count = Field(default=1, ge=1, le=INSTANCES_MAX)
-    """Instances (one task each, on a node each if need be), placed together or not at all."""
+    """Instances (one task each, on a node each if need be), placed together or not at all, unless elastic."""
     min_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may run with as few as this; absent: instance_count."""
+    """Elastic: the job starts, and goes on after a loss, with as few as this; absent: instance_count."""
     max_instance_count: Count | None = Field(default=None, ge=1, le=INSTANCES_MAX)
-    """Elastic: the job may grow to this; absent: instance_count."""
+    """Elastic: the job takes as many as this while nobody else waits; absent: instance_count."""
     cpus: Number | None = Field(default=None, gt=0, le=10_000)
     """CPUs per instance, also fractions of one; absent: one per process."""
     memory: SizeBytes = 0

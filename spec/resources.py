@@ -32,7 +32,8 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class GangDemand:
-    """All that placement needs to know of a job: equal tasks, placed together or not at all."""
+    """All that placement needs to know of a job: equal tasks, placed together. An elastic job takes what
+    there is room for, from `instance_count_min` on."""
 
     per_task: Resources
     instance_count: int = 1
@@ -47,3 +48,8 @@ class GangDemand:
     """Never two at once: replaced only after the lease has run out on both sides."""
     rendezvous: bool = False
     """Rank 0's node must keep a TCPStore (distribution: pytorch)."""
+
+    @property
+    def elastic(self) -> bool:
+        """Gangs of different sizes will do."""
+        return self.instance_count_min < self.instance_count_max

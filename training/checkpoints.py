@@ -13,7 +13,7 @@ from .environment import Environment
 from .gang import Gang
 from .images import Places
 from .link import ShimLink
-from .orders import Purpose, Setting
+from .orders import History, Purpose, Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
 from .remote import Remote
@@ -83,6 +83,16 @@ class Checkpoints:
         self._continues = restored is not None
         self._saver.go_on_from(self._restorer.history)
         return restored
+
+    def abandon(self) -> History:
+        """The attempt is over, and with it what is under way: nothing of it can be accepted any more. What
+        the next attempt's must know.
+        """
+        return self._saver.abandon()
+
+    def go_on_from(self, history: History) -> None:
+        """This process was in the attempt before."""
+        self._saver.go_on_from(history)
 
     def close(self) -> None:
         """What is under way is brought to its end."""

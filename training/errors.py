@@ -1,6 +1,6 @@
 """What can go wrong inside a job. Each says what was wrong, where, what was expected and what to do."""
 
-from ..spec.errors import Conflict, InvalidRequest, PacelineError
+from ..spec.errors import Conflict, InvalidRequest, PacelineError, Unavailable
 
 
 class InvalidEnvironment(InvalidRequest):
@@ -19,6 +19,10 @@ class UnsavableState(InvalidRequest):
 
 class GangNotReady(Conflict):
     """A checkpoint concerns all ranks, but the process group that joins them does not exist yet."""
+
+
+class GangLost(Unavailable):
+    """A peer was lost, and this rank is not wanted in the next attempt."""
 
 
 class CheckpointMismatch(Conflict):
@@ -46,3 +50,11 @@ class NotAccepted(PacelineError):
 
     code = "not-accepted"
     retryable = True
+
+
+class InvalidSampler(InvalidRequest):
+    """A sampler was asked for that there cannot be."""
+
+
+class SamplerMismatch(Conflict):
+    """A sampler cannot do what it was asked without skipping samples or giving them twice."""

@@ -67,6 +67,12 @@ class Gang:
         group: ProcessGroup = self._control
         return group
 
+    def release(self) -> None:
+        """This process leaves the group, and its owner sees to its end: it is not held any longer."""
+        if self._held is not None:
+            _let_go(self._held)
+        self._held = self._control = self._control_of = None
+
     def gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank, at every rank."""
         if not self.joined:
@@ -109,3 +115,7 @@ def _hold(group: object) -> None:
     to release its last work (seen with torch 2.13). The rank then never ends, and its gang with it.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+
+
+def _let_go(group: object) -> None:
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(group))

@@ -49,7 +49,7 @@ class ShimLink:
         """Send and wait for the answer. None when the shim is away or silent for `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         try:
-            with _dial_until(self._folder, deadline_s) as connection:
+            with dial_until(self._folder, deadline_s) as connection:
                 _send_all(connection, memoryview(_encode(message)), deadline_s)
                 return _receive_answer(connection, deadline_s)
         except (OSError, ValueError):
@@ -147,7 +147,8 @@ def _dial(folder: Path) -> socket.socket:
     return link
 
 
-def _dial_until(folder: Path, deadline_s: float) -> socket.socket:
+def dial_until(folder: Path, deadline_s: float) -> socket.socket:
+    """A connection to the shim, non-blocking. Raises OSError."""
     while True:
         try:
             return _dial(folder)

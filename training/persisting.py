@@ -120,6 +120,11 @@ class Persister:
         if self._setting.scratch:
             scratch.drop(Path(self._setting.scratch))
 
+    def abandon(self) -> None:
+        """Kill it, whatever is under way."""
+        self._order = None
+        self._end()
+
     def _await_end(self, process: "subprocess.Popen[bytes]") -> bool:
         """False: it is left to finish an upload without us, since the script has failed."""
         if _has_ended(process, FAILED_S):

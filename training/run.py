@@ -1,14 +1,14 @@
-"""What a script sees of Paceline: `run = paceline.init()`, and eight verbs on it.
+"""What a script sees of Paceline: `run = paceline.init()`, and ten verbs on it.
 
 The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
 to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
-`save`, `flush`, `restore`, `should_save` and `should_stop` are collective: all ranks call them, at the same
-steps.
+`save`, `flush`, `restore`, `should_save`, `should_stop` and `loop` are collective: all ranks call them, at
+the same steps.
 """
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
@@ -16,18 +16,24 @@ from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
 from ..spec.every import AUTO, parse_every
 from ..spec.retention import Retention
 from .environment import Environment, read_environment
-from .errors import InvalidEnvironment, UnsavableState
+from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
 from .gang import Gang
 from .link import ShimLink
 from .metrics import NAMES_MAX, check_step, check_values
 from .outcome import Restored, SaveOutcome
+from .output import move_output
 from .schedule import SaveSchedule
 from .steps import watch_optimizers
 from .stop import StopAgreement, StopNotice
 from .task import Task, read_task
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
     from .checkpoints import Checkpoints
+    from .sampler import Sampler
+    from .staying import NextAttempt
 
 _FLUSH_AT_EXIT_S = 1.0
 _TELL_S = 2.0
@@ -172,6 +178,37 @@ class Run:
         with BEAT.phase(RESTORES):
             return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
 
+    def sampler(
+        self,
+        dataset_size: int,
+        *,
+        global_batch_size: int | None = None,
+        batch_size_per_rank: int | None = None,
+        micro_batch_size_max: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> "Sampler":
+        """Which samples this rank trains on: a `batch_sampler` for a DataLoader, see `Sampler`.
+
+        With `global_batch_size`, the global batches are the same whatever the number of ranks; a rank's
+        share of one comes in micro-batches of at most `micro_batch_size_max` samples. With
+        `batch_size_per_rank` instead, the global batch follows the number of ranks: `.global_batch_size`
+        says how large it is.
+        """
+        from .sampler import Sampler
+
+        if (global_batch_size is None) == (batch_size_per_rank is None):
+            raise InvalidSampler("expected either global_batch_size or batch_size_per_rank, and not both")
+        return Sampler(
+            dataset_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            global_batch_size=global_batch_size or (batch_size_per_rank or 0) * self.world_size,
+            micro_batch_size_max=micro_batch_size_max,
+            seed=seed,
+            shuffle=shuffle,
+        )
+
     def should_stop(self) -> bool:
         """True when the run was asked to end: save, then leave. All ranks call it and get the same answer at
         the same call.
@@ -194,6 +231,32 @@ class Run:
         when."""
         return self._notice.left_s()
 
+    def loop(
+        self,
+        step: "Callable[[int, nn.Module], object]",
+        *,
+        steps: int,
+        model: "nn.Module",
+        optimizer: "Optimizer",
+        save_every: int = 0,
+        wrap: "Callable[[nn.Module], nn.Module] | None" = None,
+        **more: Any,
+    ) -> int:
+        """Train: call `step(number, model)` for each number up to `steps`, and return how many are done.
+
+        The loop forms the process group, wraps the model (DistributedDataParallel, unless `wrap` says
+        otherwise), restores, saves every `save_every` steps, and ends early when the run is asked to stop.
+        When a rank is lost, the others keep their processes and their state, and a new one gets it from them.
+
+        `step` calls `optimizer.step()` once, after all collectives of its own, and takes its data by number,
+        `run.rank` and `run.world_size`, which may change. `more` takes what else has state_dict(), the same
+        at all ranks: schedulers, scalers. Models that are sharded over ranks cannot be handed on so.
+        """
+        from .loop import Plan, StepLoop, wrap_for
+
+        plan = Plan(step, steps, model, optimizer, wrap or wrap_for, save_every, more)
+        return StepLoop(self, plan).run()
+
     def close(self) -> None:
         """Wait for a save under way, and give what is still unsent a moment; called at exit."""
         if self._lazy_checkpoints is not None and os.getpid() == self._pid:
@@ -201,6 +264,45 @@ class Run:
                 self._lazy_checkpoints.close()
         if self._link is not None:
             self._link.close(_FLUSH_AT_EXIT_S)
+
+    # For the step loop.
+
+    @property
+    def gang(self) -> Gang:
+        """How the ranks of this attempt agree."""
+        return self._gang
+
+    @property
+    def task_folder(self) -> Path | None:
+        """None outside Paceline."""
+        return self._environment.task_folder
+
+    def tell(self, message: Mapping[str, object], timeout_s: float) -> None:
+        """Have it in the job's timeline, if the shim takes it in that time."""
+        if self._link is not None:
+            self._link.ask(message, timeout_s)
+
+    def go_on_in(self, attempt: "NextAttempt") -> None:
+        """This process is a rank of the next attempt: all that it knew of the last one is exchanged."""
+        history = self._lazy_checkpoints.abandon() if self._lazy_checkpoints is not None else None
+        os.environ.update(attempt.variables)
+        self._environment = read_environment(os.environ)
+        folder = self._environment.task_folder
+        assert folder is not None
+        move_output(attempt.log)
+        BEAT.move()
+        if self._link is not None:
+            self._link.close(0.0)
+        self._link = ShimLink(folder)
+        self._gang.release()
+        self._gang = Gang(self._environment)
+        self._notice.move(folder)
+        self._stopping = StopAgreement(
+            self._gang, self._notice, catches_sigterm=self._environment.managed, on_stop=self._tell_stop_seen
+        )
+        self._lazy_schedule = self._lazy_checkpoints = None
+        if history is not None:
+            self._checkpoints().go_on_from(history)
 
     def _checkpoints(self) -> "Checkpoints":
         if self._lazy_checkpoints is None:

@@ -8,7 +8,7 @@ goes on, the timeline knows. What no retry could save is raised at all ranks.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,14 @@ class Saver:
         verdict, error = self._gang.from_first((self._verdict(), self._answer.error if self._answer else ""))
         self._settle(verdict, error)
         return self._last
+
+    def abandon(self) -> History:
+        """End at once. What was published last is the image to keep."""
+        if self._persister is not None:
+            self._persister.abandon()
+        if self._stager is not None:
+            self._stager.close()
+        return replace(self._history, keep_slot=self._keep_slot)
 
     def close(self) -> None:
         """Wait for what is under way: this process is about to end. Not collective."""

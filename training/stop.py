@@ -29,6 +29,10 @@ class StopNotice:
         self._map: mmap.mmap | None = None
         self._terminated = False
 
+    def move(self, task_folder: Path) -> None:
+        """The rank has gone on to another task."""
+        self._path, self._map = task_folder / "notice", None
+
     def seen(self) -> bool:
         """True once the shim has set the notice or SIGTERM has come."""
         return self._terminated or self._read().stop

@@ -91,7 +91,9 @@ def show(settings: "Settings", job: int, output: str) -> None:
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
     cancel_requested, warnings, pace, document, parent_job, parent_step (of a
-    fork), failure (of the attempt that
+    fork), instances (of the attempt),
+    min_instance_count, max_instance_count, size (of a gang that is smaller
+    than it may be: when it grows), failure (of the attempt that
     failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
     error_type, message, traceback, last_lines). Times are microseconds since
     1970; null: not yet.
@@ -201,8 +203,9 @@ def _row(job: views.Job) -> tuple[str, ...]:
 
 
 def gang(job: views.Job) -> str:
-    """Instances x processes, as in `2x4`."""
-    return f"{job.instance_count}x{job.processes_per_task}"
+    """Instances x processes, as in `2x4`; `1/2x4` where the attempt has fewer (or more) than asked for."""
+    count = f"{job.instances}/" if job.instances not in (0, job.instance_count) else ""
+    return f"{count}{job.instance_count}x{job.processes_per_task}"
 
 
 def _show_job(job: views.Job) -> None:
@@ -246,6 +249,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "cancel", "asked to stop"
     yield "attempt", str(job.attempt) if job.attempt else "none yet"
     yield "gang", f"{gang(job)}, each with {resources(job)}"
+    yield from _size(job)
     yield from _saves(job)
     if job.priority:
         yield "priority", str(job.priority)
@@ -275,6 +279,13 @@ def _saves(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "fork", f"of job {job.parent_job}, from its checkpoint of step {job.parent_step}"
     if job.checkpoints and job.checkpoints[0].why:
         yield "last save", out.clean(f"step {job.checkpoints[0].step}, {job.checkpoints[0].why}")
+
+
+def _size(job: views.Job) -> Iterator[tuple[str, str]]:
+    if job.size:
+        yield "size", out.clean(job.size)
+    elif job.min_instance_count < job.max_instance_count:
+        yield "size", f"{job.min_instance_count} to {job.max_instance_count} instances"
 
 
 def resources(job: views.Job) -> str:

@@ -7,6 +7,7 @@ Runs the same under Paceline, with `python train.py --out model`, and with
 import argparse
 import gzip
 import importlib.util
+import math
 import os
 from pathlib import Path
 
@@ -48,13 +49,6 @@ def make_model() -> nn.Sequential:
     )
 
 
-def rows_of(step: int, samples: int, batch: int, seed: int) -> torch.Tensor:
-    """The samples of a step. They depend on the step alone, so a run that resumes repeats and skips none."""
-    epoch, index = divmod(step, samples // batch)
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
-    return order[index * batch : (index + 1) * batch]
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
@@ -82,32 +76,33 @@ def main() -> None:
         model = DistributedDataParallel(net)
     images, labels = (tensor.to(device) for tensor in load_digits())
     samples = len(images) - TEST_SAMPLES
-    steps_per_epoch = samples // args.batch
-    steps = args.epochs * steps_per_epoch
+    sampler = run.sampler(samples, global_batch_size=args.batch, seed=args.seed)
+    steps = args.epochs * math.ceil(samples / args.batch)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    restored = run.restore(model=model, optimizer=optimizer, schedule=schedule)
-    done = restored.step if restored else 0
+    restored = run.restore(model=model, optimizer=optimizer, schedule=schedule, sampler=sampler)
+    done, stop = restored.step if restored else 0, False
     if run.rank == 0:
         print(f"{run.world_size} processes on {device.type}, {steps} steps, {done} of them done", flush=True)
 
-    while done < steps:
-        rows = rows_of(done, samples, args.batch, args.seed)[run.rank :: run.world_size]
-        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        done += 1
-        run.report(done, loss=loss)
-        stop = run.should_stop()
-        if stop or done % args.save_every == 0:
-            run.save(done, model=model, optimizer=optimizer, schedule=schedule)
-        if stop:
-            break
-        if run.rank == 0 and done % steps_per_epoch == 0:
-            print(f"epoch {done // steps_per_epoch}: loss {loss.item():.4f}", flush=True)
+    while sampler.epoch < args.epochs and not stop:
+        for share in sampler.shares():
+            rows = torch.tensor(share.indices)
+            loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            (loss * share.weight).backward()
+            optimizer.step()
+            schedule.step()
+            done += 1
+            run.report(done, loss=loss)
+            stop = run.should_stop()
+            if stop or done % args.save_every == 0:
+                run.save(done, model=model, optimizer=optimizer, schedule=schedule, sampler=sampler)
+            if stop:
+                break
+        if run.rank == 0 and not stop:
+            print(f"epoch {sampler.epoch}: loss {loss.item():.4f}", flush=True)
 
     if run.rank == 0 and done == steps:
         with torch.no_grad():

@@ -348,6 +348,7 @@ class JournalEntry(_message.Message):
     UPLOADED_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
     STOP_SEEN_FIELD_NUMBER: _builtins.int
+    REFORMED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -381,6 +382,8 @@ class JournalEntry(_message.Message):
     def damaged(self) -> Global___CheckpointDamaged: ...
     @_builtins.property
     def stop_seen(self) -> Global___StopSeen: ...
+    @_builtins.property
+    def reformed(self) -> Global___GangReformed: ...
     def __init__(
         self,
         *,
@@ -401,12 +404,13 @@ class JournalEntry(_message.Message):
         uploaded: Global___CheckpointUploaded | None = ...,
         damaged: Global___CheckpointDamaged | None = ...,
         stop_seen: Global___StopSeen | None = ...,
+        reformed: Global___GangReformed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1014,6 +1018,41 @@ class RankPaced(_message.Message):
 Global___RankPaced: _TypeAlias = RankPaced  # noqa: Y015
 
 @_typing.final
+class GangReformed(_message.Message):
+    """Ranks that were kept from the attempt before have formed the gang anew, and train on. Told by one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLACED_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    world_size: _builtins.int
+    step: _builtins.int
+    """the last that is done; none before it is made again"""
+    seconds: _builtins.float
+    """from the moment at which the gang was seen to be broken"""
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ranks that are new"""
+
+    def __init__(
+        self,
+        *,
+        replaced: _abc.Iterable[_builtins.int] | None = ...,
+        world_size: _builtins.int = ...,
+        step: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced", b"replaced", "seconds", b"seconds", "step", b"step", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GangReformed: _TypeAlias = GangReformed  # noqa: Y015
+
+@_typing.final
 class StartRefused(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1352,9 +1391,12 @@ class StopTask(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     GRACE_S_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    KEEP_S_FIELD_NUMBER: _builtins.int
     grace_s: _builtins.float
     """0: SIGKILL at once"""
     why: _builtins.str
+    keep_s: _builtins.float
+    """> 0: ranks that can go on in the job's next attempt are kept for so long, not stopped"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     def __init__(
@@ -1363,10 +1405,11 @@ class StopTask(_message.Message):
         task: _common_pb2.TaskKey | None = ...,
         grace_s: _builtins.float = ...,
         why: _builtins.str = ...,
+        keep_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_s", b"grace_s", "task", b"task", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_s", b"grace_s", "keep_s", b"keep_s", "task", b"task", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

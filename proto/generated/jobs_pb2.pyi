@@ -424,6 +424,9 @@ class JobView(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     PARENT_JOB_FIELD_NUMBER: _builtins.int
     PARENT_STEP_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     name: _builtins.str
@@ -449,6 +452,11 @@ class JobView(_message.Message):
     parent_job: _builtins.int
     """forked from; 0: from none"""
     parent_step: _builtins.int
+    min_instance_count: _builtins.int
+    """elastic where less than the next"""
+    max_instance_count: _builtins.int
+    size: _builtins.str
+    """of a gang that is smaller than it may be: when it grows, what that waits for"""
     @_builtins.property
     def reason(self) -> _common_pb2.Reason:
         """why it waits, or how it ended"""
@@ -507,11 +515,14 @@ class JobView(_message.Message):
         failure: Global___Failure | None = ...,
         parent_job: _builtins.int = ...,
         parent_step: _builtins.int = ...,
+        min_instance_count: _builtins.int = ...,
+        max_instance_count: _builtins.int = ...,
+        size: _builtins.str = ...,
         pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

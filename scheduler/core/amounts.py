@@ -1,5 +1,7 @@
 """Amounts as people read them."""
 
+from collections.abc import Sequence
+
 from ...spec.resources import GangDemand, Resources
 
 
@@ -26,6 +28,23 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.4g} TiB"
 
 
+def others_of(numbers: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """The ranges (first, last) of what is below `count` and not among these."""
+    found, low = [], 0
+    for number in (*sorted(number for number in numbers if number < count), count):
+        if number > low:
+            found.append((low, number - 1))
+        low = max(low, number + 1)
+    return found
+
+
+def ranks_text(ranges: Sequence[tuple[int, int]]) -> str:
+    """`rank 3`, `ranks 0, 2-5`; of many ranges the first eight."""
+    parts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:8]]
+    one = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+    return f"{'rank' if one else 'ranks'} {', '.join(parts)}" + (" and more" if len(ranges) > 8 else "")
+
+
 def cpu_text(cpu_milli: int) -> str:
     return f"{cpu_milli / 1000:g}"
 
@@ -47,10 +66,12 @@ def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
     return ", ".join(parts) or "no resources of its own"
 
 
-def demand_text(demand: GangDemand) -> str:
-    """`2 tasks x (4 GPUs, 8 cpus)`."""
-    count = demand.instance_count
+def demand_text(demand: GangDemand, count: int | None = None) -> str:
+    """`2 tasks x (4 GPUs, 8 cpus)`; of an elastic gang `1 to 4 tasks x (...)`. `count`: as it was placed."""
     each = resources_text(demand.per_task, demand.gpu_models)
+    if count is None and demand.elastic:
+        return f"{demand.instance_count_min} to {demand.instance_count_max} tasks x ({each})"
+    count = demand.instance_count if count is None else count
     return f"1 task with {each}" if count == 1 else f"{count} tasks x ({each})"
 
 

@@ -125,7 +125,7 @@ def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
             continue
         nodes += 1
         room += most_tasks(node.inventory, demand)
-        if room >= demand.instance_count:
+        if room >= demand.instance_count_min:
             return True
     return not nodes
 
@@ -140,7 +140,7 @@ def _count(
     need = demand.per_task
     if demand.environment and demand.environment not in inventory.environments:
         return 0
-    fits = demand.instance_count
+    fits = demand.instance_count_max
     if need.cpu_milli:
         fits = min(fits, cpu_milli // need.cpu_milli)
     if need.memory_bytes:

@@ -32,6 +32,8 @@ class StopTask:
     key: TaskKey
     grace_us: int
     why: str
+    keep_us: int = 0
+    """> 0: ranks that can go on in the next attempt may wait so long for it instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ AGAIN = frozenset(
         AttemptOutcome.START_FAILED,
         AttemptOutcome.PREEMPTED,
         AttemptOutcome.RESTORED,
+        AttemptOutcome.RESIZED,
         AttemptOutcome.WORKER_FAILED,
     }
 )
@@ -77,7 +78,10 @@ def end_attempt(
         lost=_lost(job, now_us, again=then is JobState.QUEUED),
     )
     why = f"attempt {job.attempt} is over: {ending.code}"
-    stops: tuple[Effect, ...] = tuple(StopTask(task.node, job.key(task.task), 0, why) for task in left)
+    keep_us = state.settings.reform_us + held_us if then is JobState.QUEUED and _may_keep(job, ending) else 0
+    stops: tuple[Effect, ...] = tuple(
+        StopTask(task.node, job.key(task.task), 0, why, keep_us) for task in left
+    )
     return Plan(None, (event,), stops)
 
 
@@ -91,6 +95,14 @@ def _lost(job: Job, now_us: Micros, *, again: bool) -> str:
     mine = newest is not None and newest.job is None and newest.attempt == job.attempt
     since_us = newest.accepted_us - newest.persist_us if newest is not None and mine else course.attempt_us
     return lost_text(course.attempt_step, saved, now_us - since_us)
+
+
+def _may_keep(job: Job, ending: Ending) -> bool:
+    """Ranks that are healthy may stay up for the next attempt: after a fall, not of a gang that stood still,
+    and not where every process of the attempt must be gone before the next."""
+    kind = ending.failure.kind if ending.failure is not None else None
+    fell = ending.outcome in (AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST)
+    return fell and kind is not FailureClass.HANG and not job.demand.exclusive
 
 
 def _as_stopped(job: Job, ending: Ending) -> Ending:
@@ -130,6 +142,8 @@ def stopped(job: Job) -> Ending:
     """The ending of a job that was asked to stop."""
     stop = job.course.stop
     assert stop is not None
+    if stop.outcome is AttemptOutcome.RESIZED:
+        return Ending(stop.outcome, "resized", f"stopped at a checkpoint {stop.why}", exit_code=EXIT_NOT_RUN)
     if stop.outcome is AttemptOutcome.TIMED_OUT:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
@@ -170,6 +184,8 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
         return JobState.FAILED, _final(job, ending, kind)
     if outcome in COUNTED:
         return _within_retries(job, ending)
+    if outcome is AttemptOutcome.RESIZED:
+        return JobState.QUEUED, ending
     if job.course.free_restarts >= state.settings.free_restarts_max:
         text = (
             f"{ending.text}; given up after {job.course.free_restarts} restarts that were not the job's fault"

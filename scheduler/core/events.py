@@ -48,6 +48,8 @@ class AttemptStarted:
     attempt: Attempt
     places: tuple[Place, ...]
     rendezvous_port: int = 0
+    size: str = ""
+    """Of an elastic gang: how large it is of what it may be, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,20 @@ class CheckpointDamaged:
 
 
 @dataclass(frozen=True, slots=True)
+class GangReformed:
+    """Ranks that were kept from the attempt before train on after its step: none is made again."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
+    """Since they saw that the gang was broken."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartRefused:
     at_us: Micros
     task: TaskKey
@@ -248,6 +264,27 @@ class StragglerFound:
     node: NodeId
     ranks: tuple[int, ...]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPlanned:
+    """There is room for more instances, and nobody waits for it: the gang grows at its next checkpoint."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    instances: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthDropped:
+    """The checkpoint came, and the room was no longer there."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,12 +514,15 @@ JobEvent = (
     | CheckpointFailed
     | CheckpointUploaded
     | CheckpointDamaged
+    | GangReformed
     | StartRefused
     | TaskStalled
     | RanksInspected
     | SuspicionCleared
     | GangHung
     | StragglerFound
+    | GrowthPlanned
+    | GrowthDropped
     | StopRequested
     | StopSeen
     | CheckpointRequested

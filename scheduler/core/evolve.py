@@ -11,12 +11,12 @@ from math import isfinite
 from typing import Any, Final
 
 from ...spec.ids import JobId
-from ...spec.lifecycle import JobState, NodeContact
+from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from . import events as e
 from .copies import with_damage, with_upload
 from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
-from .job import NEVER, Checkpoint, Job, Lingering, SaveAsk, TaskRun, TaskState
+from .job import NEVER, Checkpoint, Growth, Job, Lingering, SaveAsk, TaskRun, TaskState
 from .node import Node
 from .pace import GangPaces
 from .rates import FAULTS
@@ -188,6 +188,11 @@ def _checkpoint_damaged(state: ClusterState, event: e.CheckpointDamaged) -> Touc
     return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
 
 
+def _gang_reformed(state: ClusterState, event: e.GangReformed) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, _with_task(job, event))
+
+
 def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
     """The first suspicion stands until it is settled."""
     job = state.jobs[event.task.job]
@@ -248,6 +253,16 @@ def _straggler_found(state: ClusterState, event: e.StragglerFound) -> Touched:
     return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
 
 
+def _growth_planned(state: ClusterState, event: e.GrowthPlanned) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, growth=Growth(event.at_us, event.to)))
+
+
+def _growth_dropped(state: ClusterState, event: e.GrowthDropped) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, _with(job, growth=None))
+
+
 def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
@@ -261,18 +276,20 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
     node_us = (event.at_us - course.attempt_us) * len(course.tasks)
     fault = again and event.ending.outcome in FAULTS
     state.rate = state.rate.with_end(node_us, fault=fault)
+    free = again and not event.counted and event.ending.outcome is not AttemptOutcome.RESIZED
     new = _with(
         job,
         state=event.then,
         ending=event.ending,
         stop=None if again else course.stop,
+        growth=None,
         suspicion=None,
         finished_us=NEVER if again else event.at_us,
         retries_used=course.retries_used + event.counted,
         failed_in_row=event.failed_in_row if event.counted else course.failed_in_row,
         rate=course.rate.with_end(node_us, fault=fault),
         save_ask=None,
-        free_restarts=course.free_restarts + (again and not event.counted),
+        free_restarts=course.free_restarts + free,
         lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
         held_until_us=event.held_until_us,
@@ -416,12 +433,15 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.CheckpointFailed: _checkpoint_failed,
     e.CheckpointUploaded: _checkpoint_uploaded,
     e.CheckpointDamaged: _checkpoint_damaged,
+    e.GangReformed: _gang_reformed,
     e.StartRefused: _task_left,
     e.TaskStalled: _task_stalled,
     e.RanksInspected: _ranks_inspected,
     e.SuspicionCleared: _suspicion_cleared,
     e.GangHung: _gang_hung,
     e.StragglerFound: _straggler_found,
+    e.GrowthPlanned: _growth_planned,
+    e.GrowthDropped: _growth_dropped,
     e.StopRequested: _stop_requested,
     e.StopSeen: _stop_seen,
     e.CheckpointRequested: _checkpoint_requested,

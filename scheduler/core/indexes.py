@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
-from .job import FRESH, Job
+from .job import FRESH, Job, may_grow
 from .node import Load, Node, NodeInventory
 from .state import ClusterState
 from .stranding import is_stranded
@@ -25,10 +25,12 @@ def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
         _enter(state, new)
     if new.over:
         del state.jobs[new.number]
+        state.small.discard(new.number)
         state.timers.drop((0, new.number))
         return new
     state.jobs[new.number] = new
     _note_stranded(state, new)
+    _note_small(state, new)
     _set_job_timer(state, new)
     return new
 
@@ -113,6 +115,7 @@ def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[
             state.rate = state.rate.plus(job.course.rate)
             _enter(state, job)
             _note_stranded(state, job)
+            _note_small(state, job)
             _set_job_timer(state, job)
     for alike in waiting:
         state.queue.add_all(alike)
@@ -178,6 +181,13 @@ def _note_stranded(state: ClusterState, job: Job) -> None:
     else:
         state.stranded.add(job.number)
         state.queue.add(job)
+
+
+def _note_small(state: ClusterState, job: Job) -> None:
+    if may_grow(job):
+        state.small.add(job.number)
+    else:
+        state.small.discard(job.number)
 
 
 def _leave(state: ClusterState, job: Job) -> None:

@@ -102,6 +102,17 @@ class Stop:
     requested_us: Micros
     grace_us: int
     by: str = ""
+    why: str = ""
+    """What for, where the outcome does not say it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """There is room for more of an elastic gang: at its next checkpoint it goes on with more instances."""
+
+    planned_us: Micros
+    to: int
+    """Instances, when it was planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,7 @@ class Course:
     """That the current attempt hangs: its nodes are being asked."""
     hangs: int = 0
     """Attempts that did."""
+    growth: Growth | None = None
     stop: Stop | None = None
     save_ask: SaveAsk | None = None
     """The last one."""
@@ -242,3 +254,8 @@ class Job:
         """This job as it will be when `task` has ended."""
         tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
         return replace(self, course=replace(self.course, tasks=tasks))
+
+
+def may_grow(job: Job) -> bool:
+    """It runs, with fewer instances than it may have."""
+    return job.state is JobState.RUNNING and len(job.tasks) < job.demand.instance_count_max

@@ -3,8 +3,9 @@
 queued: in line before the first attempt, or after a preemption. starting: placed, before the first RUNNING.
 productive: RUNNING. checkpoint: the stalls that saves reported, and what an attempt that was to save and
 leave waited for its last one to be on disk. lost: productive time since the last accepted checkpoint was
-COPIED, of an attempt whose work is done again (a fault, a preemption, a restore). restarting: from the end
-of an attempt to the next RUNNING. hung: RUNNING of an attempt that was found to hang, from its last step on.
+COPIED, of an attempt whose work is done again (a fault, a preemption, a restore, a growth), unless ranks kept
+what they had done. restarting: from the end of an attempt to the next RUNNING. hung: RUNNING of an attempt
+that was found to hang, from its last step on.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
 from .rates import FAULTS
 
-WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED}
+WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED, AttemptOutcome.RESIZED}
 """Outcomes after which what no checkpoint holds is done again."""
 
 
@@ -60,6 +61,8 @@ class _Book:
         """Productive time of this attempt."""
         self.stop_us: int | None = None
         self.saved_after_stop = False
+        self.lost_us = 0
+        """By the last fault."""
         self.tasks_to_start = 0
         self.over = False
         self.again = False
@@ -82,6 +85,8 @@ class _Book:
                 self._checkpoint(event)
             case e.StopRequested():
                 self.stop_us = event.at_us
+            case e.GangReformed():
+                self._reformed()
             case e.GangHung():
                 self._hung(event.at_us - event.since_us)
             case e.AttemptEnded():
@@ -117,6 +122,14 @@ class _Book:
         self.attempt_us -= stall_us
         self.at_risk_us -= stall_us
 
+    def _reformed(self) -> None:
+        """What the attempt before seemed to have lost was kept; a later fault may lose it still."""
+        self.accounts["lost_us"] -= self.lost_us
+        self.accounts["productive_us"] += self.lost_us
+        self.at_risk_us += self.lost_us
+        self.attempt_us += self.lost_us
+        self.lost_us = 0
+
     def _hung(self, hung_us: int) -> None:
         """It is not lost besides. It cannot have hung for longer than it ran."""
         hung_us = min(max(hung_us, 0), self.attempt_us)
@@ -127,9 +140,11 @@ class _Book:
     def _attempt_ended(self, event: e.AttemptEnded) -> None:
         if self.saved_after_stop:
             self._move_to_checkpoint(self.at_risk_us)
+        self.lost_us = 0
         if event.ending.outcome in WORK_AGAIN:
             self.accounts["productive_us"] -= self.at_risk_us
             self.accounts["lost_us"] += self.at_risk_us
+            self.lost_us = self.at_risk_us
         self.at_risk_us = 0
         self.over = event.then is not JobState.QUEUED
         self.again = True

@@ -1,4 +1,5 @@
-"""Gang placement, first come first served: all tasks of the first job in line find room, or nobody moves.
+"""Gang placement, first come first served: all tasks of the first job in line find room, or nobody moves. Of
+an elastic gang all that find room start, if they are enough.
 
 A cycle costs what it places, not what waits: only the first in line is looked at. A job that no node could
 ever run steps aside with its equals. A restarted job prefers the nodes it had. Ties go by node id, so that
@@ -12,6 +13,7 @@ from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import GangDemand
 from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_that_fit
 from .effects import Effect, Plan, StartTask
+from .elastic import size_text, wanted
 from .ending import end_attempt, node_lost
 from .events import AttemptStarted, LaneParked, Place
 from .evolve import started_job
@@ -40,6 +42,7 @@ def place(state: ClusterState, now_us: Micros) -> Plan[None] | None:
         Attempt(job.attempt + 1),
         _give_gpus(state, job.demand, slots),
         _port(state, job, slots[0]),
+        size_text(state, job, len(slots)),
     )
     started = started_job(job, event)
     address = state.nodes[slots[0]].inventory.address
@@ -92,7 +95,7 @@ def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
 
 def _move(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     """A stranded gang's turn: it is replaced when all of it has room, and else stays as it is."""
-    if room_elsewhere(state, job) < job.demand.instance_count:
+    if room_elsewhere(state, job) < job.demand.instance_count_min:
         return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, job.number),))
     return end_attempt(state, job, now_us, node_lost(state, lost_nodes(state, job)[0], now_us))
 
@@ -106,10 +109,10 @@ def find_slots(state: ClusterState, job: Job) -> Slots | None:
 
 
 def _find(state: ClusterState, job: Job, room: Candidates, avoid: frozenset[NodeId]) -> Slots | None:
-    count = job.demand.instance_count
-    if room.room - sum(room.fits.get(name, 0) for name in avoid) < count:
+    open_room = room.room - sum(room.fits.get(name, 0) for name in avoid)
+    if open_room < job.demand.instance_count_min:
         return None
-    slots = _old_places(job, room, avoid)
+    slots = _old_places(job, room, avoid, min(open_room, wanted(state, job)))
     open_slots = [at for at, node in enumerate(slots) if node is None]
     if open_slots:
         chosen = _choose(room, avoid, Counter(node for node in slots if node is not None), len(open_slots))
@@ -119,15 +122,17 @@ def _find(state: ClusterState, job: Job, room: Candidates, avoid: frozenset[Node
     return _rank0_first(state, whole, room, avoid) if job.demand.rendezvous else whole
 
 
-def _old_places(job: Job, room: Candidates, avoid: frozenset[NodeId]) -> list[NodeId | None]:
-    """Each task where it was, as far as there is room."""
-    slots: list[NodeId | None] = [None] * job.demand.instance_count
+def _old_places(job: Job, room: Candidates, avoid: frozenset[NodeId], count: int) -> list[NodeId | None]:
+    """Each task where it was, as far as there is room; in a smaller gang, those that are left close up."""
     used: Counter[NodeId] = Counter()
-    for task in job.tasks[: len(slots)]:
-        if task.node not in avoid and room.fits.get(task.node, 0) > used[task.node]:
-            slots[task.task] = task.node
-            used[task.node] += 1
-    return slots
+    kept: list[NodeId | None] = []
+    for task in job.tasks:
+        fits = task.node not in avoid and room.fits.get(task.node, 0) > used[task.node]
+        kept.append(task.node if fits else None)
+        used[task.node] += fits
+    if len(kept) > count:
+        kept = [node for node in kept if node is not None]
+    return [*kept[:count], *[None] * (count - len(kept))]
 
 
 def _choose(room: Candidates, avoid: frozenset[NodeId], used: Counter[NodeId], count: int) -> Slots:

@@ -64,6 +64,11 @@ class Queue:
         """Whose turn it is; parked lanes are passed over. The heap's top is never stale."""
         return self.order[0][0].job if self.order else None
 
+    def waits_besides(self, job: Job) -> bool:
+        """Somebody else stands in line; parked lanes do not count."""
+        own = lane_key(job)
+        return any(len(lane) > (key == own) for key, lane in self.lanes.items() if not lane.parked)
+
     def add(self, job: Job) -> None:
         key = lane_key(job)
         lane = self.lanes.setdefault(key, Lane())

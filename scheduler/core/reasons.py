@@ -4,19 +4,24 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
-from .job import Job, TaskState
+from .elastic import bounds_text, could_have, growth_text
+from .job import Job, TaskState, may_grow
 from .node import Node
 from .placement import room_elsewhere
 from .reason import Reason
-from .shortage import never_reason, not_now_reason, resting_text
+from .shortage import lost_that_fit, never_reason, nodes_text, not_now_reason, resting_text
 from .state import ClusterState
 from .stranding import lost_nodes
+
+SMALLER: Final = "smaller"
+"""The code of what is said of a gang that runs smaller than it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ def why(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.placed:
         stranded = (_stranded_reason(state, job, now_us),) if job.number in state.stranded else ()
         contact = _contact_reasons(state, job, now_us)
-        return Why((*stranded, *contact, _placed_reason(state, job, now_us)))
+        placed = (_placed_reason(state, job, now_us), *_size_reason(state, job, now_us))
+        return Why((*stranded, *contact, *placed))
     return _why_waiting(state, job, now_us)
 
 
@@ -105,10 +111,11 @@ def _held_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
 def _stranded_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     """Why it was neither replaced nor given up."""
     node = lost_nodes(state, job)[0]
-    silent_us, count = max(0, now_us - silent_since(state, node)), job.demand.instance_count
+    silent_us, count = max(0, now_us - silent_since(state, node)), job.demand.instance_count_min
     left_us = max(0, fenced_lease_end(state, node) - now_us)
     room = min(room_elsewhere(state, job), count)
-    tasks = "its task" if count == 1 else f"all {count} tasks"
+    tasks = "its task" if len(job.tasks) == 1 else f"all {count} tasks"
+    tasks = f"{count} of its tasks" if job.demand.elastic else tasks
     ahead, first = state.queue.ahead_of(job)
     if room >= count and ahead:
         but = f"its turn to move has not come: {_behind(ahead, first).text}"
@@ -146,8 +153,31 @@ def _placed_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
         return Reason("starting", text, fields={"waiting": len(waiting), "tasks": len(job.tasks)})
     names = sorted({state.nodes[task.node].name for task in job.tasks})
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    text = f"attempt {job.attempt} runs on {shown}, placed {since} ago: {demand_text(job.demand)}"
+    what = demand_text(job.demand, len(job.tasks))
+    text = f"attempt {job.attempt} runs on {shown}, placed {since} ago: {what}"
     return Reason("running", text, fields={"attempt": job.attempt, "nodes": len(names)})
+
+
+def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
+    """Of a gang that has fewer instances than it may have: when it grows, and what that waits for."""
+    if not may_grow(job):
+        return ()
+    count, demand = len(job.tasks), job.demand
+    instances = "1 instance" if count == 1 else f"{count} instances"
+    text = f"{instances} ({bounds_text(job)}): {growth_text(state, job, now_us)}"
+    if could_have(state, job) <= count:
+        text += f"; {nodes_text(state, demand, now_us)}"
+        lost = lost_that_fit(state, demand)
+        text += f"; {lost} lost node{'s' if lost > 1 else ''} could help" if lost else ""
+    fields: dict[str, str | int] = {
+        "instances": count,
+        "asked": demand.instance_count,
+        "least": demand.instance_count_min,
+        "most": demand.instance_count_max,
+        "could_have": could_have(state, job),
+    }
+    hint = "it grows by itself, from a checkpoint, when there is room and nobody waits for it"
+    return (Reason(SMALLER, text, hint, fields),)
 
 
 def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
@@ -196,4 +226,4 @@ def _suspected(state: ClusterState) -> tuple[Reason, ...]:
     )
 
 
-__all__ = ["Reason", "Why", "ending_reason", "node_reason", "why"]
+__all__ = ["SMALLER", "Reason", "Why", "ending_reason", "node_reason", "why"]

@@ -12,12 +12,13 @@ from dataclasses import replace
 from math import isfinite
 
 from ...spec.failures import FailureClass
-from ...spec.ids import Micros, NodeId
+from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome
 from . import events as e
 from .copies import on_copy
 from .deadlines import went_silent
 from .effects import Plan
+from .elastic import grow_at_checkpoint
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
 from .failure import AFTER_A_PEER, Failure
 from .failures import (
@@ -46,6 +47,7 @@ from .stimuli import (
     Metrics,
     Paced,
     Published,
+    Reformed,
     Refused,
     Restored,
     SaveFailed,
@@ -133,12 +135,19 @@ def _failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micr
         rank=rank,
         exit_code=None if said.killed_by_us else said.exit_code,
         died_us=Micros(min(said.died_us, now_us)) if said.died_us else now_us,
-        doubt=doubt_of(said, job.demand.instance_count * job.demand.processes_per_task),
+        doubt=doubt_of(said, _world_size(job, entry.task.attempt)),
         error_type=found.error_type,
         message=found.message,
         traceback=found.traceback,
         last_lines=found.last_lines or said.last_line,
     )
+
+
+def _world_size(job: Job, attempt: Attempt) -> int:
+    """Of an earlier attempt that may have had another size: the largest it can have been."""
+    if attempt == job.attempt:
+        return job.world_size
+    return job.demand.instance_count_max * job.demand.processes_per_task
 
 
 def _told_anew(
@@ -181,7 +190,7 @@ def _refusal(entry: Entry, said: Refused, now_us: Micros) -> e.StartRefused:
 def _stale(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
     """Nothing of it counts, except that a leftover of an exclusive attempt is gone, and what it shows of the
     attempt that failed last."""
-    if isinstance(entry.said, Exited) and entry.task.task < job.demand.instance_count:
+    if isinstance(entry.said, Exited) and entry.task.task < job.demand.instance_count_max:
         failure = _failure_of(job, node, entry, entry.said, now_us)
         return Plan(entry.seq, _told_anew(state, job, failure, entry.said, now_us))
     return Plan(entry.seq, _gone(job, entry, now_us))
@@ -208,7 +217,10 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return _on_exited(state, job, entry, entry.said, now_us)
         case Ended():
             return _on_ended(state, job, entry, entry.said, now_us)
-        case Metrics() | Published() | Restored() | SaveFailed() | SawStop() as said:
+        case Published() as said:
+            grown = grow_at_checkpoint(state, job, now_us)
+            return Plan(None, (_accepted(entry, said, now_us), *grown.events), grown.effects)
+        case Metrics() | Restored() | SaveFailed() | SawStop() | Reformed() as said:
             return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
             return on_copy(job, entry, said, now_us)
@@ -223,21 +235,21 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 
 def _as_said(
-    entry: Entry, said: Metrics | Published | Restored | SaveFailed | SawStop, now_us: Micros
+    entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | Reformed, now_us: Micros
 ) -> e.Event:
     """What needs no decision."""
     key, seq = entry.task, entry.seq
     match said:
         case Metrics(rank, step, values):
             return e.MetricsReported(now_us, key, seq, rank, step, values)
-        case Published():
-            return _accepted(entry, said, now_us)
         case Restored(step, path, duration_us, rejected, tier):
             return e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
         case SaveFailed(step, why, request):
             return e.CheckpointFailed(now_us, key, seq, step, why, request)
         case SawStop(step, left_us):
             return e.StopSeen(now_us, key, seq, step, left_us)
+        case Reformed(replaced, world_size, step, duration_us):
+            return e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

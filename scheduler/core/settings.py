@@ -28,6 +28,9 @@ class Settings:
     """What a stop may take beyond its grace before the attempt is given up by fencing."""
     inspect_us: int = 20 * SECOND_US
     """What the nodes of a gang that may hang have to say where its ranks are."""
+    reform_us: int = 10 * SECOND_US
+    """How long ranks that can go on without those that fell wait for the next attempt, before they are killed
+    and it starts anew."""
     free_restarts_max: int = 100
     """Restarts that do not count against the job: lost nodes, transient refusals."""
     refusal_backoff_us: int = SECOND_US // 10

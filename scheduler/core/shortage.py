@@ -21,16 +21,21 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
     text = _never_text(nodes, demand)
-    lost = sum(
-        node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
-        for node in state.nodes.values()
-    )
+    lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
     if demand.per_task.gpus:
         text += sick_texts(nodes, demand.gpu_models, now_us)
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
+
+
+def lost_that_fit(state: ClusterState, demand: GangDemand) -> int:
+    """Nodes that could help if they returned."""
+    return sum(
+        node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
+        for node in state.nodes.values()
+    )
 
 
 def resting_text(node: Node, now_us: Micros) -> str:
@@ -51,24 +56,37 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     if not connected and not resting:
         return _nobody(state, needs)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
-    fits = min(sum(fit_now.values()), demand.instance_count)
-    fields: dict[str, str | int] = {"tasks": demand.instance_count, "fit_now": fits, "nodes": len(connected)}
-    if fits >= demand.instance_count:
+    least = demand.instance_count_min
+    fits = min(sum(fit_now.values()), least)
+    fields: dict[str, str | int] = {"tasks": least, "fit_now": fits, "nodes": len(connected)}
+    if fits >= least:
         return _about_to_start(state, job, needs, fields)
+    text = f"{needs}; {fits} of {least} fit now; {nodes_text(state, demand, now_us)}"
+    return Reason("not-now", text, "it starts by itself when there is room", fields)
+
+
+def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
+    """What is free where it would fit best, and who holds the rest."""
+    connected = [node for node in state.nodes.values() if takes_work(state, node)]
+    resting = [state.nodes[name] for name in sorted(state.resting)]
     useful = sorted(
         (node for node in connected if most_tasks(node.inventory, demand)),
-        key=lambda node: (-most_tasks(node.inventory, demand) + fit_now[node.node], node.name),
+        key=lambda node: (
+            tasks_that_fit(node, state.loads[node.node], demand) - most_tasks(node.inventory, demand),
+            node.name,
+        ),
     )
-    parts = [_node_text(state, node, demand) for node in useful[:SHOWN_NODES]]
-    more = f"; and {len(useful) - SHOWN_NODES} more nodes" if len(useful) > SHOWN_NODES else ""
-    more += "".join(f"; {resting_text(node, now_us)}" for node in resting[:SHOWN_NODES])
+    parts = [_node_text(state, node, demand) for node in useful[:SHOWN_NODES]] or ["no node fits"]
+    if len(useful) > SHOWN_NODES:
+        parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
+    parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
+    text = "; ".join(parts)
     if demand.per_task.gpus:
-        more += sick_texts(connected, demand.gpu_models, now_us)
+        text += sick_texts(connected, demand.gpu_models, now_us)
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
-        more += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
-    text = f"{needs}; {fits} of {demand.instance_count} fit now; {'; '.join(parts) or 'no node fits'}{more}"
-    return Reason("not-now", text, "it starts by itself when there is room", fields)
+        text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
+    return text
 
 
 def _nobody(state: ClusterState, needs: str) -> Reason:

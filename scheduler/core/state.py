@@ -1,7 +1,7 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the counters and the suspicion are the state proper. `loads`, `queue`, `held`, `stranded`,
-`resting`, `timers` are indexes: they follow from the state proper and are built anew by recovery.
+`small`, `resting`, `timers` are indexes: they follow from the state proper and are built anew by recovery.
 """
 
 from dataclasses import dataclass, field
@@ -59,6 +59,8 @@ class ClusterState:
     """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
     stranded: set[JobId] = field(default_factory=set)
     """Placed and fenced, with a part on a LOST node: also in line, see stranding.py."""
+    small: set[JobId] = field(default_factory=set)
+    """Running gangs that may have more instances than they have, see elastic.py."""
     resting: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because they refused."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)

@@ -257,6 +257,16 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
+class Reformed:
+    """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
+
+    replaced: tuple[int, ...]
+    world_size: int
+    step: int
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     code: str
     text: str
@@ -302,6 +312,7 @@ Said = (
     | Uploaded
     | Damaged
     | SawStop
+    | Reformed
     | Refused
     | Stalled
     | Inspected

@@ -6,7 +6,7 @@ from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .effects import Effect, Plan, StopTask, Submitted
-from .ending import EXIT_CANCELLED, end_attempt, stopped
+from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
 from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
 from .grace import save_grace_us
 from .job import Ending, Job, Stop, TaskState
@@ -62,16 +62,17 @@ def on_cancel(state: ClusterState, asked: Cancel, now_us: Micros) -> Plan[None]:
 
 
 def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
-    """A second stop counts only when it is to be over sooner, or for good. Nobody can be told: over at
-    once."""
+    """A second stop counts when it is to be over sooner, or where the first was to go on and this is not, or
+    was to grow. Nobody can be told: over at once."""
     standing = job.course.stop
-    if standing is not None and standing.outcome is AttemptOutcome.PREEMPTED is not stop.outcome:
+    if standing is not None:
+        for_good = standing.outcome in AGAIN and stop.outcome not in AGAIN
+        prevails = for_good or standing.outcome is AttemptOutcome.RESIZED is not stop.outcome
         left_us = standing.requested_us + standing.grace_us - stop.requested_us
-        stop = replace(stop, grace_us=max(0, min(stop.grace_us, left_us)))
-    elif standing is not None:
-        if stop.requested_us + stop.grace_us >= standing.requested_us + standing.grace_us:
+        if stop.grace_us >= left_us and not prevails:
             return Plan(None)
-        stop = Stop(standing.outcome, stop.requested_us, stop.grace_us, standing.by)
+        grace_us = max(0, min(stop.grace_us, left_us))
+        stop = replace(stop if prevails else standing, requested_us=stop.requested_us, grace_us=grace_us)
     requested = StopRequested(stop.requested_us, job.number, stop)
     if within_reach(state, job):
         return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from . import events as e
-from .amounts import demand_text, duration_text, size_text
+from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
 from .ending import COUNTED
 from .gpus import sick_text
 from .hang import place_of, step_of
@@ -37,17 +37,8 @@ def _job_text(event: e.Event, names: Names) -> str:
             fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
             return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
         case e.AttemptStarted():
-            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}"
-        case e.StopRequested():
-            stop = event.stop
-            why = STOPS.get(stop.outcome, "cancel")
-            by = f" by {stop.by}" if stop.by else ""
-            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
-        case e.CheckpointRequested():
-            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
-        case e.RestoreRequested():
-            by = f" by {event.by}" if event.by else ""
-            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
+            size = f"; {event.size}" if event.size else ""
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
         case e.AttemptEnded():
             return _attempt_ended_text(event)
         case e.JobEnded():
@@ -63,6 +54,26 @@ def _job_text(event: e.Event, names: Names) -> str:
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case e.LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
+    return _wish_text(event)
+
+
+def _wish_text(event: e.Event) -> str:
+    """What is to become of a job that runs."""
+    match event:
+        case e.GrowthPlanned():
+            return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
+        case e.GrowthDropped():
+            return f"does not grow at this checkpoint: {event.why}"
+        case e.StopRequested():
+            stop = event.stop
+            why = stop.why or STOPS.get(stop.outcome, "cancel")
+            by = f" by {stop.by}" if stop.by else ""
+            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+        case e.CheckpointRequested():
+            return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
+        case e.RestoreRequested():
+            by = f" by {event.by}" if event.by else ""
+            return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
     return ""
 
 
@@ -109,6 +120,8 @@ def _task_text(event: e.Event) -> str:
         case e.StopSeen():
             at = f" after step {event.step}" if event.step >= 0 else ""
             return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case e.GangReformed():
+            return _reformed_text(event)
         case e.TaskStalled():
             return _stalled_text(event)
         case e.RanksInspected():
@@ -148,6 +161,16 @@ def _damaged_text(event: e.CheckpointDamaged) -> str:
         else "no checkpoint is good"
     )
     return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
+
+
+def _reformed_text(event: e.GangReformed) -> str:
+    stayed = ranks_text(others_of(event.replaced, event.world_size))
+    replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
+    took = duration_text(event.duration_us)
+    return (
+        f"{stayed} of {event.world_size} stayed up, {replaced} replaced in {took}; "
+        f"goes on after step {event.step}, no step repeated"
+    )
 
 
 def _stalled_text(event: e.TaskStalled) -> str:

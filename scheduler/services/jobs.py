@@ -34,7 +34,7 @@ from ..core.job import Job, Policy, Shape
 from ..core.ledger import ledger_of
 from ..core.paces import pace_lines
 from ..core.reason import Reason
-from ..core.reasons import why
+from ..core.reasons import SMALLER, why
 from ..core.state import ClusterState
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
@@ -196,8 +196,9 @@ class JobService(CheckpointCalls):
         found = await self._loop.read(lambda state: _live(state, number, self._now_us()))
         said: Reason | None = None
         pace: list[str] = []
+        size = ""
         if found is not None:
-            job, names, said, pace = found
+            job, names, said, pace, size = found
             document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
         else:
             row = await asyncio.to_thread(self._store.job, number)
@@ -205,7 +206,7 @@ class JobService(CheckpointCalls):
                 raise no_job(number)
             job, document = job_from_row(row), row.document
             names = await self._loop.read(lambda state: _names(state, [job]))
-        view = job_message(job, node_names=names, why=said, pace=pace)
+        view = job_message(job, node_names=names, why=said, pace=pace, size=size)
         add_output(view, job)
         if document is not None:
             self._add_document(view, job, document)
@@ -282,12 +283,13 @@ def _state(name: str) -> JobState:
 
 def _live(
     state: ClusterState, number: JobId, now_us: int
-) -> tuple[Job, dict[NodeId, str], Reason, list[str]] | None:
+) -> tuple[Job, dict[NodeId, str], Reason, list[str], str] | None:
     job = state.jobs.get(number)
     if job is None:
         return None
-    said = why(state, job, Micros(now_us)).reasons[0]
-    return job, _names(state, [job]), said, pace_lines(state, job)
+    reasons = why(state, job, Micros(now_us)).reasons
+    size = next((reason.text for reason in reasons if reason.code == SMALLER), "")
+    return job, _names(state, [job]), reasons[0], pace_lines(state, job), size
 
 
 def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId, Reason]:

@@ -26,6 +26,7 @@ def job_message(
     node_names: Mapping[NodeId, str],
     why: Reason | None = None,
     pace: Iterable[str] = (),
+    size: str = "",
 ) -> jobs_pb2.JobView:
     """A job for a listing: everything but its document and what follows from it, and what is long."""
     course, demand = job.course, job.demand
@@ -44,6 +45,9 @@ def job_message(
         reason=None if why is None else reason_message(why),
         exit_code=course.ending.exit_code if job.over and course.ending is not None else 0,
         instance_count=demand.instance_count,
+        min_instance_count=demand.instance_count_min,
+        max_instance_count=demand.instance_count_max,
+        size=size,
         processes_per_task=demand.processes_per_task,
         per_task=resources_message(demand.per_task),
         tasks=[_task_message(job, task, node_names) for task in course.tasks],

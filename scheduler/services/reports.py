@@ -131,6 +131,11 @@ def _damaged(said: agent_pb2.CheckpointDamaged) -> stimuli.Damaged:
     return stimuli.Damaged(said.step, said.path[:_PATH_MAX], said.copy[:_TEXT_MAX], said.why[:_TEXT_MAX])
 
 
+def _reformed(said: agent_pb2.GangReformed) -> stimuli.Reformed:
+    replaced = tuple(said.replaced[:_RANKS_MAX])
+    return stimuli.Reformed(replaced, said.world_size, said.step, _micros(said.seconds))
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
@@ -188,6 +193,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "uploaded": _uploaded,
     "damaged": _damaged,
     "stop_seen": _saw_stop,
+    "reformed": _reformed,
     "stalled": _stalled,
     "inspected": _inspected,
     "paced": _paced,

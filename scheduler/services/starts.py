@@ -105,5 +105,8 @@ def start_message(
 
 def stop_message(effect: StopTask) -> agent_pb2.StopTask:
     return agent_pb2.StopTask(
-        task=task_key_message(effect.key), grace_s=effect.grace_us / _SECOND_US, why=effect.why
+        task=task_key_message(effect.key),
+        grace_s=effect.grace_us / _SECOND_US,
+        why=effect.why,
+        keep_s=effect.keep_us / _SECOND_US,
     )

@@ -71,6 +71,21 @@ def forgets_who_is_stranded(state: ClusterState, event: e.Event) -> Touched:
     return touched
 
 
+def forgets_who_may_grow(state: ClusterState, event: e.Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, e.TaskStarted):
+        state.small.clear()
+    return touched
+
+
+def grows_beyond_its_bounds(state: ClusterState, event: e.Event) -> Touched:
+    if isinstance(event, e.AttemptStarted) and state.jobs[event.job].demand.elastic:
+        demand = state.jobs[event.job].demand
+        more = demand.instance_count_max + 1 - len(event.places)
+        event = replace(event, places=(*event.places, *[event.places[0]] * more))
+    return evolve(state, event)
+
+
 def still_suspects_what_is_over(state: ClusterState, event: e.Event) -> Touched:
     standing = state.jobs[event.job] if isinstance(event, e.AttemptEnded) else None
     touched = evolve(state, event)
@@ -120,6 +135,8 @@ def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
         (forgets_the_port, "AttemptStarted", "the jobs say"),
         (forgets_the_start_timeout, "AttemptStarted", "is due at"),
         (forgets_who_is_stranded, "NodeLost", "stranded are"),
+        (forgets_who_may_grow, "TaskStarted", "may grow, not"),
+        (grows_beyond_its_bounds, "AttemptStarted", "is not within its bounds"),
         (still_suspects_what_is_over, "AttemptEnded", "suspected: "),
         (keeps_step_times_of_the_past, "AttemptEnded", "have step times"),
         (tells_a_fact_twice, "NodeConnected", "a gap in the history"),

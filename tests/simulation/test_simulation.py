@@ -23,6 +23,10 @@ def test_one_seed(request: pytest.FixtureRequest) -> None:
     simulate(4242 if seed is None else seed)
 
 
+def test_gangs_grow_in_it() -> None:
+    assert sum(simulate(seed).checks.growths for seed in range(20)) >= 5
+
+
 def test_a_seed_tells_the_same_story_twice() -> None:
     first, second = simulate(17), simulate(17)
     assert first.world.story == second.world.story

@@ -71,7 +71,7 @@ class FolderTasks:
             self.requests[key] = request
             self.append(key, started=agent_pb2.TaskStarted(pids=[1]))
 
-    async def stop(self, key: TaskKey, grace_s: float, why: str) -> None:
+    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float) -> None:
         self.stopped.append((key, grace_s, why))
         if key in self.requests and self.ends_when_stopped:
             self.end(key, why)

@@ -54,6 +54,8 @@ def inventory(
 def shape(
     tasks: int = 1,
     *,
+    least: int | None = None,
+    most: int | None = None,
     cpus: float = 1,
     gpus: int = 0,
     memory_gib: int = 0,
@@ -69,7 +71,8 @@ def shape(
     backoff_s: float = 1,
 ) -> Shape:
     need = Resources(round(cpus * 1000), memory_gib * GIB, gpus)
-    demand = GangDemand(need, tasks, tasks, tasks, ranks, tuple(models), environment, exclusive, rendezvous)
+    bounds = (tasks if least is None else least, tasks if most is None else most)
+    demand = GangDemand(need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous)
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
     return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)))
 

@@ -51,6 +51,8 @@ class Folder:
     """As its shim judges: also wrongly, for a while."""
     acked: int = 0
     sent: int = 0
+    stays: bool = False
+    """Its ranks would outlive their gang."""
     failed: s.Exited | None = None
     """It has failed on its own, and its process has not ended yet."""
     asked: int = 0
@@ -258,8 +260,12 @@ class Node:
             one.job == key.job and one.attempt > key.attempt for one in self.folders
         ):
             return
+        kept = [other for other in self._older(key) if self._can_go_on(other, key)]
         for other in self._older(key):
-            self._kill(other, "superseded")
+            if other in kept:
+                self.world.later(self.world.between(1 * MS, 200 * MS), self._goes_on, other)
+            else:
+                self._kill(other, "superseded")
         job = start.job
         long = self.world.chance(0.5 if self.run.slow else 0.05)
         life_us = self.world.between(50 * MS, 60 * SECOND if long else 8 * SECOND)
@@ -286,6 +292,9 @@ class Node:
         folder = self.folders.get(stop.key)
         if folder is None or folder.ended:
             return
+        if stop.keep_us and folder.running and folder.stays:
+            self.world.later(stop.keep_us, self._waited_in_vain, folder)
+            return
         if not folder.running or not stop.grace_us:
             self._kill(folder, "stopped")
             return
@@ -299,6 +308,21 @@ class Node:
             self._end(folder, s.Exited(0, 0), "stopped")
         else:
             self._end(folder, s.Exited(0, -15, "bye", killed_by_us=True), "stopped")
+
+    def _can_go_on(self, before: Folder, key: TaskKey) -> bool:
+        """Ranks of the attempt just before, at the same place in the gang."""
+        at = before.key
+        return before.stays and before.running and (at.attempt + 1, at.task) == (key.attempt, key.task)
+
+    def _goes_on(self, before: Folder) -> None:
+        """Those that live are the next attempt's: this one's journal ends."""
+        if before.running and self.up:
+            before.running = False
+            self.write(before, s.Ended((), (1,) * before.ranks, "kept for the next attempt"))
+
+    def _waited_in_vain(self, folder: Folder) -> None:
+        if folder.running:
+            self._kill(folder, "exited")
 
     def _forget(self, key: TaskKey) -> None:
         """Kill what is left; the folder goes when it is dead."""
@@ -318,6 +342,9 @@ class Node:
         if folder is None or not folder.running or folder.trains:
             return
         folder.trains, folder.hangs = True, hangs
+        folder.stays = self.world.chance(0.4)
+        if folder.stays and key.attempt > 1 and self.world.chance(0.5):
+            self.write(folder, s.Reformed((0,), folder.ranks * folder.gang, 7, 100 * MS))
         if self.world.chance(0.3):
             self._paces(folder, self.world.chance(0.5))
         if hangs:
@@ -371,6 +398,9 @@ class Node:
     def peer_fell(self, key: TaskKey) -> None:
         folder = self.folders.get(key)
         if folder is not None and folder.running and self.up and folder.failed is None:
+            if folder.stays:
+                self.world.later(10 * SECOND, self._waited_in_vain, folder)
+                return
             self._end(folder, replace(PEER_GONE, died_us=self._about_now()), "exited")
 
     def kill_a_task(self) -> None:

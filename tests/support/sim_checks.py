@@ -64,6 +64,10 @@ class Checks:
         self.moved: dict[JobId, Micros] = {}
         self.hung: dict[JobId, e.GangHung] = {}
         self.found_moving: dict[JobId, set[TaskKey]] = {}
+        self.to_grow: dict[JobId, e.GrowthPlanned] = {}
+        self.saved: dict[JobId, e.CheckpointAccepted] = {}
+        """The last checkpoint since the gang was told to grow."""
+        self.growths = 0
 
     # --- at every moment
 
@@ -89,6 +93,24 @@ class Checks:
             lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
             if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
                 moved[event.job] = event.at_us
+
+    def _only_at_a_checkpoint_it_grows(self, event: e.Event) -> None:
+        """It was told to, and has made a checkpoint since: none is restarted twice for one checkpoint."""
+        if isinstance(event, e.GrowthPlanned):
+            assert event.job not in self.to_grow, f"told twice to grow: {event}"
+            assert event.to > event.instances, f"{event} is no growth"
+            self.to_grow[event.job] = event
+        elif isinstance(event, e.CheckpointAccepted):
+            self.saved[event.task.job] = event
+        elif isinstance(event, e.GrowthDropped):
+            del self.to_grow[event.job]
+        elif isinstance(event, e.StopRequested) and event.stop.outcome is AttemptOutcome.RESIZED:
+            told, saved = self.to_grow[event.job], self.saved[event.job]
+            assert told.attempt == saved.task.attempt, f"{event} follows {saved}"
+            assert saved.at_us == event.at_us >= told.at_us, f"{event} does not follow a checkpoint: {saved}"
+            self.growths += 1
+        elif isinstance(event, e.AttemptEnded):
+            self.to_grow.pop(event.job, None)
 
     def _only_the_still_hang(self, event: e.Event) -> None:
         """An attempt is ended for a hang when no node of the gang has found its ranks moving, and at once."""
@@ -178,6 +200,7 @@ class Checks:
             return
         task = getattr(event, "task", None)
         self._judge_failure(event, number)
+        self._only_at_a_checkpoint_it_grows(event)
         if isinstance(event, e.AttemptStarted):
             assert event.attempt == self.attempts.get(number, 0) + 1, f"attempts only grow by one: {event}"
             self.attempts[number] = event.attempt
@@ -214,6 +237,8 @@ class Checks:
             if told is not None:
                 self.failures[number] = told
                 self._is_a_failure(number, told)
+        elif isinstance(event, e.JobEnded):  # while it waited: its end is no rank's any more
+            self.failures.pop(number, None)
         elif isinstance(event, e.RankExited) and event.kind is not None:
             failure = self.failures.get(number)
             if failure is not None and failure.attempt == event.task.attempt and failure.rank is not None:
@@ -229,6 +254,9 @@ class Checks:
     def _judge_retry(self, event: e.AttemptEnded, number: JobId) -> None:
         failure = event.ending.failure
         if event.then is not JobState.QUEUED or event.ending.outcome is AttemptOutcome.RESTORED:
+            return
+        if event.ending.outcome is AttemptOutcome.RESIZED:
+            assert failure is None and not event.counted, f"growing is no failure: {event}"
             return
         assert failure is not None, f"tried again without a failure: {event}"
         policy = job_from_row(self.run.store.job_rows[number]).shape.policy

@@ -81,6 +81,7 @@ def state_is_sane(state: ClusterState) -> None:
         if job.placed:
             _gang_is_whole(job)
         assert job.course.suspicion is None or (job.placed and job.course.stop is None), f"suspected: {job}"
+    _growth_is_possible(state)
     _loads_are_true(state)
     _everyone_waits_once(state)
     _line_stands_in_order(state)
@@ -92,10 +93,25 @@ def state_is_sane(state: ClusterState) -> None:
 
 def _gang_is_whole(job: Job) -> None:
     """Each rank has its GPUs, and nothing of an earlier attempt may run beside it."""
-    assert len(job.tasks) == job.demand.instance_count, f"not all of the gang is placed: {job}"
+    least, most = job.demand.instance_count_min, job.demand.instance_count_max
+    assert least <= len(job.tasks) <= most, f"the gang is not within its bounds: {job}"
     assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks), f"GPUs: {job}"
     assert not job.course.lingering, f"{job} was placed while leftovers may run"
     assert bool(job.course.rendezvous_port) == job.demand.rendezvous, f"rendezvous: {job}"
+
+
+def _growth_is_possible(state: ClusterState) -> None:
+    """Only what runs smaller than it may be is to grow."""
+    small = {
+        number
+        for number, job in state.jobs.items()
+        if job.state is JobState.RUNNING and len(job.tasks) < job.demand.instance_count_max
+    }
+    assert small == state.small, f"{small} may grow, not {state.small}"
+    for number, job in state.jobs.items():
+        growth = job.course.growth
+        assert growth is None or (number in small and len(job.tasks) < growth.to), f"cannot grow: {job}"
+        assert growth is None or growth.to <= job.demand.instance_count_max, f"would be too large: {job}"
 
 
 def _loads_are_true(state: ClusterState) -> None:

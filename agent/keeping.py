@@ -1,0 +1,115 @@
+"""Which ranks of a task stay up when its attempt ends, for the next attempt on this node.
+
+A rank says `stay` on a line of its own while it could go on without its process group, and `arrived` when it
+has left the group and does nothing but wait for the next one. Only when all that live have arrived does the
+task end and the next one begin, with them; they are handed its environment when its journal has begun. Until
+then they can publish nothing. Whatever takes too long is killed. Standard library only.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from . import kernel
+from .containment import signal_all
+from .ranks import Kept, Worker
+from .shim_door import Connection, Door
+
+KEEP_S: Final = 10.0
+"""What the next attempt may take to come, where the scheduler has not said."""
+KEPT: Final = "kept"
+"""How the `why` of a task begins whose ranks went on to the next."""
+_NEVER: Final = float("inf")
+
+
+class Successor(NamedTuple):
+    """The next attempt's task."""
+
+    folder: str
+    launch: dict[str, Any]
+    listener_fd: int
+    control: Connection
+    kept: dict[int, Kept]
+
+
+class Keeping:
+    """Of one task. `workers`: its own list, as it changes."""
+
+    def __init__(self, workers: Sequence[Worker], door: Door) -> None:
+        self._workers = workers
+        self._door = door
+        self._wanted: tuple[str, dict[str, Any], int, Connection] | None = None
+        self.until = _NEVER
+        """Then those that wait are killed."""
+
+    @property
+    def able(self) -> bool:
+        """Some rank lives, and all that live would stay."""
+        living = self._living()
+        return bool(living) and all(
+            worker.stays and worker.line in self._door.connections for worker in living
+        )
+
+    @property
+    def ready(self) -> bool:
+        """The next attempt is here, and all that live wait for it."""
+        return self._wanted is not None and self.able and all(worker.arrived for worker in self._living())
+
+    def on_stay(self, line: Connection, rank: int) -> bool:
+        """False: no rank of this task that lives."""
+        worker = next((worker for worker in self._living() if worker.rank == rank), None)
+        if worker is not None:
+            worker.line, worker.stays = line, True
+        return worker is not None
+
+    def on_arrived(self, line: Connection) -> None:
+        """It has seen that its gang is broken; maybe nobody here knows yet."""
+        for worker in self._living():
+            worker.arrived = worker.arrived or worker.line is line
+        if self.until == _NEVER:
+            self.hold(KEEP_S)
+
+    def hold(self, keep_s: float) -> None:
+        """The gang is broken: whoever has not seen it is told, and waits at most so long."""
+        self.until = time.monotonic() + keep_s
+        for worker in self._living():
+            if worker.line is not None and not worker.arrived:
+                self._door.send(worker.line, {"leave": True})
+
+    def want(self, folder: str, launch: dict[str, Any], control: Connection) -> None:
+        """The next attempt has come; `control` has brought its listening socket, where it has one."""
+        self._wanted = (folder, launch, control.take_fd(), control)
+        if self.until == _NEVER:
+            self.hold(KEEP_S)
+
+    def hand_on(self, cgroup: str | None) -> Successor:
+        """What ranks that are gone have left goes too; what those that stay have started stays."""
+        assert self._wanted is not None
+        folder, launch, listener_fd, control = self._wanted
+        self._wanted = None
+        kept = {
+            worker.local_rank: Kept(worker.pid, worker.line)
+            for worker in self._living()
+            if worker.line is not None and worker.local_rank < len(launch["ranks"])
+        }
+        surplus = [worker.pid for worker in self._living() if worker.local_rank not in kept]
+        gone = {worker.pid for worker in self._workers if not worker.lives} | set(surplus)
+        strays = [pid for pid in kernel.descendants(os.getpid()) if kernel.session_of(pid) in gone]
+        signal_all([*surplus, *strays], signal.SIGKILL)
+        mode = f"{KEPT} {len(kept)} of {len(launch['ranks'])} ranks up, the others {launch['start_mode']}"
+        launch |= {"start_mode": mode, "cgroup": cgroup}
+        return Successor(folder, launch, listener_fd, control, kept)
+
+    def close(self) -> None:
+        if self._wanted is not None and self._wanted[2] >= 0:
+            os.close(self._wanted[2])
+
+    def _living(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.lives]
+
+
+def attempt_message(environment: dict[str, str], log: str) -> dict[str, Any]:
+    """What a kept rank is handed: it begins to count again."""
+    return {"attempt": {"environment": environment, "log": log}}

@@ -1,0 +1,125 @@
+"""Gangs that may have more or fewer instances: how many they get, and when a smaller one grows.
+
+A gang is placed with what there is room for, from its least on; with more than it asked for only while
+nobody else waits. When there is room for more of one that runs, and nobody waits for it, it is planned to
+grow, and does so at its next checkpoint, from that checkpoint: so it grows at most once for each
+checkpoint. One gang at a time: what it leaves is counted before the next one moves.
+"""
+
+from ...spec.ids import JobId, Micros
+from ...spec.lifecycle import AttemptOutcome, NodeContact
+from . import events as e
+from .amounts import duration_text
+from .candidates import candidates_for
+from .effects import Plan
+from .job import Job, Stop
+from .state import ClusterState
+from .submit import request_stop
+
+
+def wanted(state: ClusterState, job: Job) -> int:
+    """The instances that a job which is placed now shall have, where there is room."""
+    demand = job.demand
+    if demand.instance_count_max > demand.instance_count and not _waits_besides(state, job):
+        return demand.instance_count_max
+    return demand.instance_count
+
+
+def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
+    """Every gang that there is room for more of is told to grow, while nobody waits."""
+    if first_waiting(state) is not None:
+        return Plan(None)
+    return Plan(
+        None,
+        tuple(
+            e.GrowthPlanned(now_us, job.number, job.attempt, len(job.tasks), to)
+            for job in (state.jobs[number] for number in sorted(state.small))
+            if job.course.growth is None
+            and job.course.stop is None
+            and (to := could_have(state, job)) > len(job.tasks)
+        ),
+    )
+
+
+def grow_at_checkpoint(state: ClusterState, job: Job, now_us: Micros) -> Plan[None]:
+    """A checkpoint of `job` is being accepted. It stops to grow, if it was to and the room is still there."""
+    course, count = job.course, len(job.tasks)
+    if course.growth is None or course.stop is not None or not _may_stop(state, job):
+        return Plan(None)
+    hinders = why_not_now(state, job)
+    if hinders:
+        return Plan(None, (e.GrowthDropped(now_us, job.number, job.attempt, hinders),))
+    why = f"to grow from {count} to {could_have(state, job)} instances"
+    stop = Stop(AttemptOutcome.RESIZED, now_us, job.shape.policy.grace_us, why=why)
+    return request_stop(state, job, stop)
+
+
+def could_have(state: ClusterState, job: Job) -> int:
+    """The instances that it could have now: its own, and those that there is room for."""
+    return min(job.demand.instance_count_max, len(job.tasks) + candidates_for(state, job.demand).room)
+
+
+def why_not_now(state: ClusterState, job: Job) -> str:
+    """What keeps a gang from growing; empty: nothing."""
+    first = first_waiting(state)
+    if first is not None:
+        return f"what is free goes to job {first} first, which waits"
+    if could_have(state, job) <= len(job.tasks):
+        return "there is no room for more instances"
+    return ""
+
+
+def first_waiting(state: ClusterState) -> JobId | None:
+    """Who would be passed over if somebody grew; those held back for a while count."""
+    first = state.queue.first()
+    return min(state.held, default=None) if first is None else first
+
+
+def size_text(state: ClusterState, job: Job, count: int) -> str:
+    """`goes on with 1 of 2 instances (min 1): n2 lost`; empty where only one size will do."""
+    demand = job.demand
+    if not demand.elastic:
+        return ""
+    verb = "goes on" if job.attempt else "starts"
+    if count >= demand.instance_count:
+        return f"{verb} with {count} instances ({bounds_text(job)})"
+    ending = job.course.ending
+    lost = ending is not None and ending.outcome is AttemptOutcome.NODE_LOST and ending.node is not None
+    node = state.nodes.get(ending.node) if lost and ending is not None and ending.node is not None else None
+    because = f"{node.name} lost" if node is not None else "no room for more"
+    least = demand.instance_count_min
+    return f"{verb} with {count} of {demand.instance_count} instances (min {least}): {because}"
+
+
+def bounds_text(job: Job) -> str:
+    demand = job.demand
+    return f"{demand.instance_count} asked, {demand.instance_count_min} to {demand.instance_count_max}"
+
+
+def growth_text(state: ClusterState, job: Job, now_us: Micros) -> str:
+    """When a smaller gang grows, or what it waits for."""
+    course = job.course
+    if course.stop is not None and course.stop.outcome is AttemptOutcome.RESIZED:
+        return f"stops {course.stop.why}"
+    hinders = why_not_now(state, job)
+    if hinders:
+        return hinders
+    last = next((one for one in course.checkpoints if one.attempt == job.attempt), None)
+    grows = f"grows to {could_have(state, job)} at its next checkpoint"
+    if last is None:
+        return f"{grows} (none so far in this attempt; a job that saves none stays as it is)"
+    ago = duration_text(max(0, now_us - last.accepted_us))
+    return f"{grows} (the last one, of step {last.step}, came {ago} ago)"
+
+
+def _waits_besides(state: ClusterState, job: Job) -> bool:
+    return bool(state.held) or state.queue.waits_besides(job)
+
+
+def _may_stop(state: ClusterState, job: Job) -> bool:
+    """All of it hears the stop, and no other gang is on its way to the same room. Else: at a later one."""
+    heard = all(state.nodes[task.node].contact is NodeContact.CONNECTED for task in job.tasks)
+    return heard and not any(
+        (stop := state.jobs[number].course.stop) is not None and stop.outcome is AttemptOutcome.RESIZED
+        for number in state.small
+    )

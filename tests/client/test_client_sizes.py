@@ -1,0 +1,36 @@
+"""What a person is told of the size of a gang."""
+
+from paceline.client import codecs
+from paceline.client.cli.jobs import facts, gang
+from paceline.client.views import Job
+from paceline.proto.generated import jobs_pb2
+
+
+def job(instances: int, *, least: int = 1, most: int = 2, size: str = "") -> Job:
+    message = jobs_pb2.JobView(
+        job=7,
+        state="RUNNING",
+        attempt=2,
+        instance_count=2,
+        min_instance_count=least,
+        max_instance_count=most,
+        processes_per_task=4,
+        size=size,
+        tasks=[jobs_pb2.TaskView(task=task) for task in range(instances)],
+    )
+    return codecs.to_job(message)
+
+
+def test_a_gang_that_is_smaller_than_asked_for_says_so() -> None:
+    small = job(1, size="1 instance (2 asked, 1 to 2): \x1b[31mgrows to 2")
+    assert (gang(small), dict(facts(small))["size"]) == (
+        "1/2x4",
+        "1 instance (2 asked, 1 to 2): \\x1b[31mgrows to 2",
+    )
+    assert (small.instances, small.world_size) == (1, 8)
+
+
+def test_bounds_are_told_only_where_there_are_some() -> None:
+    assert gang(job(2)) == gang(job(0)) == "2x4"
+    assert dict(facts(job(2)))["size"] == "1 to 2 instances"
+    assert "size" not in dict(facts(job(2, least=2)))

@@ -1,0 +1,94 @@
+"""A rank of an elastic gang: DDP over loader workers that fetch ahead, uneven shares, gradients added up.
+
+`elastic_rank.py FOLDER STEPS`: until STEPS are done, or FOLDER/enough is there and an epoch's end. Each step
+is a line in FOLDER/ATTEMPT.RANK.jsonl: the loss over all ranks, and this rank's samples.
+"""
+
+import contextlib
+import json
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import paceline
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+SAMPLES, BATCH, SAVE_EVERY = 50, 9, 5
+
+
+class Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    def __init__(self) -> None:
+        dice = torch.Generator().manual_seed(1)
+        self.x = torch.rand(SAMPLES, 6, generator=dice, dtype=torch.float64)
+        self.y = self.x.square().sum(1, keepdim=True)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[index], self.y[index]
+
+
+def main() -> None:
+    folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+    run = paceline.init(checkpoints=folder / "checkpoints")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    model: nn.Module = net
+    if run.world_size > 1:
+        dist.init_process_group("gloo")
+        model = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    sampler = run.sampler(SAMPLES, global_batch_size=BATCH, micro_batch_size_max=3, seed=5)
+    loader = DataLoader(
+        Rows(), batch_sampler=sampler, num_workers=1, prefetch_factor=4, persistent_workers=True
+    )
+    restored = run.restore(model=model, optimizer=optimizer, sampler=sampler)
+    step, leaves = restored.step if restored else 0, False
+    with (folder / f"{run.attempt}.{run.rank}.jsonl").open("a", buffering=1) as record:
+        while not leaves:
+            mean, mine = torch.zeros(1, dtype=torch.float64), []
+            for share, (x, y) in sampler.over(loader):
+                with contextlib.nullcontext() if share.last else apart(model):
+                    loss = nn.functional.mse_loss(model(x), y) * share.weight
+                    loss.backward()
+                mean += loss.detach()
+                mine += share.indices if share.weight else ()
+                if not share.last:
+                    continue
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                said = {"step": step, "epoch": sampler.epoch, "loss": over_ranks(mean, run), "samples": mine}
+                record.write(json.dumps(said) + "\n")
+                mean, mine = torch.zeros(1, dtype=torch.float64), []
+                leaves = run.should_stop() or step == steps
+                if leaves or step % SAVE_EVERY == 0:
+                    run.save(step, model=model, optimizer=optimizer, sampler=sampler)
+                if leaves:
+                    break
+            enough = torch.tensor([float((folder / "enough").exists())], dtype=torch.float64)
+            leaves = leaves or over_ranks(enough, run) > 0
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def apart(model: nn.Module) -> AbstractContextManager[None]:
+    """Gradients are added up here and not yet exchanged."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def over_ranks(value: torch.Tensor, run: paceline.Run) -> float:
+    if run.world_size > 1:
+        dist.all_reduce(value)
+    return value.item() / run.world_size
+
+
+if __name__ == "__main__":
+    main()
