@@ -110,9 +110,8 @@ async def test_a_stopped_rank_dies_when_its_grace_is_over(tmp_path: Path) -> Non
 
 
 async def test_stop_gives_notice_then_sigterm_then_the_end(tmp_path: Path) -> None:
-    script = (
-        "trap 'od -An -tu1 $PACELINE_TASK_FOLDER/notice; exit 0' TERM; echo up; while :; do sleep 0.05; done"
-    )
+    look = "od -An -tu1 -N1 $PACELINE_TASK_FOLDER/notice"
+    script = f"trap '{look}; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     async with supervised(tmp_path, warm=False) as supervisor:
         at = key(1)
         await supervisor.start(start_task(at, script, tmp_path))

@@ -102,7 +102,7 @@ def test_every_listing_is_one_json_document_with_stable_keys(
         "job", "name", "user", "state", "attempt", "priority", "submitted_us", "started_us", "finished_us",
         "reason", "exit_code", "instance_count", "processes_per_task", "per_task", "tasks", "checkpoints",
         "outputs", "metrics", "step", "cancel_requested", "warnings", "pace", "document", "failure",
-        "instances", "min_instance_count", "max_instance_count", "size",
+        "instances", "min_instance_count", "max_instance_count", "size", "parent_job", "parent_step",
     }  # fmt: skip
     assert (shown["job"], shown["name"], shown["state"], shown["exit_code"]) == (
         job,

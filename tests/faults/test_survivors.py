@@ -253,7 +253,7 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
 @pytest.mark.timeout(180)
 def test_the_example_goes_on_when_a_rank_is_killed(cluster: Cluster) -> None:
     job = cluster.client.submit(EXAMPLE, overrides=["inputs.epochs=60"])
-    wait_until("it trains", lambda: cluster.client.job(job).step > 50)
+    wait_until("it trains", lambda: (cluster.client.job(job).step or 0) > 50)
     kill(cluster.task_pids(job)[0])
     cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
     assert [body["replaced"] for body in bodies(cluster, job, "GangReformed")] == [[0]]
