@@ -37,10 +37,7 @@ class Attaching:
         """Rank 0's part of a resize, when nobody has done it before. Raises StorageFailed."""
         if not self._converts:
             return
-        with tempfile.TemporaryDirectory(prefix="paceline-engine-") as folder:
-            source = Path(folder) / self._checkpoint.name
-            attached.link(source, self._sources(images))
-            universal.convert(source, self._checkpoint)
+        universal.convert(self._sources(images), self._checkpoint)
         damage = universal.damage_of(self._checkpoint)
         if damage:
             raise StorageFailed(f"it could not be converted for another world size: {damage}")

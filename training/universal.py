@@ -1,7 +1,8 @@
 """ZeRO's state for a gang of another size: DeepSpeed's universal checkpoint, made once per checkpoint.
 
 DeepSpeed refuses a state that was partitioned for another number of ranks, but reads one that its own
-converter has taken apart by parameter. Rank 0 converts from verified files, when a restore first needs it:
+converter has taken apart by parameter. Made from verified files, ahead where the job is elastic
+(converting.py), else by rank 0 when a restore first needs it:
 
     step-00000040.a2/universal/            as converted, with `converted.json`: sizes and hashes of all in it
     step-00000040.a2/.universal-XXXX/      being converted, under a lock of the kernel's; removed by the next
@@ -16,13 +17,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import folders, manifest
+from . import attached, folders, manifest
 from .errors import CheckpointMismatch
 from .manifest import FileEntry
 from .scratch import lock
@@ -51,14 +52,15 @@ def damage_of(checkpoint: Path) -> str:
     return ""
 
 
-def convert(source: Path, checkpoint: Path) -> None:
-    """From the verified files in `source`. Rank 0 alone. Raises OSError, and CheckpointMismatch."""
+def convert(sources: Mapping[str, Path], checkpoint: Path) -> None:
+    """From its verified files, by name. Raises OSError, and CheckpointMismatch."""
     _sweep(checkpoint)
     aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=checkpoint))
     fd = lock(aside)
     try:
+        attached.link(aside / "source", sources)
         try:
-            _run_converter(source, aside / "tag")
+            _run_converter(aside / "source", aside / "tag")
         except (AssertionError, LookupError, NotImplementedError, RuntimeError, ValueError) as error:
             raise CheckpointMismatch(
                 "DeepSpeed cannot convert the checkpoint for another world size: "
