@@ -32,36 +32,47 @@ def last_step(folder: Path, attempt: int, rank: int = 0) -> int:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("lost", [0, 1])
-def test_the_ranks_that_are_left_stay_up_with_other_numbers(tmp_path: Path, lost: int) -> None:
-    """`lost`: the rank whose node is killed; 0 has the rendezvous, and of 1 the one behind it moves up."""
+@pytest.mark.parametrize(
+    ("nodes", "processes", "lost"),
+    [
+        (3, 1, 1),
+        pytest.param(3, 1, 0, marks=pytest.mark.slow),
+        pytest.param(2, 2, 0, marks=pytest.mark.slow),
+        (2, 1, 0),
+    ],
+)
+def test_the_ranks_that_are_left_stay_up_with_other_numbers(
+    tmp_path: Path, nodes: int, processes: int, lost: int
+) -> None:
+    """`lost`: the task whose node is killed. 0 has the rendezvous; those behind it move up."""
     folder, alone = tmp_path / "job", tmp_path / "alone"
     for each in (folder, alone):
         each.mkdir()
     document = {
         "command": f"{sys.executable} {SCRIPT} {folder} 1500 {SAVE_EVERY}",
-        "distribution": {"type": "pytorch"},
-        "resources": {"instance_count": 3, "min_instance_count": 1, "cpus": 1},
+        "distribution": {"type": "pytorch", "process_count_per_instance": processes},
+        "resources": {"instance_count": nodes, "min_instance_count": 1, "cpus": 1},
         "grace_s": 20,
     }
-    with Cluster(tmp_path, agents=3, cpus=1) as cluster:
+    with Cluster(tmp_path, agents=nodes, cpus=1) as cluster:
         job = cluster.submit_text(json.dumps(document))
-        wait_until("three train", lambda: last_step(folder, 1) > 12, 120)
+        wait_until("all train", lambda: last_step(folder, 1) > 12, 120)
         tasks = sorted(cluster.client.job(job).tasks, key=lambda task: task.first_rank)
-        stay = [task.pids[0] for task in tasks if task.first_rank != lost]
+        stay = [pid for task in tasks for pid in task.pids if task is not tasks[lost]]
         index = int(tasks[lost].node.rpartition("-")[2])
         for found in cluster.node_processes(index):
             process.send(found, signal.SIGKILL)
-        wait_until("two go on", lambda: last_step(folder, 2) > 0, 120)
+        wait_until("the others go on", lambda: last_step(folder, 2) > 0, 120)
         assert sorted(cluster.task_pids(job)) == sorted(stay), cluster.story(job, "who stays")
         cluster.start_agent(index)
-        wait_until("three go on", lambda: last_step(folder, 3) > 0, 120)
+        wait_until("all go on", lambda: last_step(folder, 3) > 0, 120)
         wait_until("they train on", lambda: last_step(folder, 3) % SAVE_EVERY > 8, 120)
         (folder / "enough").touch()
         cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
         story = cluster.story(job, "")
     made = [one for lines in records(folder).values() for one in lines]
-    assert {(one["attempt"], one["world_size"]) for one in made} == {(1, 3), (2, 2), (3, 3)}, story
+    sizes = {(1, nodes * processes), (2, (nodes - 1) * processes), (3, nodes * processes)}
+    assert {(one["attempt"], one["world_size"]) for one in made} == sizes, story
     for lines in (records(folder)[pid] for pid in stay):
         steps = [one["step"] for one in lines]
         assert len(set(steps)) == len(steps), "a rank that stayed made a step twice"
