@@ -23,8 +23,8 @@ FitKey = tuple[int, int, NodeId]
 
 @dataclass(slots=True)
 class Candidates:
-    """`fits`: how many tasks fit on each connected node where one does. `room`: their sum. `warming`: the part
-    of `fits` on nodes that still warm up.
+    """`fits`: how many tasks fit on each connected node where one does. `room`: their sum. `warming`: what
+    of `fits` is on nodes that still warm up.
     """
 
     demand: GangDemand
