@@ -22,7 +22,6 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteIt
 from torch.distributed.tensor import DTensor
 
 from . import containers
-from .copying import copy_all
 from .images import Image
 
 _SMALL_BYTES_MAX = 64 * 1024
@@ -75,7 +74,7 @@ class Layout:
         self.frame: list[tuple[int, bytes]] = []
         self.loose: list[WriteItem] = []
         self._placed: list[_Placed] = []
-        self._on_device = False
+        self.on_device = False
         end = 0
         for item in items:
             tensor = _placeable(item, planner)
@@ -83,7 +82,7 @@ class Layout:
                 self.loose.append(item)
             else:
                 end = self._place(item, tensor, end)
-                self._on_device = self._on_device or tensor.is_cuda
+                self.on_device = self.on_device or tensor.is_cuda
         self.placed_bytes = end
 
     def _place(self, item: WriteItem, tensor: torch.Tensor, end: int) -> int:
@@ -100,21 +99,16 @@ class Layout:
         for offset, data in self.frame:
             image.write(offset, data)
         whole = torch.frombuffer(image.map, dtype=torch.uint8)
-        if self._on_device:
+        if self.on_device:
             image.on_close = _pin(whole)
         return [
             whole[one.data_offset : one.data_offset + _bytes_of(one)].view(one.dtype).view(one.shape)
             for one in self._placed
         ]
 
-    def copy(self, planner: SavePlanner, places: Sequence[torch.Tensor]) -> None:
-        """The stall: each tensor into its place. Returns when all bytes are there."""
-        copy_all(
-            (place, cast(torch.Tensor, planner.resolve_data(one.item)).detach())
-            for one, place in zip(self._placed, places, strict=True)
-        )
-        if self._on_device:
-            torch.cuda.current_stream().synchronize()
+    def tensors(self, planner: SavePlanner) -> list[torch.Tensor]:
+        """What goes into the places."""
+        return [cast(torch.Tensor, planner.resolve_data(one.item)).detach() for one in self._placed]
 
     def infos(self, lengths: Sequence[int]) -> dict[MetadataIndex, _StorageInfo]:
         """Where each item stands, when the loose ones are so long."""
