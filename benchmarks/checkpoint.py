@@ -3,8 +3,8 @@
 One rank, a model and AdamW's moments in float32, the same tensors for all. Ours is run.save and run.restore,
 hashes and all; persisting counts from the end of the copy until the checkpoint is durable under its name
 (what is deleted of older ones is in nobody's time). The floors: memcpy is torch's copy_ of each tensor;
-direct write+fsync is the faster raw way, past the page cache (O_DIRECT); read is a plain one of files of which
-the page cache has nothing.
+direct write+fsync is the faster raw way, past the page cache (O_DIRECT); read is a plain one of files of
+which the page cache has nothing.
 """
 
 import shutil
