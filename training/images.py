@@ -115,11 +115,11 @@ def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
 
 
 def map_image(path: Path) -> mmap.mmap:
-    """All of it, at once there. It could be written to, as torch wants of what it reads; nobody does. Raises
-    OSError, and ValueError for an empty one.
+    """It could be written to, as torch wants of what it reads; nobody does. Raises OSError, and ValueError
+    for an empty one.
     """
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    with path.open("r+b") as file:  # not populated: whoever reads it first does that, beside other threads
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED)
 
 
 def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:

@@ -7,11 +7,13 @@ storage by one of all. A slower tier is not touched for what every node that nee
 
 import mmap
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import images, manifest
 from .candidates import Candidate
+from .copying import threads
 from .environment import Environment
 from .gang import Gang
 from .manifest import Manifest
@@ -61,8 +63,11 @@ class Tiers:
         if not missing:
             return ""
         share = missing[self._gang.rank :: len(has)]
-        checked = {name: manifest.damage_of(candidate.path / name, document.files[name]) for name in share}
-        mine = {name: why for name, why in checked.items() if why}
+        with ThreadPoolExecutor(threads()) as crew:
+            whys = crew.map(
+                lambda name: manifest.damage_of(candidate.path / name, document.files[name]), share
+            )
+            mine = {name: why for name, why in zip(share, whys, strict=True) if why}
         said: list[dict[str, str]] = self._gang.gather(mine)
         bad = {name: why for of_rank in said for name, why in of_rank.items()}
         if bad and self._remote is not None:
@@ -157,12 +162,15 @@ class Tiers:
         needed = frozenset[str]().union(*(has[rank].needs for rank in peers))
         names = sorted(needed & frozenset(self.images))[peers.index(self._gang.rank) :: len(peers)]
         found: dict[str, str] = {}
-        for name in names:
-            mapped = images.map_verified(self.images[name], document.files[name])
-            if isinstance(mapped, str):
-                found[name] = mapped
-            else:
-                self.mapped[name] = mapped
+        with ThreadPoolExecutor(threads()) as crew:
+            looked_at = crew.map(
+                lambda name: images.map_verified(self.images[name], document.files[name]), names
+            )
+            for name, mapped in zip(names, looked_at, strict=True):
+                if isinstance(mapped, str):
+                    found[name] = mapped
+                else:
+                    self.mapped[name] = mapped
         return found
 
 
