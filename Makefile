@@ -38,7 +38,7 @@ test: check packages  ## All checks and all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not serial"
 	$(BIN)/python -m pytest -q -m "serial"
 
-test-launchers: $(STAMP)  ## The launchers that need DeepSpeed or Ray (551 MB more in .venv than make test wants)
+test-launchers: $(STAMP)  ## The launchers that need DeepSpeed, Ray, Transformers or Lightning (more in .venv than make test wants)
 	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers]'
 	$(BIN)/python -m pytest -q tests/launchers
 

@@ -97,6 +97,12 @@ def become_shim(
     return rank
 
 
+def _gpus(launch: dict[str, Any]) -> str | None:
+    """Those that its ranks see: a process that has begun on some cannot move to others."""
+    gpus: str | None = launch["environment"].get("CUDA_VISIBLE_DEVICES")
+    return gpus
+
+
 def _read_launch(folder: str) -> dict[str, Any]:
     with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
         launch: dict[str, Any] = json.loads(file.read())
@@ -449,7 +455,7 @@ class Shim:
         if busy or not connection.watching or not self._keeping.able:
             return False
         launch = _read_launch(folder)
-        if launch["mode"] != self._launch["mode"]:
+        if launch["mode"] != self._launch["mode"] or _gpus(launch) != _gpus(self._launch):
             return False
         self._keeping.want(folder, launch, connection)
         self._hand_on_if_ready()

@@ -313,7 +313,7 @@ class Supervisor:
                     f"attempt {newer} of this job has been started here already",
                     transient=False,
                 )
-            before = self._tasks.get(TaskKey(key.job, Attempt(key.attempt - 1), key.task))
+            before = self._predecessor(key)
             await asyncio.gather(
                 *(self._end_older(each) for each in others if before is None or each != before.key)
             )
@@ -331,6 +331,16 @@ class Supervisor:
                 task, Refusal("internal", "the agent failed; its log says how", transient=True)
             )
             raise
+
+    def _predecessor(self, key: TaskKey) -> Task | None:
+        """The task of the attempt before whose ranks may go on in this one. A gang that has closed up numbers
+        its tasks anew: where none has this number here, it is the first of those that were here."""
+        last = [
+            task
+            for task in self._tasks.values()
+            if task.key.job == key.job and task.key.attempt == key.attempt - 1 and not task.over.is_set()
+        ]
+        return min(last, key=lambda task: (task.key.task != key.task, task.key.task), default=None)
 
     async def _end_older(self, key: TaskKey) -> None:
         await self.stop(key, 0.0, "superseded")

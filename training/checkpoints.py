@@ -145,6 +145,7 @@ class Checkpoints:
                 continues=self._continues,
                 url=self._task.url if self._task is not None else "",
                 scrub_s=self._task.scrub_s if self._task is not None else 0.0,
+                elastic=self._task.elastic if self._task is not None else False,
             ),
             self._scratch.lock_fd if self._scratch is not None else None,
         )

@@ -2,6 +2,7 @@
 
     FOLDER/0/__3_0.distcp       what rank 3 has staged; FOLDER/1 likewise: they take turns
     FOLDER/0/__3_0.distcp.of    the checkpoint that it holds; not there while it is written
+    FOLDER/0/__3_of.NAME        what rank 3 publishes as NAME: a DeepSpeed engine's files
 
 A label only says where to look: an image counts when its size and hash are those in the manifest of an
 accepted checkpoint. So a partial, a stale or a strange one is never taken. torch is not needed here.
@@ -10,9 +11,11 @@ accepted checkpoint. So a partial, a stale or a strange one is never taken. torc
 import errno
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from . import manifest
 from .folders import FolderName
@@ -21,6 +24,7 @@ from .manifest import FileEntry
 SLOTS = 2
 _LABEL = ".of"
 _MAKINGS = 3
+_ATTACHED = re.compile(r"__\d+_of\.")
 
 
 class Image:
@@ -77,6 +81,21 @@ class Places:
                 self._on_fallback(f"{folder}: {error.strerror} ({_room(folder, size_bytes)})")
         return Image(last / str(slot) / name, size_bytes)
 
+    def write(self, slot: int, name: str, fill: Callable[[BinaryIO], None]) -> Path:
+        """One whose length is known when `fill` has written it. Raises OSError when none has room."""
+        *others, last = self._folders
+        for folder in others:
+            try:
+                return _write(folder / str(slot) / name, fill)
+            except OSError as error:
+                self._on_fallback(f"{folder}: {error.strerror} (an image of {name})")
+        return _write(last / str(slot) / name, fill)
+
+
+def attached_name(rank: int, name: str) -> str:
+    """Of the image of a file that a rank publishes under a name that is not ours."""
+    return f"__{rank}_of.{name}"
+
 
 def make_private(folder: Path) -> None:
     """With all that is missing above it. The agent may take an empty one above away in between: once more."""
@@ -108,7 +127,8 @@ def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
     for label in folder.glob(f"[0-9]/*{_LABEL}") if folder is not None else ():
         try:
             if label.read_text() == str(name):
-                found[label.name.removesuffix(_LABEL)] = label.with_name(label.name.removesuffix(_LABEL))
+                image = label.with_name(label.name.removesuffix(_LABEL))
+                found[_ATTACHED.sub("", image.name)] = image
         except (OSError, ValueError):  # goes away just now, or is damaged: then it is none
             continue
     return found
@@ -149,6 +169,21 @@ def keep_only(folder: Path, prefixes: Sequence[str]) -> None:
 
 def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], None]) -> Path:
+    """Over the memory that an image of that name has."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_label(path)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "r+b") as file:
+            fill(file)
+            file.truncate()
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def _room(folder: Path, wanted_bytes: int) -> str:

@@ -23,6 +23,7 @@ from . import rng
 from .errors import GangLost, GangNotReady, UnsavableState
 from .handing import hand
 from .peers import Peers
+from .sampler import Sampler
 from .say import say
 from .staying import StayLine
 
@@ -69,7 +70,12 @@ class StepLoop:
             if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
                 raise UnsavableState(
                     f"run.loop() was given {name}, a {type(thing).__name__} without state_dict()",
-                    hint="give it schedulers, scalers and samplers; keep other values in a small class",
+                    hint="give it schedulers and scalers; keep other values in a small class",
+                )
+            if isinstance(thing, Sampler):
+                raise UnsavableState(
+                    f"run.loop() was given {name}, a sampler, which goes on when a step is made again",
+                    hint="take the step's samples by its number, run.rank and run.world_size",
                 )
         self._run = run
         self._plan = plan

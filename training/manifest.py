@@ -129,6 +129,15 @@ def hash_file(path: Path) -> FileEntry:
     return FileEntry(size_bytes, digest.hexdigest())
 
 
+def sync_file(path: Path) -> None:
+    """fsync what is in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write(folder: Path, manifest: Manifest) -> str:
     """Write and fsync the manifest; its hash."""
     data = encode(manifest)

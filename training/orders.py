@@ -97,6 +97,8 @@ class Setting:
     """Where checkpoints are uploaded; empty: nowhere."""
     scrub_s: float = 0.0
     """How often those that are kept are read again; 0: never."""
+    elastic: bool = False
+    """The next attempt may have more or fewer ranks."""
 
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"

@@ -145,7 +145,7 @@ def _copy(order: Order) -> dict[str, FileEntry]:
             targets = [order.aside / name for name in order.files]
             entries = list(crew.map(_copy_file, map(Path, order.files.values()), targets))
         for target in targets:  # after all are written: the first takes the others' pages and names along
-            _sync(target)
+            manifest.sync_file(target)
     except OSError:
         for name in order.files:  # makes room for the note, too
             (order.aside / name).unlink(missing_ok=True)
@@ -182,14 +182,6 @@ def _write_all(file: io.FileIO, chunk: memoryview) -> None:
     written = 0
     while written < len(chunk):
         written += file.write(chunk[written:])
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import candidates, folders, manifest
 from .candidates import Candidate
+from .converting import Ahead
 from .errors import NotAccepted, StorageFailed
 from .folders import FolderName
 from .images import remove_label, set_label
@@ -56,6 +57,7 @@ class Publisher:
             sweeps_unaccepted=self._task is not None,
         )
         self._scrubber = self._make_scrubber()
+        self._ahead = Ahead() if setting.elastic else None
 
     def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> Commit:
         """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go,
@@ -82,6 +84,8 @@ class Publisher:
         seq = self._tell(order, told, path, manifest_hash, document) if self.link is not None else 0
         self._keeper.add(Kept(order.step, path, dict(told.metrics), seq, manifest_hash=manifest_hash))
         self._begin_scrub()
+        if self._ahead is not None and "engine" in told.contents.values():
+            self._ahead.convert(path, manifest_hash)
         if self.link is None:
             self._keeper.let_go(order.attempt)
         self._discard_given_up()
@@ -99,6 +103,8 @@ class Publisher:
 
     def close(self) -> None:
         """Nothing more comes."""
+        if self._ahead is not None:
+            self._ahead.stop()
         if self._scrubber is not None:
             self._scrubber.stop()
 

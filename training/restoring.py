@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import manifest
+from . import attached, manifest
+from .attaching import Attaching
 from .candidates import Candidate, check
 from .dcp import METADATA, Loading, SafeReader
 from .environment import Environment
@@ -102,20 +103,27 @@ class Restorer:
             return None, {}, tiers, problem
         assert reading is not None
         assert reading.document is not None
+        values: dict[str, Any] = {}
         try:
             problem = tiers.verify(candidate, reading.document, reading.files, reading.images)
-            if problem:
-                return None, {}, tiers, problem
-            values, problem = self._load(search, reading, tiers)
+            for part in reading.parts():
+                if not problem:
+                    values, problem = self._load(search, reading, part, tiers)
         finally:
             tiers.drop()
         return reading.document, values, tiers, problem
 
-    def _load(self, search: _Search, reading: "_Reading", tiers: Tiers) -> tuple[dict[str, Any], str]:
+    def _load(
+        self,
+        search: _Search,
+        reading: "_Reading",
+        part: Callable[[Tiers], dict[str, Any]],
+        tiers: Tiers,
+    ) -> tuple[dict[str, Any], str]:
         values: dict[str, Any] = {}
         error: Exception | None = None
         try:
-            values = reading.run(tiers)
+            values = part(tiers)
         except Exception as any_error:  # noqa: BLE001 - as above
             error = any_error
         verdicts: list[_Verdict] = self._gang.gather(_judge(error, touched=reading.touched))
@@ -195,9 +203,31 @@ class _Reading:
         metadata = reader.read_metadata()
         self._filled = self._state.template(metadata, self.document.contents)
         self._loading = Loading(self._filled, reader, metadata)
-        self.files = self._loading.files
+        self._attaching = Attaching(
+            self._state.attached,
+            self._candidate.path,
+            attached.names_in(self.document.files),
+            rank=self._environment.rank,
+            resized=self.document.world_size != self._environment.world_size,
+        )
+        self.files = self._loading.files | self._attaching.needs
 
-    def run(self, tiers: Tiers) -> dict[str, Any]:
+    def parts(self) -> list[Callable[[Tiers], dict[str, Any]]]:
+        """One after the other, each agreed upon by all ranks. The generators are set by the last."""
+        if self._state.attached is None:
+            return [self._run]
+        return [self._convert, self._attach, self._run]
+
+    def _convert(self, tiers: Tiers) -> dict[str, Any]:
+        self._attaching.convert(tiers.images)
+        return {}
+
+    def _attach(self, tiers: Tiers) -> dict[str, Any]:
+        self.touched = True
+        self._attaching.load(tiers.images)
+        return {}
+
+    def _run(self, tiers: Tiers) -> dict[str, Any]:
         assert self.document is not None
         self.touched = True
         self._loading.run(tiers.images, tiers.mapped)

@@ -1,7 +1,8 @@
 """The random number generators of one rank, as tensors: nothing to unpickle when they come back.
 
 python's `random`, numpy's global generator (when the script has imported numpy), torch's CPU generator and
-the current CUDA device's. Each rank has its own.
+the current CUDA device's. Each rank has its own. A rank that was not there at the save gets generators that
+rank 0's state and its own number determine: the same in each restore of that checkpoint, and no other rank's.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import xxhash
 
 _NO_GAUSS = math.nan
 
@@ -38,6 +40,16 @@ def apply(states: Mapping[str, torch.Tensor]) -> None:
         _apply_numpy(sys.modules["numpy"], states["numpy"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def branch(states: Mapping[str, torch.Tensor], rank: int) -> None:
+    """Seed all generators from rank 0's `states`, for a rank that has none of its own."""
+    seed = xxhash.xxh3_64_intdigest(states["torch"].numpy().tobytes(), seed=rank)
+    torch.manual_seed(seed)  # CUDA's, too
+    random.seed(seed)
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
 
 
 def _capture_python() -> torch.Tensor:

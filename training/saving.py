@@ -235,10 +235,12 @@ class Saver:
     # This save.
 
     def _stage(self, stager: Stager, save: _Save, *, upload: bool) -> Order:
-        files: Mapping[str, Path] = {}
+        files: dict[str, Path] = {}
         error = ""
         try:
-            files = stager.stage(save.prepared, self._slot, save.name)
+            if save.state.attached is not None:
+                files |= stager.attach(save.state.attached, self._slot, save.name)
+            files |= stager.stage(save.prepared, self._slot, save.name)
         except StorageFailed as failure:
             error = failure.message
         return Order(

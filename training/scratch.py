@@ -27,7 +27,7 @@ class Scratch:
         self.lock_fd = -1
         while self.lock_fd < 0:
             self.memory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
-            self.lock_fd = _lock(self.memory)  # a sweep may have come in between
+            self.lock_fd = lock(self.memory)  # a sweep may have come in between
         self.disk = _disk_of(self.memory)
 
 
@@ -43,12 +43,12 @@ def _disk_of(memory: Path) -> Path:
 def _sweep(where: Path) -> None:
     for found in where.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or gone
-            if not found.name.endswith("-disk") and (fd := _lock(found)) >= 0:
+            if not found.name.endswith("-disk") and (fd := lock(found)) >= 0:
                 drop(found)
                 os.close(fd)
 
 
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> int:
     """A descriptor that holds it; -1: somebody else does, or it is gone."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

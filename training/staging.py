@@ -6,9 +6,10 @@ changed anywhere. `prepare` and `stage` are local; `lay_out` is collective.
 
 import pickle
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -17,12 +18,14 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 
+from . import engines
+from .attached import Files
 from .copying import copy_all
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
 from .folders import FolderName
 from .gang import Gang
-from .images import Image, Places, remove_label, set_label
+from .images import Image, Places, attached_name, remove_label, set_label
 from .layout import Layout, LooseEncoder, filled, lay_out, signature_of
 
 
@@ -132,6 +135,24 @@ class Stager:
         if self._metadata is not None:
             folder = next(iter(files.values())).parent
             files[METADATA] = self._write_metadata(folder / METADATA, self._layouts, prepared, name)
+        return files
+
+    def attach(self, thing: Any, slot: int, name: FolderName) -> dict[str, Path]:
+        """The images of what has files of its own. Collective for an engine. Raises StorageFailed."""
+        rank = self._gang.rank
+
+        def write(file: str, fill: Callable[[BinaryIO], None]) -> Path:
+            return self._places.write(slot, attached_name(rank, file), fill)
+
+        if isinstance(thing, Files):
+            try:
+                files = thing.copy(write)
+            except OSError as error:
+                raise StorageFailed(f"{error.filename or 'image'}: {error.strerror}") from error
+        else:
+            files = engines.stage(thing, write)
+        for path in files.values():
+            set_label(path, name)
         return files
 
     def _write_metadata(

@@ -26,7 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from . import rng
+from . import engines, rng
+from .attached import Files
 from .errors import CheckpointMismatch, UnsavableState
 
 OWN = "paceline"
@@ -36,6 +37,10 @@ _DATA_BYTES_MAX = 16 * 1024
 
 def kind_of(thing: object) -> str:
     """Which of the kinds above."""
+    if engines.is_engine(thing):
+        return "engine"
+    if isinstance(thing, Files):
+        return "files"
     if isinstance(thing, nn.Module):
         return "module"
     if isinstance(thing, Optimizer):
@@ -54,6 +59,8 @@ class State:
         self.kinds = {name: kind_of(thing) for name, thing in self._given.items()}
         if OWN in given:
             raise UnsavableState(f"the name {OWN!r} is taken: step, values and random states are kept there")
+        self.attached = _attached(self._given, [*self._of("engine"), *self._of("files")])
+        """The engine, or the files, that go into the checkpoint beside DCP's."""
 
     def for_save(self, step: int, checked: set[str]) -> dict[str, Any]:
         """The state dict of this rank. `checked`: names whose form has been found readable in this run
@@ -116,9 +123,11 @@ class State:
         for name, kind in contents.items():
             if kind == "tensor":
                 state[name] = self._given.get(name, _empty(metadata, name))
-        generators = _generators(metadata, self._rank)
-        if generators:
-            state[OWN]["rng"] = {str(self._rank): generators}
+        for rank in (self._rank, 0):
+            generators = _generators(metadata, rank)
+            if generators:
+                state[OWN]["rng"] = {str(rank): generators}
+                break
         return state
 
     def load(self, state: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
@@ -131,7 +140,11 @@ class State:
             set_optimizer_state_dict(self._owner(name), self._given[name], state[name], options=options)
         for name in self._of("stateful"):
             self._given[name].load_state_dict(state[name][0])
-        rng.apply(state[OWN].get("rng", {}).get(str(self._rank), {}))
+        for rank, generators in state[OWN].get("rng", {}).items():
+            if int(rank) == self._rank:
+                rng.apply(generators)
+            else:
+                rng.branch(generators, self._rank)
         values: dict[str, Any] = json.loads(state[OWN]["values"])
         return values | {name: state[name] for name, kind in contents.items() if kind == "tensor"}
 
@@ -159,6 +172,27 @@ class State:
             hint="give the model beside its optimizer: run.save(step, model=model, optimizer=optimizer)",
             name=name,
         )
+
+
+def _attached(given: Mapping[str, Any], names: list[str]) -> Any:
+    if not names:
+        return None
+    if len(names) > 1:
+        raise UnsavableState(
+            f"{' and '.join(names)} each have files of their own: a checkpoint takes one such thing",
+            hint="give the second engine's state as a value with state_dict()",
+        )
+    thing = given[names[0]]
+    if isinstance(thing, Files):
+        thing.check()
+        return thing
+    surplus = [name for name, other in given.items() if engines.owns(thing, other)]
+    if surplus:
+        raise UnsavableState(
+            f"{surplus[0]} is part of {names[0]}, a DeepSpeed engine, which keeps its state",
+            hint=f"give the engine alone: run.save(step, {names[0]}=engine)",
+        )
+    return thing
 
 
 def _check_keys(name: str, state: Mapping[str, Any], metadata: Metadata) -> None:

@@ -42,6 +42,8 @@ class Task:
     save_every: str = ""
     """spec.every; empty: as the script says."""
     mtbf_s: float = 0.0
+    elastic: bool = False
+    """The next attempt may have more or fewer ranks."""
 
 
 def read_task(folder: Path) -> Task:
@@ -74,6 +76,7 @@ def read_task(folder: Path) -> Task:
             scrub_s=float(document.get("scrub_s", 0.0)),
             save_every=str(document.get("save_every", "")),
             mtbf_s=float(document.get("mtbf_s", 0)),
+            elastic=bool(document.get("elastic", False)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidEnvironment(

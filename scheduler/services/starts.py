@@ -91,6 +91,7 @@ def start_message(
         keep_every=spec.checkpoint.keep_every,
         save_every=spec.checkpoint.every,
         mtbf_s=effect.mtbf_us / _SECOND_US,
+        elastic=demand.elastic,
         when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,

@@ -17,15 +17,6 @@ from support.elastic_rank import SAMPLES
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "elastic_rank.py"
 
 
-def node_processes(cluster: Cluster, index: int) -> list[process.Identity]:
-    """The agent first: what it does not see die it cannot tell."""
-    agent = cluster.agents[index].identity
-    below = {found.pid: found for found in process.descendants(agent)}
-    tasks = str(cluster.agent_state(index) / "tasks")
-    marked = process.with_environment("PACELINE_TASK_FOLDER", lambda value: value.startswith(tasks))
-    return [agent, *below.values(), *(found for found in marked if found.pid not in below)]
-
-
 def records(folder: Path) -> dict[tuple[int, int], dict[int, dict[str, Any]]]:
     """Attempt and rank -> step -> what it wrote. The last line of a killed rank may be torn."""
     found: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
@@ -66,7 +57,7 @@ resources: {{instance_count: 2, min_instance_count: 1, cpus: 1}}
         job = cluster.submit_text(text)
         wait_until("both train", lambda: last_step(folder, 1) > 12, 120)
         wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints))
-        for found in node_processes(cluster, 1):
+        for found in cluster.node_processes(1):
             process.send(found, signal.SIGKILL)
         wait_until("one goes on", lambda: last_step(folder, 2) > 0, 120)
         small = cluster.client.job(job)

@@ -16,6 +16,7 @@ import paceline
 import pytest
 from paceline.client import process
 from support.cluster import Cluster, wait_until
+from support.nvml_node import build_stub, h100, nvml_environment
 
 SCRIPT = Path(__file__).parents[1] / "support" / "looping_rank.py"
 EXAMPLE = Path(paceline.__file__).parent / "examples" / "digits" / "loop.yaml"
@@ -33,7 +34,14 @@ class Made(NamedTuple):
 
 
 def submit(
-    cluster: Cluster, folder: Path, *, steps: int, save_every: int, nodes: int = 1, ranks: int = 2
+    cluster: Cluster,
+    folder: Path,
+    *,
+    steps: int,
+    save_every: int,
+    nodes: int = 1,
+    ranks: int = 2,
+    gpus: int = 0,
 ) -> int:
     folder.mkdir()
     return cluster.submit_text(
@@ -41,7 +49,7 @@ def submit(
             {
                 "command": f"{sys.executable} {SCRIPT} {folder} {steps} {save_every}",
                 "distribution": {"type": "pytorch", "process_count_per_instance": ranks},
-                "resources": {"cpus": 1, "instance_count": nodes},
+                "resources": {"cpus": 1, "gpus": gpus, "instance_count": nodes},
                 "retry": {"max_attempts": 50, "backoff": {"start_s": 0.01, "max_s": 0.01}},
             }
         )
@@ -247,6 +255,29 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
     assert reformed["replaced"] == [1]
     check_each_step_once(folder, ranks=2)
     check_curve(nodes, folder, tmp_path / "alone", nodes=2, ranks=1)
+
+
+@pytest.mark.timeout(180)
+def test_ranks_on_other_gpus_than_the_next_attempt_is_given_start_anew(tmp_path: Path) -> None:
+    """Lower ones have become free meanwhile: those that are held by now may be another job's next."""
+    script = tmp_path / "nvml"
+    script.write_text("\n".join(["driver 570.86.15", h100(0), h100(1)]) + "\n")
+    environment = nvml_environment(build_stub(tmp_path / "stub"), script)
+    with Cluster(tmp_path, cpus=4, agent_args=["--cold"], environment=environment) as cluster:
+        holds = cluster.submit_text("command: sleep 600\nresources: {gpus: 1, cpus: 1}\n")
+        cluster.wait_state(holds, "RUNNING")
+        folder = tmp_path / "job"
+        job = submit(cluster, folder, steps=400, save_every=5, gpus=1)
+        wait_trained_on(folder, 1)
+        cluster.client.cancel(holds)
+        cluster.wait_state(holds, "CANCELLED")
+        before = cluster.task_pids(job)
+        kill(before[1])
+        wait_until("the next attempt trains", lambda: last_step(folder, 2) > 0)
+        [task] = cluster.client.job(job).tasks
+        assert list(task.gpu_indices) == [0]
+        assert not set(before) & set(cluster.task_pids(job))
+        finish(cluster, folder, job)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The Ray launcher against the conformance class. Run by test_ray.py, in a network namespace of its own."""
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -83,12 +82,11 @@ def ray_folders() -> set[Path]:
 
 
 def running(*command: str) -> bool:
-    """That very command is there."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return any(process.cmdline() == list(command) for process in psutil.process_iter())
-    return False
+    """That very command is there. One that ends meanwhile, or is a zombie, hides no other."""
+    return any(each.info["cmdline"] == list(command) for each in psutil.process_iter(["cmdline"]))
 
 
 def named(name: str) -> list[psutil.Process]:
     """Of this namespace."""
-    return [process for process in psutil.process_iter() if process.name() == name]
+    found = psutil.process_iter(["name", "status"])
+    return [each for each in found if each.info["name"] == name and each.info["status"] != "zombie"]

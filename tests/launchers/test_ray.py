@@ -25,7 +25,7 @@ def missing() -> str:
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_the_ray_launcher_in_a_network_namespace() -> None:
     space = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    shell = ["bash", "-c", 'ip link set lo up && exec "$@"', "bash"]
+    shell = ["bash", "-c", 'ip link set lo up && "$@"; exit $?', "bash"]  # which reaps what others leave
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/launchers/ray_inside.py"]
     done = subprocess.run(
         [*space, *shell, *tests], cwd=Path(__file__).parents[2], capture_output=True, text=True

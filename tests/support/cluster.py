@@ -274,6 +274,14 @@ class Cluster:
         tasks = sorted(self.client.job(job).tasks, key=lambda task: task.first_rank)
         return [pid for task in tasks for pid in task.pids]
 
+    def node_processes(self, index: int) -> list[Identity]:
+        """All of that node's, the agent first: what it does not see die it cannot tell."""
+        agent = self.agents[index].identity
+        below = {found.pid: found for found in process.descendants(agent)}
+        tasks = str(self.agent_state(index) / "tasks")
+        marked = process.with_environment("PACELINE_TASK_FOLDER", lambda value: value.startswith(tasks))
+        return [agent, *below.values(), *(found for found in marked if found.pid not in below)]
+
     def marked(self) -> list[Identity]:
         """Running processes that bear the cluster's mark: its own and its jobs'."""
         mine = str(self.state)

@@ -49,9 +49,9 @@ class RunningGang:
             codes.append(process.exitcode)
         return codes
 
-    def results(self) -> list[Any]:
+    def results(self, deadline_s: float = DEADLINE_S) -> list[Any]:
         """What each rank returned; RankFailed if one did not."""
-        for rank, code in enumerate(self.wait()):
+        for rank, code in enumerate(self.wait(deadline_s)):
             if code != 0:
                 raise RankFailed(f"rank {rank} ended with {code}:\n{self.output(rank)}")
         return [
@@ -110,10 +110,12 @@ class RankPool:
         self._running.append(gang)
         return gang
 
-    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], *arguments: Any, deadline_s: float = DEADLINE_S, **options: Any
+    ) -> list[Any]:
         gang = self.start(function, *arguments, **options)
         try:
-            return gang.results()
+            return gang.results(deadline_s)
         finally:
             gang.close()
 

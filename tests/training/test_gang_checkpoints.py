@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import rank_scripts
+from support import rank_scripts, resize_scripts
 from support.ranks import RankPool
 
 
@@ -107,3 +107,17 @@ def test_a_group_that_ranks_agreed_over_is_never_ended_by_a_models_reducer(
     assert ranks.run(rank_scripts.gloo_threads_after_letting_go, False, folder=tmp_path) == [0, 0]
     kept = ranks.run(rank_scripts.gloo_threads_after_letting_go, True, folder=tmp_path)
     assert all(threads > 0 for threads in kept)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_losses_over_2_1_3_and_2_ranks_are_those_of_the_run_that_was_never_resized(
+    ranks: RankPool, tmp_path: Path, kind: str
+) -> None:
+    [(_, whole), _] = ranks.run(resize_scripts.train, tmp_path / "whole", kind, 12, folder=tmp_path)
+    assert whole[-1] < whole[0] / 2
+    for world_size, steps in ((2, 3), (1, 6), (3, 9), (2, 12)):
+        for done, losses in ranks.run(
+            resize_scripts.train, tmp_path / "resized", kind, steps, folder=tmp_path, world_size=world_size
+        ):
+            assert done == steps - 3
+            assert losses == pytest.approx(whole[done:steps], rel=1e-5)
