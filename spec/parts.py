@@ -329,6 +329,9 @@ class Checkpoint(Model):
     storage: CheckpointUrl = ""
     """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, or the
     path of a shared folder. A restore reads from there what the nodes' memory and the job's folder lack."""
+    peer_memory: bool = Field(default=True, strict=True)
+    """Of a gang on several nodes, keep each node's part in the memory of another one, too, where that has
+    room: it outlives its node. `false`: not."""
     scrub_interval: SecondsOrOff = None
     """Seconds after which each checkpoint that is kept is read again and its hashes are compared, slowly and
     beside the training; `off` (or 0): never. Absent: a day."""

@@ -13,6 +13,7 @@ from .environment import Environment
 from .gang import Gang
 from .images import Places
 from .link import ShimLink
+from .neighbours import Neighbours, meet
 from .orders import History, Purpose, Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
@@ -57,12 +58,14 @@ class Checkpoints:
         )
         remote = Remote(task.url) if task is not None and task.url else None
         self._restorer = Restorer(environment, gang, link, remote)
+        self._neighbours: Neighbours | None = None
 
     def save(
         self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float], purpose: Purpose
     ) -> SaveOutcome:
         """See Run.save."""
         self._gang.require("save")
+        self._meet()
         return self._saver.save(self._settled_attempt(), step, given, metrics, purpose)
 
     def cost_s(self) -> tuple[float, float] | None:
@@ -79,7 +82,7 @@ class Checkpoints:
         self._gang.require("restore")
         self._saver.flush()
         self._settled_attempt()
-        restored = self._restorer.restore(self._candidates(), given)
+        restored = self._restorer.restore(self._candidates(), given, self._meet())
         self._continues = restored is not None
         self._saver.go_on_from(self._restorer.history)
         return restored
@@ -97,6 +100,12 @@ class Checkpoints:
     def close(self) -> None:
         """What is under way is brought to its end."""
         self._saver.close()
+
+    def _meet(self) -> Neighbours | None:
+        """Once in an attempt, at all ranks."""
+        if self._neighbours is None and self._task is not None and self._task.peer_memory:
+            self._neighbours = meet(self._gang, self._environment)
+        return self._neighbours
 
     def _settled_attempt(self) -> int:
         """Outside Paceline each run is an attempt of its own, one above any that it finds."""
@@ -145,6 +154,9 @@ class Checkpoints:
                 continues=self._continues,
                 url=self._task.url if self._task is not None else "",
                 scrub_s=self._task.scrub_s if self._task is not None else 0.0,
+                job=self._environment.job,
+                peer=self._neighbours.next_door if self._neighbours is not None else None,
+                first_of_node=self._environment.local_rank == 0,
             ),
             self._scratch.lock_fd if self._scratch is not None else None,
         )

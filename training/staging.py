@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 
+from ..spec.folder_names import FolderName
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
-from .folders import FolderName
 from .gang import Gang
 from .images import Image, Places, remove_label, set_label
 from .layout import Layout, LooseEncoder, filled, lay_out, signature_of

@@ -47,7 +47,7 @@ def restore(make_run: MakeRun, task: FakeTask) -> tuple[Any, list[dict[str, Any]
 
 
 def images_of(task: FakeTask, folder: str) -> dict[str, Path]:
-    from paceline.training.folders import FolderName
+    from paceline.spec.folder_names import FolderName
 
     name = FolderName.parse(Path(folder).name)
     assert name is not None
