@@ -1,21 +1,19 @@
 """This node's door for the peers of gangs: who may come, and the process that serves it.
 
-The listening socket is the agent's, made at the first gang that wants it; the process (peer_receiver) is told
-over a pipe whom to let in, and is started again when it has died. Each attempt has a token of its own, in a
-file in its task's folder, from which the next agent knows it: the port stays the same where it can.
+The listening socket is the agent's, made at the first gang that wants it; the process (peer_receiver) is
+started again when it has died. Each attempt has a token of its own: in the job's folder in memory, where that
+process looks, and with the port in its tasks' folders, where its ranks do, and the next agent.
 All calls belong to the event loop's thread.
 """
 
-import json
 import logging
-import os
 import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from ..proto.peer_door import FILE, PEERS, Door, read_door
 from ..spec.ids import Attempt, JobId, TaskKey
@@ -27,6 +25,19 @@ _END_S: Final = 5.0
 _TOKEN_BYTES: Final = 16
 
 
+class _Guest(NamedTuple):
+    """An attempt, with its tasks here."""
+
+    token: str
+    file: Path
+    tasks: set[TaskKey]
+
+
+def token_file(attempt: int) -> str:
+    """In the job's folder in memory: with it in place, that attempt's token opens."""
+    return f"door.a{attempt}"
+
+
 class PeerDoor:
     """Of one agent. `address`: where peers reach it; it listens on `listen_address`."""
 
@@ -36,13 +47,12 @@ class PeerDoor:
         self._address = address
         self._listener: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._tasks: dict[tuple[JobId, Attempt], set[TaskKey]] = {}
-        self._guests: dict[tuple[JobId, Attempt], dict[str, Any]] = {}
+        self._guests: dict[tuple[JobId, Attempt], _Guest] = {}
 
     def admit(self, key: TaskKey, memory_folder: Path) -> Mapping[str, str]:
         """What its folder must have for the ranks to know of it: name -> text. None: peers go without."""
         guest = self._guests.get((key.job, key.attempt))
-        token = guest["token"] if guest else secrets.token_hex(_TOKEN_BYTES)
+        token = guest.token if guest is not None else secrets.token_hex(_TOKEN_BYTES)
         try:
             return {FILE: self._let_in(key, memory_folder, token, 0).encode()}
         except OSError as error:
@@ -60,11 +70,13 @@ class PeerDoor:
 
     def revoke(self, key: TaskKey) -> None:
         """The task is over. With the last of its attempt here, nobody gets in for that any more."""
-        tasks = self._tasks.get((key.job, key.attempt), set())
-        tasks.discard(key)
-        if not tasks and self._tasks.pop((key.job, key.attempt), None) is not None:
+        guest = self._guests.get((key.job, key.attempt))
+        if guest is None:
+            return
+        guest.tasks.discard(key)
+        if not guest.tasks:
             del self._guests[key.job, key.attempt]
-            self._tell({"revoke": {"job": key.job, "attempt": key.attempt}})
+            guest.file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nobody is served until the next agent comes."""
@@ -78,39 +90,28 @@ class PeerDoor:
     def _let_in(self, key: TaskKey, memory_folder: Path, token: str, port: int) -> Door:
         for folder in (memory_folder.parent, memory_folder, memory_folder / PEERS):
             folder.mkdir(mode=0o700, exist_ok=True)
-        listener = self._listening(port)
-        guest = {"job": key.job, "attempt": key.attempt, "token": token, "folder": str(memory_folder)}
-        self._tasks.setdefault((key.job, key.attempt), set()).add(key)
-        self._guests[key.job, key.attempt] = guest
-        self._tell({"admit": guest})
-        return Door(self._node, self._address, listener.getsockname()[1], token)
-
-    def _listening(self, port: int) -> socket.socket:
+        file = memory_folder / token_file(key.attempt)
+        file.touch(mode=0o600)
+        file.write_text(token)
+        guest = self._guests.setdefault((key.job, key.attempt), _Guest(token, file, set()))
+        guest.tasks.add(key)
         if self._listener is None:
             self._listener = _listen(self._listen_address, port)
-        return self._listener
+        self._see_to_the_process(self._listener.fileno(), memory_folder.parent)
+        return Door(self._node, self._address, self._listener.getsockname()[1], token)
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        """A new process is told of all."""
-        if self._process is not None and self._process.poll() is None:
-            try:
-                _write(self._process, message)
-                return
-            except OSError:  # it ends just now
-                pass
-        if self._process is not None:
+    def _see_to_the_process(self, listener_fd: int, root: Path) -> None:
+        if self._process is not None and self._process.poll() is not None:
             log.warning("the process that serves peers has ended with %s: another one", _end(self._process))
             self._process = None
-        if self._guests:
-            self._process = self._start()
-            for guest in self._guests.values():
-                _write(self._process, {"admit": guest})
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        assert self._listener is not None
-        fd = self._listener.fileno()
-        command = [sys.executable, "-P", "-m", "paceline.agent.peer_receiver", str(fd)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(fd,), start_new_session=True)
+        if self._process is None:
+            module = [sys.executable, "-P", "-m", "paceline.agent.peer_receiver"]
+            self._process = subprocess.Popen(
+                [*module, str(listener_fd), str(root)],
+                stdin=subprocess.PIPE,
+                pass_fds=(listener_fd,),
+                start_new_session=True,
+            )
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -123,13 +124,6 @@ def _listen(address: str, port: int) -> socket.socket:
             raise
         log.warning("port %d, where peers knew this node, is in use: they are not served", port)
         return socket.create_server((address, 0), family=family, backlog=_BACKLOG)
-
-
-def _write(process: "subprocess.Popen[bytes]", message: Mapping[str, Any]) -> None:
-    assert process.stdin is not None
-    data = json.dumps(message).encode() + b"\n"
-    while data:
-        data = data[os.write(process.stdin.fileno(), data) :]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> int:

@@ -1,32 +1,32 @@
 """Serves a node's door for its peers (proto/peer_door.py), in a process of its own at low priority: what is
 large never passes through the agent, and is nobody's but this node's memory.
 
-    python -P -m paceline.agent.peer_receiver LISTENER_FD
-    stdin: {"admit": {"job", "attempt", "token", "folder"}}, {"revoke": {"job", "attempt"}}; its end is ours
+    python -P -m paceline.agent.peer_receiver LISTENER_FD ROOT    until stdin ends
 
-A file is written aside and gets its name when all of it has come and its hash is right. Of a job the last two
-checkpoints are kept, each attempt may bring only its own, and a tenth of the memory stays free: what would
-take of that is refused, with numbers. A folder that the agent has taken away is never made again.
+Who may come is what the agent's files in ROOT say at that moment (agent/peer_door.py). A file is written aside
+and gets its name when all of it has come and its hash is right. Of a job the last two checkpoints are kept,
+each attempt may bring only its own, and a tenth of the memory stays free: what would take of that is refused,
+with numbers. A folder that the agent has taken away is never made again.
 """
 
 import contextlib
 import hmac
-import json
 import os
 import shutil
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import psutil
 import xxhash
 
 from ..proto.peer_door import CHUNK_BYTES, GET_BYTES_S, KEPT, PEERS, PUT_BYTES_S, Line, Request
 from ..spec.folder_names import FolderName
+from .peer_door import token_file
 
 SHARE_LEFT: Final = 0.1
 """Of the node's memory, and of shared memory: so much stays available."""
@@ -40,30 +40,15 @@ class Refused(Exception):
     """What the other end is told."""
 
 
-class _Guest(NamedTuple):
-    token: str
-    folder: Path
-    """The job's, in this node's memory."""
-
-
 class Receiver:
-    """`serve` in as many threads as there are connections; `admit` and `revoke` from one."""
+    """`root`: the agent's folder in memory. `serve` in as many threads as there are connections."""
 
-    def __init__(self, share_left: float = SHARE_LEFT) -> None:
+    def __init__(self, root: Path, share_left: float = SHARE_LEFT) -> None:
+        self._root = root
         self._share_left = share_left
-        self._guests: dict[tuple[int, int], _Guest] = {}
         self._coming_bytes = 0
         self._lock = threading.Lock()
-        """Over who is admitted, what is promised, and which folders there are."""
-
-    def admit(self, job: int, attempt: int, token: str, folder: Path) -> None:
-        with self._lock:
-            self._guests[job, attempt] = _Guest(token, folder)
-
-    def revoke(self, job: int, attempt: int) -> None:
-        """Nothing more is taken of it."""
-        with self._lock:
-            self._guests.pop((job, attempt), None)
+        """Over what is promised, and which folders there are."""
 
     def serve(self, connection: socket.socket) -> None:
         """One request. What goes wrong is told to the other end, as long as it hears."""
@@ -80,51 +65,53 @@ class Receiver:
 
     def _answer(self, line: Line) -> None:
         request = Request.of(line.hear())
-        with self._lock:
-            guest = self._checked(request)
+        folder = self._checked(request)
         if request.op == "put":
-            self._take(line, request, guest)
+            self._take(line, request, folder)
         elif request.op == "get":
-            _give(line, request, guest.folder)
+            _give(line, request, folder)
         else:
             raise Refused(f"unknown op {request.op[:20]!r}, expected put or get")
 
-    def _checked(self, request: Request) -> _Guest:
-        guest = self._guests.get((request.job, request.attempt))
-        if guest is None or not hmac.compare_digest(guest.token.encode(), request.token.encode()):
+    def _checked(self, request: Request) -> Path:
+        """The job's folder, if that attempt is let in (agent/peer_door.py) with that token."""
+        folder = self._root / str(request.job)
+        try:
+            token = (folder / token_file(request.attempt)).read_bytes()
+        except FileNotFoundError:
+            token = b""
+        if not token or not hmac.compare_digest(token, request.token.encode()):
             raise Refused(f"attempt {request.attempt} of job {request.job} is not let in with this token")
-        return guest
+        return folder
 
-    def _take(self, line: Line, request: Request, guest: _Guest) -> None:
+    def _take(self, line: Line, request: Request, folder: Path) -> None:
         name = FolderName.parse(request.checkpoint)
         if name is None or name.attempt != request.attempt:
             raise Refused(f"{request.checkpoint} is not of attempt {request.attempt}")
-        aside = guest.folder / PEERS / request.checkpoint / f"{_ASIDE}{request.file}"
-        with self._promised(request, name):
+        aside = folder / PEERS / request.checkpoint / f"{_ASIDE}{request.file}"
+        with self._promised(folder, name, request.size_bytes):
             try:
                 line.say({"ok": True})
                 _receive(line, request, aside)
-                with self._lock:
-                    self._checked(request)
-                    aside.rename(aside.with_name(request.file))
+                self._checked(request)
+                aside.rename(aside.with_name(request.file))
             except BaseException:
                 aside.unlink(missing_ok=True)
                 raise
         line.say({"ok": True})
 
     @contextlib.contextmanager
-    def _promised(self, request: Request, name: FolderName) -> Iterator[None]:
+    def _promised(self, folder: Path, name: FolderName, size_bytes: int) -> Iterator[None]:
         """Room for it, in a folder that is there."""
         with self._lock:
-            peers = self._checked(request).folder / PEERS
-            _make_place(peers, name)
-            self._check_room(peers.parent, request.size_bytes)
-            self._coming_bytes += request.size_bytes
+            _make_place(folder / PEERS, name)
+            self._check_room(folder, size_bytes)
+            self._coming_bytes += size_bytes
         try:
             yield
         finally:
             with self._lock:
-                self._coming_bytes -= request.size_bytes
+                self._coming_bytes -= size_bytes
 
     def _check_room(self, folder: Path, size_bytes: int) -> None:
         """Beside what is promised already, and what this node's own images will take yet."""
@@ -201,13 +188,6 @@ def _mb(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:,.0f}"
 
 
-def _obey(receiver: Receiver, message: Mapping[str, Any]) -> None:
-    if admit := message.get("admit"):
-        receiver.admit(admit["job"], admit["attempt"], admit["token"], Path(admit["folder"]))
-    elif revoke := message.get("revoke"):
-        receiver.revoke(revoke["job"], revoke["attempt"])
-
-
 def _accept(listener: socket.socket, receiver: Receiver) -> None:
     free = threading.Semaphore(CONNECTIONS_MAX)
 
@@ -230,11 +210,10 @@ def _accept(listener: socket.socket, receiver: Receiver) -> None:
 
 def main() -> None:
     os.nice(_NICENESS)
-    receiver = Receiver()
     listener = socket.socket(fileno=int(sys.argv[1]))
+    receiver = Receiver(Path(sys.argv[2]))
     threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
-    for line in sys.stdin.buffer:
-        _obey(receiver, json.loads(line))
+    sys.stdin.buffer.read()
     os._exit(0)  # the agent has gone: nobody says any more who may come
 
 
