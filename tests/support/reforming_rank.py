@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def _meet(attempt: int) -> Peers:
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+def _meet(port: int) -> Peers:
+    """Each attempt has a store of its own: torch puts an attempt's keys under no prefix."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     return Peers("cpu")
 
 
@@ -25,19 +30,14 @@ def _leave_the_pool() -> None:
     distributed.destroy_process_group()
 
 
-def reforms(port: int, times: int) -> list[tuple[int, int]]:
+def reforms(ports: Sequence[int]) -> list[tuple[int, int]]:
     """Form, train a step, leave, again and again: (threads, connections) after each step."""
     _leave_the_pool()
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
     net = nn.Linear(4, 1)
     found = []
     last = None
-    for attempt in range(times):
-        peers = _meet(attempt)
+    for port in ports:
+        peers = _meet(port)
         model = DistributedDataParallel(net)
         model(torch.ones(2, 4)).sum().backward()
         distributed.barrier()
@@ -54,12 +54,7 @@ def reforms(port: int, times: int) -> list[tuple[int, int]]:
 def is_cut(port: int) -> str:
     """Rank 1 never comes to the collective in which rank 0 waits; rank 0 cuts, from another thread."""
     _leave_the_pool()
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    peers = _meet(0)
+    peers = _meet(port)
     if distributed.get_rank() == 1:
         return _error_of(lambda: distributed.recv(torch.zeros(1), src=0))
     waits = threading.Event()
