@@ -1,12 +1,12 @@
-"""Serves a node's door for its peers (proto/peer_door.py), in a process of its own at low priority: what is
-large never passes through the agent, and is nobody's but this node's memory.
+"""Serves a node's door for its peers (proto/peer_door.py), in a process of its own: what is large does not
+pass through the agent.
 
     python -P -m paceline.agent.peer_receiver LISTENER_FD ROOT    until stdin ends
 
-Who may come is what the agent's files in ROOT say at that moment (agent/peer_door.py). A file is written aside
-and gets its name when all of it has come and its hash is right. Of a job the last two checkpoints are kept,
-each attempt may bring only its own, and a tenth of the memory stays free: what would take of that is refused,
-with numbers. A folder that the agent has taken away is never made again.
+Who may come is what the agent has left in ROOT (agent/peer_door.py). A file is written aside and gets its name
+when all of it has come and its hash is right. Of a job the last two checkpoints are kept, each attempt may
+bring only its own, and a tenth of the memory stays free: what would take of that is refused, with numbers. A
+folder that the agent has taken away is never made again.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ SHARE_LEFT: Final = 0.1
 """Of the node's memory, and of shared memory: so much stays available."""
 CONNECTIONS_MAX: Final = 32
 _NICENESS: Final = 10
+"""While a file comes: nobody waits for it, and there is training here. While one is given, a gang waits."""
 _REST_S: Final = 0.1
 _ASIDE: Final = "~"
 
@@ -67,6 +68,7 @@ class Receiver:
         request = Request.of(line.hear())
         folder = self._checked(request)
         if request.op == "put":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread, for good
             self._take(line, request, folder)
         elif request.op == "get":
             _give(line, request, folder)
@@ -209,7 +211,6 @@ def _accept(listener: socket.socket, receiver: Receiver) -> None:
 
 
 def main() -> None:
-    os.nice(_NICENESS)
     listener = socket.socket(fileno=int(sys.argv[1]))
     receiver = Receiver(Path(sys.argv[2]))
     threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
