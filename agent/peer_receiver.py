@@ -3,10 +3,10 @@ pass through the agent.
 
     python -P -m paceline.agent.peer_receiver LISTENER_FD ROOT    until stdin ends
 
-Who may come is what the agent has left in ROOT (agent/peer_door.py). A file is written aside and gets its name
-when all of it has come and its hash is right. Of a job the last two checkpoints are kept, each attempt may
-bring only its own, and a tenth of the memory stays free: what would take of that is refused, with numbers. A
-folder that the agent has taken away is never made again.
+Who may come is what the agent has left in ROOT (agent/peer_door.py). A file is written aside and gets its
+name when all of it has come and its hash is right. Of a job the last two checkpoints are kept, each attempt
+may bring only its own, and a tenth of the memory stays free: what would take of that is refused, with
+numbers. A folder that the agent has taken away is never made again.
 """
 
 import contextlib
