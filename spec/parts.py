@@ -345,8 +345,8 @@ class Checkpoint(Model):
     """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, or the
     path of a shared folder. A restore reads from there what the nodes' memory and the job's folder lack."""
     peer_memory: OnOff = True
-    """Whether each node's part is kept in the memory of another node of the gang, too, where that has room: it
-    outlives its node."""
+    """Whether each node's part is kept in the memory of another node of the gang, too, where that has room:
+    there it outlives its node."""
     scrub_interval: SecondsOrOff = None
     """Seconds after which each checkpoint that is kept is read again and its hashes are compared, slowly and
     beside the training; `off` (or 0): never. Absent: a day."""

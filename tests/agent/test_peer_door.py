@@ -79,6 +79,9 @@ def test_what_is_put_is_kept_and_given_again(node: Node, tmp_path: Path) -> None
     assert caller.fetch(name(10), "__1_0.distcp", entry, target) == ""
     assert target.read_bytes() == DATA
     assert caller.read_small(name(10), "__1_0.distcp", entry) == DATA
+    flipped, longer = FileEntry(len(DATA), "0" * 32), FileEntry(len(DATA) + 1, hash_bytes(DATA))
+    assert caller.fetch(name(10), "__1_0.distcp", flipped, target) == "hash differs at node-b"
+    assert caller.fetch(name(10), "__1_0.distcp", longer, target) == f"has {len(DATA)} bytes at node-b"
     assert caller.fetch(name(20), "__1_0.distcp", entry, target) == "not in memory there at node-b"
     assert not target.exists()
 
