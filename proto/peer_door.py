@@ -126,7 +126,10 @@ class Line:
             received += data
             if len(received) > LINE_BYTES_MAX:
                 raise ValueError(f"a line is longer than {LINE_BYTES_MAX} bytes")
-        told = json.loads(received)
+        try:
+            told = json.loads(received)
+        except RecursionError:
+            raise ValueError("too deep") from None
         if not isinstance(told, dict):
             raise ValueError("expected an object")
         return told

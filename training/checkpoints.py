@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..proto.peer_door import PEERS
 from ..spec.retention import Retention
 from . import candidates, folders, images
 from .candidates import Candidate
@@ -136,9 +137,13 @@ class Checkpoints:
         return Stager(self._gang, Places(places, _say_fallback))
 
     def _let_go_of_strangers(self, folder: Path) -> None:
-        """Images of ranks that were here in an attempt before, and are not now."""
+        """Images of ranks that were here in an attempt before, and are not now; and what was kept for other
+        nodes, where nobody brings anything newer.
+        """
         here = self._environment
         if here.local_rank == 0:
+            if self._neighbours is None:
+                images.drop(folder / PEERS)
             ranks = range(here.rank, here.rank + here.local_world_size)
             images.keep_only(folder, [f"__{rank}_" for rank in ranks])
 

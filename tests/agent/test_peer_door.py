@@ -207,7 +207,15 @@ def test_what_has_another_hash_or_is_longer_is_not_kept(node: Node, sent: bytes)
 
 @pytest.mark.parametrize(
     "said",
-    [b"{}\n", b"[]\n", b"nonsense\n", b"x" * 5000, b'{"op": "put", "job": -1}\n', b'{"op": "list"}\n'],
+    [
+        b"{}\n",
+        b"[]\n",
+        b"nonsense\n",
+        b"x" * 5000,
+        b"[" * 4000 + b"\n",
+        b'{"op": "put", "job": -1}\n',
+        b'{"op": "list"}\n',
+    ],
 )
 def test_nonsense_is_refused_and_others_are_served(node: Node, said: bytes) -> None:
     caller = node.admit()
