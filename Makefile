@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-launchers check format proto statements packages vm-cgroup chaos bench clean
+.PHONY: help venv demo faults test test-launchers check format proto statements packages vm-cgroup chaos bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## Train digits on two local agents, kill a worker on the way, see it resume
 	@$(BIN)/python scripts/demo.py
+
+faults: $(STAMP)  ## One run that meets five different faults, its timeline and its ledger
+	@$(BIN)/python scripts/faults.py
 
 test: check packages  ## All checks and all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not serial"

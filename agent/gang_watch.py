@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..proto.beats import NAME, RANKS_MAX, Beats, read_beats
+from ..proto.beats import NAME, RANKS_MAX, TRAINS, Beats, read_beats
 from . import kernel
 from .paces import Paces
 from .ranks import Worker
@@ -124,7 +124,8 @@ class GangWatch:
 
     def _judge(self, workers: Sequence[Worker]) -> Stall | None:
         living = [worker for worker in workers if worker.lives]
-        self._stillness.look(time.monotonic(), self._beats(living), lambda: _cpu_s(living))
+        beats = [_who_is_stopped_trains(each) for each in self._beats(living)]
+        self._stillness.look(time.monotonic(), beats, lambda: _cpu_s(living))
         return self._stillness.stall
 
     def _beats(self, workers: Sequence[Worker]) -> list[Beats]:
@@ -138,6 +139,13 @@ class GangWatch:
         if slots and len(self._launch["ranks"]) == 1:  # a launcher of the job's own may have ranks below it
             slots = set(range(RANKS_MAX))
         return [each for each in read_beats(self._fd) if each.slot in slots]
+
+
+def _who_is_stopped_trains(beats: Beats) -> Beats:
+    """A save or a restore has the patience that work needs; a process that is stopped does not work at it."""
+    if beats.phase != TRAINS and kernel.state(beats.pid) == kernel.STOPPED:
+        return beats._replace(phase=TRAINS)
+    return beats
 
 
 def _cpu_s(workers: Sequence[Worker]) -> dict[int, float]:

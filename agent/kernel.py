@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -23,6 +24,8 @@ _SYSLOG_ACTION_READ_ALL = 3
 _LOG_BYTES = 256 * 1024
 _KILLED = re.compile(rb"\[ *(\d+)\.\d+\][^\n]*Killed process (\d+) ")
 _KILL_AGE_S_MAX = 600
+STOPPED: Final = "T"
+"""The state of a process that a signal has stopped."""
 BLOCK_BYTES = 4096
 MARK = "PACELINE_MARK"
 MARK_BYTES_MAX = 64

@@ -29,12 +29,11 @@ _OUTPUT_BYTES_MAX: Final = 256 * 1024
 _FRAMES_MAX: Final = 40
 _HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ (?:\[.*\] )?\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
-_STOPPED: Final = "T"
 _STATES: Final = {
     "R": "running",
     "S": "sleeping",
     "D": "waiting for the disk",
-    _STOPPED: "stopped by a signal",
+    kernel.STOPPED: "stopped by a signal",
     "t": "stopped by a debugger",
     "Z": "dead",
 }
@@ -148,7 +147,7 @@ class Capture:
     def _signal(self, one: _One, now_s: float) -> None:
         """Only to a process that catches it: any other would die of it."""
         one.from_bytes = one.seen_bytes = os.fstat(one.worker.log_fd).st_size
-        if not kernel.catches(one.pid, STACK_SIGNAL) or kernel.state(one.pid) == _STOPPED:
+        if not kernel.catches(one.pid, STACK_SIGNAL) or kernel.state(one.pid) == kernel.STOPPED:
             one.done = True
             return
         _write_log(one.worker, "faulthandler", "")

@@ -199,8 +199,8 @@ class Watcher:
 
 def _job_is_over(last: dict[str, Any]) -> bool:
     """As far as one node can tell: what ended well, or was stopped for good, does not come back."""
-    codes = last.get("exit_codes", ())
-    return last.get("why") in _FOR_GOOD or (bool(codes) and not any(codes))
+    codes, why = last.get("exit_codes", ()), last.get("why")
+    return why in _FOR_GOOD or (why == "exited" and bool(codes) and not any(codes))
 
 
 def _set_left(task: Task) -> None:

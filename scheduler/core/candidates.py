@@ -23,13 +23,16 @@ FitKey = tuple[int, int, NodeId]
 
 @dataclass(slots=True)
 class Candidates:
-    """`fits`: how many tasks fit on each connected node where one does. `room`: their sum."""
+    """`fits`: how many tasks fit on each connected node where one does. `room`: their sum. `warming`: what
+    of `fits` is on nodes that still warm up.
+    """
 
     demand: GangDemand
     epoch: int = -1
     seen: int = 0
     room: int = 0
     fits: dict[NodeId, int] = field(default_factory=dict)
+    warming: dict[NodeId, int] = field(default_factory=dict)
     keys: dict[NodeId, FitKey] = field(default_factory=dict)
     order: list[FitKey] = field(default_factory=list)
     """Heap; an entry that is not in `keys` is stale."""
@@ -52,7 +55,7 @@ class Candidates:
         log = state.changes
         if self.epoch != log.epoch:
             self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
-            self.fits, self.keys, self.order = {}, {}, []
+            self.fits, self.warming, self.keys, self.order = {}, {}, {}, []
             for name in state.nodes:
                 self._look(state, name)
             return
@@ -65,6 +68,7 @@ class Candidates:
 
     def _look(self, state: ClusterState, name: NodeId) -> None:
         self.room -= self.fits.pop(name, 0)
+        self.warming.pop(name, None)
         node = state.nodes.get(name)
         fits = 0
         if node is not None and takes_work(state, node):
@@ -73,6 +77,8 @@ class Candidates:
             self.keys.pop(name, None)
             return
         self.fits[name] = fits
+        if node is not None and node.inventory.warming:
+            self.warming[name] = fits
         self.room += fits
         key = _fit_key(self.demand, name, state.loads[name])
         if self.keys.get(name) != key:

@@ -6,7 +6,9 @@ grow, and does so at its next checkpoint, from that checkpoint: so it grows at m
 checkpoint. One gang at a time: what it leaves is counted before the next one moves.
 """
 
-from ...spec.ids import JobId, Micros
+from collections.abc import Collection
+
+from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from . import events as e
 from .amounts import duration_text
@@ -55,8 +57,11 @@ def grow_at_checkpoint(state: ClusterState, job: Job, now_us: Micros) -> Plan[No
 
 
 def could_have(state: ClusterState, job: Job) -> int:
-    """The instances that it could have now: its own, and those that there is room for."""
-    return min(job.demand.instance_count_max, len(job.tasks) + candidates_for(state, job.demand).room)
+    """The instances that it could have now: its own, and those that there is room for on nodes that are warm:
+    on others all of it would wait for the imports.
+    """
+    found = candidates_for(state, job.demand)
+    return min(job.demand.instance_count_max, len(job.tasks) + found.room - sum(found.warming.values()))
 
 
 def why_not_now(state: ClusterState, job: Job) -> str:
@@ -64,9 +69,11 @@ def why_not_now(state: ClusterState, job: Job) -> str:
     first = first_waiting(state)
     if first is not None:
         return f"what is free goes to job {first} first, which waits"
-    if could_have(state, job) <= len(job.tasks):
-        return "there is no room for more instances"
-    return ""
+    if could_have(state, job) > len(job.tasks):
+        return ""
+    if warming := candidates_for(state, job.demand).warming:
+        return f"{_names(state, warming)} still imports what its warm pool needs"
+    return "there is no room for more instances"
 
 
 def first_waiting(state: ClusterState) -> JobId | None:
@@ -110,6 +117,12 @@ def growth_text(state: ClusterState, job: Job, now_us: Micros) -> str:
         return f"{grows} (none so far in this attempt; a job that saves none stays as it is)"
     ago = duration_text(max(0, now_us - last.accepted_us))
     return f"{grows} (the last one, of step {last.step}, came {ago} ago)"
+
+
+def _names(state: ClusterState, nodes: Collection[NodeId]) -> str:
+    """The first, and how many more there are."""
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return state.nodes[min(nodes)].inventory.name + more
 
 
 def _waits_besides(state: ClusterState, job: Job) -> bool:

@@ -42,6 +42,8 @@ class NodeInventory:
     rendezvous_ports: tuple[int, ...] = ()
     details: str = ""
     sick: tuple[SickGpu, ...] = ()
+    warming: bool = False
+    """Its warm pool still imports what ranks need: a start there waits for it."""
 
 
 @dataclass(frozen=True, slots=True)

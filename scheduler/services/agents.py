@@ -311,6 +311,7 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         ),
         environments=tuple(sorted(message.environments)),
         rendezvous_ports=tuple(message.rendezvous_ports),
+        warming=message.warm_pool == "starting",
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
 

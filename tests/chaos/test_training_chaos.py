@@ -3,12 +3,13 @@
 `make chaos` runs 100 rounds, `pytest tests/chaos --seed S` replays the choices of one.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster
-from support.training_chaos import Losses, TrainingRound, read_losses, submit
+from support.cluster import Cluster, wait_until
+from support.training_chaos import COURSES, Course, Losses, TrainingRound
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,15 +27,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> Losses:
-    folder = cluster.folder / "undisturbed"
-    job = submit(cluster, folder)
-    (folder / "enough").touch()
-    cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
-    return read_losses(folder)
+def undisturbed(cluster: Cluster) -> Callable[[Course], Losses]:
+    @functools.cache
+    def losses(course: Course) -> Losses:
+        folder = cluster.folder / course.name
+        job = course.submit(cluster, folder)
+        wait_until("enough steps", lambda: len(course.read(folder)) >= 2 * course.steps, timeout_s=120)
+        (folder / "enough").touch()
+        cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
+        return course.read(folder)
+
+    return losses
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_round_of_training(cluster: Cluster, undisturbed: Losses, tmp_path: Path, seed: int) -> None:
-    TrainingRound(cluster, tmp_path / "disturbed", seed).run(undisturbed)
+def test_round_of_training(
+    cluster: Cluster, undisturbed: Callable[[Course], Losses], tmp_path: Path, seed: int
+) -> None:
+    course = COURSES[seed % len(COURSES)]
+    expected = undisturbed(course)
+    TrainingRound(cluster, course, tmp_path / "disturbed", seed).run(expected)

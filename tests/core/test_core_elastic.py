@@ -116,6 +116,17 @@ def test_below_its_least_it_waits_for_the_node(paddock: Paddock) -> None:
     assert (stranded.fields["tasks"], stranded.fields["fit_now"]) == (2, 1)
 
 
+def test_it_does_not_stop_for_a_node_whose_pool_still_warms_up(paddock: Paddock) -> None:
+    job = shrunk(paddock)
+    paddock.node_joins("c", cpus=4, warming=True)
+    assert "c still imports what its warm pool needs" in paddock.why(job).reasons[-1].text
+    saves(paddock, job, 20)
+    assert paddock.stops_sent(job)[-1].key.attempt == 1
+    paddock.node_joins("c", cpus=4)
+    saves(paddock, job, 21)
+    assert paddock.stops_sent(job)[-1].key.attempt == 2
+
+
 def test_it_grows_at_its_next_checkpoint_and_not_before(paddock: Paddock) -> None:
     job = shrunk(paddock)
     paddock.node_joins("c", cpus=4)

@@ -112,6 +112,8 @@ def test_preempted_it_is_given_the_time_that_its_save_takes(cluster: Cluster, tm
     assert "preempted" in end and "uses no retry" in end and "lost" not in end
     (seen,) = texts(cluster, job, "StopSeen")
     assert f"after step {step}" in seen
+    (restored,) = texts(cluster, job, "CheckpointRestored")
+    assert f"of step {step}, read from memory in" in restored, "what came back at once finds what it left"
     newest = table(cluster, job)[step]
     assert newest.why == "before the end that was asked for" and newest.stall_s > 2.9
     assert cluster.client.timeline(job).ledger.lost_us == 0

@@ -67,21 +67,31 @@ dist.destroy_process_group()
 """
 
 SAVES_ALONE = """
-import os, signal, time
+import os, signal, sys, time
 import torch
 import torch.distributed as dist
 import paceline
 
+class Model(torch.nn.Linear):
+    def state_dict(self, *args, **options):
+        if sys.argv[1] == "within":
+            stop()
+        return super().state_dict(*args, **options)
+
+def stop():
+    if step == 5 and run.rank == 1 and run.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
 dist.init_process_group("gloo")
 run = paceline.init()
-model = torch.nn.Linear(4, 1)
+model, step = Model(4, 1), -1
 restored = run.restore(model=model)
 for step in range(restored.step + 1 if restored else 0, 8):
     dist.all_reduce(torch.ones(1))
     time.sleep(0.2)  # what a step takes
     run.report(step, loss=1.0)
-    if step == 5 and run.rank == 1 and run.attempt == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if sys.argv[1] == "before":
+        stop()
     run.save(step, model=model)
 dist.destroy_process_group()
 """
@@ -102,7 +112,8 @@ SCRIPTS = {
     "is_stopped": ("python torch_only.py is_stopped", 2),
     "is_locked": ("python torch_only.py is_locked", 2),
     "with_ours": ("python with_ours.py && true", 2),
-    "saves_alone": ("python saves_alone.py", 2),
+    "stops_before_a_save": ("python saves_alone.py before", 2),
+    "stops_within_a_save": ("python saves_alone.py within", 2),
     "has_one_attempt": ("python torch_only.py is_locked", 1),
 }
 
@@ -177,10 +188,11 @@ def test_it_goes_on_from_its_checkpoint(cluster: Cluster, jobs: dict[str, int]) 
     assert 0 < ledger.lost_us < 10_000_000, "only what came after the checkpoint is lost, not the silence"
 
 
-def test_who_waits_in_a_save_for_a_peer_that_never_comes_is_not_taken_for_one_who_saves(
-    cluster: Cluster, jobs: dict[str, int]
+@pytest.mark.parametrize("how", ["stops_before_a_save", "stops_within_a_save"])
+def test_who_waits_in_a_save_or_is_stopped_in_one_is_not_taken_for_one_who_saves(
+    cluster: Cluster, jobs: dict[str, int], how: str
 ) -> None:
-    job = jobs["saves_alone"]
+    job = jobs[how]
     assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
     hang = hang_of(cluster, job)
     assert "rank 1 on local-" in hang.text and "rank 0" not in hang.text, hang.text

@@ -1,12 +1,13 @@
 """A rank of an elastic gang: DDP over loader workers that fetch ahead, uneven shares, gradients added up.
 
-`elastic_rank.py FOLDER STEPS`: until STEPS are done, or FOLDER/enough is there and an epoch's end. Each step
-is a line in FOLDER/ATTEMPT.RANK.jsonl: the loss over all ranks, and this rank's samples.
+`elastic_rank.py FOLDER STEPS [STEP_S]`: until STEPS are done, or FOLDER/enough is there and an epoch's end.
+Each step is a line in FOLDER/ATTEMPT.RANK.jsonl: the loss over all ranks, and this rank's samples.
 """
 
 import contextlib
 import json
 import sys
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def main() -> None:
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+    step_s = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     run = paceline.init(checkpoints=folder / "checkpoints")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -64,6 +66,7 @@ def main() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
+                time.sleep(step_s)  # what a larger model takes
                 said = {"step": step, "epoch": sampler.epoch, "loss": over_ranks(mean, run), "samples": mine}
                 record.write(json.dumps(said) + "\n")
                 mean, mine = torch.zeros(1, dtype=torch.float64), []

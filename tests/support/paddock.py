@@ -40,6 +40,7 @@ def inventory(
     model: str = "NVIDIA H100 80GB HBM3",
     environments: Sequence[str] = (),
     ports: Sequence[int] = (41000, 41001, 41002),
+    warming: bool = False,
 ) -> NodeInventory:
     return NodeInventory(
         name,
@@ -48,6 +49,7 @@ def inventory(
         tuple(NodeGpu(index, model) for index in range(gpus)),
         tuple(environments),
         tuple(ports),
+        warming=warming,
     )
 
 

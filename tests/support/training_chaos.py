@@ -1,9 +1,9 @@
 """One round of chaos over training: a gang of two nodes that saves as it goes, and a random mix of faults.
 
 Faults hit ranks, shims, persisters, agents, whole nodes, the scheduler, the copies in memory and the files in
-storage; some ranks are stopped, which only the watch for hangs can see. When it is over, every step that any
-attempt made has the loss of the run that nobody disturbed, nothing damaged was restored, and the ledger adds
-up.
+storage; some ranks are stopped, which only the watch for hangs can see. The gang is one that restarts, one
+whose ranks stay up in the step loop, or an elastic one. When it is over, every step that any attempt made has
+the loss of the run that nobody disturbed, nothing damaged was restored, and the ledger adds up.
 """
 
 import json
@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,41 +25,89 @@ from paceline.proto.marks import agent_mark
 from .cluster import Cluster, wait_until
 from .rank_scripts import persisters_of
 
-SCRIPT = Path(__file__).with_name("saving_rank.py")
 FAULTS = 4
-STEPS, SAVE_EVERY, STEP_S = 150, 4, 0.02
 HANG_S = 10
 Losses = dict[tuple[int, int, int], float]
 """(Attempt, rank, step) -> loss."""
 
 
-def submit(cluster: Cluster, folder: Path) -> int:
-    folder.mkdir()
-    document = {
-        "command": f"{sys.executable} {SCRIPT} {folder} {STEPS} {SAVE_EVERY} {STEP_S}",
-        "distribution": {"type": "pytorch"},
-        "environment_variables": {"OMP_NUM_THREADS": "1"},
-        "resources": {"instance_count": 2, "cpus": 1},
-        "limits": {"hang_timeout": HANG_S},
-        "retry": {"max_attempts": 1000, "backoff": {"start_s": 0}},
-        "checkpoint": {"keep_last": 3},
+def _read_saving(folder: Path) -> Losses:
+    return {
+        (int(attempt), int(rank), int(step)): float(loss)
+        for attempt, rank, step, loss in _words(folder / "losses")
     }
-    return cluster.submit_text(json.dumps(document))
 
 
-def read_losses(folder: Path) -> Losses:
+def _read_looping(folder: Path) -> Losses:
+    return {
+        (int(attempt), int(rank), int(step)): float(loss)
+        for attempt, rank, step, _pid, loss in _words(folder / "steps")
+    }
+
+
+def _read_elastic(folder: Path) -> Losses:
     found: Losses = {}
-    for line in (folder / "losses").read_text().splitlines() if (folder / "losses").exists() else ():
-        attempt, rank, step, loss = line.split()
-        found[int(attempt), int(rank), int(step)] = float(loss)
+    for path in folder.glob("*.jsonl"):
+        attempt, rank, _ = path.name.split(".")
+        for line in _lines(path):
+            said = json.loads(line)
+            found[int(attempt), int(rank), said["step"]] = said["loss"]
     return found
+
+
+def _words(path: Path) -> Iterator[list[str]]:
+    return (line.split() for line in _lines(path))
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole ones: a rank may be killed while it writes its last."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A way to train. Its script is given a folder and `arguments`, makes at most `steps`, and hurries to its
+    end when FOLDER/enough is there.
+    """
+
+    name: str
+    script: str
+    arguments: str
+    steps: int
+    read: Callable[[Path], Losses]
+    loss_is_of_rank: bool = True
+    """Else it is the gang's, the same at all ranks and with any number of them."""
+    instances_min: int = 2
+
+    def submit(self, cluster: Cluster, folder: Path) -> int:
+        folder.mkdir()
+        script = Path(__file__).with_name(self.script)
+        document = {
+            "command": f"{sys.executable} {script} {folder} {self.arguments}",
+            "distribution": {"type": "pytorch"},
+            "environment_variables": {"OMP_NUM_THREADS": "1"},
+            "resources": {"instance_count": 2, "min_instance_count": self.instances_min, "cpus": 1},
+            "limits": {"hang_timeout": HANG_S},
+            "retry": {"max_attempts": 1000, "backoff": {"start_s": 0}},
+            "checkpoint": {"keep_last": 3},
+        }
+        return cluster.submit_text(json.dumps(document))
+
+
+COURSES = (
+    Course("restarts", "saving_rank.py", "150 4 0.02", 150, _read_saving),
+    Course("stays", "looping_rank.py", "1500 10", 1500, _read_looping),
+    Course("elastic", "elastic_rank.py", "600 0.03", 600, _read_elastic, False, 1),
+)
 
 
 class TrainingRound:
     """`seed` decides which faults come, whom they hit, and when."""
 
-    def __init__(self, cluster: Cluster, folder: Path, seed: int) -> None:
+    def __init__(self, cluster: Cluster, course: Course, folder: Path, seed: int) -> None:
         self._cluster = cluster
+        self._course = course
         self._folder = folder
         self._luck = random.Random(seed)
         self._seed = seed
@@ -69,7 +118,7 @@ class TrainingRound:
     def run(self, undisturbed: Losses) -> None:
         """Ride, then compare."""
         try:
-            self._job = submit(self._cluster, self._folder)
+            self._job = self._course.submit(self._cluster, self._folder)
             for _ in range(FAULTS):
                 self._wait_for_progress()
                 fault = self._luck.choice(self._faults())
@@ -82,17 +131,18 @@ class TrainingRound:
             self._check(undisturbed)
         except BaseException as error:
             error.add_note(f"training chaos of seed {self._seed}: {'; '.join(self._did)}")
+            if self._job:
+                self._cluster.client.cancel(self._job)  # the next round has the nodes to itself
             raise
 
     def _wait_for_progress(self) -> None:
         """The newest attempt trains, and has saved since the last fault."""
-        before = len(read_losses(self._folder))
+        read, steps = self._course.read, self._course.steps
+        before = len(read(self._folder))
 
         def moved() -> bool:
-            told = read_losses(self._folder)
-            return (
-                len(told) >= before + 4 * SAVE_EVERY or max((step for _, _, step in told), default=0) >= STEPS
-            )
+            told = read(self._folder)
+            return len(told) >= before + 16 or max((step for _, _, step in told), default=0) >= steps
 
         wait_until("the gang goes on", moved, timeout_s=120)
         wait_until("a checkpoint is accepted", lambda: bool(self._cluster.client.job(self._job).checkpoints))
@@ -208,13 +258,12 @@ class TrainingRound:
             process.send(found, signum)
 
     def _check(self, undisturbed: Losses) -> None:
-        told = read_losses(self._folder)
+        told = self._course.read(self._folder)
         for (attempt, rank, step), loss in told.items():
-            expected = undisturbed[1, rank, step]
+            expected = undisturbed[1, rank if self._course.loss_is_of_rank else 0, step]
             assert loss == pytest.approx(expected, rel=1e-5), (attempt, rank, step)
-        assert {(rank, step) for _, rank, step in told} == {
-            (r, s) for r in (0, 1) for s in range(1, STEPS + 1)
-        }
+        made = {step for _, _, step in told}
+        assert made == set(range(1, max(made) + 1)), "a step that nobody made"
         timeline = self._cluster.client.timeline(self._job)
         for entry in timeline.entries:
             if entry.kind == "CheckpointRestored":
