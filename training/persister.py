@@ -14,17 +14,20 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
+from ..spec.folder_names import FolderName
 from . import manifest, notes, scratch
 from .errors import NotAccepted, StorageFailed
-from .folders import FolderName
 from .images import map_image
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
+from .peer_calls import Caller
+from .peer_sending import PeerSender
 from .publishing import Publisher
 from .remote import Remote
 from .say import say
@@ -37,6 +40,13 @@ _NICENESS = 5
 _SPEAKING = threading.Lock()
 
 
+class Taker(Protocol):
+    """Brings what is in storage to another place, too."""
+
+    def take(self, part: Upload) -> None:
+        """Its own part of an order that went well, to close."""
+
+
 def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
@@ -45,13 +55,18 @@ def main() -> None:
     setting = decode_setting(next(lines))
     publisher = Publisher(setting)
     uploader: Uploader | None = None
+    takers: list[Taker] = []
     if setting.url:
         remote = Remote(setting.url)
         uploader = Uploader(remote, publisher.link, parent, _say_uploaded, publisher.uploaded)
+        takers.append(uploader)
+    if setting.peer is not None:
+        caller = Caller(setting.peer, setting.job, setting.attempt)
+        takers.append(PeerSender(caller, publisher.link, tells=setting.first_of_node))
     try:
         for line in lines:
             order = decode_order(line)
-            error = _carry_out(order, publisher, uploader, parent)
+            error = _carry_out(order, publisher, takers, parent)
             _say(asdict(Answer(str(order.name), error, publisher.persist_s)))
         if uploader is not None:
             uploader.finish()
@@ -86,28 +101,27 @@ def _lines(pipe: int, parent: int) -> Iterator[bytes]:
         yield from whole
 
 
-def _carry_out(order: Order, publisher: Publisher, uploader: Uploader | None, parent: int) -> str:
+def _carry_out(order: Order, publisher: Publisher, takers: Sequence[Taker], parent: int) -> str:
     """What went wrong; empty when nothing did."""
     files: dict[str, FileEntry] = {}
-    upload: Upload | None = None
+    parts: list[Upload] = []
     error = order.error
     if not error:
         try:
             files = _copy(order)
-            upload = Upload.of(order, files) if uploader is not None else None
+            parts += (Upload.of(order, files) for _ in takers)
         except OSError as failure:
             error = notes.told_of(failure)
     if order.publish is None:
         error = notes.leave(order.aside, order.rank, error, files)
     else:
         error, commit = _publish(order, publisher, files, error, parent)
-        if upload is not None:
-            upload.commit = commit
-    if upload is not None and uploader is not None:
-        if error:
-            upload.close()
-        else:
-            uploader.take(upload)
+        for part in parts:
+            part.commit = commit
+    for part in parts if error else ():
+        part.close()
+    for taker, part in zip(takers, parts, strict=True) if not error else ():
+        taker.take(part)
     return error
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from ..spec.folder_names import FolderName
 from . import candidates, folders, manifest
 from .candidates import Candidate
 from .converting import Ahead
 from .errors import NotAccepted, StorageFailed
-from .folders import FolderName
 from .images import remove_label, set_label
 from .keeper import Keeper, discard
 from .link import ShimLink

@@ -18,12 +18,12 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 
+from ..spec.folder_names import FolderName
 from . import engines
 from .attached import Files
 from .copying import copy_all
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
-from .folders import FolderName
 from .gang import Gang
 from .images import Image, Places, attached_name, remove_label, set_label
 from .layout import Layout, LooseEncoder, filled, lay_out, signature_of
