@@ -27,6 +27,7 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 _PREFIX: Final = "paceline-"
 _OF_A_RUN: Final = "paceline-run-"
 """What runs without an agent make for themselves (training/scratch.py)."""
+_GONE: Final = ".gone"
 LINGER_S: Final = 60.0
 """How long a job that ended badly, or was preempted, has to come back to this node."""
 
@@ -105,12 +106,17 @@ class MemoryFolders:
     def _names(self) -> Collection[str]:
         if not self._usable() or not self._root.exists():
             return ()
-        return [path.name for path in self._root.iterdir() if path.name.isdigit()]
+        return [name for path in self._root.iterdir() if (name := path.name.removesuffix(_GONE)).isdigit()]
 
     def _remove(self, job: JobId) -> None:
-        """Unlinking is quick in memory, however large it is."""
+        """Unlinking is quick in memory, however large it is. By another name first: then nobody, neither a
+        rank nor a peer, makes a file in it meanwhile."""
         self._leaving.pop(job, None)
-        shutil.rmtree(self._root / str(job), ignore_errors=True)
+        gone = self._root / f"{job}{_GONE}"
+        with contextlib.suppress(OSError):  # it is not there, or one of that name could not be removed
+            (self._root / str(job)).rename(gone)
+        for folder in (gone, self._root / str(job)):
+            shutil.rmtree(folder, ignore_errors=True)
         self._leave()
 
     def _leave(self) -> None:

@@ -56,6 +56,8 @@ class Agent:
                 environments=config.environments,
                 warm=config.warm,
                 rendezvous_address=self._route,
+                node_name=config.name,
+                peer_address=config.address or self._route,
                 rendezvous_ports=config.rendezvous_ports,
             ),
             on_growth=self._on_growth,

@@ -31,7 +31,16 @@ from .shim_process import ShimProcess
 
 _NEVER = float("inf")
 _TOLD = frozenset(
-    ("checkpoint", "restored", "checkpoint_failed", "uploaded", "damaged", "stop_seen", "reformed")
+    (
+        "checkpoint",
+        "restored",
+        "checkpoint_failed",
+        "uploaded",
+        "damaged",
+        "peer_memory",
+        "stop_seen",
+        "reformed",
+    )
 )
 """What ranks have in the journal, and are answered when it is durable."""
 _LOOK_S = 1.0

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..proto.generated import agent_pb2
@@ -20,6 +21,7 @@ from .disk import Disk
 from .keeping import KEPT
 from .launch import Launch, Refusal, Store, make_launch, patience_for, shadowing
 from .memory import MemoryFolders
+from .peer_door import PeerDoor
 from .rendezvous import RendezvousPorts
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
@@ -49,6 +51,7 @@ class Starter:
         shims: ShimPool,
         spares: SpareFolders,
         memory: MemoryFolders,
+        door: PeerDoor,
         groups: containment.CgroupTree,
         ports: RendezvousPorts,
         disk: Disk,
@@ -62,6 +65,7 @@ class Starter:
         self._shims = shims
         self._spares = spares
         self._memory = memory
+        self._door = door
         self._groups = groups
         self._ports = ports
         self._disk = disk
@@ -104,6 +108,7 @@ class Starter:
         launch = make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
         if memory := self._memory.folder(task.key.job):
             launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
+            task.files = self._door.admit(task.key, Path(memory)) if task.request.peer_memory else {}
         return launch
 
     def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:

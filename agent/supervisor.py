@@ -25,6 +25,7 @@ from .disk import Disk
 from .launch import Refusal, base_environment
 from .memory import MemoryFolders
 from .nvml import Alarm
+from .peer_door import PeerDoor
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
@@ -87,7 +88,10 @@ class Supervisor:
         self._shims = ShimPool(config.idle_shim_s)
         self._spares = SpareFolders(state / "spare")
         self._memory = MemoryFolders(self._folder)
-        self._watcher = Watcher(self._disk, self._shims, self._memory, config.answer_s, self._on_task_growth)
+        self._door = PeerDoor(config.node_name, config.rendezvous_address, config.peer_address)
+        self._watcher = Watcher(
+            self._disk, self._shims, self._memory, config.answer_s, self._on_task_growth, door=self._door
+        )
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
         self._starter: Starter | None = None
@@ -110,6 +114,7 @@ class Supervisor:
             shims=self._shims,
             spares=self._spares,
             memory=self._memory,
+            door=self._door,
             groups=self._groups,
             ports=self._ports,
             disk=self._disk,
@@ -124,6 +129,10 @@ class Supervisor:
             self._memory.hold(task.key.job)
         await asyncio.gather(*(self._watcher.adopt(task) for task in found))
         self._memory.sweep()
+        for task in found:
+            memory = self._memory.folder(task.key.job)
+            if memory and not task.over.is_set():
+                self._door.admit_again(task.key, Path(memory), task.folder)
 
     async def start(self, request: agent_pb2.StartTask) -> None:
         """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
@@ -292,6 +301,7 @@ class Supervisor:
             self._watcher.let_go(task)
         self._shims.close()
         self._memory.close()
+        self._door.close()
         if self._ports is not None:
             self._ports.close()
         await self._pool.close()

@@ -24,6 +24,9 @@ class SupervisorConfig:
     """Warm processes for different interpreters and import-sensitive environments; least used go first."""
     rendezvous_address: str = "127.0.0.1"
     """On which the rendezvous ports listen."""
+    node_name: str = ""
+    peer_address: str = "127.0.0.1"
+    """At which peers reach this node."""
     rendezvous_ports: int = 8
     """How many are held ready."""
     groups_without_limits: bool = False

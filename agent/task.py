@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Task:
         self.link: ShimLink | None = None
         self.stop_why = ""
         self.group: Path | None = None
+        self.files: Mapping[str, str] = {}
+        """Name -> text, for its folder."""
         self.over = asyncio.Event()
         self.starting = False
         """A zygote was asked to fork its shim: the end of the link means that there is none."""
@@ -72,7 +75,7 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
         task.request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
     )
     _write(task.folder / "task.json", text.encode())
-    for name, content in LAUNCHERS[task.request.launcher].files(task.request).items():
+    for name, content in {**LAUNCHERS[task.request.launcher].files(task.request), **task.files}.items():
         _write(task.folder / name, content.encode())
     traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
     for folder in (*task.request.output_folders, *traces):

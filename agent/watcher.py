@@ -17,6 +17,7 @@ from . import containment, kernel
 from .claims import forbid
 from .disk import Disk
 from .memory import MemoryFolders
+from .peer_door import PeerDoor
 from .shim_link import ShimLink, dial
 from .shim_pool import ShimPool
 from .task import Task, kill_leftovers, missing_entries, write_entries
@@ -39,10 +40,13 @@ class Watcher:
         memory: MemoryFolders,
         answer_s: float,
         on_growth: Callable[[Task], None],
+        *,
+        door: PeerDoor,
     ) -> None:
         self._disk = disk
         self._shims = shims
         self._memory = memory
+        self._door = door
         self._answer_s = answer_s
         self._on_growth = on_growth
         self._background: set[asyncio.Task[None]] = set()
@@ -66,6 +70,7 @@ class Watcher:
         grown = task.journal.grow()
         if task.journal.last is not None and not task.over.is_set():
             task.over.set()
+            self._door.revoke(task.key)
             self._memory.release(task.key.job, over=_job_is_over(task.journal.last))
             self.let_go(task)
         if grown:

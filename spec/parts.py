@@ -295,6 +295,21 @@ CheckpointUrl = Annotated[Line, AfterValidator(_opened)]
 _SCRUB_S: Final = 24 * 3600.0
 
 
+def _on_or_off(value: Any) -> Any:
+    """A bare `off` is a text in YAML 1.2, and false in 1.1."""
+    found = {"on": True, "off": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise refusal(f"expected on or off; found {shown(value)}")
+    return found
+
+
+OnOff = Annotated[
+    bool,
+    BeforeValidator(_on_or_off),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["on", "off"]}]}),
+]
+
+
 def _save_every(value: Any) -> str:
     try:
         return parse_every(value).text
@@ -329,6 +344,9 @@ class Checkpoint(Model):
     storage: CheckpointUrl = ""
     """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, or the
     path of a shared folder. A restore reads from there what the nodes' memory and the job's folder lack."""
+    peer_memory: OnOff = True
+    """Whether each node's part is kept in the memory of another node of the gang, too, where that has room:
+    there it outlives its node."""
     scrub_interval: SecondsOrOff = None
     """Seconds after which each checkpoint that is kept is read again and its hashes are compared, slowly and
     beside the training; `off` (or 0): never. Absent: a day."""

@@ -4,18 +4,26 @@ Inside Paceline: those that the scheduler accepted, each with its manifest's has
 is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from ..spec.folder_names import FolderName
 from . import folders, manifest
 from .environment import Environment
 from .errors import StorageFailed
-from .folders import FolderName
-from .manifest import Manifest
-from .remote import Remote
+from .manifest import FileEntry, Manifest
 from .task import Task
 
 METADATA = ".metadata"
+
+
+class SmallFiles(Protocol):
+    """Who has manifests and metadata beside storage, and how they are read there."""
+
+    def read_small(self, name: FolderName, file: str, entry: FileEntry | None = None) -> bytes:
+        """Raises StorageFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +59,12 @@ def found(root: Path) -> list[Candidate]:
 
 
 def check(
-    candidate: Candidate, environment: Environment, copy: Path | None, remote: Remote | None
+    candidate: Candidate, environment: Environment, copy: Path | None, farther: Sequence[SmallFiles]
 ) -> Manifest:
-    """Its manifest: this node's copy of it, the one in storage, or the uploaded one. Raises StorageFailed,
-    saying why, unless it is the one accepted, and this job's.
+    """Its manifest: this node's copy of it, the one in storage, or that of who is farther. Raises
+    StorageFailed, saying why, unless it is the one accepted, and this job's.
     """
-    document = _from_copy(candidate, copy) or _read(candidate, remote)
+    document = _from_copy(candidate, copy) or _read(candidate, farther)
     owner = candidate.job or environment.job
     if environment.managed and document.job != owner:
         whose = f"this was forked from job {owner}" if candidate.job else f"this is job {owner}"
@@ -70,17 +78,18 @@ def check(
     return document
 
 
-def _read(candidate: Candidate, remote: Remote | None) -> Manifest:
+def _read(candidate: Candidate, farther: Sequence[SmallFiles]) -> Manifest:
+    problems = []
     try:
         return manifest.read(candidate.path, candidate.manifest_hash)
     except StorageFailed as failure:
-        if remote is None or candidate.manifest_hash is None:
-            raise
+        problems.append(failure.message)
+    for one in farther if candidate.manifest_hash is not None else ():
         try:
-            data = remote.read_small(candidate.name, manifest.NAME)
-            return manifest.accepted(data, candidate.manifest_hash)
-        except StorageFailed as other:
-            raise StorageFailed(f"{failure.message}; {other.message}") from None
+            return manifest.accepted(one.read_small(candidate.name, manifest.NAME), candidate.manifest_hash)
+        except StorageFailed as failure:
+            problems.append(failure.message)
+    raise StorageFailed("; ".join(problems))
 
 
 def _from_copy(candidate: Candidate, copy: Path | None) -> Manifest | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..proto.peer_door import PEERS
 from ..spec.retention import Retention
 from . import candidates, folders, images
 from .candidates import Candidate
@@ -13,6 +14,7 @@ from .environment import Environment
 from .gang import Gang
 from .images import Places
 from .link import ShimLink
+from .neighbours import Neighbours, meet
 from .orders import History, Purpose, Setting
 from .outcome import Restored, SaveOutcome
 from .persisting import Persister
@@ -57,12 +59,14 @@ class Checkpoints:
         )
         remote = Remote(task.url) if task is not None and task.url else None
         self._restorer = Restorer(environment, gang, link, remote)
+        self._neighbours: Neighbours | None = None
 
     def save(
         self, step: int, given: Mapping[str, Any], metrics: Mapping[str, float], purpose: Purpose
     ) -> SaveOutcome:
         """See Run.save."""
         self._gang.require("save")
+        self._meet()
         return self._saver.save(self._settled_attempt(), step, given, metrics, purpose)
 
     def cost_s(self) -> tuple[float, float] | None:
@@ -79,7 +83,7 @@ class Checkpoints:
         self._gang.require("restore")
         self._saver.flush()
         self._settled_attempt()
-        restored = self._restorer.restore(self._candidates(), given)
+        restored = self._restorer.restore(self._candidates(), given, self._meet())
         self._continues = restored is not None
         self._saver.go_on_from(self._restorer.history)
         return restored
@@ -97,6 +101,12 @@ class Checkpoints:
     def close(self) -> None:
         """What is under way is brought to its end."""
         self._saver.close()
+
+    def _meet(self) -> Neighbours | None:
+        """Once in an attempt, at all ranks."""
+        if self._neighbours is None and self._task is not None and self._task.peer_memory:
+            self._neighbours = meet(self._gang, self._environment)
+        return self._neighbours
 
     def _settled_attempt(self) -> int:
         """Outside Paceline each run is an attempt of its own, one above any that it finds."""
@@ -127,9 +137,13 @@ class Checkpoints:
         return Stager(self._gang, Places(places, _say_fallback))
 
     def _let_go_of_strangers(self, folder: Path) -> None:
-        """Images of ranks that were here in an attempt before, and are not now."""
+        """Images of ranks that were here in an attempt before, and are not now; and what was kept for other
+        nodes, where nobody brings anything newer.
+        """
         here = self._environment
         if here.local_rank == 0:
+            if self._neighbours is None:
+                images.drop(folder / PEERS)
             ranks = range(here.rank, here.rank + here.local_world_size)
             images.keep_only(folder, [f"__{rank}_" for rank in ranks])
 
@@ -146,6 +160,9 @@ class Checkpoints:
                 url=self._task.url if self._task is not None else "",
                 scrub_s=self._task.scrub_s if self._task is not None else 0.0,
                 elastic=self._task.elastic if self._task is not None else False,
+                job=self._environment.job,
+                peer=self._neighbours.next_door if self._neighbours is not None else None,
+                first_of_node=self._environment.local_rank == 0,
             ),
             self._scratch.lock_fd if self._scratch is not None else None,
         )

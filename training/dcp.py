@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from . import containers
+from .copying import copy_all
 from .errors import StorageFailed
 from .images import map_image
 
@@ -115,28 +116,34 @@ class SafeReader(FileSystemReader):
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         missing = {name: map_image(path) for name, path in self.images.items() if name not in self.mapped}
         files = {name: memoryview(mapped) for name, mapped in {**self.mapped, **missing}.items()}
-        others = []
+        others, tensors = [], []
         for item in plan.items:
             mapped = files.get(self.file_of(item))
             if mapped is None:
                 others.append(item)
             else:
                 info = self.storage_data[item.storage_index]
-                self._read_item(item, mapped[info.offset : info.offset + info.length], planner)
+                container = mapped[info.offset : info.offset + info.length]
+                if item.type == LoadItemType.BYTE_IO:
+                    planner.load_bytes(item, io.BytesIO(container))
+                else:
+                    tensors.append((item, *self._place_and_part(item, container, planner)))
+        copy_all((target, part) for _, target, part in tensors)
+        for item, target, _ in tensors:
+            planner.commit_tensor(item, target)
         return super().read_data(dataclasses.replace(plan, items=others), planner)
 
-    def _read_item(self, item: ReadItem, container: memoryview, planner: LoadPlanner) -> None:
-        if item.type == LoadItemType.BYTE_IO:
-            planner.load_bytes(item, io.BytesIO(container))
-            return
+    def _place_and_part(
+        self, item: ReadItem, container: memoryview, planner: LoadPlanner
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where it goes, and what goes there."""
         form = self._forms[item.storage_index.fqn, item.storage_index.offset]
         saved = containers.tensor_in(container, *form)
         part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
         target = planner.resolve_tensor(item).detach()
         if target.size() != part.size():
             raise ValueError(f"Size mismatch: {item.dest_index.fqn} is {target.size()}, saved {part.size()}")
-        target.copy_(part)
-        planner.commit_tensor(item, target)
+        return target, part
 
 
 def _forms(metadata: Metadata) -> dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]]:

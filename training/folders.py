@@ -9,43 +9,14 @@ A name without a leading dot appears only by rename, after all that is in it is 
 """
 
 import os
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
+from ..spec.folder_names import ASIDE, FolderName
 from .errors import StorageFailed
 
-_NAME = re.compile(r"step-(\d{8,19})\.a(\d{1,9})(?:\.(\d{1,9}))?")
-_ASIDE = ".tmp-"
 _GONE = ".gone-"
 UPLOADS = ".up-"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class FolderName:
-    """What a folder's name says. Ordered: a later attempt is newer, then a later step, then a repetition."""
-
-    attempt: int
-    step: int
-    repetition: int = 0
-
-    def __str__(self) -> str:
-        repeated = f".{self.repetition}" if self.repetition else ""
-        return f"step-{self.step:08d}.a{self.attempt}{repeated}"
-
-    @property
-    def aside(self) -> str:
-        return f"{_ASIDE}{self}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """None for a name that is not a checkpoint's."""
-        match = _NAME.fullmatch(text)
-        if match is None:
-            return None
-        return cls(attempt=int(match[2]), step=int(match[1]), repetition=int(match[3] or 0))
 
 
 def published(root: Path) -> list[FolderName]:
@@ -57,7 +28,7 @@ def leftovers(root: Path, before_attempt: int) -> list[Path]:
     """What attempts before this one were writing or deleting when they ended."""
     found = []
     for entry in _entries(root):
-        for prefix in (_ASIDE, _GONE, UPLOADS):
+        for prefix in (ASIDE, _GONE, UPLOADS):
             name = FolderName.parse(entry.removeprefix(prefix)) if entry.startswith(prefix) else None
             if name is not None and name.attempt < before_attempt:
                 found.append(root / entry)
@@ -68,7 +39,7 @@ def next_attempt(root: Path) -> int:
     """One more than any attempt that has left a trace here: a run outside Paceline never meets its
     forerunners' names.
     """
-    names = (FolderName.parse(entry.removeprefix(_ASIDE).removeprefix(_GONE)) for entry in _entries(root))
+    names = (FolderName.parse(entry.removeprefix(ASIDE).removeprefix(_GONE)) for entry in _entries(root))
     return 1 + max((name.attempt for name in names if name is not None), default=0)
 
 
@@ -94,7 +65,7 @@ def publish(root: Path, name: FolderName) -> Path:
 
 def remove(path: Path) -> None:
     """Take it out of sight at once, then delete it: no moment shows half a checkpoint."""
-    gone = path if path.name.startswith(_GONE) else path.with_name(_GONE + path.name.removeprefix(_ASIDE))
+    gone = path if path.name.startswith(_GONE) else path.with_name(_GONE + path.name.removeprefix(ASIDE))
     if gone != path:
         path.rename(gone)
     shutil.rmtree(gone)

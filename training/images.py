@@ -3,6 +3,7 @@
     FOLDER/0/__3_0.distcp       what rank 3 has staged; FOLDER/1 likewise: they take turns
     FOLDER/0/__3_0.distcp.of    the checkpoint that it holds; not there while it is written
     FOLDER/0/__3_of.NAME        what rank 3 publishes as NAME: a DeepSpeed engine's files
+    FOLDER/peers/step-00000040.a2/__1_0.distcp    kept for another node (agent/peer_receiver.py)
 
 A label only says where to look: an image counts when its size and hash are those in the manifest of an
 accepted checkpoint. So a partial, a stale or a strange one is never taken. torch is not needed here.
@@ -17,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from ..proto.peer_door import PEERS, is_plain
+from ..spec.folder_names import FolderName
 from . import manifest
-from .folders import FolderName
 from .manifest import FileEntry
 
 SLOTS = 2
@@ -122,7 +124,7 @@ def remove_label(path: Path) -> None:
 
 
 def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
-    """File name -> image that says to be of this checkpoint."""
+    """File name -> image that says to be of this checkpoint, this node's own or one kept for another."""
     found: dict[str, Path] = {}
     for label in folder.glob(f"[0-9]/*{_LABEL}") if folder is not None else ():
         try:
@@ -131,15 +133,19 @@ def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
                 found[_ATTACHED.sub("", image.name)] = image
         except (OSError, ValueError):  # goes away just now, or is damaged: then it is none
             continue
+    kept = folder / PEERS / str(name) if folder is not None else None
+    for path in kept.iterdir() if kept is not None and kept.is_dir() else ():
+        if is_plain(path.name):
+            found.setdefault(path.name, path)
     return found
 
 
 def map_image(path: Path) -> mmap.mmap:
-    """All of it, at once there. It could be written to, as torch wants of what it reads; nobody does. Raises
-    OSError, and ValueError for an empty one.
+    """It could be written to, as torch wants of what it reads; nobody does. Raises OSError, and ValueError
+    for an empty one.
     """
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    with path.open("r+b") as file:  # not populated: whoever reads it first does that, beside other threads
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED)
 
 
 def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:
@@ -156,8 +162,9 @@ def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:
     return mapped if manifest.hash_bytes(mapped) == entry.xxh3 else "hash differs"
 
 
-def slot_of(path: Path) -> int:
-    return int(path.parent.name)
+def slot_of(path: Path) -> int | None:
+    """None: it is not this node's own."""
+    return int(path.parent.name) if path.parent.name.isdigit() else None
 
 
 def keep_only(folder: Path, prefixes: Sequence[str]) -> None:

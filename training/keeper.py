@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..spec.folder_names import FolderName
 from ..spec.retention import Retention, is_milestone
 from . import folders
-from .folders import FolderName
 from .retention import Kept, choose_removals
 from .say import say
 

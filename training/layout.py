@@ -4,6 +4,7 @@ Tensors stand first, each where it stays; behind them what is serialized anew ea
 schedule's state), whose length may change. What DCP reads is a file like any other. A layout holds as long
 as names, shapes, types and the placement of shards do.
 
+What is large is in several files of about the same size, so that several threads hash, write and check them.
 What is small and not a shard (values, counts of steps) has a file of its own: every rank needs it at a
 restore, and on another node must read it from storage, and check it as a whole.
 """
@@ -12,7 +13,7 @@ import dataclasses
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -24,6 +25,8 @@ from . import containers
 from .images import Image
 
 _SMALL_BYTES_MAX = 64 * 1024
+_PART_BYTES_MIN = 32 * 1024 * 1024
+_PARTS_MAX = 8
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -40,13 +43,27 @@ class _Placed:
 
 def lay_out(rank: int, items: Sequence[WriteItem], planner: SavePlanner) -> list["Layout"]:
     """The files of a rank that writes these; none when it writes nothing."""
-    large = [item for item in items if _is_large(item)]
+    large = _parts([item for item in items if _is_large(item)])
     small = [item for item in items if not _is_large(item)]
     return [
         Layout(f"__{rank}_{number}.distcp", some, planner)
-        for number, some in enumerate((large, small))
+        for number, some in enumerate((*large, small))
         if some
     ]
+
+
+def _parts(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
+    """In their order, of about the same size."""
+    part_bytes = max(_PART_BYTES_MIN, sum(map(_item_bytes, items)) / _PARTS_MAX)
+    parts: list[list[WriteItem]] = [[]]
+    filled = 0
+    for item in items:
+        if filled >= part_bytes:
+            parts.append([])
+            filled = 0
+        parts[-1].append(item)
+        filled += _item_bytes(item)
+    return parts
 
 
 class Layout:
@@ -57,7 +74,7 @@ class Layout:
         self.frame: list[tuple[int, bytes]] = []
         self.loose: list[WriteItem] = []
         self._placed: list[_Placed] = []
-        self._on_device = False
+        self.on_device = False
         end = 0
         for item in items:
             tensor = _placeable(item, planner)
@@ -65,7 +82,7 @@ class Layout:
                 self.loose.append(item)
             else:
                 end = self._place(item, tensor, end)
-                self._on_device = self._on_device or tensor.is_cuda
+                self.on_device = self.on_device or tensor.is_cuda
         self.placed_bytes = end
 
     def _place(self, item: WriteItem, tensor: torch.Tensor, end: int) -> int:
@@ -82,21 +99,16 @@ class Layout:
         for offset, data in self.frame:
             image.write(offset, data)
         whole = torch.frombuffer(image.map, dtype=torch.uint8)
-        if self._on_device:
+        if self.on_device:
             image.on_close = _pin(whole)
         return [
             whole[one.data_offset : one.data_offset + _bytes_of(one)].view(one.dtype).view(one.shape)
             for one in self._placed
         ]
 
-    def copy(self, planner: SavePlanner, places: Sequence[torch.Tensor]) -> None:
-        """The stall: each tensor into its place. Returns when all bytes are there."""
-        for one, place in zip(self._placed, places, strict=True):
-            tensor = planner.resolve_data(one.item)
-            assert isinstance(tensor, torch.Tensor)
-            place.copy_(tensor.detach(), non_blocking=True)
-        if self._on_device:
-            torch.cuda.current_stream().synchronize()
+    def tensors(self, planner: SavePlanner) -> list[torch.Tensor]:
+        """What goes into the places."""
+        return [cast(torch.Tensor, planner.resolve_data(one.item)).detach() for one in self._placed]
 
     def infos(self, lengths: Sequence[int]) -> dict[MetadataIndex, _StorageInfo]:
         """Where each item stands, when the loose ones are so long."""
@@ -155,12 +167,15 @@ def filled(metadata: Any, infos: Mapping[MetadataIndex, _StorageInfo]) -> Any:
     return dataclasses.replace(metadata, storage_data={**metadata.storage_data, **infos})
 
 
+def _item_bytes(item: WriteItem) -> int:
+    data = item.tensor_data
+    return 0 if data is None else data.chunk.sizes.numel() * data.properties.dtype.itemsize
+
+
 def _is_large(item: WriteItem) -> bool:
     if item.type == WriteItemType.SHARD:
         return True
-    if item.tensor_data is None:
-        return False
-    return item.tensor_data.size.numel() * item.tensor_data.properties.dtype.itemsize > _SMALL_BYTES_MAX
+    return _item_bytes(item) > _SMALL_BYTES_MAX
 
 
 def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:

@@ -115,7 +115,7 @@ def new_hash() -> xxhash.xxh3_128:
     return xxhash.xxh3_128()
 
 
-def hash_bytes(data: bytes | mmap.mmap) -> str:
+def hash_bytes(data: bytes | memoryview | mmap.mmap) -> str:
     return xxhash.xxh3_128(data).hexdigest()
 
 

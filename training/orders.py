@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..proto.peer_door import Door
+from ..spec.folder_names import FolderName
 from ..spec.retention import Retention
-from .folders import FolderName
 from .manifest import Parent
 
 
@@ -99,6 +100,10 @@ class Setting:
     """How often those that are kept are read again; 0: never."""
     elastic: bool = False
     """The next attempt may have more or fewer ranks."""
+    job: int = 0
+    peer: Door | None = None
+    """Of the memory that keeps this rank's files, too."""
+    first_of_node: bool = False
 
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
@@ -129,4 +134,5 @@ def decode_order(line: bytes) -> Order:
 def decode_setting(line: bytes) -> Setting:
     told = json.loads(line)
     retention = Retention(**told.pop("retention"))
-    return Setting(**told, retention=retention)
+    peer = told.pop("peer")
+    return Setting(**told, retention=retention, peer=Door(**peer) if peer is not None else None)

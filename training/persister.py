@@ -6,31 +6,45 @@ with a note of sizes and hashes; rank 0's waits for all notes. No torch here.
 """
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import os
 import select
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
+from ..spec.folder_names import FolderName
 from . import manifest, notes, scratch
 from .errors import NotAccepted, StorageFailed
-from .folders import FolderName
 from .images import map_image
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
+from .peer_calls import Caller
+from .peer_sending import PeerSender
 from .publishing import Publisher
 from .remote import Remote
 from .say import say
 from .uploading import Commit, Upload, Uploader
 
 _LOOK_S = 1.0
-_CHUNK_BYTES = 4 * 1024 * 1024
+_WRITERS = 2
+_BLOCK_BYTES = 4096
 _NICENESS = 5
 _SPEAKING = threading.Lock()
+
+
+class Taker(Protocol):
+    """Brings what is in storage to another place, too."""
+
+    def take(self, part: Upload) -> None:
+        """Its own part of an order that went well, to close."""
 
 
 def main() -> None:
@@ -41,13 +55,18 @@ def main() -> None:
     setting = decode_setting(next(lines))
     publisher = Publisher(setting)
     uploader: Uploader | None = None
+    takers: list[Taker] = []
     if setting.url:
         remote = Remote(setting.url)
         uploader = Uploader(remote, publisher.link, parent, _say_uploaded, publisher.uploaded)
+        takers.append(uploader)
+    if setting.peer is not None:
+        caller = Caller(setting.peer, setting.job, setting.attempt)
+        takers.append(PeerSender(caller, publisher.link, tells=setting.first_of_node))
     try:
         for line in lines:
             order = decode_order(line)
-            error = _carry_out(order, publisher, uploader, parent)
+            error = _carry_out(order, publisher, takers, parent)
             _say(asdict(Answer(str(order.name), error, publisher.persist_s)))
         if uploader is not None:
             uploader.finish()
@@ -82,28 +101,27 @@ def _lines(pipe: int, parent: int) -> Iterator[bytes]:
         yield from whole
 
 
-def _carry_out(order: Order, publisher: Publisher, uploader: Uploader | None, parent: int) -> str:
+def _carry_out(order: Order, publisher: Publisher, takers: Sequence[Taker], parent: int) -> str:
     """What went wrong; empty when nothing did."""
     files: dict[str, FileEntry] = {}
-    upload: Upload | None = None
+    parts: list[Upload] = []
     error = order.error
     if not error:
         try:
             files = _copy(order)
-            upload = Upload.of(order, files) if uploader is not None else None
+            parts += (Upload.of(order, files) for _ in takers)
         except OSError as failure:
             error = notes.told_of(failure)
     if order.publish is None:
         error = notes.leave(order.aside, order.rank, error, files)
     else:
         error, commit = _publish(order, publisher, files, error, parent)
-        if upload is not None:
-            upload.commit = commit
-    if upload is not None and uploader is not None:
-        if error:
-            upload.close()
-        else:
-            uploader.take(upload)
+        for part in parts:
+            part.commit = commit
+    for part in parts if error else ():
+        part.close()
+    for taker, part in zip(takers, parts, strict=True) if not error else ():
+        taker.take(part)
     return error
 
 
@@ -134,30 +152,44 @@ def mark_failed(order: Order, why: str) -> None:
 
 
 def _copy(order: Order) -> dict[str, FileEntry]:
+    """One is hashed while another is written: the disk always has something to do."""
     order.aside.mkdir(parents=True, exist_ok=True)
-    done: dict[str, FileEntry] = {}
     try:
-        for name, image in order.files.items():
-            done[name] = _copy_file(Path(image), order.aside / name)
-        for name in done:  # after all are written: the first takes the others' pages and names along
-            manifest.sync_file(order.aside / name)
+        with ThreadPoolExecutor(_WRITERS) as crew:
+            targets = [order.aside / name for name in order.files]
+            entries = list(crew.map(_copy_file, map(Path, order.files.values()), targets))
+        for target in targets:  # after all are written: the first takes the others' pages and names along
+            manifest.sync_file(target)
     except OSError:
         for name in order.files:  # makes room for the note, too
             (order.aside / name).unlink(missing_ok=True)
         raise
-    return done
+    return dict(zip(order.files, entries, strict=True))
 
 
 def _copy_file(image: Path, target: Path) -> FileEntry:
     """The hash is of what is written: what the disk makes of it later shows at the restore."""
-    digest = manifest.new_hash()
     source = memoryview(map_image(image))
+    entry = FileEntry(len(source), manifest.hash_bytes(source))
     with target.open("wb", buffering=0) as file:
-        for start in range(0, len(source), _CHUNK_BYTES):
-            chunk = source[start : start + _CHUNK_BYTES]
-            digest.update(chunk)
-            _write_all(file, chunk)
-    return FileEntry(len(source), digest.hexdigest())
+        _write_directly(file, source)
+        _write_all(file, source[file.tell() :])
+    return entry
+
+
+def _write_directly(file: io.FileIO, source: memoryview) -> None:
+    """All whole blocks, past the page cache: that would cost a copy, and push out what training reads.
+    Nothing where the file system does not do that.
+    """
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
+        _write_all(file, source[: len(source) // _BLOCK_BYTES * _BLOCK_BYTES])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags)
 
 
 def _write_all(file: io.FileIO, chunk: memoryview) -> None:

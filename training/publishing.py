@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from ..spec.folder_names import FolderName
 from . import candidates, folders, manifest
 from .candidates import Candidate
 from .converting import Ahead
 from .errors import NotAccepted, StorageFailed
-from .folders import FolderName
 from .images import remove_label, set_label
 from .keeper import Keeper, discard
 from .link import ShimLink
@@ -60,8 +60,8 @@ class Publisher:
         self._ahead = Ahead(self._root) if setting.elastic else None
 
     def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> Commit:
-        """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go comes
-        first, so that it is told with the new one.
+        """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go,
+        which may take long, comes when the new one is durable, and is told with it.
         """
         self._bad = frozenset(told.bad)
         document = Manifest(
@@ -77,9 +77,9 @@ class Publisher:
             parents=told.parents,
         )
         manifest_hash = manifest.write(order.aside, document)
-        self._keeper.let_go(order.attempt)
         path = folders.publish(self._root, order.name)
         self.persist_s = max(0.0, time.monotonic() - told.staged_s)
+        self._keeper.let_go(order.attempt)
         self._keep_manifest(order, document)
         seq = self._tell(order, told, path, manifest_hash, document) if self.link is not None else 0
         self._keeper.add(Kept(order.step, path, dict(told.metrics), seq, manifest_hash=manifest_hash))

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ..spec.folder_names import FolderName
 from ..spec.stores import EXPECTED, opener_of, scheme_of
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
-from .folders import FolderName
 from .manifest import FileEntry
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024

@@ -10,11 +10,12 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from . import attached, manifest
 from .attaching import Attaching
-from .candidates import Candidate, check
+from .candidates import Candidate, SmallFiles, check
 from .dcp import METADATA, Loading, SafeReader
 from .environment import Environment
 from .errors import CheckpointMismatch, RestoreFailed, StorageFailed
@@ -22,12 +23,15 @@ from .gang import Gang
 from .images import find
 from .link import ShimLink
 from .manifest import Manifest, Parent
+from .neighbours import Neighbours
 from .orders import History
 from .outcome import Restored
 from .remote import Remote
 from .say import say
 from .state import State
 from .tiers import Tiers
+
+_TIERS_TOLD_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class _Verdict:
 class _Search:
     """The restore under way."""
 
+    neighbours: Neighbours | None
     since_s: float = field(default_factory=time.monotonic)
     rejected: list[str] = field(default_factory=list)
     touched: bool = False
@@ -69,11 +74,13 @@ class Restorer:
         self._link = link
         self.history = History()
 
-    def restore(self, candidates: Sequence[Candidate], given: Mapping[str, Any]) -> Restored | None:
+    def restore(
+        self, candidates: Sequence[Candidate], given: Mapping[str, Any], neighbours: Neighbours | None
+    ) -> Restored | None:
         """Load the first good one of `candidates`. Raises CheckpointMismatch, at all ranks, if it does not
         fit.
         """
-        search = _Search()
+        search = _Search(neighbours)
         for candidate in candidates:
             document, values, tiers, why = self._try(search, candidate, given)
             if document is not None and not why:
@@ -87,11 +94,12 @@ class Restorer:
         self, search: _Search, candidate: Candidate, given: Mapping[str, Any]
     ) -> tuple[Manifest | None, dict[str, Any], Tiers, str]:
         """Why it must be passed over, last; empty: the state is put back."""
-        tiers = Tiers(self._gang, self._environment, self._remote)
+        tiers = Tiers(self._gang, self._environment, search.neighbours, self._remote)
         reading: _Reading | None = None
         error: Exception | None = None
         try:
-            reading = _Reading(candidate, self._environment, self._remote)
+            farther = [one for one in (search.neighbours, self._remote) if one is not None]
+            reading = _Reading(candidate, self._environment, farther)
             reading.prepare(given)
             mine = _Verdict()
         except Exception as any_error:  # noqa: BLE001 - said to all ranks before it is raised, else they wait for us
@@ -145,7 +153,7 @@ class Restorer:
             bad=self.history.bad,
             keep_slot=tiers.slot_of(self._gang.rank),
         )
-        self._tell(search, candidate.step, str(candidate.path), tier)
+        self._tell(search, candidate.step, str(candidate.path), self._agreed_tier(tiers))
         return Restored(
             step=candidate.step,
             path=candidate.path,
@@ -156,6 +164,16 @@ class Restorer:
             seconds=search.seconds,
             tier=tier,
         )
+
+    def _agreed_tier(self, tiers: Tiers) -> str:
+        """As all ranks say it; where they have read from other places, each with its ranks."""
+        said: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+        for rank, (places, text) in enumerate(self._gang.gather((tiers.places(), tiers.describe()))):
+            said.setdefault(places, (text, []))[1].append(str(rank))
+        if len(said) == 1:
+            return tiers.describe()
+        told = [f"{text} at rank {', '.join(at[:8])}{' ...' * (len(at) > 8)}" for text, at in said.values()]
+        return "; ".join(told[:_TIERS_TOLD_MAX]) + (" ..." if len(told) > _TIERS_TOLD_MAX else "")
 
     def _on_none(self, search: _Search) -> None:
         if search.rejected or self._environment.attempt > 1:
@@ -185,9 +203,9 @@ class Restorer:
 class _Reading:
     """Reading one checkpoint into what the script gave. `prepare` touches nothing."""
 
-    def __init__(self, candidate: Candidate, environment: Environment, remote: Remote | None) -> None:
+    def __init__(self, candidate: Candidate, environment: Environment, farther: Sequence[SmallFiles]) -> None:
         self._candidate = candidate
-        self._remote = remote
+        self._farther = farther
         self._environment = environment
         self.images = find(environment.memory_folder, candidate.name)
         self.document: Manifest | None = None
@@ -196,7 +214,7 @@ class _Reading:
     def prepare(self, given: Mapping[str, Any]) -> None:
         """Manifest and metadata are checked, and what must be read is known."""
         copy = self.images.get(manifest.NAME)
-        self.document = check(self._candidate, self._environment, copy, self._remote)
+        self.document = check(self._candidate, self._environment, copy, self._farther)
         self._state = State(given, self._environment.rank)
         self._state.check_fits(self.document.contents, str(self._candidate))
         reader = SafeReader(self._candidate.path, self.document.files, self._metadata(self.document))
@@ -251,12 +269,12 @@ class _Reading:
         raise StorageFailed("; ".join(problems))
 
     def _metadata_sources(self, document: Manifest) -> Iterator[Callable[[], bytes]]:
-        image, remote, name = self.images.get(METADATA), self._remote, self._candidate.name
+        image, name = self.images.get(METADATA), self._candidate.name
         if image is not None:
             yield lambda: manifest.read_bytes(image)
         yield lambda: manifest.read_bytes(self._candidate.path / METADATA)
-        if remote is not None:
-            yield lambda: remote.read_small(name, METADATA, document.files[METADATA])
+        for one in self._farther:
+            yield partial(one.read_small, name, METADATA, document.files[METADATA])
 
 
 def _judge(error: Exception | None, *, touched: bool) -> _Verdict:

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..spec.folder_names import FolderName
 from .environment import Environment
 from .errors import StorageFailed, UnsavableState
-from .folders import FolderName
 from .gang import Gang
 from .images import SLOTS
 from .keeper import discard

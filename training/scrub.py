@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ..spec.folder_names import FolderName
 from . import manifest
 from .errors import StorageFailed
-from .folders import FolderName
 from .link import ShimLink
 from .manifest import FileEntry, Manifest
 from .remote import Remote

@@ -18,11 +18,12 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 
+from ..spec.folder_names import FolderName
 from . import engines
 from .attached import Files
+from .copying import copy_all
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
-from .folders import FolderName
 from .gang import Gang
 from .images import Image, Places, attached_name, remove_label, set_label
 from .layout import Layout, LooseEncoder, filled, lay_out, signature_of
@@ -123,14 +124,14 @@ class Stager:
 
     def _stage(self, prepared: Prepared, slot: int, name: FolderName) -> dict[str, Path]:
         assert self._layouts is not None
-        files: dict[str, Path] = {}
-        for buffer, encoded in zip(self._ready(self._layouts, slot), prepared.encoded, strict=True):
-            path = buffer.image.path
-            remove_label(path)
-            buffer.layout.copy(prepared.planner, buffer.places)
+        buffers = self._ready(self._layouts, slot)
+        for buffer in buffers:
+            remove_label(buffer.image.path)
+        _copy(buffers, prepared.planner)
+        for buffer, encoded in zip(buffers, prepared.encoded, strict=True):
             buffer.layout.write_loose(buffer.image, encoded)
-            set_label(path, name)
-            files[buffer.layout.name] = path
+            set_label(buffer.image.path, name)
+        files = {buffer.layout.name: buffer.image.path for buffer in buffers}
         if self._metadata is not None:
             folder = next(iter(files.values())).parent
             files[METADATA] = self._write_metadata(folder / METADATA, self._layouts, prepared, name)
@@ -185,6 +186,15 @@ class Stager:
     def close(self) -> None:
         for slot in list(self._buffers):
             self._let_go(slot)
+
+
+def _copy(buffers: list[_Buffer], planner: SavePlanner) -> None:
+    """The stall: each tensor into its place. Returns when all bytes are there."""
+    copy_all(
+        pair for buffer in buffers for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
+    )
+    if any(buffer.layout.on_device for buffer in buffers):
+        torch.cuda.current_stream().synchronize()
 
 
 def _infos(layouts: list[Layout], prepared: Prepared) -> dict[MetadataIndex, Any]:

@@ -39,6 +39,8 @@ class Task:
     """Where this job's checkpoints are uploaded; empty: nowhere."""
     scrub_s: float = 0.0
     """How often those that are kept are read again; 0: never."""
+    peer_memory: bool = False
+    """Files of checkpoints are kept in the memory of other nodes of the gang, too."""
     save_every: str = ""
     """spec.every; empty: as the script says."""
     mtbf_s: float = 0.0
@@ -74,6 +76,7 @@ def read_task(folder: Path) -> Task:
             when_busy=str(document.get("when_busy") or "wait"),
             url=str(document.get("checkpoint_url", "")),
             scrub_s=float(document.get("scrub_s", 0.0)),
+            peer_memory=bool(document.get("peer_memory", False)),
             save_every=str(document.get("save_every", "")),
             mtbf_s=float(document.get("mtbf_s", 0)),
             elastic=bool(document.get("elastic", False)),

@@ -349,6 +349,7 @@ class JournalEntry(_message.Message):
     DAMAGED_FIELD_NUMBER: _builtins.int
     STOP_SEEN_FIELD_NUMBER: _builtins.int
     REFORMED_FIELD_NUMBER: _builtins.int
+    PEER_MEMORY_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -384,6 +385,8 @@ class JournalEntry(_message.Message):
     def stop_seen(self) -> Global___StopSeen: ...
     @_builtins.property
     def reformed(self) -> Global___GangReformed: ...
+    @_builtins.property
+    def peer_memory(self) -> Global___PeerMemoryTold: ...
     def __init__(
         self,
         *,
@@ -405,12 +408,13 @@ class JournalEntry(_message.Message):
         damaged: Global___CheckpointDamaged | None = ...,
         stop_seen: Global___StopSeen | None = ...,
         reformed: Global___GangReformed | None = ...,
+        peer_memory: Global___PeerMemoryTold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed", "peer_memory"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -842,6 +846,45 @@ class CheckpointDamaged(_message.Message):
 Global___CheckpointDamaged: _TypeAlias = CheckpointDamaged  # noqa: Y015
 
 @_typing.final
+class PeerMemoryTold(_message.Message):
+    """Where a node's part of each checkpoint is kept in memory beyond its own, or why it is not. Told when that changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """whose part"""
+    node: _builtins.str
+    """whose memory"""
+    step: _builtins.int
+    size_bytes: _builtins.int
+    seconds: _builtins.float
+    why: _builtins.str
+    """empty: it is there"""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        step: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "rank", b"rank", "seconds", b"seconds", "size_bytes", b"size_bytes", "step", b"step", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerMemoryTold: _TypeAlias = PeerMemoryTold  # noqa: Y015
+
+@_typing.final
 class TaskStalled(_message.Message):
     """The task's ranks have made no step for longer than they ever needed. Told again each time that has doubled."""
 
@@ -1171,6 +1214,7 @@ class StartTask(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     EARLIER_HANGS_FIELD_NUMBER: _builtins.int
+    PEER_MEMORY_FIELD_NUMBER: _builtins.int
     CHECKPOINT_URL_FIELD_NUMBER: _builtins.int
     SCRUB_S_FIELD_NUMBER: _builtins.int
     KEEP_EVERY_FIELD_NUMBER: _builtins.int
@@ -1213,6 +1257,8 @@ class StartTask(_message.Message):
     """0: as long as its own steps suggest; below 0: never taken for hung"""
     earlier_hangs: _builtins.int
     """attempts of the job that were"""
+    peer_memory: _builtins.bool
+    """files of checkpoints may be kept in this node's memory for others of the gang"""
     checkpoint_url: _builtins.str
     """where this job's checkpoints are uploaded; empty: nowhere"""
     scrub_s: _builtins.float
@@ -1281,6 +1327,7 @@ class StartTask(_message.Message):
         hosts: _abc.Iterable[_builtins.str] | None = ...,
         hang_timeout_s: _builtins.float = ...,
         earlier_hangs: _builtins.int = ...,
+        peer_memory: _builtins.bool = ...,
         checkpoint_url: _builtins.str = ...,
         scrub_s: _builtins.float = ...,
         keep_every: _builtins.int = ...,
@@ -1290,7 +1337,7 @@ class StartTask(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -165,6 +165,21 @@ class CheckpointUploaded:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerMemoryTold:
+    """Where a rank's part of checkpoints is kept beyond its own node; `why` not empty: why it is not."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    rank: int
+    peer: str
+    step: int
+    size_bytes: int
+    duration_us: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointDamaged:
     """One copy of it was found so, long after it was good."""
 
@@ -514,6 +529,7 @@ JobEvent = (
     | CheckpointFailed
     | CheckpointUploaded
     | CheckpointDamaged
+    | PeerMemoryTold
     | GangReformed
     | StartRefused
     | TaskStalled

@@ -158,7 +158,7 @@ def _restore_requested(state: ClusterState, event: e.RestoreRequested) -> Touche
     return put_job(state, job, _with(job, checkpoints=kept, step=event.step))
 
 
-def _stop_seen(state: ClusterState, event: e.StopSeen) -> Touched:
+def _only_told(state: ClusterState, event: e.StopSeen | e.PeerMemoryTold) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
 
@@ -443,7 +443,8 @@ HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
     e.GrowthPlanned: _growth_planned,
     e.GrowthDropped: _growth_dropped,
     e.StopRequested: _stop_requested,
-    e.StopSeen: _stop_seen,
+    e.PeerMemoryTold: _only_told,
+    e.StopSeen: _only_told,
     e.CheckpointRequested: _checkpoint_requested,
     e.RestoreRequested: _restore_requested,
     e.AttemptEnded: _attempt_ended,

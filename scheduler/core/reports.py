@@ -46,6 +46,7 @@ from .stimuli import (
     Inspected,
     Metrics,
     Paced,
+    PeerMemory,
     Published,
     Reformed,
     Refused,
@@ -220,7 +221,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
         case Published() as said:
             grown = grow_at_checkpoint(state, job, now_us)
             return Plan(None, (_accepted(entry, said, now_us), *grown.events), grown.effects)
-        case Metrics() | Restored() | SaveFailed() | SawStop() | Reformed() as said:
+        case Metrics() | Restored() | SaveFailed() | SawStop() | PeerMemory() | Reformed() as said:
             return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
             return on_copy(job, entry, said, now_us)
@@ -235,7 +236,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 
 def _as_said(
-    entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | Reformed, now_us: Micros
+    entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | PeerMemory | Reformed, now_us: Micros
 ) -> e.Event:
     """What needs no decision."""
     key, seq = entry.task, entry.seq
@@ -248,6 +249,8 @@ def _as_said(
             return e.CheckpointFailed(now_us, key, seq, step, why, request)
         case SawStop(step, left_us):
             return e.StopSeen(now_us, key, seq, step, left_us)
+        case PeerMemory(rank, node, step, size_bytes, duration_us, why):
+            return e.PeerMemoryTold(now_us, key, seq, rank, node, step, size_bytes, duration_us, why)
         case Reformed(replaced, world_size, step, duration_us):
             return e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 

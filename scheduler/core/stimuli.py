@@ -257,6 +257,18 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerMemory:
+    """A rank's part of each checkpoint is in the memory of `node`, too; not, when there is a `why`."""
+
+    rank: int
+    node: str
+    step: int
+    size_bytes: int
+    duration_us: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reformed:
     """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
 
@@ -312,6 +324,7 @@ Said = (
     | Uploaded
     | Damaged
     | SawStop
+    | PeerMemory
     | Reformed
     | Refused
     | Stalled

@@ -149,6 +149,8 @@ def _checkpoint_text(event: e.Event) -> str:
                 return f"checkpoint of step {event.step} could not be uploaded to {event.url}: {event.why}"
             took = duration_text(event.duration_us)
             return f"checkpoint of step {event.step} uploaded to {event.url} in {took}"
+        case e.PeerMemoryTold():
+            return _peer_memory_text(event)
         case e.CheckpointDamaged():
             return _damaged_text(event)
     return ""
@@ -161,6 +163,14 @@ def _damaged_text(event: e.CheckpointDamaged) -> str:
         else "no checkpoint is good"
     )
     return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
+
+
+def _peer_memory_text(event: e.PeerMemoryTold) -> str:
+    where, part = f"in the memory of {event.peer}", f"rank {event.rank}'s part of checkpoints"
+    if event.why:
+        return f"{part} is not kept {where}: {event.why}"
+    took = duration_text(event.duration_us)
+    return f"{part} is kept {where}, too: that of step {event.step}, {size_text(event.size_bytes)}, in {took}"
 
 
 def _reformed_text(event: e.GangReformed) -> str:

@@ -131,6 +131,17 @@ def _damaged(said: agent_pb2.CheckpointDamaged) -> stimuli.Damaged:
     return stimuli.Damaged(said.step, said.path[:_PATH_MAX], said.copy[:_TEXT_MAX], said.why[:_TEXT_MAX])
 
 
+def _peer_memory(said: agent_pb2.PeerMemoryTold) -> stimuli.PeerMemory:
+    return stimuli.PeerMemory(
+        said.rank,
+        said.node[:_TEXT_MAX],
+        said.step,
+        max(0, said.size_bytes),
+        _micros(said.seconds),
+        said.why[:_TEXT_MAX],
+    )
+
+
 def _reformed(said: agent_pb2.GangReformed) -> stimuli.Reformed:
     replaced = tuple(said.replaced[:_RANKS_MAX])
     return stimuli.Reformed(replaced, said.world_size, said.step, _micros(said.seconds))
@@ -194,6 +205,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "damaged": _damaged,
     "stop_seen": _saw_stop,
     "reformed": _reformed,
+    "peer_memory": _peer_memory,
     "stalled": _stalled,
     "inspected": _inspected,
     "paced": _paced,

@@ -101,6 +101,7 @@ def start_message(
         earlier_hangs=course.hangs,
         checkpoint_url=checkpoint_url(spec, cluster, job.number),
         scrub_s=spec.checkpoint.scrub_s,
+        peer_memory=spec.checkpoint.peer_memory and len({place.node for place in course.tasks}) > 1,
     )
 
 

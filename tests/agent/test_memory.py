@@ -120,3 +120,12 @@ def test_no_shared_memory_is_no_reason_to_stop(tmp_path: Path) -> None:
     folders.begin()
     assert folders.folder(ONE) == ""
     folders.close()
+
+
+async def test_a_removal_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
+    """A folder has another name while it is removed, so that nobody makes anything in it meanwhile."""
+    folder = filled(made(tmp_path), ONE)
+    folder.rename(folder.with_name("1.gone"))
+    again = filled(made(tmp_path), ONE)
+    made(tmp_path).sweep()
+    assert not again.parent.exists()

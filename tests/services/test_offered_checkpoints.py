@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.services.starts import start_message
 from paceline.spec.job import parse_job
@@ -31,3 +32,17 @@ def test_nothing_is_uploaded_unless_a_place_is_named() -> None:
     spec, _ = parse_job("command: x\ncheckpoint: {scrub_interval: off}", "job.yaml")
     start = start_message(paddock.starts_sent(job)[-1], spec, Path("/storage"), {}, cluster="mine")
     assert (start.checkpoint_url, start.scrub_s) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "written", "wanted"), [(2, "", True), (2, "peer_memory: off", False), (1, "", False)]
+)
+def test_a_gang_on_several_nodes_may_use_its_peers_memory(nodes: int, written: str, wanted: bool) -> None:
+    """Two tasks on one node have no peer."""
+    paddock = Paddock()
+    for node in range(nodes):
+        paddock.node_joins(f"n{node}", cpus=2 // nodes)
+    [job] = paddock.submit(shape(2, cpus=1))
+    spec, _ = parse_job(f"command: x\ncheckpoint: {{{written}}}", "job.yaml")
+    start = start_message(paddock.starts_sent(job)[-1], spec, Path("/storage"), {}, cluster="mine")
+    assert start.peer_memory is wanted

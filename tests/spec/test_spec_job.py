@@ -587,3 +587,14 @@ def test_other_places_are_refused_with_those_that_are_known(url: str) -> None:
 def test_a_scrub_interval_is_seconds_or_off(written: str, seconds: float) -> None:
     spec, _ = parse_job(f"command: x\ncheckpoint: {{{written}}}", "job.yaml")
     assert spec.checkpoint.scrub_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"), [("", True), ("peer_memory: off", False), ("peer_memory: true", True)]
+)
+def test_peers_memory_is_used_unless_it_is_turned_off(written: str, wanted: bool) -> None:
+    spec, _ = parse_job(f"command: x\ncheckpoint: {{{written}}}", "job.yaml")
+    assert spec.checkpoint.peer_memory is wanted
+    assert parse_canonical(spec.to_json()).checkpoint == spec.checkpoint
+    with pytest.raises(InvalidDocument, match=r"job\.yaml:2.*checkpoint\.peer_memory"):
+        parse_job("command: x\ncheckpoint: {peer_memory: some}", "job.yaml")

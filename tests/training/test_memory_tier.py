@@ -47,7 +47,7 @@ def restore(make_run: MakeRun, task: FakeTask) -> tuple[Any, list[dict[str, Any]
 
 
 def images_of(task: FakeTask, folder: str) -> dict[str, Path]:
-    from paceline.training.folders import FolderName
+    from paceline.spec.folder_names import FolderName
 
     name = FolderName.parse(Path(folder).name)
     assert name is not None
@@ -226,3 +226,21 @@ def test_images_of_ranks_that_have_left_go(make_run: MakeRun, task: FakeTask) ->
         assert stranger.exists()
         saved(run, 2, model=net(2))
     assert not stranger.exists()
+
+
+def test_what_is_kept_for_another_node_is_an_image_like_others(make_run: MakeRun, task: FakeTask) -> None:
+    """Of a rank that is here now. It goes with this run's first save: nobody brings anything newer."""
+    told = save_steps(make_run, task, [1, 2, 3])
+    shutil.rmtree(task.job_folder / "checkpoints")
+    after = task.next_attempt(told)
+    kept = after.memory_folder / "peers" / Path(told[-1]["path"]).name
+    kept.mkdir(parents=True)
+    for name, path in images_of(task, told[-1]["path"]).items():
+        shutil.copyfile(path, kept / name)
+    restored, _ = restore(make_run, after)
+    assert (restored.step, restored.tier) == (3, "memory")
+    with FakeShim(after):
+        run = make_run(after)
+        assert saved(run, 4, model=net(4), count=4).published
+        run.close()
+    assert not kept.parent.exists()

@@ -1,0 +1,46 @@
+"""Many tensors copied by several threads: whatever their form, each arrives."""
+
+import pytest
+import torch
+from paceline.training import copying
+from paceline.training.copying import copy_all
+
+SOURCES = {
+    "a small one": torch.arange(10),
+    "none at all": torch.empty(0),
+    "a number": torch.tensor(3.5),
+    "some pieces and a bit": torch.randn(3 * copying._PIECE_BYTES // 4 + 5),
+    "no numpy type": torch.randn(300, 300).to(torch.bfloat16),
+    "truths": torch.randn(300, 300) > 0,
+    "not contiguous": torch.randn(400, 300).t(),
+    "conjugated lazily": torch.randn(200, 200, dtype=torch.complex64).conj(),
+    "a parameter": torch.nn.Parameter(torch.randn(300, 300)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_arrives(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "threads", lambda: threads)
+    targets = [torch.zeros(source.shape, dtype=source.dtype) for source in SOURCES.values()]
+    copy_all(zip(targets, (source.detach() for source in SOURCES.values()), strict=True))
+    for (name, source), target in zip(SOURCES.items(), targets, strict=True):
+        assert torch.equal(target, source), name
+
+
+def test_another_type_is_converted_and_another_order_kept() -> None:
+    doubles, turned = torch.zeros(300, 300, dtype=torch.float64), torch.zeros(300, 300).t()
+    source = torch.randn(300, 300)
+    copy_all([(doubles, source), (turned, source)])
+    assert torch.equal(doubles, source.double())
+    assert torch.equal(turned, source)
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a state would be taken for whole that is not."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(copying.np, "copyto", no_memory)
+    with pytest.raises(MemoryError):
+        copy_all([(torch.zeros(100_000), torch.ones(100_000))])
