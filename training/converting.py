@@ -8,22 +8,28 @@ the end of the run, or cannot do, the restore that needs it does.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import manifest
 from .errors import CheckpointMismatch, StorageFailed
 from .say import say
+from .scratch import lock
 
+ASIDE = ".universal-"
+"""How the name of a folder begins that is being made in a checkpoint, under a lock of who makes it."""
 _NICENESS = 19
 
 
 class Ahead:
     """The persister's hold on that process, which is started for the first checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        """`root`: of the checkpoints."""
+        self._root = root
         self._process: subprocess.Popen[bytes] | None = None
 
     def convert(self, checkpoint: Path, manifest_hash: str) -> None:
@@ -39,10 +45,11 @@ class Ahead:
             say(f"{checkpoint.name} is not converted ahead of a resize: {error.strerror}")
 
     def stop(self) -> None:
-        """What is being made is removed by the next one who converts."""
+        """What is half made goes with it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            sweep(self._root.glob(f"*/{ASIDE}*"))
 
 
 def _start() -> "subprocess.Popen[bytes]":
@@ -56,6 +63,14 @@ def _start() -> "subprocess.Popen[bytes]":
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     return process
+
+
+def sweep(asides: Iterable[Path]) -> None:
+    """What converters left that were killed."""
+    for found in asides:
+        if (fd := lock(found)) >= 0:
+            shutil.rmtree(found, ignore_errors=True)
+            os.close(fd)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ class Publisher:
             sweeps_unaccepted=self._task is not None,
         )
         self._scrubber = self._make_scrubber()
-        self._ahead = Ahead() if setting.elastic else None
+        self._ahead = Ahead(self._root) if setting.elastic else None
 
     def publish(self, order: Order, told: Publish, files: Mapping[str, FileEntry]) -> Commit:
         """What an upload of it must know. Raises StorageFailed, NotAccepted and OSError. Letting go,

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from . import attached, folders, manifest
+from .converting import ASIDE, sweep
 from .errors import CheckpointMismatch
 from .manifest import FileEntry
 from .scratch import lock
 
 NAME = "universal"
 _LISTED = "converted.json"
-_ASIDE = ".universal-"
 
 
 def is_needed(names: frozenset[str]) -> bool:
@@ -54,8 +54,8 @@ def damage_of(checkpoint: Path) -> str:
 
 def convert(sources: Mapping[str, Path], checkpoint: Path) -> None:
     """From its verified files, by name. Raises OSError, and CheckpointMismatch."""
-    _sweep(checkpoint)
-    aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=checkpoint))
+    sweep(checkpoint.glob(f"{ASIDE}*"))
+    aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=checkpoint))
     fd = lock(aside)
     try:
         attached.link(aside / "source", sources)
@@ -131,14 +131,6 @@ def _list(folder: Path) -> None:
             manifest.sync_file(path)
     (folder / _LISTED).write_text(json.dumps(entries))
     manifest.sync_file(folder / _LISTED)
-
-
-def _sweep(checkpoint: Path) -> None:
-    """What converters left that were killed."""
-    for found in checkpoint.glob(f"{_ASIDE}*"):
-        if (fd := lock(found)) >= 0:
-            shutil.rmtree(found, ignore_errors=True)
-            os.close(fd)
 
 
 @contextlib.contextmanager

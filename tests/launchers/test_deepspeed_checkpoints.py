@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paceline.training import manifest, universal
+from paceline.training.converting import Ahead
 from support import resize_scripts
+from support.cluster import wait_until
 from support.operators import needs_deepspeed
 from support.ranks import RankFailed, RankPool
 
@@ -108,6 +111,22 @@ def test_a_conversion_that_was_killed_or_damaged_is_made_again_and_leaves_nothin
     converted.write_bytes(converted.read_bytes()[:-1])
     [(done, again)] = train(resize_scripts.train, root, "zero2", 6, world_size=1)
     assert (done, again) == (3, losses)
+
+
+def test_a_conversion_ahead_that_is_stopped_leaves_nothing_and_the_next_one_is_whole(
+    train: Train, tmp_path: Path
+) -> None:
+    train(resize_scripts.train, tmp_path / "c", "zero2", 3)
+    checkpoint = tmp_path / "c" / "step-00000003.a1"
+    manifest_hash = manifest.hash_bytes((checkpoint / manifest.NAME).read_bytes())
+    for stopped in (True, False):
+        ahead = Ahead(tmp_path / "c")
+        ahead.convert(checkpoint, manifest_hash)
+        wait_until("it is at work", lambda: any(checkpoint.glob("*universal*")))
+        if not stopped:
+            wait_until("it is converted", lambda: not universal.damage_of(checkpoint))
+        ahead.stop()
+        assert not list(checkpoint.glob(".universal-*"))
 
 
 def test_a_rank_without_room_for_the_engine_costs_that_checkpoint_and_nobody_hangs(
