@@ -36,6 +36,7 @@ def submit(
             {
                 "command": f"{sys.executable} {SCRIPT} {folder} {steps} 10 {step_s}",
                 "distribution": {"type": "pytorch"},
+                "environment_variables": {"OMP_NUM_THREADS": "1"},
                 "resources": {"cpus": 1, "instance_count": 2},
                 "retry": {"max_attempts": 3, "backoff": {"start_s": 0.01, "max_s": 0.01}},
                 "checkpoint": {"keep_last": 3, **checkpoint},
