@@ -275,7 +275,7 @@ def test_timers_miss_nothing_and_name_each_once(sets: list[tuple[int, int]]) -> 
         earliest = {name: at_us for name, at_us in earliest.items() if name not in expected}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("jjjfdn"), st.integers(0, 7)), max_size=40))
 def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int]]) -> None:
     paddock = Paddock()

@@ -98,7 +98,7 @@ def test_drop_head_of_a_file_that_somebody_else_writes(tmp_path: Path) -> None:
         os.close(fd)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(-9000, 9000), st.integers(0, 20_000)), max_size=40),
     st.integers(0, 1 << 30),

@@ -184,7 +184,7 @@ def test_the_parser_in_python_reads_the_same(monkeypatch: pytest.MonkeyPatch) ->
 YAMLISH = st.text(alphabet="ab:-[]{}&*!|>'\"%@#?,<~ \n\t01.\\x\r\u202e\ud800é", max_size=80)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.one_of(YAMLISH, st.text(max_size=60), st.binary(max_size=60)))
 @example("%YAML 9.9\n---\na")
 @example("%TAG ! tag:x:\n--- !y z")
@@ -203,7 +203,7 @@ def test_nothing_but_its_own_error(text: str | bytes) -> None:
         assert () in document.values
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(LINES, PLAIN, max_size=4))
 def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
     assert repr(parse(to_yaml(data), "x").data) == repr(data)

@@ -1,7 +1,7 @@
 """Expressions: what is one, what is wrong with it and where, and that values go in as they are."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paceline.spec.expressions import (
     BadExpression,
@@ -74,7 +74,6 @@ def test_resolving_what_was_never_checked_is_a_bug() -> None:
 PIECES = st.one_of(st.text("${} abinputs.", max_size=12), st.just("${{inputs."), st.just("}}"))
 
 
-@settings(deadline=None)
 @given(st.lists(PIECES, max_size=8).map("".join))
 def test_parts_are_the_whole_text(text: str) -> None:
     parts = parse_expressions(text)
@@ -89,7 +88,6 @@ def test_parts_are_the_whole_text(text: str) -> None:
     assert at == len(text)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(IDENTIFIERS, st.text(max_size=10)), st.lists(st.text("a $", max_size=3), min_size=1))
 def test_resolving_puts_each_value_in_its_place(inputs: dict[str, str], gaps: list[str]) -> None:
     references = [f"${{{{ inputs.{name}}}}}" for name in inputs]

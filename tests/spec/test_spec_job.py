@@ -467,7 +467,7 @@ def test_canonical_text_is_sorted_and_holds_the_defaults() -> None:
     assert text == job(tags={"a": "2", "b": "1"}).to_json()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(job_documents())
 def test_document_to_text_to_document(data: dict[str, Any]) -> None:
     spec, _ = job_from_data(data)
@@ -486,7 +486,7 @@ def test_document_to_text_to_document(data: dict[str, Any]) -> None:
 KEYS = st.sampled_from(sorted(info.alias or name for name, info in JobSpec.model_fields.items()))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.dictionaries(st.one_of(KEYS, st.text(max_size=5)), PLAIN, max_size=6))
 @example({"command": "x", "inputs": {"a": {"value": {"path": "p"}}}})
 @example({"environment_variables": {"A": []}, "command": "x", "tags": [1]})
@@ -502,7 +502,7 @@ def test_no_data_raises_anything_but_its_own_error(data: dict[str, Any]) -> None
 ODD = st.one_of(st.text(max_size=40), st.binary(max_size=40))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ODD, st.lists(st.text(max_size=20), max_size=2))
 @example("command: x", ["=", "a=b"])
 @example("command: x\ninputs: 3", ["inputs.a=1"])

@@ -114,7 +114,6 @@ def test_text_keeps_how_it_was_written() -> None:
     assert spec.tags == {"v": "1.30", "w": "2.20"}
 
 
-@settings(deadline=None)
 @given(LITERALS)
 def test_a_text_in_quotes_is_itself(value: object) -> None:
     text = str(value)
@@ -128,7 +127,7 @@ SETS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(SETS, max_size=5))
 def test_overrides_in_any_order_end_in_a_job_or_its_own_error(overrides: list[str]) -> None:
     text = "command: x\ninputs: {lr: 1, data: {path: p}}\noutputs: {o: {version: 1.0}}\ntags: {v: 1.0}\n"
@@ -139,7 +138,6 @@ def test_overrides_in_any_order_end_in_a_job_or_its_own_error(overrides: list[st
         assert error.problems
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("inputs.lr=data{}tagscompute", max_size=20), max_size=3))
 def test_no_override_raises_anything_but_its_own_error(overrides: list[str]) -> None:
     try:

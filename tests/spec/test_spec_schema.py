@@ -61,7 +61,7 @@ def test_every_key_is_described() -> None:
     assert "NVIDIA" in SCHEMA["$defs"]["Gpus"]["properties"]["model"]["description"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(job_documents())
 def test_what_the_parser_takes_the_schema_takes(data: dict[str, Any]) -> None:
     if "distribution" in data:
