@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             worker_beside_ray(report, given, runs, folder)
             node(report, given, runs, folder)
             report.notes.append(runs.verdict())
-    report.left_out("adding a node: gangs do not grow yet")
+    report.left_out("adding a node: growth is planned for a checkpoint, and has no row yet")
     report.finish(given)
 
 
