@@ -13,6 +13,7 @@ from ...spec.ids import Attempt, JobId, NodeId
 from ...spec.job import JobSpec
 from ..core.copies import is_good
 from ..core.effects import StartTask, StopTask
+from ..core.job import Checkpoint
 
 _SECOND_US: Final = 1_000_000
 _HOSTS_MAX: Final = 1000
@@ -70,20 +71,7 @@ def start_message(
         grace_s=job.shape.policy.grace_us / _SECOND_US,
         timeout_s=effect.timeout_us / _SECOND_US,
         job_folder=str(folder),
-        checkpoints=[
-            agent_pb2.Checkpoint(
-                step=c.step,
-                attempt=c.attempt,
-                path=c.path,
-                manifest_hash=c.manifest_hash,
-                uploaded=bool(c.url),
-                job=c.job or 0,
-                stall_s=c.stall_us / _SECOND_US,
-                persist_s=c.persist_us / _SECOND_US,
-            )
-            for c in course.checkpoints
-            if is_good(c)
-        ],
+        checkpoints=[_checkpoint_message(one) for one in course.checkpoints if is_good(one)],
         log_bytes_max=spec.limits.log_size,
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,
@@ -102,6 +90,19 @@ def start_message(
         checkpoint_url=checkpoint_url(spec, cluster, job.number),
         scrub_s=spec.checkpoint.scrub_s,
         peer_memory=spec.checkpoint.peer_memory and len({place.node for place in course.tasks}) > 1,
+    )
+
+
+def _checkpoint_message(one: Checkpoint) -> agent_pb2.Checkpoint:
+    return agent_pb2.Checkpoint(
+        step=one.step,
+        attempt=one.attempt,
+        path=one.path,
+        manifest_hash=one.manifest_hash,
+        uploaded=bool(one.url),
+        job=one.job or 0,
+        stall_s=one.stall_us / _SECOND_US,
+        persist_s=one.persist_us / _SECOND_US,
     )
 
 
