@@ -378,7 +378,7 @@ async def test_after_a_loss_it_dials_as_often_as_the_scheduler_bears(
         scheduler.redial_s = 0.06
         with Proxy(("127.0.0.1", scheduler.port)) as proxy:
             async with Node(tmp_path, f"127.0.0.1:{proxy.port}"):
-                await scheduler.until_connected()
+                await scheduler.until(lambda: bool(scheduler.heartbeats))  # the welcome has been read
                 proxy.refuse()
                 proxy.cut()
                 await scheduler.until(lambda: len(waits()) >= 8)

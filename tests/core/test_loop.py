@@ -310,8 +310,8 @@ async def test_the_first_load_failing_is_told_to_whoever_starts() -> None:
 
 
 async def scenario(store: MemoryStore) -> None:
-    """Twenty jobs, one after another, and two agents; nobody gives up."""
-    async with running(store) as loop:
+    """Twenty jobs, one after another, and two agents, which send no heartbeats; nobody gives up."""
+    async with running(store, settings=Settings(heartbeat_us=60_000_000)) as loop:
         agents = [asyncio.create_task(ObedientAgent(loop, name).ride()) for name in ("n1", "n2")]
         made = [await submit_until_answered(loop, submission(f"k{at}")) for at in range(20)]
         assert len({number for numbers in made for number in numbers}) == 20, "no job lost, none doubled"

@@ -26,9 +26,15 @@ def records(folder: Path) -> dict[int, list[dict[str, Any]]]:
     }
 
 
+def is_made(one: dict[str, Any]) -> bool:
+    """The other lines say which samples a step has, before it is known to come about."""
+    return "losses" not in one
+
+
 def last_step(folder: Path, attempt: int, rank: int = 0) -> int:
-    made = (one for lines in records(folder).values() for one in lines)
-    return max((one["step"] for one in made if (one["attempt"], one["rank"]) == (attempt, rank)), default=0)
+    lines = (one for lines in records(folder).values() for one in lines)
+    made = (one for one in lines if is_made(one) and (one["attempt"], one["rank"]) == (attempt, rank))
+    return max((one["step"] for one in made), default=0)
 
 
 @pytest.mark.timeout(300)
@@ -70,26 +76,30 @@ def test_the_ranks_that_are_left_stay_up_with_other_numbers(
         (folder / "enough").touch()
         cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
         story = cluster.story(job, "")
-    made = [one for lines in records(folder).values() for one in lines]
+    lines = [one for lines in records(folder).values() for one in lines]
     sizes = {(1, nodes * processes), (2, (nodes - 1) * processes), (3, nodes * processes)}
-    assert {(one["attempt"], one["world_size"]) for one in made} == sizes, story
-    for lines in (records(folder)[pid] for pid in stay):
-        steps = [one["step"] for one in lines]
-        assert len(set(steps)) == len(steps), "a rank that stayed made a step twice"
-    compare(made, alone)
+    assert {(one["attempt"], one["world_size"]) for one in lines} == sizes, story
+    for each in (records(folder)[pid] for pid in stay):
+        steps = [one["step"] for one in each if is_made(one)]
+        assert len(set(steps)) == len(steps), f"a rank that stayed made a step twice: {story}"
+    compare(lines, alone, story)
 
 
-def compare(made: list[dict[str, Any]], alone: Path) -> None:
-    """With the run of one process, which has all samples of a step in one record."""
-    steps = max(one["step"] for one in made)
+def compare(lines: list[dict[str, Any]], alone: Path, story: str) -> None:
+    """With the run of one process, which has all samples of a step in one line. A step that one rank has made
+    holds the gradients of all that had begun it, also of one that was killed before it could say more."""
+    made = {(one["attempt"], one["step"]) for one in lines if is_made(one)}
+    last = max(step for _, step in made)
     (alone / "enough").touch()
-    subprocess.run([sys.executable, str(SCRIPT), str(alone), str(steps), "0"], check=True, timeout=120)
+    subprocess.run([sys.executable, str(SCRIPT), str(alone), str(last), "0"], check=True, timeout=120)
     [whole] = records(alone).values()
-    expected = {one["step"]: one["losses"] for one in whole}
-    seen: defaultdict[int, set[str]] = defaultdict(set)
-    for one in made:
-        for sample, loss in one["losses"].items():
-            assert loss == pytest.approx(expected[one["step"]][sample], rel=1e-9), one
-        seen[one["step"]] |= one["losses"].keys()
-    assert all(expected[step].keys() == samples for step, samples in seen.items()), "a sample was skipped"
-    assert seen.keys() == expected.keys(), "a step was skipped"
+    expected = {one["step"]: one["losses"] for one in whole if not is_made(one)}
+    samples: defaultdict[tuple[int, int], set[str]] = defaultdict(set)
+    for one in lines:
+        if (one["attempt"], one["step"]) in made and not is_made(one):
+            for sample, loss in one["losses"].items():
+                assert loss == pytest.approx(expected[one["step"]][sample], rel=1e-9), one
+            samples[one["attempt"], one["step"]] |= one["losses"].keys()
+    assert {step for _, step in made} == expected.keys(), f"a step was skipped: {story}"
+    for attempt, step in made:
+        assert samples[attempt, step] == expected[step].keys(), f"step {step} lacks samples: {story}"

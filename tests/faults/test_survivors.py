@@ -223,7 +223,8 @@ def test_the_rank_on_the_other_node_stays_up(nodes: Cluster, tmp_path: Path) -> 
         kill(pids[victim])
         wait_until("the next attempt trains", lambda a=attempt: last_step(folder, a + 1) > 0)
     finish(nodes, folder, job)
-    assert [body["replaced"] for body in bodies(nodes, job, "GangReformed")] == [[1], [0]]
+    replaced = [body["replaced"] for body in bodies(nodes, job, "GangReformed")]
+    assert replaced == [[1], [0]], nodes.story(job, "not the ranks that fell")
     check_each_step_once(folder, ranks=2)
     check_curve(nodes, folder, tmp_path / "alone", nodes=2, ranks=1)
 

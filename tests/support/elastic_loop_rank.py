@@ -1,5 +1,7 @@
 """A rank of an elastic gang in the step loop: FOLDER STEPS SAVE_EVERY. It goes slowly until FOLDER/enough is
-there. Each step is a line in FOLDER/PID.jsonl, with the loss of each sample that this rank had.
+there. Each step is two lines in FOLDER/PID.jsonl: one with the loss of each sample that this rank had, before
+the ranks' gradients are summed, and one when the step is made. A rank that is killed between them has given
+its part to a step that the others have made.
 """
 
 import json
@@ -34,13 +36,13 @@ def main() -> None:
         def step(number: int, wrapped: nn.Module) -> None:
             mine = batch_of(number)[run.rank :: run.world_size]
             losses = (wrapped(x[mine]) - y[mine]).square().sum(1)
+            place = {"attempt": run.attempt, "rank": run.rank, "world_size": run.world_size, "step": number}
+            begun = {**place, "losses": dict(zip(mine, losses.tolist(), strict=True))}
+            record.write(json.dumps(begun) + "\n")
             optimizer.zero_grad()
             (losses.sum() * run.world_size / BATCH).backward()
             optimizer.step()
-            place = {"attempt": run.attempt, "rank": run.rank, "world_size": run.world_size, "step": number}
-            record.write(
-                json.dumps({**place, "losses": dict(zip(mine, losses.tolist(), strict=True))}) + "\n"
-            )
+            record.write(json.dumps(place) + "\n")
             if not (folder / "enough").exists():
                 time.sleep(PACE_S)  # the pace of a step that has work to do
 
