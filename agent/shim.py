@@ -140,6 +140,7 @@ class Shim:
         self._keeping = Keeping(self._ranks.workers, process.door)
         self.successor: Successor | None = None
         self._stop_why = ""
+        self._asked_to_keep: tuple[float, str, float] | None = None
         self._save_request = 0
         self._refused: dict[str, Any] | None = None
         self._evidence_bytes = 0
@@ -200,6 +201,7 @@ class Shim:
             self._process.react(_AT_ONCE_S)
         while not (self._flush() and self._over):
             self._process.react(max(0.0, self._next_look() - time.monotonic()))
+            self._keep_or_stop()
             self._on_clock()
 
     def leave(self) -> bool:
@@ -395,12 +397,20 @@ class Shim:
         if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
             self._append("stalled", stalled)
 
-    def _stop(self, grace_s: float, why: str, keep_s: float = 0.0) -> None:
+    def _keep_or_stop(self) -> None:
+        """Decided when all has been heard that was said before: a rank's `stay` may have come no later than
+        the agent's word."""
+        while self._asked_to_keep is not None:
+            (grace_s, why, keep_s), self._asked_to_keep = self._asked_to_keep, None
+            self._hear_out()
+            if not (self._over or self._stop_why or self._ranks.killing) and self._keeping.able:
+                self._keeping.hold(keep_s)
+            else:
+                self._stop(grace_s, why)
+
+    def _stop(self, grace_s: float, why: str) -> None:
         now = time.monotonic()
         if self._over or self._refused:
-            return
-        if keep_s > 0 and not (self._stop_why or self._ranks.killing) and self._keeping.able:
-            self._keeping.hold(keep_s)
             return
         asked_before, self._stop_why = self._stop_why, self._stop_why or why
         if grace_s > 0:
@@ -456,7 +466,11 @@ class Shim:
             self._keeping.on_stay(connection, fields.get("rank", -1))
         elif op == "stop" and fields.get("mark", self._launch["mark"]) == self._launch["mark"]:
             grace_s, keep_s = (float(fields.get(name, 0.0)) for name in ("grace_s", "keep_s"))
-            self._stop(grace_s, fields.get("why") or "stopped", keep_s)
+            why = fields.get("why") or "stopped"
+            if keep_s > 0:
+                self._asked_to_keep = grace_s, why, keep_s
+            else:
+                self._stop(grace_s, why)
 
     def _take(self, connection: Connection, folder: str) -> bool:
         """The job's next attempt is here, says the agent. False: these ranks cannot go on in it."""

@@ -15,6 +15,7 @@ import pytest
 from paceline.agent import kernel
 from paceline.agent.lease_watch import boot_id
 from paceline.proto.marks import mark_of
+from paceline.training.link import dial_until
 from support.processes import (
     PYTHON,
     alive,
@@ -52,6 +53,32 @@ async def test_killing_one_rank_ends_its_task_and_names_the_first_cause(tmp_path
         assert [exits[rank].exit_code for rank in range(3)] == [-9, -9, -9]
         assert [exits[rank].killed_by_us for rank in range(3)] == [True, False, True]
         assert not any(alive(pid) for pid in pids)
+
+
+async def test_a_rank_stays_though_its_shim_hears_both_words_at_once(tmp_path: Path) -> None:
+    """It said that it stays before the agent said that the gang is broken; the shim was away meanwhile."""
+    async with supervised(tmp_path, warm=False) as supervisor:
+        at = key(1)
+        await supervisor.start(start_task(at, SLEEPER, tmp_path))
+        begun = await started(supervisor, at)
+        os.kill(begun.shim_pid, signal.SIGSTOP)
+        folder = next(iter(supervisor.log_files(at).values())).parent
+        with dial_until(folder, time.monotonic() + 10) as line:
+            line.settimeout(20)
+            line.sendall(b'{"op": "stay", "rank": 0}\n')
+            stopping = asyncio.create_task(supervisor.stop(at, 0.0, "attempt 1 is over", keep_s=20))
+            await asyncio.sleep(0)  # it has been sent
+            os.kill(begun.shim_pid, signal.SIGCONT)
+            await stopping
+            told = b""
+            while b'"leave":true' not in told:
+                more = await asyncio.to_thread(line.recv, 4096)
+                assert more, "it was stopped"
+                told += more
+        assert not of_kind(supervisor.entries(at, 0, 100), "exited")
+        await supervisor.stop(at, 0.0, "enough")
+        await ended(supervisor, at)
+        assert not any(alive(pid) for pid in begun.pids)
 
 
 async def test_a_failing_rank_takes_its_peers_with_it_at_once(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_worker_of_a_training_gang_is_killed(tmp_path: Path) -> None:
             EXAMPLE / "job.yaml", overrides=["inputs.epochs=12", "inputs.save_every=10"]
         )
         wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints), 120)
-        victim = process.identify(cluster.task_pids(job)[1])
+        victim = process.identify(cluster.gang_pids(job, 2)[1])
         assert victim is not None
         process.send(victim, signal.SIGKILL)
         found = cluster.wait_state(job, "SUCCEEDED", timeout_s=120)

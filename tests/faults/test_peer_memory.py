@@ -216,6 +216,6 @@ def test_it_can_be_turned_off(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def kill_rank(cluster: Cluster, job: int) -> None:
-    found = process.identify(cluster.task_pids(job)[1])
+    found = process.identify(cluster.gang_pids(job, 2)[1])
     assert found is not None
     process.send(found, signal.SIGKILL)

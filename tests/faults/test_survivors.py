@@ -131,7 +131,7 @@ def test_a_killed_rank_is_replaced_and_the_other_stays_up(cluster: Cluster, tmp_
     folder = tmp_path / "job"
     job = submit(cluster, folder, steps=400, save_every=1000)
     wait_trained_on(folder, 1)
-    stays, falls = cluster.task_pids(job)
+    stays, falls = cluster.gang_pids(job, 2)
     kill(falls)
     wait_until("the next attempt trains", lambda: last_step(folder, 2) > 0)
     finish(cluster, folder, job)
@@ -160,7 +160,7 @@ def test_killed_at_random_moments_also_in_saves(cluster: Cluster, tmp_path: Path
     for attempt in range(1, 7):
         wait_trained_on(folder, attempt)
         time.sleep(dice.uniform(0, 0.04))  # the fault's own moment, not a wait
-        kill(dice.choice(cluster.task_pids(job)))
+        kill(dice.choice(cluster.gang_pids(job, 2)))
         wait_until("the next attempt trains", lambda a=attempt: last_step(folder, a + 1) > 0)
     finish(cluster, folder, job)
     assert len(bodies(cluster, job, "GangReformed")) == 6, cluster.story(job, "not always re-formed")
@@ -177,7 +177,7 @@ def test_a_second_fault_while_the_gang_re_forms(cluster: Cluster, tmp_path: Path
     job = submit(cluster, folder, steps=300, save_every=5)
     wait_trained_on(folder, 1)
     wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints))
-    kill(cluster.task_pids(job)[1])
+    kill(cluster.gang_pids(job, 2)[1])
 
     def replacement() -> int | None:
         found = cluster.client.job(job)
@@ -198,7 +198,7 @@ def test_a_survivor_that_does_not_move_is_restarted(cluster: Cluster, tmp_path: 
     job = submit(cluster, folder, steps=300, save_every=5)
     wait_trained_on(folder, 1)
     wait_until("a checkpoint is accepted", lambda: bool(cluster.client.job(job).checkpoints))
-    stays, falls = cluster.task_pids(job)
+    stays, falls = cluster.gang_pids(job, 2)
     os.kill(stays, signal.SIGSTOP)
     kill(falls)
     wait_until("the next attempt trains", lambda: last_step(folder, 2) > 0)
@@ -215,11 +215,9 @@ def test_the_rank_on_the_other_node_stays_up(nodes: Cluster, tmp_path: Path) -> 
     """Either of them; also the one whose node keeps the rendezvous."""
     folder = tmp_path / "job"
     job = submit(nodes, folder, steps=600, save_every=1000, nodes=2, ranks=1)
-    first = []
     for attempt, victim in ((1, 1), (2, 0)):
         wait_trained_on(folder, attempt)
-        pids = nodes.task_pids(job)
-        first.append(pids[1 - victim])
+        pids = nodes.gang_pids(job, 2)
         kill(pids[victim])
         wait_until("the next attempt trains", lambda a=attempt: last_step(folder, a + 1) > 0)
     finish(nodes, folder, job)
@@ -236,7 +234,7 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
     folder = tmp_path / "job"
     job = submit(nodes, folder, steps=400, save_every=1000, nodes=2, ranks=1)
     wait_trained_on(folder, 1)
-    stays, silent = nodes.task_pids(job)
+    stays, silent = nodes.gang_pids(job, 2)
     name = next(task.node for task in nodes.client.job(job).tasks if task.first_rank == 1)
     rank = process.identify(silent)
     assert rank is not None
@@ -247,7 +245,7 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
         process.send(each, signal.SIGSTOP)
     try:
         wait_until("the next attempt trains", lambda: last_step(folder, 2) > 0)
-        assert nodes.task_pids(job)[0] == stays
+        assert nodes.gang_pids(job, 2)[0] == stays
     finally:
         for each in stopped:
             process.send(each, signal.SIGCONT)
@@ -272,7 +270,7 @@ def test_ranks_on_other_gpus_than_the_next_attempt_is_given_start_anew(tmp_path:
         wait_trained_on(folder, 1)
         cluster.client.cancel(holds)
         cluster.wait_state(holds, "CANCELLED")
-        before = cluster.task_pids(job)
+        before = cluster.gang_pids(job, 2)
         kill(before[1])
         wait_until("the next attempt trains", lambda: last_step(folder, 2) > 0)
         [task] = cluster.client.job(job).tasks

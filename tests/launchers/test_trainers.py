@@ -85,7 +85,7 @@ def check_unchanged_goes_on(cluster: Cluster, example: str, pattern: str) -> Non
 
     job = cluster.client.submit(file, overrides=overrides)
     wait_until("it is past its checkpoint", lambda: len(losses(cluster, job, pattern, 1)) > 41, 200)
-    found = process.identify(cluster.task_pids(job)[1])
+    found = process.identify(cluster.gang_pids(job, 2)[1])
     assert found is not None
     process.send(found, signal.SIGKILL)
     assert cluster.wait_state(job, "SUCCEEDED", timeout_s=300).attempt == 2

@@ -270,9 +270,18 @@ class Cluster:
         return b"".join(chunk.data for chunk in chunks)
 
     def task_pids(self, job: int) -> list[int]:
-        """Pids of the job's ranks now, in the order of their ranks."""
+        """Pids of the job's ranks now, in the order of their ranks, as far as the scheduler has been told."""
         tasks = sorted(self.client.job(job).tasks, key=lambda task: task.first_rank)
         return [pid for task in tasks for pid in task.pids]
+
+    def gang_pids(self, job: int, ranks: int) -> list[int]:
+        """As `task_pids`, once it has been told of all: ranks may train before their start is on the disk."""
+
+        def told() -> list[int] | None:
+            pids = self.task_pids(job)
+            return pids if len(pids) == ranks else None
+
+        return wait_until(f"{ranks} ranks of job {job} are known", told)
 
     def node_processes(self, index: int) -> list[Identity]:
         """All of that node's, the agent first: what it does not see die it cannot tell."""
