@@ -1,11 +1,12 @@
 """This node's door for the peers of gangs: who may come, and the process that serves it.
 
 The listening socket is the agent's, made at the first gang that wants it; the process (peer_receiver) is
-started again when it has died. Each attempt has a token of its own: in the job's folder in memory, where that
-process looks, and with the port in its tasks' folders, where its ranks do, and the next agent.
+started again when it has died (`watch`). Each attempt has a token of its own: in the job's folder in memory,
+where that process looks, and with the port in its tasks' folders, where its ranks do, and the next agent.
 All calls belong to the event loop's thread.
 """
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
 _END_S: Final = 5.0
+_LOOK_S: Final = 1.0
 _TOKEN_BYTES: Final = 16
 
 
@@ -77,6 +79,17 @@ class PeerDoor:
         if not guest.tasks:
             del self._guests[key.job, key.attempt]
             guest.file.unlink(missing_ok=True)
+
+    async def watch(self) -> None:
+        """While anybody is let in, a process that has died has a successor. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._listener is not None and self._guests:
+                memory_folder = next(iter(self._guests.values())).file.parent
+                try:
+                    self._see_to_the_process(self._listener.fileno(), memory_folder.parent)
+                except OSError as error:
+                    log.warning("the process that serves peers cannot be started, tried again: %s", error)
 
     def close(self) -> None:
         """Nobody is served until the next agent comes."""

@@ -95,6 +95,7 @@ class Supervisor:
         self._groups = containment.CgroupTree(None, "not looked for yet")
         self._ports: RendezvousPorts | None = None
         self._starter: Starter | None = None
+        self._door_watch: asyncio.Task[None] | None = None
 
     async def recover(self) -> None:
         """Once, before anything else: adopt living shims, finish the journals of dead ones, start zygotes."""
@@ -133,6 +134,7 @@ class Supervisor:
             memory = self._memory.folder(task.key.job)
             if memory and not task.over.is_set():
                 self._door.admit_again(task.key, Path(memory), task.folder)
+        self._door_watch = asyncio.create_task(self._door.watch())
 
     async def start(self, request: agent_pb2.StartTask) -> None:
         """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
@@ -296,6 +298,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """Let go of everything and end the zygotes; shims and their tasks live on."""
+        if self._door_watch is not None:
+            self._door_watch.cancel()
         await self._watcher.close()
         for task in self._tasks.values():
             self._watcher.let_go(task)

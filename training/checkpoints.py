@@ -42,6 +42,7 @@ class Checkpoints:
     ) -> None:
         self._environment = environment
         self._gang = gang
+        self._link = link
         self._task = task
         self._root = root
         self._retention = retention
@@ -106,7 +107,19 @@ class Checkpoints:
         """Once in an attempt, at all ranks."""
         if self._neighbours is None and self._task is not None and self._task.peer_memory:
             self._neighbours = meet(self._gang, self._environment)
+            if self._environment.node_count > 1 and self._neighbours.next_door is None:
+                self._tell_no_door()
         return self._neighbours
+
+    def _tell_no_door(self) -> None:
+        environment, why = (
+            self._environment,
+            "none has opened its memory to peers, their agents' logs say why",
+        )
+        say(f"checkpoints of this node are NOT kept in the memory of another node: {why}")
+        if self._link is not None and environment.local_rank == 0:
+            told = {"rank": environment.rank, "node": "another node", "step": 0, "size_bytes": 0}
+            self._link.ask({"op": "peer_memory", **told, "seconds": 0.0, "why": why})
 
     def _settled_attempt(self) -> int:
         """Outside Paceline each run is an attempt of its own, one above any that it finds."""

@@ -1,5 +1,6 @@
 """A node's door for its peers, served by its real process: who is let in, what is kept, what is refused."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -277,6 +278,17 @@ def test_a_process_that_died_is_started_again_and_knows_all(node: Node) -> None:
     node.admit(TaskKey(JobId(9), Attempt(1), 0))
     caller.put_bytes(name(20), "__1_0.distcp", DATA)
     assert node.kept() == {f"{name(step)}/__1_0.distcp" for step in (10, 20)}
+
+
+async def test_a_process_that_died_is_missed_while_anybody_is_let_in(node: Node) -> None:
+    caller = node.admit()
+    process = node.door._process
+    assert process is not None
+    process.send_signal(signal.SIGKILL)
+    watch = asyncio.create_task(node.door.watch())
+    await asyncio.to_thread(caller.put_bytes, name(10), "__1_0.distcp", DATA)  # it waits in the listen queue
+    watch.cancel()
+    assert node.kept() == {f"{name(10)}/__1_0.distcp"}
 
 
 def test_the_next_agent_serves_at_the_same_place(node: Node) -> None:

@@ -13,11 +13,14 @@ from paceline.agent.peer_door import PeerDoor
 from paceline.proto.peer_door import PEERS, read_door
 from paceline.spec.folder_names import FolderName
 from paceline.spec.ids import Attempt, JobId, TaskKey
+from paceline.spec.retention import Retention
+from paceline.training.environment import read_environment
 from paceline.training.link import ShimLink
 from paceline.training.manifest import FileEntry, hash_bytes
 from paceline.training.orders import Order
 from paceline.training.peer_calls import Caller
 from paceline.training.peer_sending import PeerSender
+from paceline.training.run import Run
 from paceline.training.uploading import Commit, Upload
 from support.fake_shim import FakeShim, FakeTask, wait_until
 
@@ -157,3 +160,14 @@ def test_a_peer_that_dies_in_the_middle_costs_that_copy(peer: Peer, task: FakeTa
     _, again = wait_told(shim, 2)
     assert (again["step"], again["why"]) == (20, "")
     assert files(20, "__0_0.distcp", "manifest.json") <= peer.kept()
+
+
+def test_a_gang_of_which_no_node_has_a_door_is_told(tmp_path: Path) -> None:
+    task = FakeTask(tmp_path, peer_memory=True)
+    place = {"RANK": "0", "WORLD_SIZE": "1", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "2"}
+    with FakeShim(task) as shim:
+        run = Run(read_environment({**task.variables(), **place}), tmp_path / "unused", Retention())
+        assert run.restore() is None
+        [told] = wait_told(shim, 1)
+        assert "none has opened its memory to peers" in told["why"]
+        run.close()
