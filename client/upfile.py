@@ -2,11 +2,12 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..spec.errors import Conflict
+from ..spec.errors import Conflict, PacelineError
 from .process import Identity
 from .settings import read_small
 
@@ -71,10 +72,18 @@ def write_up(current: Up) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
+    """Write a file so that a reader sees the old text or the new, never a part. Raises PacelineError."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text)
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise PacelineError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="free space there, or give another folder with --state; then repeat the command",
+        ) from error
 
 
 def _started(said: dict[str, Any]) -> Started:

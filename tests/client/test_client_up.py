@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -15,7 +16,8 @@ import pytest
 from paceline.client import process
 from paceline.client.process import Identity
 from paceline.client.sdk import Client
-from paceline.client.upfile import read_up
+from paceline.client.upfile import read_up, write_whole
+from paceline.spec.errors import PacelineError
 from support.cluster import wait_until
 
 MARK = "PACELINE_TEST_UP"
@@ -208,3 +210,18 @@ def test_down_signals_no_stranger_that_has_the_pid(pace: Pace, home: Path) -> No
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_full_disk_costs_no_file_and_says_which(tmp_path: Path) -> None:
+    file = tmp_path / "up.json"
+    write_whole(file, "as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (0, hard)
+    )  # as on a full disk, the write fails and not the open
+    try:
+        with pytest.raises(PacelineError, match=r"up\.json cannot be written: File too large"):
+            write_whole(file, "as it is to be")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["as it was"]
