@@ -134,17 +134,27 @@ class Report:
 
 def options(name: str, about: str, argv: Sequence[str] | None = None) -> Options:
     """Read `[--quick] [--pairs N] [--json FILE] [--plot FILE]`."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
-    parser.add_argument("--quick", action="store_true", help="smallest size, one pair: shows that it works")
-    parser.add_argument("--pairs", type=int, default=PAIRS_MIN, help=f"pairs of runs (default {PAIRS_MIN})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the result (needs matplotlib)")
-    given = parser.parse_args(argv)
+    given = parser(name, about)
+    return read(given, given.parse_args(argv))
+
+
+def parser(name: str, about: str) -> argparse.ArgumentParser:
+    """Of these options; a benchmark that has more adds them, and gives `read` what was parsed."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    made.add_argument("--quick", action="store_true", help="smallest size, one pair: shows that it works")
+    made.add_argument("--pairs", type=int, default=PAIRS_MIN, help=f"pairs of runs (default {PAIRS_MIN})")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    made.add_argument("--plot", type=Path, metavar="FILE", help="draw the result (needs matplotlib)")
+    return made
+
+
+def read(made: argparse.ArgumentParser, given: argparse.Namespace) -> Options:
+    """Check what was parsed; from now on SIGTERM ends this process as an exit does."""
     signal.signal(
         signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
     )  # so that clusters are stopped
     if given.pairs < 1:
-        parser.error(f"--pairs: expected at least 1, got {given.pairs}")
+        made.error(f"--pairs: expected at least 1, got {given.pairs}")
     return Options(given.quick, 1 if given.quick else given.pairs, given.json, given.plot)
 
 
