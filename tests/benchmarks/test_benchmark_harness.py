@@ -174,5 +174,5 @@ def test_waiting_has_a_deadline() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="never: not so after"):
         wait_until(lambda: False, "never", timeout_s=0.05)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert wait_until(os.getpid, "at once") == os.getpid()

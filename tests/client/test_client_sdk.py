@@ -81,7 +81,7 @@ def test_waiting_has_an_end_of_its_own(cluster: Cluster) -> None:
     begun = time.monotonic()
     with pytest.raises(WaitTimedOut, match=f"job {job} is still"):
         cluster.client.wait(job, timeout_s=0.5)
-    assert 0.5 <= time.monotonic() - begun < 10
+    assert 0.5 <= time.monotonic() - begun < 60
 
     async def waits() -> None:
         async with AsyncClient(cluster.address, state=cluster.state) as client:

@@ -34,7 +34,7 @@ async def running(store: MemoryStore, **options: object) -> AsyncIterator[Loop]:
         await loop.close()
 
 
-async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 10) -> None:
+async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 60) -> None:
     """Wait until it is true; fails with what was waited for."""
     async with asyncio.timeout(seconds):
         while True:

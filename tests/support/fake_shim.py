@@ -15,7 +15,7 @@ from typing import Any
 from paceline.proto.notice import Notice
 
 
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
     """Poll until it holds; AssertionError after the deadline."""
     until_s = time.monotonic() + deadline_s
     while not condition():

@@ -91,7 +91,7 @@ def output(supervisor: Supervisor, at: TaskKey, rank: int = 0) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-async def until(condition: Callable[[], object], what: str, deadline_s: float = 20.0) -> Any:
+async def until(condition: Callable[[], object], what: str, deadline_s: float = 60.0) -> Any:
     """Wait until the condition holds and return its value; fails with `what` at the deadline."""
     give_up_at = time.monotonic() + deadline_s
     while not (value := condition()):

@@ -80,7 +80,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
 
     # What a test waits for.
 
-    async def until(self, what: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    async def until(self, what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         """Wait until `what()` is true; its value."""
         until_s = time.monotonic() + timeout_s
         while not (value := what()):
@@ -88,7 +88,7 @@ class SmallScheduler(agent_pb2_grpc.AgentSessionServicer, logs_pb2_grpc.LogShipp
             await asyncio.sleep(0.005)
         return value
 
-    async def until_connected(self, times: int = 1, timeout_s: float = 10.0) -> None:
+    async def until_connected(self, times: int = 1, timeout_s: float = 60.0) -> None:
         await self.until(lambda: len(self.hellos) >= times and self._down is not None, timeout_s)
 
     def kinds(self, task: TaskKey) -> list[str]:
