@@ -32,7 +32,7 @@ def undisturbed(cluster: Cluster) -> Callable[[Course], Losses]:
     def losses(course: Course) -> Losses:
         folder = cluster.folder / course.name
         job = course.submit(cluster, folder)
-        wait_until("enough steps", lambda: len(course.read(folder)) >= 2 * course.steps, timeout_s=120)
+        wait_until("enough steps", lambda: len(course.read(folder)) >= 2 * course.steps, timeout_s=300)
         (folder / "enough").touch()
         cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
         return course.read(folder)
