@@ -181,13 +181,19 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def difference(found: FileEntry, entry: FileEntry) -> str:
+    """What is wrong with what was found; empty when it is as the manifest says."""
+    if found.size_bytes != entry.size_bytes:
+        return f"{found.size_bytes} bytes, expected {entry.size_bytes}"
+    return "" if found.xxh3 == entry.xxh3 else "hash differs"
+
+
 def damage_of(path: Path, entry: FileEntry) -> str:
     """What is wrong with the file; empty when it is as the manifest says."""
     try:
         size_bytes = path.stat().st_size
-        if size_bytes != entry.size_bytes:
-            return f"{size_bytes} bytes, expected {entry.size_bytes}"
-        return "" if hash_file(path).xxh3 == entry.xxh3 else "hash differs"
+        same_size = size_bytes == entry.size_bytes
+        return difference(hash_file(path) if same_size else FileEntry(size_bytes, ""), entry)
     except FileNotFoundError:
         return "missing"
     except OSError as error:

@@ -5,7 +5,6 @@ Each call has a bound, and what fails is a StorageFailed that names the node. to
 """
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from ..proto.peer_door import CHUNK_BYTES, GET_BYTES_S, PUT_BYTES_S, Door, Line,
 from ..spec.folder_names import FolderName
 from . import manifest
 from .errors import StorageFailed
+from .fetching import Take, fetch
 from .manifest import FileEntry
 
 _DIAL_S: Final = 2.0
@@ -53,25 +53,11 @@ class Caller:
 
     def fetch(self, name: FolderName, file: str, entry: FileEntry, target: Path) -> str:
         """Bring it to `target` if it is as the manifest says; else what is wrong."""
-        digest = manifest.new_hash()
-        try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with target.open("wb") as sink:
-                os.posix_fallocate(sink.fileno(), 0, max(1, entry.size_bytes))  # full memory is an error now
 
-                def take(chunk: memoryview) -> None:
-                    digest.update(chunk)
-                    sink.write(chunk)
+        def read(take: Take) -> None:
+            self._get(name, file, lambda size_bytes: size_bytes == entry.size_bytes, take)
 
-                self._get(name, file, lambda size_bytes: size_bytes == entry.size_bytes, take)
-            problem = "" if digest.hexdigest() == entry.xxh3 else f"hash differs at {self.door.node}"
-        except StorageFailed as failure:
-            problem = failure.message
-        except OSError as failure:
-            problem = f"{target}: {failure.strerror}"
-        if problem:
-            target.unlink(missing_ok=True)
-        return problem
+        return fetch(target, entry, self.door.node, read)
 
     def _put(self, name: FolderName, file: str, entry: FileEntry, send: Callable[[Line], None]) -> None:
         with self._line() as line:

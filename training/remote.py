@@ -18,6 +18,7 @@ from ..spec.folder_names import FolderName
 from ..spec.stores import EXPECTED, opener_of, scheme_of
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
+from .fetching import Take, fetch
 from .manifest import FileEntry
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -115,30 +116,14 @@ class Remote:
 
     def fetch(self, name: FolderName, file: str, entry: FileEntry, target: Path) -> str:
         """Bring it to `target` if it is as the manifest says; else what is wrong."""
-        digest, size_bytes = manifest.new_hash(), 0
-        try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with target.open("wb") as sink:
 
-                def take(chunk: bytes) -> None:
-                    nonlocal size_bytes
-                    size_bytes += len(chunk)
-                    if size_bytes > entry.size_bytes:
-                        raise StorageFailed(f"more than {entry.size_bytes} bytes")
-                    digest.update(chunk)
-                    sink.write(chunk)
-
+        def read(take: Take) -> None:
+            try:
                 self.read(name, file, take)
-            problem = _difference(size_bytes, digest.hexdigest(), entry)
-        except FileNotFoundError:
-            problem = "missing"
-        except StorageFailed as failure:
-            problem = failure.message
-        except OSError as failure:
-            problem = f"{target}: {failure.strerror}"
-        if problem:
-            target.unlink(missing_ok=True)
-        return problem
+            except FileNotFoundError:
+                raise StorageFailed(f"missing at {self.url}") from None
+
+        return fetch(target, entry, self.url, read)
 
     def remove(self, name: FolderName) -> None:
         """The manifest first: no moment shows half a checkpoint."""
@@ -186,9 +171,3 @@ class Remote:
 
 def _small(entry: FileEntry | None) -> int:
     return entry.size_bytes if entry is not None else manifest.MANIFEST_BYTES_MAX
-
-
-def _difference(size_bytes: int, xxh3: str, entry: FileEntry) -> str:
-    if size_bytes != entry.size_bytes:
-        return f"{size_bytes} bytes, expected {entry.size_bytes}"
-    return "" if xxh3 == entry.xxh3 else "hash differs"

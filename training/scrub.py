@@ -129,10 +129,8 @@ class Scrubber:
             found = self._read(reader, file, None)
             if found is None:
                 return f"{file}: missing"
-            if found.size_bytes != entry.size_bytes:
-                return f"{file}: {found.size_bytes} bytes, expected {entry.size_bytes}"
-            if found.xxh3 != entry.xxh3:
-                return f"{file}: hash differs"
+            if difference := manifest.difference(found, entry):
+                return f"{file}: {difference}"
         return ""
 
     def _read(self, reader: "_Reader", file: str, also: Callable[[bytes], None] | None) -> FileEntry | None:

@@ -140,7 +140,7 @@ class Tiers:
         for name in wanted[mates.index(self._gang.rank) :: len(mates)]:
             target = self._place_for(candidate, name)
             if problem := remote.fetch(candidate.name, name, document.files[name], target):
-                problems[name] = f"{bad[name]}; {problem} at {remote.url}"
+                problems[name] = f"{bad[name]}; {problem}"
             else:
                 self._fetched[name] = target
         said: list[tuple[int, dict[str, Path], dict[str, str]]] = self._gang.gather(
