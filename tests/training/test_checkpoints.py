@@ -209,6 +209,16 @@ def test_what_could_not_be_read_back_is_refused_by_name(make_run: MakeRun) -> No
     assert run.restore(model=trained.model) is None
 
 
+def test_the_step_loop_refuses_what_has_no_state_and_samplers(make_run: MakeRun) -> None:
+    run, trained = make_run(), Trained()
+    for thing, words in (
+        (object(), "a object without state_dict"),
+        (run.sampler(8, global_batch_size=4), "a sampler, which goes on when a step is made again"),
+    ):
+        with pytest.raises(UnsavableState, match=f"run.loop\\(\\) was given thing, {words}"):
+            run.loop(pytest.fail, steps=1, model=trained.model, optimizer=trained.optimizer, thing=thing)
+
+
 @pytest.mark.parametrize(("given", "words"), [
     ({"model": nn.Linear(4, 8)}, "it lacks model.bias, model.weight"),
     ({"model": nn.Sequential(nn.Linear(4, 8))}, "it has model"),
