@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
-from .core import events as e
 from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
 from .core.elastic import first_waiting, plan_growth
+from .core.events import DurableEvent, Event, LateFact, job_of
 from .core.evolve import Touched, evolve, with_fact
 from .core.job import Job
 from .core.node import Node
+from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
 from .core.placement import place
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
@@ -43,6 +44,7 @@ from .core.stimuli import (
     TrustCluster,
 )
 from .core.submit import on_cancel, on_submit, on_trust
+from .core.task_events import MetricsReported
 from .records import event_row, forgotten_row, job_row, node_row, recover
 from .store.base import Batch, KeyRow, Loaded, MetricRow, NodeRow
 
@@ -56,7 +58,7 @@ class Committed:
     """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
 
     seq: int
-    event: e.Event
+    event: Event
     job: Job | None
 
 
@@ -89,7 +91,7 @@ class Step:
 class _Draft:
     """What a step has gathered so far."""
 
-    facts: list[tuple[int, e.Event]] = field(default_factory=list)
+    facts: list[tuple[int, Event]] = field(default_factory=list)
     jobs: dict[JobId, Job] = field(default_factory=dict)
     nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
     documents: dict[JobId, str] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class Engine:
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
         now_us = max(now_us, self.state.last_at_us)
-        return self._run(now_us, (), {}, (e.SchedulerStarted(now_us),))
+        return self._run(now_us, (), {}, (SchedulerStarted(now_us),))
 
     def step(
         self,
@@ -141,10 +143,10 @@ class Engine:
         plan = on_heartbeat(self.state, Heartbeat(node, session), now_us)
         if not plan.answer:
             return False
-        self.evolve(e.NodeHeard(now_us, node))
-        return True if len(plan.events) == 1 and isinstance(plan.events[0], e.NodeHeard) else None
+        self.evolve(NodeHeard(now_us, node))
+        return True if len(plan.events) == 1 and isinstance(plan.events[0], NodeHeard) else None
 
-    def evolve(self, event: e.Event) -> Touched:
+    def evolve(self, event: Event) -> Touched:
         """The one place where the state changes: whoever watches it (the simulation) sees every event."""
         return evolve(self.state, event)
 
@@ -156,7 +158,7 @@ class Engine:
         now_us: Micros,
         stimuli: Sequence[Stimulus],
         known: Mapping[str, tuple[JobId, ...]],
-        first: Iterable[e.Event],
+        first: Iterable[Event],
         finished: Mapping[JobId, Job] = NO_JOBS,
     ) -> Step:
         now_us = max(now_us, self.state.last_at_us)
@@ -247,7 +249,7 @@ class Engine:
             return self._apply(draft, on_entry(self.state, node, entry, now_us))
         plan = on_late_entry(self.state, over, node, entry, now_us)
         for event in plan.events:
-            assert isinstance(event, e.LateFact)
+            assert isinstance(event, LateFact)
             draft.jobs[number] = over = with_fact(over, event)
         return self._apply(draft, plan)
 
@@ -256,7 +258,7 @@ class Engine:
         for key in due:
             self._apply(draft, on_due(self.state, key, now_us))
         if due:
-            self._apply(draft, Plan(None, (e.TimersPassed(now_us),)))
+            self._apply(draft, Plan(None, (TimersPassed(now_us),)))
 
     def _place(self, draft: _Draft, now_us: Micros) -> bool:
         for _ in range(PLACEMENTS_MAX):
@@ -279,23 +281,23 @@ class Engine:
 
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
-            if isinstance(event, e.DurableEvent):
+            if isinstance(event, DurableEvent):
                 assert event.at_us >= self.state.last_at_us, f"{event} is before {self.state.last_at_us}"
-            if isinstance(event, e.MetricsReported):
+            if isinstance(event, MetricsReported):
                 draft.metrics += self._metric_rows(event)
             touched = self.evolve(event)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched
             elif isinstance(touched, Node):
                 draft.nodes[touched.node] = node_row(touched)
-            elif isinstance(event, e.NodeForgotten):
+            elif isinstance(event, NodeForgotten):
                 draft.nodes[event.node] = forgotten_row(event)
-            if isinstance(event, e.DurableEvent):
+            if isinstance(event, DurableEvent):
                 draft.facts.append((self.state.last_seq, event))
         draft.effects += plan.effects
         return plan.answer
 
-    def _metric_rows(self, event: e.MetricsReported) -> list[MetricRow]:
+    def _metric_rows(self, event: MetricsReported) -> list[MetricRow]:
         """As many as the job's bound still allows."""
         key = event.task
         room = self.state.settings.metric_rows_max - self.state.jobs[key.job].course.metric_rows
@@ -316,6 +318,6 @@ class Engine:
     def _committed(self, draft: _Draft) -> list[Committed]:
         committed = []
         for seq, event in draft.facts:
-            number = e.job_of(event)
+            number = job_of(event)
             committed.append(Committed(seq, event, None if number is None else draft.jobs.get(number)))
         return committed

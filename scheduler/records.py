@@ -13,11 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from ..spec.errors import StoreFailure
-from .core import events as e
+from .core.events import DurableEvent, Event, job_of, node_of
 from .core.evolve import HANDLERS
 from .core.indexes import enter_recovered, put_node
 from .core.job import FRESH, Course, Job, Shape
 from .core.node import Node
+from .core.node_events import NodeForgotten
 from .core.settings import Settings
 from .core.state import ClusterState
 from .store.base import EventRow, JobRow, Loaded, NodeRow
@@ -27,7 +28,7 @@ _course_of: Final = msgspec.json.Decoder(Course).decode
 _shape_of: Final = msgspec.json.Decoder(Shape).decode
 _node_of: Final = msgspec.json.Decoder(Node).decode
 _event_of: Final[dict[str, Any]] = {
-    kind.__name__: msgspec.json.Decoder(kind).decode for kind in HANDLERS if issubclass(kind, e.DurableEvent)
+    kind.__name__: msgspec.json.Decoder(kind).decode for kind in HANDLERS if issubclass(kind, DurableEvent)
 }
 _FRESH_TEXT: Final = _encode(FRESH).decode()
 
@@ -68,27 +69,27 @@ def node_row(node: Node) -> NodeRow:
     return NodeRow(node.node, _encode(node).decode())
 
 
-def forgotten_row(event: e.NodeForgotten) -> NodeRow:
+def forgotten_row(event: NodeForgotten) -> NodeRow:
     """The store keeps the line; recovery passes over it."""
     return NodeRow(event.node, "")
 
 
-def event_row(seq: int, event: e.Event) -> EventRow:
+def event_row(seq: int, event: Event) -> EventRow:
     return EventRow(
-        seq, event.at_us, type(event).__name__, _encode(event).decode(), e.job_of(event), e.node_of(event)
+        seq, event.at_us, type(event).__name__, _encode(event).decode(), job_of(event), node_of(event)
     )
 
 
-def event_from_row(row: EventRow) -> e.Event:
+def event_from_row(row: EventRow) -> Event:
     """Raises StoreFailure naming the row."""
     try:
-        event: e.Event = _event_of[row.kind](row.body)
+        event: Event = _event_of[row.kind](row.body)
     except (KeyError, msgspec.DecodeError) as error:
         raise _damaged(f"event {row.seq} ({row.kind})", error) from error
     return event
 
 
-def events_from_rows(rows: Iterable[EventRow]) -> list[e.Event]:
+def events_from_rows(rows: Iterable[EventRow]) -> list[Event]:
     return [event_from_row(row) for row in rows]
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...spec.retention import Retention, reasons_to_keep
-from . import events as e
+from .attempt_events import JobSubmitted
+from .checkpoint_events import CheckpointAccepted, CheckpointRestored, RestoreRequested
 from .copies import good_copies, is_good
+from .events import Event
 from .job import Checkpoint, Job
 
 
@@ -19,7 +21,7 @@ class Line:
     tiers: str = ""
 
 
-def checkpoint_table(job: Job, events: Iterable[e.Event], policy: Retention) -> Sequence[Line]:
+def checkpoint_table(job: Job, events: Iterable[Event], policy: Retention) -> Sequence[Line]:
     """`events`: all of the job, in order."""
     states: dict[str, str] = {}
     known: dict[str, Checkpoint] = {}
@@ -41,23 +43,23 @@ def checkpoint_table(job: Job, events: Iterable[e.Event], policy: Retention) -> 
     return lines[::-1]
 
 
-def _enter(event: e.Event, known: dict[str, Checkpoint], states: dict[str, str]) -> None:
+def _enter(event: Event, known: dict[str, Checkpoint], states: dict[str, str]) -> None:
     match event:
-        case e.JobSubmitted(checkpoint=Checkpoint() as first):
+        case JobSubmitted(checkpoint=Checkpoint() as first):
             known[first.path], states[first.path] = first, "good"
-        case e.CheckpointAccepted():
+        case CheckpointAccepted():
             for path, one in known.items():
                 if one.step in event.removed_steps and states[path] != "set aside":
                     states[path] = "removed"
             known[event.path] = accepted(event)
             states[event.path] = "good"
-        case e.CheckpointRestored():
+        case CheckpointRestored():
             _note_damage(event, known, states)
-        case e.RestoreRequested():
+        case RestoreRequested():
             _set_aside(event.path, known, states)
 
 
-def accepted(event: e.CheckpointAccepted) -> Checkpoint:
+def accepted(event: CheckpointAccepted) -> Checkpoint:
     """As the job's record has it."""
     return Checkpoint(
         event.step,
@@ -73,7 +75,7 @@ def accepted(event: e.CheckpointAccepted) -> Checkpoint:
     )
 
 
-def _note_damage(event: e.CheckpointRestored, known: dict[str, Checkpoint], states: dict[str, str]) -> None:
+def _note_damage(event: CheckpointRestored, known: dict[str, Checkpoint], states: dict[str, str]) -> None:
     """Rejected ones are told as "step 40 (attempt 2): why"."""
     for text in event.rejected:
         for path, one in known.items():

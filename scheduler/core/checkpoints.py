@@ -9,10 +9,10 @@ from dataclasses import replace
 from ...spec.errors import Conflict, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .checkpoint_events import CheckpointRequested, RestoreRequested
 from .copies import is_good
 from .effects import AskSave, Effect, Plan, SaveAsked
 from .ending import end_attempt
-from .events import CheckpointRequested, RestoreRequested
 from .grace import save_grace_us
 from .job import Checkpoint, Ending, Job, SaveAsk, Stop, TaskState
 from .state import ClusterState

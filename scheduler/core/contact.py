@@ -10,14 +10,26 @@ operator says so.
 from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
-from . import events as e
+from .attempt_events import LingererGone
 from .checkpoints import ask_effects
 from .deadlines import lease_end, patience_us, silent_since, task_lease_end
 from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
+from .events import Event
 from .gpus import ends_on, jobs_on
 from .job import Ending, Job, TaskRun, TaskState
 from .node import Node
+from .node_events import (
+    ClusterSuspected,
+    ClusterTrusted,
+    NodeChanged,
+    NodeConnected,
+    NodeForgotten,
+    NodeHeard,
+    NodeJoined,
+    NodeLost,
+    NodeUnknown,
+)
 from .placement import start_effect
 from .state import ClusterState
 from .stimuli import ContactLost, Heartbeat, Hello, InventoryChanged
@@ -31,11 +43,11 @@ def on_hello(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]
         return _on_new_node(state, hello, now_us)
     has = frozenset(hello.tasks)
     ended = ends_on(state, hello.node, hello.inventory, now_us, has)
-    events: list[e.Event] = [*ended.events]
+    events: list[Event] = [*ended.events]
     effects: list[Effect] = [*ended.effects]
     if node.inventory != hello.inventory:
-        events.append(e.NodeChanged(now_us, hello.node, hello.inventory))
-    events.append(e.NodeConnected(now_us, hello.node, hello.incarnation, hello.session))
+        events.append(NodeChanged(now_us, hello.node, hello.inventory))
+    events.append(NodeConnected(now_us, hello.node, hello.incarnation, hello.session))
     events += _contact_returns(state, node, now_us)
     for job in jobs_on(state, hello.node):
         if job.number in ended.answer:
@@ -48,7 +60,7 @@ def on_hello(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]
         if key in has:
             effects.append(StopTask(hello.node, key, 0, "a newer attempt waits for its end"))
         else:
-            events.append(e.LingererGone(now_us, key, hello.node, "its node no longer has it"))
+            events.append(LingererGone(now_us, key, hello.node, "its node no longer has it"))
     positions = tuple(_positions(state, hello))
     forget = tuple(key for key in hello.tasks if key not in load.tasks and key not in load.lingering)
     return Plan(Welcome(positions, forget), tuple(events), tuple(effects))
@@ -60,8 +72,8 @@ def on_heartbeat(state: ClusterState, beat: Heartbeat, now_us: Micros) -> Plan[b
     if node is None or node.session != beat.session or node.contact is NodeContact.LOST:
         return Plan(answer=False)
     if node.contact is NodeContact.CONNECTED:
-        return Plan(True, (e.NodeHeard(now_us, beat.node),))
-    back = e.NodeConnected(now_us, beat.node, node.incarnation, beat.session)
+        return Plan(True, (NodeHeard(now_us, beat.node),))
+    back = NodeConnected(now_us, beat.node, node.incarnation, beat.session)
     return Plan(True, (back, *_contact_returns(state, node, now_us)))
 
 
@@ -70,7 +82,7 @@ def on_contact_lost(state: ClusterState, lost: ContactLost, now_us: Micros) -> P
     node = state.nodes.get(lost.node)
     if node is None or node.session != lost.session or node.contact is not NodeContact.CONNECTED:
         return Plan(None)
-    return Plan(None, (e.NodeUnknown(now_us, lost.node, node.last_heard_us, lost.why),))
+    return Plan(None, (NodeUnknown(now_us, lost.node, node.last_heard_us, lost.why),))
 
 
 def on_inventory(state: ClusterState, changed: InventoryChanged, now_us: Micros) -> Plan[None]:
@@ -78,7 +90,7 @@ def on_inventory(state: ClusterState, changed: InventoryChanged, now_us: Micros)
     if node is None or node.session != changed.session or node.inventory == changed.inventory:
         return Plan(None)
     ended = ends_on(state, changed.node, changed.inventory, now_us)
-    return Plan(None, (*ended.events, e.NodeChanged(now_us, changed.node, changed.inventory)), ended.effects)
+    return Plan(None, (*ended.events, NodeChanged(now_us, changed.node, changed.inventory)), ended.effects)
 
 
 def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
@@ -88,7 +100,7 @@ def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
         if now_us < node.last_heard_us + settings.unknown_after_us:
             return Plan(None)
         why = "no heartbeat on an open stream"
-        return Plan(None, (e.NodeUnknown(now_us, node.node, node.last_heard_us, why),))
+        return Plan(None, (NodeUnknown(now_us, node.node, node.last_heard_us, why),))
     if state.suspected:
         return Plan(None)
     if node.contact is NodeContact.UNKNOWN:
@@ -105,18 +117,18 @@ def _on_new_node(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welc
             hint="nodes that have been lost for long are forgotten by themselves; or raise the limit",
             limit=state.settings.nodes_max,
         )
-    joined = e.NodeJoined(now_us, hello.node, hello.inventory)
-    connected = e.NodeConnected(now_us, hello.node, hello.incarnation, hello.session)
+    joined = NodeJoined(now_us, hello.node, hello.inventory)
+    connected = NodeConnected(now_us, hello.node, hello.incarnation, hello.session)
     return Plan(Welcome(forget=hello.tasks), (joined, connected))
 
 
-def _contact_returns(state: ClusterState, node: Node, now_us: Micros) -> list[e.Event]:
+def _contact_returns(state: ClusterState, node: Node, now_us: Micros) -> list[Event]:
     """The suspicion ends when no more than half of the nodes are silent."""
     if not state.suspected:
         return []
     silent = state.contacts[NodeContact.UNKNOWN] - (node.contact is NodeContact.UNKNOWN)
     known = _known(state) + (node.contact is NodeContact.LOST)
-    return [e.ClusterTrusted(now_us, "")] if silent * 2 <= known else []
+    return [ClusterTrusted(now_us, "")] if silent * 2 <= known else []
 
 
 def _known(state: ClusterState) -> int:
@@ -161,8 +173,8 @@ def _give_up(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     """UNKNOWN for too long: LOST, unless most nodes are silent together."""
     silent, known = state.contacts[NodeContact.UNKNOWN], _known(state)
     if silent >= 2 and silent * 2 > known and not state.overruled:
-        return Plan(None, (e.ClusterSuspected(now_us, silent, known),))
-    events: list[e.Event] = [e.NodeLost(now_us, node.node, node.last_heard_us)]
+        return Plan(None, (ClusterSuspected(now_us, silent, known),))
+    events: list[Event] = [NodeLost(now_us, node.node, node.last_heard_us)]
     effects: list[Effect] = []
     for job in jobs_on(state, node.node):
         if job.course.stop is None or any(
@@ -186,10 +198,10 @@ def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     if not load.tasks and not load.lingering:
         if now_us < node.since_us + state.settings.forget_after_us:
             return Plan(None)
-        return Plan(None, (e.NodeForgotten(now_us, node.node),))
+        return Plan(None, (NodeForgotten(now_us, node.node),))
     gone = load.lingering if now_us >= lease_end(state, node) else ()
-    events: list[e.Event] = [
-        e.LingererGone(now_us, key, node.node, "its lease has run out") for key in sorted(gone)
+    events: list[Event] = [
+        LingererGone(now_us, key, node.node, "its lease has run out") for key in sorted(gone)
     ]
     effects: list[Effect] = []
     for job in jobs_on(state, node.node):

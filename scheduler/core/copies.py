@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ...spec.ids import Micros
-from . import events as e
+from .checkpoint_events import CheckpointDamaged, CheckpointUploaded
 from .effects import Plan
 from .job import Checkpoint, Job
 from .stimuli import Damaged, Entry, Uploaded
@@ -36,12 +36,12 @@ def newest_good(checkpoints: Sequence[Checkpoint]) -> int:
 def on_copy(job: Job, entry: Entry, said: Uploaded | Damaged, now_us: Micros) -> Plan[None]:
     task, seq = entry.task, entry.seq
     if isinstance(said, Uploaded):
-        uploaded = e.CheckpointUploaded(
+        uploaded = CheckpointUploaded(
             now_us, task, seq, said.step, said.path, said.url, said.duration_us, said.why
         )
         return Plan(None, (uploaded,))
     newest = newest_good(with_damage(job.course.checkpoints, said.path, said.copy, said.why))
-    damaged = e.CheckpointDamaged(now_us, task, seq, said.step, said.path, said.copy, said.why, newest)
+    damaged = CheckpointDamaged(now_us, task, seq, said.step, said.path, said.copy, said.why, newest)
     return Plan(None, (damaged,))
 
 

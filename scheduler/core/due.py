@@ -2,11 +2,11 @@
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .attempt_events import JobEnded
 from .contact import on_node_due
 from .deadlines import stop_deadline
 from .effects import Plan
 from .ending import EXIT_NOT_RUN, end_attempt, stopped, timed_out
-from .events import JobEnded
 from .hangs import conclude
 from .job import Ending, Job, Stop
 from .state import ClusterState

@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, NodeContact
-from . import events as e
 from .amounts import duration_text
+from .attempt_events import GrowthDropped, GrowthPlanned
 from .candidates import candidates_for
 from .effects import Plan
 from .job import Job, Stop
@@ -34,7 +34,7 @@ def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
     return Plan(
         None,
         tuple(
-            e.GrowthPlanned(now_us, job.number, job.attempt, len(job.tasks), to)
+            GrowthPlanned(now_us, job.number, job.attempt, len(job.tasks), to)
             for job in (state.jobs[number] for number in sorted(state.small))
             if job.course.growth is None
             and job.course.stop is None
@@ -50,7 +50,7 @@ def grow_at_checkpoint(state: ClusterState, job: Job, now_us: Micros) -> Plan[No
         return Plan(None)
     hinders = why_not_now(state, job)
     if hinders:
-        return Plan(None, (e.GrowthDropped(now_us, job.number, job.attempt, hinders),))
+        return Plan(None, (GrowthDropped(now_us, job.number, job.attempt, hinders),))
     why = f"to grow from {count} to {could_have(state, job)} instances"
     stop = Stop(AttemptOutcome.RESIZED, now_us, job.shape.policy.grace_us, why=why)
     return request_stop(state, job, stop)

@@ -7,9 +7,9 @@ from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
 from .amounts import lost_text
+from .attempt_events import AttemptEnded
 from .deadlines import silent_since
 from .effects import Effect, Plan, StopTask
-from .events import AttemptEnded
 from .failure import Failure
 from .job import NEVER, Ending, Job, TaskState
 from .node import Node

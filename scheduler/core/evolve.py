@@ -12,29 +12,83 @@ from typing import Any, Final
 
 from ...spec.ids import JobId
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
-from . import events as e
+from .attempt_events import (
+    AttemptEnded,
+    AttemptStarted,
+    FirstFailureFound,
+    GrowthDropped,
+    GrowthPlanned,
+    JobEnded,
+    JobSubmitted,
+    LaneParked,
+    LingererGone,
+    StopRequested,
+)
+from .checkpoint_events import (
+    CheckpointAccepted,
+    CheckpointDamaged,
+    CheckpointFailed,
+    CheckpointRequested,
+    CheckpointRestored,
+    CheckpointUploaded,
+    PeerMemoryTold,
+    RestoreRequested,
+)
 from .copies import with_damage, with_upload
+from .events import DurableEvent, Event, LateFact, job_of
 from .hang import Suspicion, with_look
 from .indexes import put_job, put_node, set_node_timer, settle_timers
 from .job import NEVER, Checkpoint, Growth, Job, Lingering, SaveAsk, TaskRun, TaskState
 from .node import Node
+from .node_events import (
+    ClusterSuspected,
+    ClusterTrusted,
+    NodeChanged,
+    NodeConnected,
+    NodeDrained,
+    NodeForgotten,
+    NodeHeard,
+    NodeJoined,
+    NodeLost,
+    NodeRested,
+    NodeUnknown,
+    SchedulerStarted,
+    TimersPassed,
+)
 from .pace import GangPaces
+from .progress_events import (
+    GangHung,
+    PacesReported,
+    RanksInspected,
+    StragglerFound,
+    SuspicionCleared,
+    TaskStalled,
+)
 from .rates import FAULTS
 from .settings import Settings
 from .state import ClusterState
+from .task_events import (
+    GangReformed,
+    MetricsReported,
+    RankExited,
+    StartRefused,
+    StopSeen,
+    TaskEnded,
+    TaskStarted,
+)
 
 Touched = Job | Node | None
 
 
-def evolve(state: ClusterState, event: e.Event) -> Touched:
+def evolve(state: ClusterState, event: Event) -> Touched:
     """Apply one fact; returns what it changed, as it now is (a job that is over has left the state)."""
     state.last_at_us = max(state.last_at_us, event.at_us)
-    if isinstance(event, e.DurableEvent):
+    if isinstance(event, DurableEvent):
         state.last_seq += 1
     return HANDLERS[type(event)](state, event)
 
 
-def replay(history: Iterable[e.Event], settings: Settings | None = None) -> ClusterState:
+def replay(history: Iterable[Event], settings: Settings | None = None) -> ClusterState:
     """The state that a history leads to."""
     state = ClusterState(settings or Settings())
     for event in history:
@@ -42,7 +96,7 @@ def replay(history: Iterable[e.Event], settings: Settings | None = None) -> Clus
     return state
 
 
-def started_job(job: Job, event: e.AttemptStarted) -> Job:
+def started_job(job: Job, event: AttemptStarted) -> Job:
     """The job as it is once placed."""
     tasks = tuple(TaskRun(task, place.node, place.gpu_indices) for task, place in enumerate(event.places))
     return _with(
@@ -58,17 +112,17 @@ def started_job(job: Job, event: e.AttemptStarted) -> Job:
     )
 
 
-def with_fact(job: Job, event: e.LateFact) -> Job:
+def with_fact(job: Job, event: LateFact) -> Job:
     """The job when one of its tasks has said how it left; true in any state of the job, and changes none."""
     match event:
-        case e.RankExited():
+        case RankExited():
             return _with_task(job, event)
-        case e.TaskEnded(exit_codes=codes, log_bytes=sizes, why=why):
+        case TaskEnded(exit_codes=codes, log_bytes=sizes, why=why):
             ended = {"exit_codes": codes, "log_bytes": sizes, "ended_why": why}
             return _with_task(job, event, state=TaskState.ENDED, **ended)
-        case e.StartRefused():
+        case StartRefused():
             return _with_task(job, event, state=TaskState.ENDED, ended_why="refused")
-        case e.FirstFailureFound():
+        case FirstFailureFound():
             return _with(job, ending=event.ending)
 
 
@@ -87,7 +141,7 @@ def _with_task(job: Job, event: Any, **changes: Any) -> Job:
 # --- jobs
 
 
-def _job_submitted(state: ClusterState, event: e.JobSubmitted) -> Touched:
+def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
     shape = state.shapes.setdefault(event.shape, event.shape)
     job = Job(event.job, event.name, event.user, event.priority, event.at_us, shape)
     if event.checkpoint is not None:
@@ -98,12 +152,12 @@ def _job_submitted(state: ClusterState, event: e.JobSubmitted) -> Touched:
     return put_job(state, None, job)
 
 
-def _attempt_started(state: ClusterState, event: e.AttemptStarted) -> Touched:
+def _attempt_started(state: ClusterState, event: AttemptStarted) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, started_job(job, event))
 
 
-def _task_started(state: ClusterState, event: e.TaskStarted) -> Touched:
+def _task_started(state: ClusterState, event: TaskStarted) -> Touched:
     job = state.jobs[event.task.job]
     new = _with_task(job, event, state=TaskState.RUNNING, pids=event.pids, start_mode=event.start_mode)
     if job.state is JobState.STARTING and all(task.state is not TaskState.ASSIGNED for task in new.tasks):
@@ -112,14 +166,14 @@ def _task_started(state: ClusterState, event: e.TaskStarted) -> Touched:
     return put_job(state, job, new)
 
 
-def _task_left(state: ClusterState, event: e.LateFact) -> Touched:
+def _task_left(state: ClusterState, event: LateFact) -> Touched:
     """Of a job that is over, only its stored record changes: whoever decided applies it there."""
-    number = e.job_of(event)
+    number = job_of(event)
     job = None if number is None else state.jobs.get(number)
     return None if job is None else put_job(state, job, with_fact(job, event))
 
 
-def _checkpoint_accepted(state: ClusterState, event: e.CheckpointAccepted) -> Touched:
+def _checkpoint_accepted(state: ClusterState, event: CheckpointAccepted) -> Touched:
     job = state.jobs[event.task.job]
     new = Checkpoint(
         event.step,
@@ -146,34 +200,34 @@ def _answered(job: Job, request: int) -> SaveAsk | None:
     return ask if ask is None or request < ask.number else replace(ask, pending=False)
 
 
-def _checkpoint_requested(state: ClusterState, event: e.CheckpointRequested) -> Touched:
+def _checkpoint_requested(state: ClusterState, event: CheckpointRequested) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, save_ask=SaveAsk(event.number, event.key)))
 
 
-def _restore_requested(state: ClusterState, event: e.RestoreRequested) -> Touched:
+def _restore_requested(state: ClusterState, event: RestoreRequested) -> Touched:
     job = state.jobs[event.job]
     kept = job.course.checkpoints
     kept = kept[next(at for at, one in enumerate(kept) if one.path == event.path) :]
     return put_job(state, job, _with(job, checkpoints=kept, step=event.step))
 
 
-def _only_told(state: ClusterState, event: e.StopSeen | e.PeerMemoryTold) -> Touched:
+def _only_told(state: ClusterState, event: StopSeen | PeerMemoryTold) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
 
 
-def _checkpoint_restored(state: ClusterState, event: e.CheckpointRestored) -> Touched:
+def _checkpoint_restored(state: ClusterState, event: CheckpointRestored) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
 
 
-def _checkpoint_failed(state: ClusterState, event: e.CheckpointFailed) -> Touched:
+def _checkpoint_failed(state: ClusterState, event: CheckpointFailed) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with(_with_task(job, event), save_ask=_answered(job, event.request)))
 
 
-def _checkpoint_uploaded(state: ClusterState, event: e.CheckpointUploaded) -> Touched:
+def _checkpoint_uploaded(state: ClusterState, event: CheckpointUploaded) -> Touched:
     job = _with_task(state.jobs[event.task.job], event)
     if event.why:
         return put_job(state, job, job)
@@ -182,18 +236,18 @@ def _checkpoint_uploaded(state: ClusterState, event: e.CheckpointUploaded) -> To
     )
 
 
-def _checkpoint_damaged(state: ClusterState, event: e.CheckpointDamaged) -> Touched:
+def _checkpoint_damaged(state: ClusterState, event: CheckpointDamaged) -> Touched:
     job = state.jobs[event.task.job]
     checkpoints = with_damage(job.course.checkpoints, event.path, event.copy, event.why)
     return put_job(state, job, _with(_with_task(job, event), checkpoints=checkpoints))
 
 
-def _gang_reformed(state: ClusterState, event: e.GangReformed) -> Touched:
+def _gang_reformed(state: ClusterState, event: GangReformed) -> Touched:
     job = state.jobs[event.task.job]
     return put_job(state, job, _with_task(job, event))
 
 
-def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
+def _task_stalled(state: ClusterState, event: TaskStalled) -> Touched:
     """The first suspicion stands until it is settled."""
     job = state.jobs[event.task.job]
     course = job.course
@@ -204,23 +258,23 @@ def _task_stalled(state: ClusterState, event: e.TaskStalled) -> Touched:
     return put_job(state, job, new)
 
 
-def _ranks_inspected(state: ClusterState, event: e.RanksInspected) -> Touched:
+def _ranks_inspected(state: ClusterState, event: RanksInspected) -> Touched:
     job = state.jobs[event.task.job]
     new = _with(_with_task(job, event), suspicion=with_look(job.course.suspicion, event))
     return put_job(state, job, new)
 
 
-def _suspicion_cleared(state: ClusterState, event: e.SuspicionCleared) -> Touched:
+def _suspicion_cleared(state: ClusterState, event: SuspicionCleared) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, suspicion=None))
 
 
-def _gang_hung(state: ClusterState, event: e.GangHung) -> Touched:
+def _gang_hung(state: ClusterState, event: GangHung) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, suspicion=None, hangs=job.course.hangs + 1))
 
 
-def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
+def _metrics_reported(state: ClusterState, event: MetricsReported) -> Touched:
     job = state.jobs[event.task.job]
     course, settings = job.course, state.settings
     metrics = dict(course.metrics)
@@ -240,7 +294,7 @@ def _metrics_reported(state: ClusterState, event: e.MetricsReported) -> Touched:
     return put_job(state, job, new)
 
 
-def _paces_reported(state: ClusterState, event: e.PacesReported) -> Touched:
+def _paces_reported(state: ClusterState, event: PacesReported) -> Touched:
     job = state.jobs[event.task.job]
     known = state.paces.setdefault(job.number, GangPaces())
     known.ranks.update((pace.rank, pace) for pace in event.ranks)
@@ -248,27 +302,27 @@ def _paces_reported(state: ClusterState, event: e.PacesReported) -> Touched:
     return put_job(state, job, _with_task(job, event))
 
 
-def _straggler_found(state: ClusterState, event: e.StragglerFound) -> Touched:
+def _straggler_found(state: ClusterState, event: StragglerFound) -> Touched:
     node = state.nodes[event.node]
     return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
 
 
-def _growth_planned(state: ClusterState, event: e.GrowthPlanned) -> Touched:
+def _growth_planned(state: ClusterState, event: GrowthPlanned) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, growth=Growth(event.at_us, event.to)))
 
 
-def _growth_dropped(state: ClusterState, event: e.GrowthDropped) -> Touched:
+def _growth_dropped(state: ClusterState, event: GrowthDropped) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, growth=None))
 
 
-def _stop_requested(state: ClusterState, event: e.StopRequested) -> Touched:
+def _stop_requested(state: ClusterState, event: StopRequested) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, stop=event.stop, suspicion=None))
 
 
-def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
+def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
     job = state.jobs[event.job]
     state.paces.pop(event.job, None)
     course = job.course
@@ -297,13 +351,13 @@ def _attempt_ended(state: ClusterState, event: e.AttemptEnded) -> Touched:
     return put_job(state, job, new)
 
 
-def _lingerer_gone(state: ClusterState, event: e.LingererGone) -> Touched:
+def _lingerer_gone(state: ClusterState, event: LingererGone) -> Touched:
     job = state.jobs[event.task.job]
     left = tuple(one for one in job.course.lingering if one.key != event.task)
     return put_job(state, job, _with(job, lingering=left))
 
 
-def _job_ended(state: ClusterState, event: e.JobEnded) -> Touched:
+def _job_ended(state: ClusterState, event: JobEnded) -> Touched:
     job = state.jobs[event.job]
     return put_job(state, job, _with(job, state=event.state, ending=event.ending, finished_us=event.at_us))
 
@@ -311,16 +365,16 @@ def _job_ended(state: ClusterState, event: e.JobEnded) -> Touched:
 # --- nodes and the cluster
 
 
-def _node_joined(state: ClusterState, event: e.NodeJoined) -> Touched:
+def _node_joined(state: ClusterState, event: NodeJoined) -> Touched:
     return put_node(state, None, Node(event.node, event.inventory, since_us=event.at_us))
 
 
-def _node_changed(state: ClusterState, event: e.NodeChanged) -> Touched:
+def _node_changed(state: ClusterState, event: NodeChanged) -> Touched:
     node = state.nodes[event.node]
     return put_node(state, node, replace(node, inventory=event.inventory))
 
 
-def _node_connected(state: ClusterState, event: e.NodeConnected) -> Touched:
+def _node_connected(state: ClusterState, event: NodeConnected) -> Touched:
     node = state.nodes[event.node]
     new = replace(
         node,
@@ -337,7 +391,7 @@ def _node_connected(state: ClusterState, event: e.NodeConnected) -> Touched:
     return touched
 
 
-def _node_unknown(state: ClusterState, event: e.NodeUnknown) -> Touched:
+def _node_unknown(state: ClusterState, event: NodeUnknown) -> Touched:
     node = state.nodes[event.node]
     new = replace(
         node,
@@ -349,29 +403,29 @@ def _node_unknown(state: ClusterState, event: e.NodeUnknown) -> Touched:
     return put_node(state, node, new)
 
 
-def _node_lost(state: ClusterState, event: e.NodeLost) -> Touched:
+def _node_lost(state: ClusterState, event: NodeLost) -> Touched:
     node = state.nodes[event.node]
     new = replace(node, contact=NodeContact.LOST, since_us=event.at_us, last_heard_us=event.last_heard_us)
     return put_node(state, node, new)
 
 
-def _node_rested(state: ClusterState, event: e.NodeRested) -> Touched:
+def _node_rested(state: ClusterState, event: NodeRested) -> Touched:
     node = state.nodes[event.node]
     new = replace(node, refusals=event.refusals, rests_until_us=event.until_us, refusal=event.why)
     return put_node(state, node, new)
 
 
-def _node_drained(state: ClusterState, event: e.NodeDrained) -> Touched:
+def _node_drained(state: ClusterState, event: NodeDrained) -> Touched:
     node = state.nodes[event.node]
     new = replace(node, slow_reports=0, refusals=0, rests_until_us=event.until_us, refusal=event.why)
     return put_node(state, node, new)
 
 
-def _node_forgotten(state: ClusterState, event: e.NodeForgotten) -> Touched:
+def _node_forgotten(state: ClusterState, event: NodeForgotten) -> Touched:
     return put_node(state, state.nodes[event.node], None)
 
 
-def _scheduler_started(state: ClusterState, event: e.SchedulerStarted) -> Touched:
+def _scheduler_started(state: ClusterState, event: SchedulerStarted) -> Touched:
     state.suspected = state.overruled = False
     state.trusted_us = event.at_us
     for node in list(state.nodes.values()):
@@ -387,12 +441,12 @@ def _scheduler_started(state: ClusterState, event: e.SchedulerStarted) -> Touche
     return None
 
 
-def _cluster_suspected(state: ClusterState, event: e.ClusterSuspected) -> Touched:
+def _cluster_suspected(state: ClusterState, event: ClusterSuspected) -> Touched:
     state.suspected = True
     return None
 
 
-def _cluster_trusted(state: ClusterState, event: e.ClusterTrusted) -> Touched:
+def _cluster_trusted(state: ClusterState, event: ClusterTrusted) -> Touched:
     state.suspected = False
     state.overruled = bool(event.by)
     state.trusted_us = event.at_us
@@ -404,7 +458,7 @@ def _cluster_trusted(state: ClusterState, event: e.ClusterTrusted) -> Touched:
 # --- volatile
 
 
-def _node_heard(state: ClusterState, event: e.NodeHeard) -> Touched:
+def _node_heard(state: ClusterState, event: NodeHeard) -> Touched:
     node = state.nodes[event.node]
     new = state.nodes[event.node] = replace(node, last_heard_us=max(node.last_heard_us, event.at_us))
     if new.contact is not NodeContact.CONNECTED:  # less patience with it than with one not heard of at all
@@ -412,59 +466,59 @@ def _node_heard(state: ClusterState, event: e.NodeHeard) -> Touched:
     return None
 
 
-def _lane_parked(state: ClusterState, event: e.LaneParked) -> Touched:
+def _lane_parked(state: ClusterState, event: LaneParked) -> Touched:
     state.queue.park(state.jobs[event.job])
     return None
 
 
-def _timers_passed(state: ClusterState, event: e.TimersPassed) -> Touched:
+def _timers_passed(state: ClusterState, event: TimersPassed) -> Touched:
     settle_timers(state, event.at_us)
     return None
 
 
 HANDLERS: Final[dict[type[Any], Callable[[ClusterState, Any], Touched]]] = {
-    e.JobSubmitted: _job_submitted,
-    e.AttemptStarted: _attempt_started,
-    e.TaskStarted: _task_started,
-    e.RankExited: _task_left,
-    e.TaskEnded: _task_left,
-    e.CheckpointAccepted: _checkpoint_accepted,
-    e.CheckpointRestored: _checkpoint_restored,
-    e.CheckpointFailed: _checkpoint_failed,
-    e.CheckpointUploaded: _checkpoint_uploaded,
-    e.CheckpointDamaged: _checkpoint_damaged,
-    e.GangReformed: _gang_reformed,
-    e.StartRefused: _task_left,
-    e.TaskStalled: _task_stalled,
-    e.RanksInspected: _ranks_inspected,
-    e.SuspicionCleared: _suspicion_cleared,
-    e.GangHung: _gang_hung,
-    e.StragglerFound: _straggler_found,
-    e.GrowthPlanned: _growth_planned,
-    e.GrowthDropped: _growth_dropped,
-    e.StopRequested: _stop_requested,
-    e.PeerMemoryTold: _only_told,
-    e.StopSeen: _only_told,
-    e.CheckpointRequested: _checkpoint_requested,
-    e.RestoreRequested: _restore_requested,
-    e.AttemptEnded: _attempt_ended,
-    e.FirstFailureFound: _task_left,
-    e.LingererGone: _lingerer_gone,
-    e.JobEnded: _job_ended,
-    e.NodeJoined: _node_joined,
-    e.NodeChanged: _node_changed,
-    e.NodeConnected: _node_connected,
-    e.NodeUnknown: _node_unknown,
-    e.NodeLost: _node_lost,
-    e.NodeRested: _node_rested,
-    e.NodeDrained: _node_drained,
-    e.NodeForgotten: _node_forgotten,
-    e.SchedulerStarted: _scheduler_started,
-    e.ClusterSuspected: _cluster_suspected,
-    e.ClusterTrusted: _cluster_trusted,
-    e.NodeHeard: _node_heard,
-    e.MetricsReported: _metrics_reported,
-    e.PacesReported: _paces_reported,
-    e.LaneParked: _lane_parked,
-    e.TimersPassed: _timers_passed,
+    JobSubmitted: _job_submitted,
+    AttemptStarted: _attempt_started,
+    TaskStarted: _task_started,
+    RankExited: _task_left,
+    TaskEnded: _task_left,
+    CheckpointAccepted: _checkpoint_accepted,
+    CheckpointRestored: _checkpoint_restored,
+    CheckpointFailed: _checkpoint_failed,
+    CheckpointUploaded: _checkpoint_uploaded,
+    CheckpointDamaged: _checkpoint_damaged,
+    GangReformed: _gang_reformed,
+    StartRefused: _task_left,
+    TaskStalled: _task_stalled,
+    RanksInspected: _ranks_inspected,
+    SuspicionCleared: _suspicion_cleared,
+    GangHung: _gang_hung,
+    StragglerFound: _straggler_found,
+    GrowthPlanned: _growth_planned,
+    GrowthDropped: _growth_dropped,
+    StopRequested: _stop_requested,
+    PeerMemoryTold: _only_told,
+    StopSeen: _only_told,
+    CheckpointRequested: _checkpoint_requested,
+    RestoreRequested: _restore_requested,
+    AttemptEnded: _attempt_ended,
+    FirstFailureFound: _task_left,
+    LingererGone: _lingerer_gone,
+    JobEnded: _job_ended,
+    NodeJoined: _node_joined,
+    NodeChanged: _node_changed,
+    NodeConnected: _node_connected,
+    NodeUnknown: _node_unknown,
+    NodeLost: _node_lost,
+    NodeRested: _node_rested,
+    NodeDrained: _node_drained,
+    NodeForgotten: _node_forgotten,
+    SchedulerStarted: _scheduler_started,
+    ClusterSuspected: _cluster_suspected,
+    ClusterTrusted: _cluster_trusted,
+    NodeHeard: _node_heard,
+    MetricsReported: _metrics_reported,
+    PacesReported: _paces_reported,
+    LaneParked: _lane_parked,
+    TimersPassed: _timers_passed,
 }

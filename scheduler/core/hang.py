@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ...spec.ids import Micros
 
 if TYPE_CHECKING:
-    from .events import RanksInspected
+    from .progress_events import RanksInspected
 
 _FRAME_CHARS_MAX: Final = 300
 _COLLECTIVE: Final = re.compile(

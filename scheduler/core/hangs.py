@@ -15,13 +15,13 @@ from typing import Final
 from ...spec.failures import FailureClass
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, NodeContact
-from . import events as e
 from .amounts import duration_text
 from .effects import InspectTask, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
 from .failure import Failure
 from .hang import RankLook, Suspicion, place_of, waits_for_peers, with_look
 from .job import Ending, Job, TaskRun, TaskState
+from .progress_events import GangHung, RanksInspected, SuspicionCleared, TaskStalled
 from .state import ClusterState
 from .stimuli import Entry, Inspected, Stalled
 
@@ -33,7 +33,7 @@ _STOPPED: Final = "stopped"
 def on_stalled(job: Job, entry: Entry, said: Stalled, now_us: Micros) -> Plan[None]:
     """Ask all nodes of the gang, unless they are being asked already, or the gang is on its way out."""
     since_us = Micros(max(now_us - said.still_us, job.course.attempt_us))
-    stalled = e.TaskStalled(
+    stalled = TaskStalled(
         now_us, entry.task, entry.seq, since_us, said.limit_us, said.longest_us, said.step, said.idle
     )
     if job.course.stop is not None or job.course.suspicion is not None:
@@ -43,7 +43,7 @@ def on_stalled(job: Job, entry: Entry, said: Stalled, now_us: Micros) -> Plan[No
 
 
 def on_inspected(state: ClusterState, job: Job, entry: Entry, said: Inspected, now_us: Micros) -> Plan[None]:
-    event = e.RanksInspected(now_us, entry.task, entry.seq, said.begun, said.stalled, said.ranks)
+    event = RanksInspected(now_us, entry.task, entry.seq, said.begun, said.stalled, said.ranks)
     suspicion = with_look(job.course.suspicion, event)
     if suspicion is None or job.course.stop is not None:
         return Plan(None, (event,))
@@ -57,7 +57,7 @@ def conclude(state: ClusterState, job: Job, suspicion: Suspicion, now_us: Micros
     """All have answered, or had their time."""
     moves = _why_not_hung(state, job, suspicion)
     if moves:
-        return Plan(None, (e.SuspicionCleared(now_us, job.number, job.attempt, moves),))
+        return Plan(None, (SuspicionCleared(now_us, job.number, job.attempt, moves),))
     looks = [look for task in suspicion.looks for look in task.ranks]
     silent = tuple(task.task for task in _living(job) if suspicion.look_of(task.task) is None)
     names = {look.rank: _node_name(state, job, look.rank) for look in looks}
@@ -67,7 +67,7 @@ def conclude(state: ClusterState, job: Job, suspicion: Suspicion, now_us: Micros
         ranks, text = (), f"{nodes} did not say where its ranks are; of the others, {text}"
     still_us = now_us - suspicion.since_us
     text = f"no step for {duration_text(still_us)} after step {suspicion.step}: {text}"
-    hung = e.GangHung(now_us, job.number, job.attempt, suspicion.since_us, suspicion.step, ranks, text)
+    hung = GangHung(now_us, job.number, job.attempt, suspicion.since_us, suspicion.step, ranks, text)
     node = job.tasks[ranks[0] // job.demand.processes_per_task].node if ranks else None
     rank = ranks[0] if ranks else None
     hint = f"see `pace logs {job.number} --stacks --attempt {job.attempt}`"

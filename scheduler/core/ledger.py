@@ -14,8 +14,12 @@ from typing import Final
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
-from . import events as e
+from .attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted, StopRequested
+from .checkpoint_events import CheckpointAccepted
+from .events import Event
+from .progress_events import GangHung
 from .rates import FAULTS
+from .task_events import GangReformed, TaskStarted
 
 WORK_AGAIN: Final = FAULTS | {AttemptOutcome.PREEMPTED, AttemptOutcome.RESTORED, AttemptOutcome.RESIZED}
 """Outcomes after which what no checkpoint holds is done again."""
@@ -38,7 +42,7 @@ class Ledger:
         return self.productive_us / self.wall_us if self.wall_us else 0.0
 
 
-def ledger_of(events: Iterable[e.Event], now_us: Micros) -> Ledger:
+def ledger_of(events: Iterable[Event], now_us: Micros) -> Ledger:
     """`events`: all of one job, in order. A job that is not over is counted up to `now_us`."""
     book = _Book()
     for event in events:
@@ -67,31 +71,31 @@ class _Book:
         self.over = False
         self.again = False
 
-    def enter(self, event: e.Event) -> None:
+    def enter(self, event: Event) -> None:
         self.pass_to(event.at_us)
         match event:
-            case e.JobSubmitted():
+            case JobSubmitted():
                 self.phase, self.start_us, self.at_us = "queued_us", event.at_us, event.at_us
-            case e.AttemptStarted():
+            case AttemptStarted():
                 self.phase = "restarting_us" if self.again else "starting_us"
                 self.tasks_to_start = len(event.places)
                 self.at_risk_us = self.attempt_us = 0
                 self.stop_us, self.saved_after_stop = None, False
-            case e.TaskStarted():
+            case TaskStarted():
                 self.tasks_to_start -= 1
                 if not self.tasks_to_start:
                     self.phase = "productive_us"
-            case e.CheckpointAccepted():
+            case CheckpointAccepted():
                 self._checkpoint(event)
-            case e.StopRequested():
+            case StopRequested():
                 self.stop_us = event.at_us
-            case e.GangReformed():
+            case GangReformed():
                 self._reformed()
-            case e.GangHung():
+            case GangHung():
                 self._hung(event.at_us - event.since_us)
-            case e.AttemptEnded():
+            case AttemptEnded():
                 self._attempt_ended(event)
-            case e.JobEnded():
+            case JobEnded():
                 self.over = True
 
     def pass_to(self, at_us: int) -> None:
@@ -107,7 +111,7 @@ class _Book:
     def close(self) -> Ledger:
         return Ledger(**{**self.accounts, "wall_us": self.at_us - self.start_us})
 
-    def _checkpoint(self, event: e.CheckpointAccepted) -> None:
+    def _checkpoint(self, event: CheckpointAccepted) -> None:
         """A stall cannot have been longer than what has passed since the last one. Steps that were made while
         it was brought to disk are not in it."""
         self._move_to_checkpoint(event.stall_us)
@@ -137,7 +141,7 @@ class _Book:
         self.accounts["hung_us"] += hung_us
         self.at_risk_us = max(0, self.at_risk_us - hung_us)
 
-    def _attempt_ended(self, event: e.AttemptEnded) -> None:
+    def _attempt_ended(self, event: AttemptEnded) -> None:
         if self.saved_after_stop:
             self._move_to_checkpoint(self.at_risk_us)
         self.lost_us = 0

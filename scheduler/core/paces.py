@@ -13,11 +13,13 @@ from statistics import median
 from typing import Final
 
 from ...spec.ids import Micros, NodeId
-from . import events as e
 from .amounts import duration_text
 from .effects import Plan
+from .events import Event
 from .job import Job
+from .node_events import NodeDrained
 from .pace import RankPace
+from .progress_events import PacesReported, StragglerFound
 from .state import ClusterState
 from .stimuli import Entry, Paced
 
@@ -53,13 +55,13 @@ def on_paced(state: ClusterState, job: Job, entry: Entry, said: Paced, now_us: M
         for rank in mine:
             peers = [us for other, us in own.items() if other != rank]
             slow[rank] = before.get(rank, 0) + 1 if is_slow(own[rank], peers) else 0
-    event = e.PacesReported(now_us, entry.task, entry.seq, said.ranks, tuple(slow.items()))
+    event = PacesReported(now_us, entry.task, entry.seq, said.ranks, tuple(slow.items()))
     due = [rank for rank, windows in slow.items() if _is_due(windows)]
     if not due:
         return Plan(None, (event,))
     node = job.tasks[entry.task.task].node
     text = _text(state.nodes[node].name, due, own, slow)
-    found = e.StragglerFound(now_us, job.number, job.attempt, node, tuple(due), text)
+    found = StragglerFound(now_us, job.number, job.attempt, node, tuple(due), text)
     return Plan(None, (event, found, *_drained(state, node, text, now_us)))
 
 
@@ -110,10 +112,10 @@ def _text(node: str, ranks: Sequence[int], own: Mapping[int, float], slow: Mappi
     )
 
 
-def _drained(state: ClusterState, name: NodeId, text: str, now_us: Micros) -> tuple[e.Event, ...]:
+def _drained(state: ClusterState, name: NodeId, text: str, now_us: Micros) -> tuple[Event, ...]:
     """By policy, after so many reports: it gets no new gang for a while, and then another chance."""
     most = state.settings.straggler_reports_max
     if not most or state.nodes[name].slow_reports + 1 < most:
         return ()
     until_us = Micros(now_us + state.settings.straggler_drain_us)
-    return (e.NodeDrained(now_us, name, until_us, f"in report {most} on it, {text}"),)
+    return (NodeDrained(now_us, name, until_us, f"in report {most} on it, {text}"),)

@@ -11,11 +11,11 @@ from contextlib import closing
 
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import GangDemand
+from .attempt_events import AttemptStarted, LaneParked, Place
 from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_that_fit
 from .effects import Effect, Plan, StartTask
 from .elastic import size_text, wanted
 from .ending import end_attempt, node_lost
-from .events import AttemptStarted, LaneParked, Place
 from .evolve import started_job
 from .job import Job
 from .node import Load, gpus_matching

@@ -14,12 +14,14 @@ from math import isfinite
 from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome
-from . import events as e
+from .attempt_events import FirstFailureFound, LingererGone
+from .checkpoint_events import CheckpointAccepted, CheckpointFailed, CheckpointRestored, PeerMemoryTold
 from .copies import on_copy
 from .deadlines import went_silent
 from .effects import Plan
 from .elastic import grow_at_checkpoint
 from .ending import EXIT_NOT_RUN, EXIT_NOT_STARTABLE, end_attempt, stopped, timed_out
+from .events import Event
 from .failure import AFTER_A_PEER, Failure
 from .failures import (
     class_of,
@@ -35,6 +37,7 @@ from .failures import (
 from .gpus import gpu_fault
 from .hangs import on_inspected, on_stalled
 from .job import NEVER, Ending, Job, TaskState
+from .node_events import NodeRested
 from .paces import on_paced
 from .signals import job_exit_code
 from .state import ClusterState
@@ -58,6 +61,15 @@ from .stimuli import (
     Uploaded,
 )
 from .stranding import within_reach
+from .task_events import (
+    GangReformed,
+    MetricsReported,
+    RankExited,
+    StartRefused,
+    StopSeen,
+    TaskEnded,
+    TaskStarted,
+)
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 
@@ -101,10 +113,10 @@ def on_late_entry(state: ClusterState, job: Job, node: NodeId, entry: Entry, now
     return Plan(entry.seq)
 
 
-def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us: Micros) -> e.RankExited:
+def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us: Micros) -> RankExited:
     rank = job.first_rank(entry.task.task) + said.local_rank
     last_line = said.last_line if failure is None else error_text(said)
-    event = e.RankExited(
+    event = RankExited(
         now_us,
         entry.task,
         entry.seq,
@@ -153,7 +165,7 @@ def _world_size(job: Job, attempt: Attempt) -> int:
 
 def _told_anew(
     state: ClusterState, job: Job, failure: Failure | None, said: Exited, now_us: Micros
-) -> tuple[e.Event, ...]:
+) -> tuple[Event, ...]:
     """The attempt that failed last was put down to another rank, which had failed later."""
     ending = job.course.ending
     if failure is None or ending is None or ending.failure is None or failure.rank is None:
@@ -172,7 +184,7 @@ def _told_anew(
         rank=failure.rank,
         failure=failure,
     )
-    return (e.FirstFailureFound(now_us, job.number, failure.attempt, anew),)
+    return (FirstFailureFound(now_us, job.number, failure.attempt, anew),)
 
 
 def _name(state: ClusterState, node: NodeId | None) -> str:
@@ -180,12 +192,12 @@ def _name(state: ClusterState, node: NodeId | None) -> str:
     return known.name if known is not None else str(node)
 
 
-def _end(entry: Entry, said: Ended, now_us: Micros) -> e.TaskEnded:
-    return e.TaskEnded(now_us, entry.task, entry.seq, said.exit_codes, said.log_bytes, said.why)
+def _end(entry: Entry, said: Ended, now_us: Micros) -> TaskEnded:
+    return TaskEnded(now_us, entry.task, entry.seq, said.exit_codes, said.log_bytes, said.why)
 
 
-def _refusal(entry: Entry, said: Refused, now_us: Micros) -> e.StartRefused:
-    return e.StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
+def _refusal(entry: Entry, said: Refused, now_us: Micros) -> StartRefused:
+    return StartRefused(now_us, entry.task, entry.seq, said.code, said.text, said.transient)
 
 
 def _stale(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
@@ -197,14 +209,12 @@ def _stale(state: ClusterState, job: Job, node: NodeId, entry: Entry, now_us: Mi
     return Plan(entry.seq, _gone(job, entry, now_us))
 
 
-def _gone(job: Job, entry: Entry, now_us: Micros) -> tuple[e.Event, ...]:
+def _gone(job: Job, entry: Entry, now_us: Micros) -> tuple[Event, ...]:
     if not isinstance(entry.said, Ended | Refused):
         return ()
     why = "it has ended" if isinstance(entry.said, Ended) else "it never started"
     return tuple(
-        e.LingererGone(now_us, one.key, one.node, why)
-        for one in job.course.lingering
-        if one.key == entry.task
+        LingererGone(now_us, one.key, one.node, why) for one in job.course.lingering if one.key == entry.task
     )
 
 
@@ -212,7 +222,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
     key, seq = entry.task, entry.seq
     match entry.said:
         case Started(pids, start_mode):
-            started = e.TaskStarted(now_us, key, seq, pids, start_mode)
+            started = TaskStarted(now_us, key, seq, pids, start_mode)
             return Plan(None, (started, *_starts_again(state, job.tasks[key.task].node, now_us)))
         case Exited():
             return _on_exited(state, job, entry, entry.said, now_us)
@@ -237,22 +247,22 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 def _as_said(
     entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | PeerMemory | Reformed, now_us: Micros
-) -> e.Event:
+) -> Event:
     """What needs no decision."""
     key, seq = entry.task, entry.seq
     match said:
         case Metrics(rank, step, values):
-            return e.MetricsReported(now_us, key, seq, rank, step, values)
+            return MetricsReported(now_us, key, seq, rank, step, values)
         case Restored(step, path, duration_us, rejected, tier):
-            return e.CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
+            return CheckpointRestored(now_us, key, seq, step, path, duration_us, rejected, tier)
         case SaveFailed(step, why, request):
-            return e.CheckpointFailed(now_us, key, seq, step, why, request)
+            return CheckpointFailed(now_us, key, seq, step, why, request)
         case SawStop(step, left_us):
-            return e.StopSeen(now_us, key, seq, step, left_us)
+            return StopSeen(now_us, key, seq, step, left_us)
         case PeerMemory(rank, node, step, size_bytes, duration_us, why):
-            return e.PeerMemoryTold(now_us, key, seq, rank, node, step, size_bytes, duration_us, why)
+            return PeerMemoryTold(now_us, key, seq, rank, node, step, size_bytes, duration_us, why)
         case Reformed(replaced, world_size, step, duration_us):
-            return e.GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
+            return GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -260,8 +270,8 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isfinite(value)}
 
 
-def _accepted(entry: Entry, said: Published, now_us: Micros) -> e.CheckpointAccepted:
-    return e.CheckpointAccepted(
+def _accepted(entry: Entry, said: Published, now_us: Micros) -> CheckpointAccepted:
+    return CheckpointAccepted(
         now_us,
         entry.task,
         entry.seq,
@@ -379,24 +389,24 @@ def _on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_
     return Plan(None, (*plan.events, *_rests(state, task.node, said, now_us)), plan.effects)
 
 
-def _rests(state: ClusterState, name: NodeId, said: Refused, now_us: Micros) -> tuple[e.Event, ...]:
+def _rests(state: ClusterState, name: NodeId, said: Refused, now_us: Micros) -> tuple[Event, ...]:
     """What is wrong on a node fails every job that is sent there: it gets none for a growing time."""
     node, settings = state.nodes[name], state.settings
     if node.rests_until_us > now_us:  # several starts, refused together
         return ()
     rest_us = min(settings.refusal_backoff_us * 2 ** min(node.refusals, 32), settings.rest_max_us)
-    return (e.NodeRested(now_us, name, node.refusals + 1, Micros(now_us + rest_us), said.text),)
+    return (NodeRested(now_us, name, node.refusals + 1, Micros(now_us + rest_us), said.text),)
 
 
-def _starts_again(state: ClusterState, name: NodeId, now_us: Micros) -> tuple[e.Event, ...]:
-    return (e.NodeRested(now_us, name, 0),) if state.nodes[name].refusals else ()
+def _starts_again(state: ClusterState, name: NodeId, now_us: Micros) -> tuple[Event, ...]:
+    return (NodeRested(now_us, name, 0),) if state.nodes[name].refusals else ()
 
 
 def _and_end(
     state: ClusterState,
     job: Job,
     now_us: Micros,
-    event: e.Event,
+    event: Event,
     ending: Ending,
     *,
     again: bool = True,
@@ -404,7 +414,7 @@ def _and_end(
     held_us: int = 0,
 ) -> Plan[None]:
     """The entry, and the attempt's end because of it. The task of an end or a refusal is itself gone."""
-    gone_task = event.task.task if isinstance(event, e.TaskEnded | e.StartRefused) else None
+    gone_task = event.task.task if isinstance(event, TaskEnded | StartRefused) else None
     plan = end_attempt(
         state, _without(job, gone_task), now_us, ending, again=again, avoid=avoid, held_us=held_us
     )

@@ -5,11 +5,12 @@ from dataclasses import replace
 from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .attempt_events import JobEnded, JobSubmitted, StopRequested
 from .effects import Effect, Plan, StopTask, Submitted
 from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
-from .events import ClusterTrusted, JobEnded, JobSubmitted, StopRequested
 from .grace import save_grace_us
 from .job import Ending, Job, Stop, TaskState
+from .node_events import ClusterTrusted
 from .state import ClusterState
 from .stimuli import Cancel, Submit, TrustCluster
 from .stranding import within_reach

@@ -4,80 +4,117 @@ from collections.abc import Mapping
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
-from . import events as e
 from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
+from .attempt_events import (
+    AttemptEnded,
+    AttemptStarted,
+    FirstFailureFound,
+    GrowthDropped,
+    GrowthPlanned,
+    JobEnded,
+    JobSubmitted,
+    LingererGone,
+    Place,
+    StopRequested,
+)
+from .checkpoint_events import (
+    CheckpointAccepted,
+    CheckpointDamaged,
+    CheckpointFailed,
+    CheckpointRequested,
+    CheckpointRestored,
+    CheckpointUploaded,
+    PeerMemoryTold,
+    RestoreRequested,
+)
 from .ending import COUNTED
+from .events import Event, node_of
 from .gpus import sick_text
 from .hang import place_of, step_of
 from .job import NEVER
+from .node_events import (
+    ClusterSuspected,
+    ClusterTrusted,
+    NodeChanged,
+    NodeConnected,
+    NodeDrained,
+    NodeForgotten,
+    NodeJoined,
+    NodeLost,
+    NodeRested,
+    NodeUnknown,
+    SchedulerStarted,
+)
+from .progress_events import GangHung, RanksInspected, StragglerFound, SuspicionCleared, TaskStalled
 from .signals import how_it_exited
+from .task_events import GangReformed, RankExited, StartRefused, StopSeen, TaskEnded, TaskStarted
 
 Names = Mapping[NodeId, str]
 NO_NAMES: Names = {}
 STOPS = {AttemptOutcome.TIMED_OUT: "timeout", AttemptOutcome.PREEMPTED: "preemption"}
 
 
-def attempt_of(event: e.Event) -> int:
+def attempt_of(event: Event) -> int:
     """The attempt that an event belongs to; 0: none."""
     task = getattr(event, "task", None)
     return int(task.attempt if task is not None else getattr(event, "attempt", 0))
 
 
-def describe(event: e.Event, names: Names = NO_NAMES) -> str:
+def describe(event: Event, names: Names = NO_NAMES) -> str:
     """One line for a person; `names` says how nodes are called."""
     text = _job_text(event, names) or _task_text(event) or _node_text(event, names)
     return " ".join(text.split())
 
 
-def _job_text(event: e.Event, names: Names) -> str:
+def _job_text(event: Event, names: Names) -> str:
     match event:
-        case e.JobSubmitted():
+        case JobSubmitted():
             who = f" by {event.user}" if event.user else ""
             parent = event.parent
             fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
             return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
-        case e.AttemptStarted():
+        case AttemptStarted():
             size = f"; {event.size}" if event.size else ""
             return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
-        case e.AttemptEnded():
+        case AttemptEnded():
             return _attempt_ended_text(event)
-        case e.JobEnded():
+        case JobEnded():
             return f"{event.state}: {event.ending.text}"
-        case e.SuspicionCleared():
+        case SuspicionCleared():
             return f"no hang: {event.why}"
-        case e.StragglerFound():
+        case StragglerFound():
             return event.text
-        case e.GangHung():
+        case GangHung():
             return f"the gang hangs: {event.text}"
-        case e.FirstFailureFound():
+        case FirstFailureFound():
             kind = event.ending.code
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
-        case e.LingererGone():
+        case LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
     return _wish_text(event)
 
 
-def _wish_text(event: e.Event) -> str:
+def _wish_text(event: Event) -> str:
     """What is to become of a job that runs."""
     match event:
-        case e.GrowthPlanned():
+        case GrowthPlanned():
             return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
-        case e.GrowthDropped():
+        case GrowthDropped():
             return f"does not grow at this checkpoint: {event.why}"
-        case e.StopRequested():
+        case StopRequested():
             stop = event.stop
             why = stop.why or STOPS.get(stop.outcome, "cancel")
             by = f" by {stop.by}" if stop.by else ""
             return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
-        case e.CheckpointRequested():
+        case CheckpointRequested():
             return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
-        case e.RestoreRequested():
+        case RestoreRequested():
             by = f" by {event.by}" if event.by else ""
             return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
     return ""
 
 
-def _attempt_ended_text(event: e.AttemptEnded) -> str:
+def _attempt_ended_text(event: AttemptEnded) -> str:
     ending = event.ending
     lost = f"; lost: {event.lost}" if event.lost else ""
     if event.then is not JobState.QUEUED:
@@ -90,7 +127,7 @@ def _attempt_ended_text(event: e.AttemptEnded) -> str:
     return f"attempt {event.attempt} ended ({kind}, {counts}): {ending.text}{lost}{waits}"
 
 
-def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
+def _places_text(places: tuple[Place, ...], names: Names) -> str:
     """`n1 (tasks 0-1, GPUs 0,1,2,3), n2 (task 2)`; of a large gang the first eight nodes."""
     by_node: dict[NodeId, list[int]] = {}
     for task, place in enumerate(places):
@@ -105,58 +142,58 @@ def _places_text(places: tuple[e.Place, ...], names: Names) -> str:
     return ", ".join(parts) + more
 
 
-def _task_text(event: e.Event) -> str:
+def _task_text(event: Event) -> str:
     match event:
-        case e.TaskStarted():
+        case TaskStarted():
             mode = f", {event.start_mode}" if event.start_mode else ""
             return f"task {event.task.task} started with {len(event.pids)} ranks{mode}"
-        case e.RankExited():
+        case RankExited():
             by_us = " (we killed it)" if event.killed_by_us else ""
             last = f": {event.last_line}" if event.last_line and event.exit_code else ""
             return f"rank {event.rank} {how_it_exited(event.exit_code, event.cause)}{by_us}{last}"
-        case e.TaskEnded():
+        case TaskEnded():
             codes = ", ".join(map(str, event.exit_codes))
             return f"task {event.task.task} ended ({event.why}), exit codes {codes or 'unknown'}"
-        case e.StopSeen():
+        case StopSeen():
             at = f" after step {event.step}" if event.step >= 0 else ""
             return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
-        case e.GangReformed():
+        case GangReformed():
             return _reformed_text(event)
-        case e.TaskStalled():
+        case TaskStalled():
             return _stalled_text(event)
-        case e.RanksInspected():
+        case RanksInspected():
             return _inspected_text(event)
-        case e.StartRefused():
+        case StartRefused():
             kind = "for now" if event.transient else "for good"
             return f"start of task {event.task.task} refused {kind} ({event.code}): {event.text}"
     return _checkpoint_text(event)
 
 
-def _checkpoint_text(event: e.Event) -> str:
+def _checkpoint_text(event: Event) -> str:
     match event:
-        case e.CheckpointAccepted():
+        case CheckpointAccepted():
             size = f", {size_text(event.size_bytes)}" if event.size_bytes else ""
             disk = f", on disk after {duration_text(event.persist_us)}" if event.persist_us else ""
             why = f"; {event.why}" if event.why else ""
             stall = duration_text(event.stall_us)
             return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}"
-        case e.CheckpointRestored():
+        case CheckpointRestored():
             return _restored_text(event)
-        case e.CheckpointFailed():
+        case CheckpointFailed():
             return f"checkpoint of step {event.step} could not be written: {event.why}"
-        case e.CheckpointUploaded():
+        case CheckpointUploaded():
             if event.why:
                 return f"checkpoint of step {event.step} could not be uploaded to {event.url}: {event.why}"
             took = duration_text(event.duration_us)
             return f"checkpoint of step {event.step} uploaded to {event.url} in {took}"
-        case e.PeerMemoryTold():
+        case PeerMemoryTold():
             return _peer_memory_text(event)
-        case e.CheckpointDamaged():
+        case CheckpointDamaged():
             return _damaged_text(event)
     return ""
 
 
-def _damaged_text(event: e.CheckpointDamaged) -> str:
+def _damaged_text(event: CheckpointDamaged) -> str:
     good = (
         f"step {event.newest_good} is the newest good one"
         if event.newest_good >= 0
@@ -165,7 +202,7 @@ def _damaged_text(event: e.CheckpointDamaged) -> str:
     return f"checkpoint of step {event.step} is damaged in {event.copy}: {event.why}; {good}"
 
 
-def _peer_memory_text(event: e.PeerMemoryTold) -> str:
+def _peer_memory_text(event: PeerMemoryTold) -> str:
     where, part = f"in the memory of {event.peer}", f"rank {event.rank}'s part of checkpoints"
     if event.why:
         return f"{part} is not kept {where}: {event.why}"
@@ -173,7 +210,7 @@ def _peer_memory_text(event: e.PeerMemoryTold) -> str:
     return f"{part} is kept {where}, too: that of step {event.step}, {size_text(event.size_bytes)}, in {took}"
 
 
-def _reformed_text(event: e.GangReformed) -> str:
+def _reformed_text(event: GangReformed) -> str:
     stayed = ranks_text(others_of(event.replaced, event.world_size))
     replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
     took = duration_text(event.duration_us)
@@ -183,7 +220,7 @@ def _reformed_text(event: e.GangReformed) -> str:
     )
 
 
-def _stalled_text(event: e.TaskStalled) -> str:
+def _stalled_text(event: TaskStalled) -> str:
     still, longest = duration_text(event.at_us - event.since_us), duration_text(event.longest_us)
     idle = ", and no CPU used," if event.idle else ""
     return (
@@ -192,7 +229,7 @@ def _stalled_text(event: e.TaskStalled) -> str:
     )
 
 
-def _inspected_text(event: e.RanksInspected) -> str:
+def _inspected_text(event: RanksInspected) -> str:
     """Of many ranks, the first eight."""
     places = [f"rank {look.rank} at step {step_of(look)} {place_of(look)}" for look in event.ranks[:8]]
     more = f"; and {len(event.ranks) - 8} more" if len(event.ranks) > 8 else ""
@@ -201,7 +238,7 @@ def _inspected_text(event: e.RanksInspected) -> str:
     return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}{recorded}"
 
 
-def _restored_text(event: e.CheckpointRestored) -> str:
+def _restored_text(event: CheckpointRestored) -> str:
     rejected = f"; not good: {'; '.join(event.rejected)}" if event.rejected else ""
     if event.step < 0:
         return f"no checkpoint to go on from, starts anew{rejected}"
@@ -210,36 +247,36 @@ def _restored_text(event: e.CheckpointRestored) -> str:
     return f"goes on from the checkpoint of step {event.step}, read{source} in {took}{rejected}"
 
 
-def _node_text(event: e.Event, names: Names) -> str:
-    node = e.node_of(event)
+def _node_text(event: Event, names: Names) -> str:
+    node = node_of(event)
     name = names.get(node, node) if node is not None else ""
     match event:
-        case e.NodeJoined():
+        case NodeJoined():
             return f"node {event.inventory.name or name} joined"
-        case e.NodeChanged():
+        case NodeChanged():
             sick = sick_text(event.inventory, name, (), NEVER)
             return f"the inventory of node {name} changed" + (f": {sick}" if sick else "")
-        case e.NodeConnected():
+        case NodeConnected():
             return f"node {name} is connected"
-        case e.NodeUnknown():
+        case NodeUnknown():
             return f"contact with node {name} is lost: {event.why}"
-        case e.NodeLost():
+        case NodeLost():
             return (
                 f"node {name} is given up after {duration_text(event.at_us - event.last_heard_us)} of silence"
             )
-        case e.NodeRested():
+        case NodeRested():
             if not event.refusals:
                 return f"node {name} starts tasks again"
             rest = duration_text(event.until_us - event.at_us)
             return f"node {name} gets no work for {rest}, it refused {event.refusals} in a row: {event.why}"
-        case e.NodeDrained():
+        case NodeDrained():
             return f"node {name} is drained for {duration_text(event.until_us - event.at_us)}: {event.why}"
-        case e.NodeForgotten():
+        case NodeForgotten():
             return f"node {name} is forgotten"
-        case e.SchedulerStarted():
+        case SchedulerStarted():
             return "the scheduler started"
-        case e.ClusterSuspected():
+        case ClusterSuspected():
             return f"{event.silent} of {event.known} nodes are silent at once: none is replaced"
-        case e.ClusterTrusted():
+        case ClusterTrusted():
             return f"silence counts again: {event.by or 'contact has returned'}"
     return type(event).__name__

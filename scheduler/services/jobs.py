@@ -29,7 +29,8 @@ from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
 from ...spec.retention import Retention
 from ..core import stimuli
-from ..core.events import AttemptStarted, Event, node_of
+from ..core.attempt_events import AttemptStarted
+from ..core.events import Event, node_of
 from ..core.job import Job, Policy, Shape
 from ..core.ledger import ledger_of
 from ..core.paces import pace_lines

@@ -19,9 +19,9 @@ from ...proto.payload import encode
 from ...spec.errors import InvalidRequest, NotFound, StoreFailure, Unavailable
 from ...spec.ids import Attempt, JobId
 from ...spec.lifecycle import NodeContact
-from ..core.events import TaskEnded, TaskStarted
 from ..core.job import Job, TaskState
 from ..core.state import ClusterState
+from ..core.task_events import TaskEnded, TaskStarted
 from ..logs import Bell, LogStore, Stream
 from ..records import event_from_row
 from .lookup import Lookup

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from paceline.agent.launch import PRELOAD
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.progress_events import StragglerFound
 from paceline.scheduler.services.reports import Arrival, entry_of
 from paceline.spec.ids import Micros
 from support.paddock import Paddock, shape
@@ -75,5 +75,5 @@ async def test_the_rank_that_others_wait_for_is_found(tmp_path: Path, how: str, 
     paddock.starts(job)
     for window in paces:
         paddock.says(job, 0, window)
-    [found] = [event for event in paddock.history(job) if isinstance(event, e.StragglerFound)]
+    [found] = [event for event in paddock.history(job) if isinstance(event, StragglerFound)]
     assert found.ranks == (1,), found

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import AttemptStarted
 from paceline.spec.lifecycle import AttemptOutcome, JobState
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
@@ -26,7 +26,7 @@ def stops(paddock: Paddock, job: int) -> None:
 
 
 def placed(paddock: Paddock, job: int) -> list[str]:
-    return [event.size for event in paddock.history(job) if isinstance(event, e.AttemptStarted)]
+    return [event.size for event in paddock.history(job) if isinstance(event, AttemptStarted)]
 
 
 def kinds(paddock: Paddock, job: int) -> list[str]:

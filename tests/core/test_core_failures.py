@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import FirstFailureFound
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILING, Evidence, Failure
 from paceline.scheduler.core.failures import class_of, could_be_cause, doubt_of, hint_of
 from paceline.scheduler.core.job import Shape
@@ -291,8 +292,8 @@ def first(paddock: Paddock, job: int) -> Failure:
     return ending.failure
 
 
-def found_anew(paddock: Paddock, job: int) -> list[e.Event]:
-    return [event for event in paddock.history(job) if isinstance(event, e.FirstFailureFound)]
+def found_anew(paddock: Paddock, job: int) -> list[Event]:
+    return [event for event in paddock.history(job) if isinstance(event, FirstFailureFound)]
 
 
 def at(exited: s.Exited, second: float) -> s.Exited:

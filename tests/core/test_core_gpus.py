@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.events import AttemptEnded
+from paceline.scheduler.core.attempt_events import AttemptEnded
 from paceline.scheduler.core.node import NodeInventory, SickGpu
 from paceline.scheduler.core.timeline import describe
 from paceline.spec.failures import FailureClass

@@ -1,11 +1,11 @@
 """A gang that hangs, told from outside: who noticed, who was asked, who is named, and what follows."""
 
 import pytest
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import InspectTask
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.hangs import culprits
+from paceline.scheduler.core.progress_events import GangHung
 from paceline.spec.failures import FailureClass
 from paceline.spec.ids import TaskKey
 from paceline.spec.lifecycle import JobState
@@ -59,7 +59,7 @@ def test_all_nodes_are_asked_and_the_one_that_did_not_arrive_is_named(paddock: P
     paddock.says(job, 0, found(RankLook(0, 12, stack=WAITS), RankLook(1, 12, stack=WAITS)))
     assert paddock.state_of(job) is JobState.RUNNING
     paddock.says(job, 1, found(RankLook(2, 12, stack=WAITS), RankLook(3, 12, stack=SLEEPS)))
-    hung = next(event for event in paddock.history(job) if isinstance(event, e.GangHung))
+    hung = next(event for event in paddock.history(job) if isinstance(event, GangHung))
     assert hung.ranks == (3,)
     assert "rank 3 on n2 did not arrive" in hung.text and "load_batch (/code/data.py:41)" in hung.text
     ending = paddock.job(job).course.ending

@@ -3,7 +3,7 @@
 import pytest
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.amounts import others_of, ranks_text
-from paceline.scheduler.core.events import GangReformed
+from paceline.scheduler.core.task_events import GangReformed
 from paceline.scheduler.core.timeline import describe
 from support.paddock import Paddock, shape
 

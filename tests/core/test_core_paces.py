@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.pace import RankPace
 from paceline.scheduler.core.paces import is_slow, own_us, pace_lines
+from paceline.scheduler.core.progress_events import StragglerFound
 from paceline.scheduler.core.settings import Settings
 from paceline.spec.lifecycle import JobState
 from support.paddock import Paddock, shape
@@ -32,8 +32,8 @@ def window(paddock: Paddock, job: int, waits: Sequence[float], step_ms: int = 10
         paddock.says(job, task, s.Paced((pace,)))
 
 
-def found(paddock: Paddock, job: int) -> list[e.StragglerFound]:
-    return [event for event in paddock.history(job) if isinstance(event, e.StragglerFound)]
+def found(paddock: Paddock, job: int) -> list[StragglerFound]:
+    return [event for event in paddock.history(job) if isinstance(event, StragglerFound)]
 
 
 def test_a_rank_that_is_slow_again_and_again_is_told_and_then_ever_less() -> None:

@@ -5,13 +5,17 @@ from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted, Place
 from paceline.scheduler.core.candidates import candidates_for, tasks_that_fit
+from paceline.scheduler.core.checkpoint_events import CheckpointAccepted
+from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
 from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
 from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.progress_events import GangHung
 from paceline.scheduler.core.queue import Queue
+from paceline.scheduler.core.task_events import TaskStarted
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.core.timers import Timers
 from paceline.scheduler.records import event_from_row, event_row, job_from_row, job_row
@@ -28,36 +32,36 @@ steps = st.sampled_from(["start", "task", "checkpoint", "fault", "hang", "preemp
 gaps = st.integers(0, 10_000_000)
 
 
-def history(moves: list[tuple[str, int, int]], end: str | None) -> list[e.Event]:
+def history(moves: list[tuple[str, int, int]], end: str | None) -> list[Event]:
     """A legal history from whatever is drawn: moves that do not fit are left out."""
     at_us, attempt, phase, started = 1_000, 0, "queued", 0
-    told: list[e.Event] = [e.JobSubmitted(Micros(at_us), JOB, "j", "u", 0, Shape(GangDemand(Resources())))]
+    told: list[Event] = [JobSubmitted(Micros(at_us), JOB, "j", "u", 0, Shape(GangDemand(Resources())))]
     for move, gap_us, stall_us in moves:
         at_us += gap_us
         now = Micros(at_us)
         key = TaskKey(JOB, Attempt(attempt), 0)
         if move == "start" and phase == "queued":
             attempt, phase, started = attempt + 1, "placed", 0
-            told.append(e.AttemptStarted(now, JOB, Attempt(attempt), (e.Place(NodeId("n")),) * TASKS))
+            told.append(AttemptStarted(now, JOB, Attempt(attempt), (Place(NodeId("n")),) * TASKS))
         elif move == "task" and phase == "placed" and started < TASKS:
             started += 1
-            told.append(e.TaskStarted(now, key, started))
+            told.append(TaskStarted(now, key, started))
         elif move == "checkpoint" and phase == "placed":
-            told.append(e.CheckpointAccepted(now, key, 1, 1, "p", "h", stall_us=stall_us))
+            told.append(CheckpointAccepted(now, key, 1, 1, "p", "h", stall_us=stall_us))
         elif move in ("fault", "hang", "preempt") and phase == "placed":
             outcome = AttemptOutcome.PREEMPTED if move == "preempt" else AttemptOutcome.WORKER_FAILED
             if move == "hang":
-                told.append(e.GangHung(now, JOB, Attempt(attempt), Micros(at_us - stall_us), 1, (), "t"))
+                told.append(GangHung(now, JOB, Attempt(attempt), Micros(at_us - stall_us), 1, (), "t"))
             phase = "queued"
             ending = Ending(outcome, "c", "t")
-            told.append(e.AttemptEnded(now, JOB, Attempt(attempt), JobState.QUEUED, ending))
+            told.append(AttemptEnded(now, JOB, Attempt(attempt), JobState.QUEUED, ending))
     if end is not None:
         ending = Ending(AttemptOutcome(end), "c", "t")
         now = Micros(at_us + 5)
         if phase == "placed":
-            told.append(e.AttemptEnded(now, JOB, Attempt(attempt), JobState.FAILED, ending))
+            told.append(AttemptEnded(now, JOB, Attempt(attempt), JobState.FAILED, ending))
         else:
-            told.append(e.JobEnded(now, JOB, JobState.FAILED, ending))
+            told.append(JobEnded(now, JOB, JobState.FAILED, ending))
     return told
 
 
@@ -87,19 +91,19 @@ def test_the_ledger_adds_up_to_the_wall_time(
 
 
 def test_a_ledger_tells_what_was_lost() -> None:
-    place = (e.Place(NodeId("n")),)
+    place = (Place(NodeId("n")),)
     fault = Ending(AttemptOutcome.WORKER_FAILED, "c", "t")
     well = Ending(AttemptOutcome.SUCCEEDED, "c", "t")
     second = TaskKey(JOB, Attempt(2), 0)
     told = [
-        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
-        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
-        e.TaskStarted(Micros(15), KEY, 1),
-        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
-        e.AttemptEnded(Micros(150), JOB, Attempt(1), JobState.QUEUED, fault),
-        e.AttemptStarted(Micros(151), JOB, Attempt(2), place),
-        e.TaskStarted(Micros(160), second, 1),
-        e.AttemptEnded(Micros(200), JOB, Attempt(2), JobState.SUCCEEDED, well),
+        JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        TaskStarted(Micros(15), KEY, 1),
+        CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
+        AttemptEnded(Micros(150), JOB, Attempt(1), JobState.QUEUED, fault),
+        AttemptStarted(Micros(151), JOB, Attempt(2), place),
+        TaskStarted(Micros(160), second, 1),
+        AttemptEnded(Micros(200), JOB, Attempt(2), JobState.SUCCEEDED, well),
     ]
     book = ledger_of(told, Micros(999))
     assert (book.queued_us, book.starting_us, book.checkpoint_us) == (10, 5, 7)
@@ -108,14 +112,14 @@ def test_a_ledger_tells_what_was_lost() -> None:
 
 def test_a_ledger_tells_what_hung_from_the_last_step_on() -> None:
     """Not lost besides: only what was done after the checkpoint and before the hang is done again."""
-    place = (e.Place(NodeId("n")),)
+    place = (Place(NodeId("n")),)
     told = [
-        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
-        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
-        e.TaskStarted(Micros(15), KEY, 1),
-        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h"),
-        e.GangHung(Micros(400), JOB, Attempt(1), Micros(150), 9, (0,), "rank 0"),
-        e.AttemptEnded(
+        JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        TaskStarted(Micros(15), KEY, 1),
+        CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h"),
+        GangHung(Micros(400), JOB, Attempt(1), Micros(150), 9, (0,), "rank 0"),
+        AttemptEnded(
             Micros(400),
             JOB,
             Attempt(1),
@@ -130,13 +134,13 @@ def test_a_ledger_tells_what_hung_from_the_last_step_on() -> None:
 
 def test_a_hang_is_no_longer_than_its_attempt() -> None:
     """A checkpoint may be accepted while the gang hangs already; clocks of nodes drift."""
-    place = (e.Place(NodeId("n")),)
+    place = (Place(NodeId("n")),)
     told = [
-        e.JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
-        e.AttemptStarted(Micros(10), JOB, Attempt(1), place),
-        e.TaskStarted(Micros(15), KEY, 1),
-        e.CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
-        e.GangHung(Micros(200), JOB, Attempt(1), Micros(1), 9, (0,), "rank 0"),
+        JobSubmitted(Micros(0), JOB, "j", "u", 0, shape()),
+        AttemptStarted(Micros(10), JOB, Attempt(1), place),
+        TaskStarted(Micros(15), KEY, 1),
+        CheckpointAccepted(Micros(115), KEY, 2, 1, "p", "h", stall_us=7),
+        GangHung(Micros(200), JOB, Attempt(1), Micros(1), 9, (0,), "rank 0"),
     ]
     book = ledger_of(told, Micros(200))
     assert (book.hung_us, book.checkpoint_us, book.productive_us, book.lost_us) == (178, 7, 0, 0)
@@ -157,7 +161,7 @@ st.register_type_strategy(
 @settings(max_examples=200)
 @given(st.data())
 def test_every_event_comes_back_as_it_went(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from([kind for kind in HANDLERS if issubclass(kind, e.DurableEvent)]))
+    kind = data.draw(st.sampled_from([kind for kind in HANDLERS if issubclass(kind, DurableEvent)]))
     event = data.draw(st.from_type(kind))
     row = event_row(7, event)
     assert event_from_row(row) == event

@@ -1,8 +1,9 @@
 """The life of a gang, told from outside: submit, place, start, fall, ride on, end."""
 
 import pytest
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobSubmitted
+from paceline.scheduler.core.task_events import RankExited, TaskEnded, TaskStarted
 from paceline.spec.errors import NotFound
 from paceline.spec.ids import NodeId
 from paceline.spec.lifecycle import AttemptOutcome, JobState
@@ -306,12 +307,12 @@ def test_every_event_of_a_life_is_in_the_history(paddock: Paddock) -> None:
     paddock.finishes(job)
     kinds = [type(event) for event in paddock.history(job)]
     assert kinds == [
-        e.JobSubmitted,
-        e.AttemptStarted,
-        e.TaskStarted,
-        e.RankExited,
-        e.TaskEnded,
-        e.AttemptEnded,
+        JobSubmitted,
+        AttemptStarted,
+        TaskStarted,
+        RankExited,
+        TaskEnded,
+        AttemptEnded,
     ]
 
 

@@ -5,19 +5,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from paceline.scheduler.core import events as e
+from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import Touched, evolve
 from paceline.scheduler.core.hang import Suspicion
+from paceline.scheduler.core.node_events import NodeChanged, NodeConnected, NodeLost
 from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.task_events import TaskStarted
 from support.sim_run import Evolve, simulate
 
 SEEDS = range(40)
 
 
-def forgets_to_free_gpus(state: ClusterState, event: e.Event) -> Touched:
+def forgets_to_free_gpus(state: ClusterState, event: Event) -> Touched:
     standing = {name: dict(load.free_gpus) for name, load in state.loads.items()}
     touched = evolve(state, event)
-    if isinstance(event, e.AttemptEnded):
+    if isinstance(event, AttemptEnded):
         for name, free in standing.items():
             state.loads[name].free_gpus = free
     return touched
@@ -27,12 +30,12 @@ def frees_gpus_one_event_late() -> Evolve:
     """Right again before the batch is committed: only who looks inside the batch sees it."""
     owed: list[Callable[[], None]] = []
 
-    def late(state: ClusterState, event: e.Event) -> Touched:
+    def late(state: ClusterState, event: Event) -> Touched:
         while owed:
             owed.pop()()
         standing = {name: dict(load.free_gpus) for name, load in state.loads.items()}
         touched = evolve(state, event)
-        if isinstance(event, e.AttemptEnded):
+        if isinstance(event, AttemptEnded):
             for name, free in standing.items():
                 load = state.loads[name]
                 freed, load.free_gpus = load.free_gpus, free
@@ -42,52 +45,52 @@ def frees_gpus_one_event_late() -> Evolve:
     return late
 
 
-def stays_in_line_when_placed(state: ClusterState, event: e.Event) -> Touched:
-    waited = state.jobs[event.job] if isinstance(event, e.AttemptStarted) else None
+def stays_in_line_when_placed(state: ClusterState, event: Event) -> Touched:
+    waited = state.jobs[event.job] if isinstance(event, AttemptStarted) else None
     touched = evolve(state, event)
     if waited is not None and waited.number not in state.stranded:
         state.queue.add(waited)
     return touched
 
 
-def forgets_the_port(state: ClusterState, event: e.Event) -> Touched:
+def forgets_the_port(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.AttemptStarted) and event.rendezvous_port:
+    if isinstance(event, AttemptStarted) and event.rendezvous_port:
         state.loads[event.places[0].node].ports.clear()
     return touched
 
 
-def forgets_the_start_timeout(state: ClusterState, event: e.Event) -> Touched:
+def forgets_the_start_timeout(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.AttemptStarted):
+    if isinstance(event, AttemptStarted):
         state.timers.drop((0, event.job))
     return touched
 
 
-def forgets_who_is_stranded(state: ClusterState, event: e.Event) -> Touched:
+def forgets_who_is_stranded(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.NodeLost):
+    if isinstance(event, NodeLost):
         state.stranded.clear()
     return touched
 
 
-def forgets_who_may_grow(state: ClusterState, event: e.Event) -> Touched:
+def forgets_who_may_grow(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.TaskStarted):
+    if isinstance(event, TaskStarted):
         state.small.clear()
     return touched
 
 
-def grows_beyond_its_bounds(state: ClusterState, event: e.Event) -> Touched:
-    if isinstance(event, e.AttemptStarted) and state.jobs[event.job].demand.elastic:
+def grows_beyond_its_bounds(state: ClusterState, event: Event) -> Touched:
+    if isinstance(event, AttemptStarted) and state.jobs[event.job].demand.elastic:
         demand = state.jobs[event.job].demand
         more = demand.instance_count_max + 1 - len(event.places)
         event = replace(event, places=(*event.places, *[event.places[0]] * more))
     return evolve(state, event)
 
 
-def still_suspects_what_is_over(state: ClusterState, event: e.Event) -> Touched:
-    standing = state.jobs[event.job] if isinstance(event, e.AttemptEnded) else None
+def still_suspects_what_is_over(state: ClusterState, event: Event) -> Touched:
+    standing = state.jobs[event.job] if isinstance(event, AttemptEnded) else None
     touched = evolve(state, event)
     if standing is not None and standing.number in state.jobs:
         job = state.jobs[standing.number]
@@ -96,32 +99,32 @@ def still_suspects_what_is_over(state: ClusterState, event: e.Event) -> Touched:
     return touched
 
 
-def keeps_step_times_of_the_past(state: ClusterState, event: e.Event) -> Touched:
-    paces = state.paces.get(event.job) if isinstance(event, e.AttemptEnded) else None
+def keeps_step_times_of_the_past(state: ClusterState, event: Event) -> Touched:
+    paces = state.paces.get(event.job) if isinstance(event, AttemptEnded) else None
     touched = evolve(state, event)
-    if paces is not None and isinstance(event, e.AttemptEnded):
+    if paces is not None and isinstance(event, AttemptEnded):
         state.paces[event.job] = paces
     return touched
 
 
-def tells_a_fact_twice(state: ClusterState, event: e.Event) -> Touched:
-    if isinstance(event, e.NodeConnected):
+def tells_a_fact_twice(state: ClusterState, event: Event) -> Touched:
+    if isinstance(event, NodeConnected):
         evolve(state, event)
     return evolve(state, event)
 
 
-def offers_what_is_out_of_service(state: ClusterState, event: e.Event) -> Touched:
+def offers_what_is_out_of_service(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.NodeChanged):
+    if isinstance(event, NodeChanged):
         state.loads[event.node].free_gpus |= {gpu.index: gpu.model for gpu in event.inventory.sick}
     return touched
 
 
-def ends_the_wrong_job(state: ClusterState, event: e.Event) -> Touched:
+def ends_the_wrong_job(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
-    if isinstance(event, e.JobEnded) and state.held:
+    if isinstance(event, JobEnded) and state.held:
         state.jobs.pop(min(state.held))
-    elif isinstance(event, e.JobEnded) and state.queue.first() is not None:
+    elif isinstance(event, JobEnded) and state.queue.first() is not None:
         state.jobs.pop(state.queue.first() or event.job)
     return touched
 

@@ -7,15 +7,29 @@ Each check raises AssertionError with what it saw.
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import (
+    AttemptEnded,
+    AttemptStarted,
+    FirstFailureFound,
+    GrowthDropped,
+    GrowthPlanned,
+    JobEnded,
+    JobSubmitted,
+    LingererGone,
+    StopRequested,
+)
+from paceline.scheduler.core.checkpoint_events import CheckpointAccepted
 from paceline.scheduler.core.effects import Welcome
+from paceline.scheduler.core.events import Event, LateFact, job_of
 from paceline.scheduler.core.evolve import replay
 from paceline.scheduler.core.failure import ON_ITS_OWN, Failure
 from paceline.scheduler.core.failures import is_before
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.progress_events import GangHung, RanksInspected, SuspicionCleared
 from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.task_events import RankExited, TaskEnded
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.loop_engine import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
@@ -58,14 +72,14 @@ class Checks:
         self.states: dict[JobId, JobState] = {}
         self.seq = 0
         self.failures: dict[JobId, Failure] = {}
-        self.heard: list[tuple[Failure, e.RankExited]] = []
+        self.heard: list[tuple[Failure, RankExited]] = []
         """Ranks that could be the cause and were heard after the report of their attempt's failure."""
         self.held_until: dict[JobId, Micros] = {}
         self.moved: dict[JobId, Micros] = {}
-        self.hung: dict[JobId, e.GangHung] = {}
+        self.hung: dict[JobId, GangHung] = {}
         self.found_moving: dict[JobId, set[TaskKey]] = {}
-        self.to_grow: dict[JobId, e.GrowthPlanned] = {}
-        self.saved: dict[JobId, e.CheckpointAccepted] = {}
+        self.to_grow: dict[JobId, GrowthPlanned] = {}
+        self.saved: dict[JobId, CheckpointAccepted] = {}
         """The last checkpoint since the gang was told to grow."""
         self.growths = 0
 
@@ -74,62 +88,62 @@ class Checks:
     def committed(self, committed: Committed) -> None:
         """Each event of the history once, in order, and from the current attempt only."""
         event = committed.event
-        number = e.job_of(event)
+        number = job_of(event)
         self._silence_alone_ends_nothing(event)
         self._only_the_still_hang(event)
         self.world.tell(f"#{committed.seq} {'' if number is None else f'job {number}: '}{describe(event)}")
 
-    def _silence_alone_ends_nothing(self, event: e.Event) -> None:
+    def _silence_alone_ends_nothing(self, event: Event) -> None:
         """Law 5: a fenced gang that was replaced for a silence has its new places in the same breath, or its
         lease was over."""
         moved = self.moved
-        if isinstance(event, e.AttemptStarted):
+        if isinstance(event, AttemptStarted):
             moved.pop(event.job, None)
         for number, at_us in moved.items():
             assert event.at_us == at_us, f"job {number} was ended for a silence and has no place"
-        if isinstance(event, e.AttemptEnded) and " has not been heard of for " in event.ending.text:
+        if isinstance(event, AttemptEnded) and " has not been heard of for " in event.ending.text:
             silent_s = float(event.ending.text.split(" has not been heard of for ")[1].split(" s")[0])
             job = job_from_row(self.run.store.job_rows[event.job])
             lease_over = silent_s * 1e6 >= self.run.settings.lease_fenced_us
             if event.then is JobState.QUEUED and not job.demand.exclusive and not lease_over:
                 moved[event.job] = event.at_us
 
-    def _only_at_a_checkpoint_it_grows(self, event: e.Event) -> None:
+    def _only_at_a_checkpoint_it_grows(self, event: Event) -> None:
         """It was told to, and has made a checkpoint since: none is restarted twice for one checkpoint."""
-        if isinstance(event, e.GrowthPlanned):
+        if isinstance(event, GrowthPlanned):
             assert event.job not in self.to_grow, f"told twice to grow: {event}"
             assert event.to > event.instances, f"{event} is no growth"
             self.to_grow[event.job] = event
-        elif isinstance(event, e.CheckpointAccepted):
+        elif isinstance(event, CheckpointAccepted):
             self.saved[event.task.job] = event
-        elif isinstance(event, e.GrowthDropped):
+        elif isinstance(event, GrowthDropped):
             del self.to_grow[event.job]
-        elif isinstance(event, e.StopRequested) and event.stop.outcome is AttemptOutcome.RESIZED:
+        elif isinstance(event, StopRequested) and event.stop.outcome is AttemptOutcome.RESIZED:
             told, saved = self.to_grow[event.job], self.saved[event.job]
             assert told.attempt == saved.task.attempt, f"{event} follows {saved}"
             assert saved.at_us == event.at_us >= told.at_us, f"{event} does not follow a checkpoint: {saved}"
             self.growths += 1
-        elif isinstance(event, e.AttemptEnded):
+        elif isinstance(event, AttemptEnded):
             self.to_grow.pop(event.job, None)
 
-    def _only_the_still_hang(self, event: e.Event) -> None:
+    def _only_the_still_hang(self, event: Event) -> None:
         """An attempt is ended for a hang when no node of the gang has found its ranks moving, and at once."""
-        number = e.job_of(event)
+        number = job_of(event)
         if number is None:
             return
         moving = self.found_moving.setdefault(number, set())
-        if isinstance(event, e.RanksInspected):
+        if isinstance(event, RanksInspected):
             (moving.discard if event.stalled or not event.begun else moving.add)(event.task)
-        elif isinstance(event, e.TaskEnded):
+        elif isinstance(event, TaskEnded):
             moving.discard(event.task)
-        elif isinstance(event, e.SuspicionCleared | e.AttemptStarted):
+        elif isinstance(event, SuspicionCleared | AttemptStarted):
             moving.clear()
-        elif isinstance(event, e.GangHung):
+        elif isinstance(event, GangHung):
             assert not moving, f"job {number} is taken for hung, but {moving} move"
             self.hung[number] = event
             return
         hung = self.hung.pop(number, None)
-        failure = event.ending.failure if isinstance(event, e.AttemptEnded) else None
+        failure = event.ending.failure if isinstance(event, AttemptEnded) else None
         if failure is None or failure.kind is not FailureClass.HANG:
             assert hung is None, f"job {number}: {hung}, and then {event}"
             return
@@ -194,38 +208,38 @@ class Checks:
         self._no_metric_twice()
         self._nothing_is_left()
 
-    def _judge(self, event: e.Event) -> None:
-        number = e.job_of(event)
+    def _judge(self, event: Event) -> None:
+        number = job_of(event)
         if number is None:
             return
         task = getattr(event, "task", None)
         self._judge_failure(event, number)
         self._only_at_a_checkpoint_it_grows(event)
-        if isinstance(event, e.AttemptStarted):
+        if isinstance(event, AttemptStarted):
             assert event.attempt == self.attempts.get(number, 0) + 1, f"attempts only grow by one: {event}"
             self.attempts[number] = event.attempt
             self._moves(number, JobState.STARTING)
-        elif isinstance(event, e.AttemptEnded):
+        elif isinstance(event, AttemptEnded):
             assert event.attempt == self.attempts[number]
             self._moves(number, event.then)
-        elif isinstance(event, e.JobEnded):
+        elif isinstance(event, JobEnded):
             self._moves(number, event.state)
-        elif isinstance(event, e.JobSubmitted):
+        elif isinstance(event, JobSubmitted):
             assert number not in self.states, f"job {number} was made twice"
             self.states[number] = JobState.QUEUED
-        elif task is not None and not isinstance(event, e.LingererGone):
+        elif task is not None and not isinstance(event, LingererGone):
             assert task.attempt == self.attempts[number], f"a stale attempt was listened to: {event}"
             placed = self.states[number] in (JobState.STARTING, JobState.RUNNING)
-            assert placed or isinstance(event, e.LateFact), f"no attempt goes on: {event}"
+            assert placed or isinstance(event, LateFact), f"no attempt goes on: {event}"
 
-    def _judge_failure(self, event: e.Event, number: JobId) -> None:
+    def _judge_failure(self, event: Event, number: JobId) -> None:
         """What is tried again is what the rule names, and not before its time; what is told as the first
         failure is one, and of all ranks that were heard while the attempt was the last none was before it."""
-        if isinstance(event, e.AttemptStarted):
+        if isinstance(event, AttemptStarted):
             assert event.at_us >= self.held_until.get(number, 0), f"job {number} was tried again too early"
-        elif isinstance(event, e.AttemptEnded | e.FirstFailureFound):
+        elif isinstance(event, AttemptEnded | FirstFailureFound):
             told = event.ending.failure
-            if isinstance(event, e.AttemptEnded):
+            if isinstance(event, AttemptEnded):
                 self.held_until[number] = event.held_until_us
                 self._judge_retry(event, number)
             else:
@@ -237,9 +251,9 @@ class Checks:
             if told is not None:
                 self.failures[number] = told
                 self._is_a_failure(number, told)
-        elif isinstance(event, e.JobEnded):  # while it waited: its end is no rank's any more
+        elif isinstance(event, JobEnded):  # while it waited: its end is no rank's any more
             self.failures.pop(number, None)
-        elif isinstance(event, e.RankExited) and event.kind is not None:
+        elif isinstance(event, RankExited) and event.kind is not None:
             failure = self.failures.get(number)
             if failure is not None and failure.attempt == event.task.attempt and failure.rank is not None:
                 self.heard.append((failure, event))
@@ -251,7 +265,7 @@ class Checks:
                 said = (now.doubt, now.died_us or 0)
                 assert said <= (late.doubt, late.died_us), f"{late} was before {now}"
 
-    def _judge_retry(self, event: e.AttemptEnded, number: JobId) -> None:
+    def _judge_retry(self, event: AttemptEnded, number: JobId) -> None:
         failure = event.ending.failure
         if event.then is not JobState.QUEUED or event.ending.outcome is AttemptOutcome.RESTORED:
             return

@@ -9,8 +9,9 @@ the core's own index code. Each check raises AssertionError with what it saw.
 from collections import Counter
 from math import inf
 
-from paceline.scheduler.core import events as e
+from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted
 from paceline.scheduler.core.deadlines import job_deadline, node_deadline
+from paceline.scheduler.core.events import DurableEvent, Event, job_of
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.node import Load
 from paceline.scheduler.core.queue import FIRST_TIME, RESTART, Standing, lane_key
@@ -30,18 +31,18 @@ class Watch:
         self._seq, self._at_us, self._last_job = state.last_seq, state.last_at_us, state.last_job
         self._stood = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
 
-    def applied(self, state: ClusterState, event: e.Event) -> None:
+    def applied(self, state: ClusterState, event: Event) -> None:
         try:
             self._is_a_step(state, event)
             state_is_sane(state)
         except AssertionError as error:
             raise AssertionError(f"after {event}: {error}") from error
 
-    def _is_a_step(self, state: ClusterState, event: e.Event) -> None:
+    def _is_a_step(self, state: ClusterState, event: Event) -> None:
         """Time and numbers only grow; one job moves, along the table, and only a start makes an attempt."""
-        assert state.last_seq == self._seq + isinstance(event, e.DurableEvent), "a gap in the history"
+        assert state.last_seq == self._seq + isinstance(event, DurableEvent), "a gap in the history"
         assert state.last_at_us == max(self._at_us, event.at_us), "time went back"
-        made = isinstance(event, e.JobSubmitted)
+        made = isinstance(event, JobSubmitted)
         assert state.last_job == (max(self._last_job, event.job) if made else self._last_job)
         stands = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
         self._sick = {(name, gpu.index) for name, node in state.nodes.items() for gpu in node.inventory.sick}
@@ -56,17 +57,17 @@ class Watch:
             stands,
         )
 
-    def _moves(self, event: e.Event, number: JobId, to: tuple[JobState, Attempt] | None) -> None:
-        assert e.job_of(event) == number, f"job {number} moved to {to}"
+    def _moves(self, event: Event, number: JobId, to: tuple[JobState, Attempt] | None) -> None:
+        assert job_of(event) == number, f"job {number} moved to {to}"
         before = self._stood.get(number)
         if before is None:
-            assert isinstance(event, e.JobSubmitted) and to == (JobState.QUEUED, 0), f"job {number} is {to}"
+            assert isinstance(event, JobSubmitted) and to == (JobState.QUEUED, 0), f"job {number} is {to}"
             return
         if to is None:
-            assert isinstance(event, e.AttemptEnded | e.JobEnded), f"job {number} is lost"
+            assert isinstance(event, AttemptEnded | JobEnded), f"job {number} is lost"
             return
-        grown = isinstance(event, e.AttemptStarted)
-        if isinstance(event, e.AttemptStarted):
+        grown = isinstance(event, AttemptStarted)
+        if isinstance(event, AttemptStarted):
             for place in event.places:
                 given = [index for index in place.gpu_indices if (place.node, index) in self._sick]
                 assert not given, f"job {number} was given GPUs {given} of {place.node}, out of service"

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.attempt_events import AttemptStarted, JobSubmitted
+from paceline.scheduler.core.checkpoint_events import CheckpointAccepted, RestoreRequested
 from paceline.scheduler.core.effects import AskSave, StartTask
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.job import Parent
 from paceline.spec.ids import Attempt, JobId
 from support.paddock import shape
@@ -84,7 +86,7 @@ class Saves:
         paths = {one.path for one in start.job.course.checkpoints}
         self._given.setdefault((start.key.job, start.key.attempt), set()).update(paths)
 
-    def judge(self, events: Iterable[e.Event]) -> None:
+    def judge(self, events: Iterable[Event]) -> None:
         """The whole history: an attempt was given what counted at its start, or it made itself, and nothing
         that was set aside; a wish to go back was carried out once."""
         counts: dict[JobId, list[tuple[int, str]]] = {}
@@ -92,16 +94,16 @@ class Saves:
         restores = 0
         for event in events:
             match event:
-                case e.JobSubmitted(job=job, checkpoint=first):
+                case JobSubmitted(job=job, checkpoint=first):
                     counts[job] = [] if first is None else [(first.step, first.path)]
-                case e.AttemptStarted(job=job):
+                case AttemptStarted(job=job):
                     may[job, event.attempt] = {path for _, path in counts[job]}
-                case e.CheckpointAccepted(task=task):
+                case CheckpointAccepted(task=task):
                     gone = event.removed_steps
                     counts[task.job] = [one for one in counts[task.job] if one[0] not in gone]
                     counts[task.job].append((event.step, event.path))
                     may[task.job, task.attempt].add(event.path)
-                case e.RestoreRequested(job=job):
+                case RestoreRequested(job=job):
                     restores += 1
                     at = counts[job].index((event.step, event.path))
                     del counts[job][at + 1 :]

@@ -7,9 +7,9 @@ before or after it took effect, and comes back from the store.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Effect
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import Touched
 from paceline.scheduler.core.node import NodeInventory
 from paceline.scheduler.loop_engine import Engine, Step
@@ -35,7 +35,7 @@ class WatchedEngine(Engine):
         self._apply_to = run.evolve
         self._watch = Watch(self.state)
 
-    def evolve(self, event: e.Event) -> Touched:
+    def evolve(self, event: Event) -> Touched:
         touched = self._apply_to(self.state, event)
         self._watch.applied(self.state, event)
         return touched

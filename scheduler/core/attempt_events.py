@@ -1,0 +1,129 @@
+"""A job's way: submitted, placed, told to stop or to grow, ended."""
+
+from dataclasses import dataclass
+
+from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ...spec.lifecycle import JobState
+from .job import NEVER, Checkpoint, Ending, Parent, Shape, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    at_us: Micros
+    job: JobId
+    name: str
+    user: str
+    priority: int
+    shape: Shape
+    parent: Parent | None = None
+    checkpoint: Checkpoint | None = None
+    """Of the parent, which the first attempt goes on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one task of a gang goes."""
+
+    node: NodeId
+    gpu_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """Placed and sent; the job is STARTING."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    places: tuple[Place, ...]
+    rendezvous_port: int = 0
+    size: str = ""
+    """Of an elastic gang: how large it is of what it may be, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPlanned:
+    """There is room for more instances, and nobody waits for it: the gang grows at its next checkpoint."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    instances: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthDropped:
+    """The checkpoint came, and the room was no longer there."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    at_us: Micros
+    job: JobId
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The job goes on to `then`: QUEUED for another attempt, or its end."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    then: JobState
+    ending: Ending
+    counted: bool = False
+    """True: a retry of the job's own budget is used up."""
+    lingering: tuple[int, ...] = ()
+    """Tasks of an exclusive job that must be gone before the next attempt."""
+    avoid: NodeId | None = None
+    held_until_us: Micros = NEVER
+    failed_in_row: int = 0
+    lost: str = ""
+    """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFailureFound:
+    """A rank that told late of its end had failed before the one that the attempt's end was put down to. Only
+    the report changes: what was decided stays."""
+
+    at_us: Micros
+    job: JobId
+    attempt: Attempt
+    ending: Ending
+    """The same end, told anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LingererGone:
+    """A task of an earlier attempt of an exclusive job has ended, or its lease has run out on both sides."""
+
+    at_us: Micros
+    task: TaskKey
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job that waited is over."""
+
+    at_us: Micros
+    job: JobId
+    state: JobState
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParked:
+    """No node could ever run the job that is first in line, nor its equals: they step aside."""
+
+    at_us: Micros
+    job: JobId
