@@ -16,14 +16,15 @@ from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
 from .core.elastic import first_waiting, plan_growth
 from .core.events import DurableEvent, Event, LateFact, job_of
-from .core.evolve import Touched, evolve, with_fact
+from .core.evolve import evolve
+from .core.evolve_tasks import with_fact
 from .core.job import Job
 from .core.node import Node
 from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
 from .core.placement import place
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
-from .core.state import ClusterState
+from .core.state import ClusterState, Touched
 from .core.stimuli import (
     AskCheckpoint,
     Cancel,

@@ -8,6 +8,7 @@ from .attempt_events import JobSubmitted
 from .checkpoint_events import CheckpointAccepted, CheckpointRestored, RestoreRequested
 from .copies import good_copies, is_good
 from .events import Event
+from .evolve_checkpoints import accepted
 from .job import Checkpoint, Job
 
 
@@ -57,22 +58,6 @@ def _enter(event: Event, known: dict[str, Checkpoint], states: dict[str, str]) -
             _note_damage(event, known, states)
         case RestoreRequested():
             _set_aside(event.path, known, states)
-
-
-def accepted(event: CheckpointAccepted) -> Checkpoint:
-    """As the job's record has it."""
-    return Checkpoint(
-        event.step,
-        event.task.attempt,
-        event.path,
-        event.manifest_hash,
-        event.size_bytes,
-        event.at_us,
-        event.metrics,
-        event.stall_us,
-        event.persist_us,
-        event.why,
-    )
 
 
 def _note_damage(event: CheckpointRestored, known: dict[str, Checkpoint], states: dict[str, str]) -> None:

@@ -4,8 +4,6 @@ A job that is to end after it has saved is given what its saves have taken, and 
 with the same key asked once.
 """
 
-from dataclasses import replace
-
 from ...spec.errors import Conflict, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
@@ -13,8 +11,9 @@ from .checkpoint_events import CheckpointRequested, RestoreRequested
 from .copies import is_good
 from .effects import AskSave, Effect, Plan, SaveAsked
 from .ending import end_attempt
+from .evolve_checkpoints import up_to
 from .grace import save_grace_us
-from .job import Checkpoint, Ending, Job, SaveAsk, Stop, TaskState
+from .job import Checkpoint, Ending, Job, SaveAsk, Stop, TaskState, with_course
 from .state import ClusterState
 from .stimuli import AskCheckpoint, Preempt, Restore
 from .submit import request_stop
@@ -83,15 +82,9 @@ def on_restore(
     by = f" by {asked.by}" if asked.by else ""
     text = f"sent back to the checkpoint of step {chosen.step}{by}"
     ending = Ending(AttemptOutcome.RESTORED, "restored", text)
-    kept = replace(job, course=replace(job.course, checkpoints=up_to(job.course.checkpoints, chosen.path)))
+    kept = with_course(job, checkpoints=up_to(job.course.checkpoints, chosen.path))
     ended = end_attempt(state, kept, now_us, ending)
     return Plan(None, (requested, *ended.events), ended.effects)
-
-
-def up_to(checkpoints: tuple[Checkpoint, ...], path: str) -> tuple[Checkpoint, ...]:
-    """From that one on, newest first: what was accepted after it does not count any more."""
-    at = next(at for at, one in enumerate(checkpoints) if one.path == path)
-    return checkpoints[at:]
 
 
 def checkpoint_of(job: Job, step: int) -> Checkpoint:

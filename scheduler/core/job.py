@@ -7,7 +7,7 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ...spec.failures import RETRIED, FailureClass
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
@@ -254,6 +254,11 @@ class Job:
         """This job as it will be when `task` has ended."""
         tasks = tuple(replace(one, state=TaskState.ENDED) if one.task == task else one for one in self.tasks)
         return replace(self, course=replace(self.course, tasks=tasks))
+
+
+def with_course(job: Job, **changes: Any) -> Job:
+    """This job with that much of its course changed."""
+    return replace(job, course=replace(job.course, **changes))
 
 
 def may_grow(job: Job) -> bool:

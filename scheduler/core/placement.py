@@ -16,7 +16,7 @@ from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_
 from .effects import Effect, Plan, StartTask
 from .elastic import size_text, wanted
 from .ending import end_attempt, node_lost
-from .evolve import started_job
+from .evolve_attempts import started_job
 from .job import Job
 from .node import Load, gpus_matching
 from .state import ClusterState

@@ -4,8 +4,9 @@
 `small`, `resting`, `timers` are indexes: they follow from the state proper and are built anew by recovery.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import NodeContact
@@ -75,3 +76,9 @@ class ClusterState:
     """Memos of what the nodes can take: now, and at all."""
     freed: int = 0
     """Grows when something becomes free or a node can take work: what did not fit is tried again."""
+
+
+Touched = Job | Node | None
+"""What a fact has changed, as it now is (a job that is over has left the state)."""
+Handlers = Mapping[type[Any], Callable[[ClusterState, Any], Touched]]
+"""Kind of event -> what it does to the state."""

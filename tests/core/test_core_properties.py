@@ -158,6 +158,10 @@ st.register_type_strategy(
 )
 
 
+def test_every_event_has_a_meaning_for_the_state() -> None:
+    assert set(HANDLERS) == set(get_args(Event))
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_every_event_comes_back_as_it_went(data: st.DataObject) -> None:

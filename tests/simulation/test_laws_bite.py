@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded
 from paceline.scheduler.core.events import Event
-from paceline.scheduler.core.evolve import Touched, evolve
+from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.hang import Suspicion
 from paceline.scheduler.core.node_events import NodeChanged, NodeConnected, NodeLost
-from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.state import ClusterState, Touched
 from paceline.scheduler.core.task_events import TaskStarted
 from support.sim_run import Evolve, simulate
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Submitted
 from paceline.scheduler.core.events import Event
-from paceline.scheduler.core.evolve import Touched, evolve
+from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.settings import Settings
-from paceline.scheduler.core.state import ClusterState
+from paceline.scheduler.core.state import ClusterState, Touched
 from paceline.scheduler.loop_engine import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
 from paceline.spec.gpu_health import GpuState

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Effect
 from paceline.scheduler.core.events import Event
-from paceline.scheduler.core.evolve import Touched
 from paceline.scheduler.core.node import NodeInventory
+from paceline.scheduler.core.state import Touched
 from paceline.scheduler.loop_engine import Engine, Step
 from paceline.scheduler.records import job_from_row
 from paceline.scheduler.store.base import Loaded

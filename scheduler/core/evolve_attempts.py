@@ -1,0 +1,128 @@
+"""What the facts of a job's attempts mean for the state: see attempt_events."""
+
+from typing import Final
+
+from ...spec.ids import JobId
+from ...spec.lifecycle import AttemptOutcome, JobState
+from .attempt_events import (
+    AttemptEnded,
+    AttemptStarted,
+    GrowthDropped,
+    GrowthPlanned,
+    JobEnded,
+    JobSubmitted,
+    LaneParked,
+    LingererGone,
+    StopRequested,
+)
+from .indexes import put_job
+from .job import NEVER, Growth, Job, Lingering, TaskRun, with_course
+from .rates import FAULTS
+from .state import ClusterState, Handlers, Touched
+
+
+def started_job(job: Job, event: AttemptStarted) -> Job:
+    """The job as it is once placed."""
+    tasks = tuple(TaskRun(task, place.node, place.gpu_indices) for task, place in enumerate(event.places))
+    return with_course(
+        job,
+        state=JobState.STARTING,
+        attempt=event.attempt,
+        tasks=tasks,
+        rendezvous_port=event.rendezvous_port,
+        attempt_us=event.at_us,
+        attempt_step=-1,
+        save_ask=None,
+        held_until_us=NEVER,
+    )
+
+
+def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
+    shape = state.shapes.setdefault(event.shape, event.shape)
+    job = Job(event.job, event.name, event.user, event.priority, event.at_us, shape)
+    if event.checkpoint is not None:
+        job = with_course(job, parent=event.parent, checkpoints=(event.checkpoint,))
+    state.last_job = JobId(max(state.last_job, event.job))
+    if len(state.shapes) > 2 * len(state.jobs) + 1024:
+        state.shapes = {live.shape: live.shape for live in state.jobs.values()}
+    return put_job(state, None, job)
+
+
+def _attempt_started(state: ClusterState, event: AttemptStarted) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, started_job(job, event))
+
+
+def _growth_planned(state: ClusterState, event: GrowthPlanned) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, with_course(job, growth=Growth(event.at_us, event.to)))
+
+
+def _growth_dropped(state: ClusterState, event: GrowthDropped) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, with_course(job, growth=None))
+
+
+def _stop_requested(state: ClusterState, event: StopRequested) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, with_course(job, stop=event.stop, suspicion=None))
+
+
+def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
+    job = state.jobs[event.job]
+    state.paces.pop(event.job, None)
+    course = job.course
+    again = event.then is JobState.QUEUED
+    node_us = (event.at_us - course.attempt_us) * len(course.tasks)
+    fault = again and event.ending.outcome in FAULTS
+    state.rate = state.rate.with_end(node_us, fault=fault)
+    free = again and not event.counted and event.ending.outcome is not AttemptOutcome.RESIZED
+    new = with_course(
+        job,
+        state=event.then,
+        ending=event.ending,
+        stop=None if again else course.stop,
+        growth=None,
+        suspicion=None,
+        finished_us=NEVER if again else event.at_us,
+        retries_used=course.retries_used + event.counted,
+        failed_in_row=event.failed_in_row if event.counted else course.failed_in_row,
+        rate=course.rate.with_end(node_us, fault=fault),
+        save_ask=None,
+        free_restarts=course.free_restarts + free,
+        lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
+        avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
+        held_until_us=event.held_until_us,
+    )
+    return put_job(state, job, new)
+
+
+def _lingerer_gone(state: ClusterState, event: LingererGone) -> Touched:
+    job = state.jobs[event.task.job]
+    left = tuple(one for one in job.course.lingering if one.key != event.task)
+    return put_job(state, job, with_course(job, lingering=left))
+
+
+def _job_ended(state: ClusterState, event: JobEnded) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(
+        state, job, with_course(job, state=event.state, ending=event.ending, finished_us=event.at_us)
+    )
+
+
+def _lane_parked(state: ClusterState, event: LaneParked) -> Touched:
+    state.queue.park(state.jobs[event.job])
+    return None
+
+
+HANDLERS: Final[Handlers] = {
+    JobSubmitted: _job_submitted,
+    AttemptStarted: _attempt_started,
+    GrowthPlanned: _growth_planned,
+    GrowthDropped: _growth_dropped,
+    StopRequested: _stop_requested,
+    AttemptEnded: _attempt_ended,
+    LingererGone: _lingerer_gone,
+    JobEnded: _job_ended,
+    LaneParked: _lane_parked,
+}
