@@ -177,6 +177,10 @@ def _key(name: Any) -> str:
     return name
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _lower(value: Any) -> Any:
     """Azure's own reader takes enumerations in any case."""
     return value.lower() if isinstance(value, str) else value
@@ -205,3 +209,5 @@ SizeBytes = Annotated[
     int, PlainValidator(size_bytes), WithJsonSchema({"type": ["string", "integer"], "examples": ["16Gi"]})
 ]
 Lower = BeforeValidator(_lower)
+Listed = BeforeValidator(_listed)
+"""One text, or a list of them."""

@@ -1,24 +1,15 @@
 """The job document's front door: read it, check it, change it, write it.
 
-The models are in model.py and parts.py, what Azure's keys mean here in compat.py, reading and the
-placing of errors in reading.py. Importing this costs pydantic; `paceline.spec` itself does not.
+The models are in model.py, parts.py and policies.py, what Azure's keys mean here in compat.py, reading and
+the placing of errors in reading.py. Importing this costs pydantic; `paceline.spec` itself does not.
 """
 
 from .compat import Caution
 from .document import DOCUMENT_BYTES_MAX
 from .model import JobSpec
 from .overrides import apply_overrides
-from .parts import (
-    Backoff,
-    Checkpoint,
-    DataInput,
-    Environment,
-    Gpus,
-    JobResources,
-    Limits,
-    Output,
-    Retry,
-)
+from .parts import DataInput, Environment, Gpus, JobResources, Output
+from .policies import Backoff, Checkpoint, Limits, Retry
 from .problems import InvalidDocument, Problem
 from .reading import job_from_data, job_of, parse_canonical, parse_job
 from .writing import to_yaml

@@ -32,19 +32,8 @@ from .fields import (
     VariableText,
     refusal,
 )
-from .parts import (
-    Checkpoint,
-    DataInput,
-    EnvironmentValue,
-    Identity,
-    InputValue,
-    JobResources,
-    Limits,
-    Model,
-    OutputValue,
-    QueueSettings,
-    Retry,
-)
+from .parts import DataInput, EnvironmentValue, Identity, InputValue, JobResources, Model, OutputValue
+from .policies import Checkpoint, Limits, QueueSettings, Retry
 from .resources import GangDemand, Resources
 
 WORLD_SIZE_MAX: Final = 1_000_000
