@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.sdk import AsyncClient, Client
+    from .client.aio import AsyncClient
+    from .client.sdk import Client
     from .training.run import Run, init
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Run", "__version__", "init"]
 
 _HOMES = {
-    "AsyncClient": "client.sdk",
+    "AsyncClient": "client.aio",
     "Client": "client.sdk",
     "Run": "training.run",
     "init": "training.run",

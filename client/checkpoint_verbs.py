@@ -1,4 +1,4 @@
-"""The clients' verbs on checkpoints: blocking and asyncio, on the transports of sdk.py.
+"""The clients' verbs on checkpoints: blocking and asyncio, on the transports of sdk.py and aio.py.
 
 `checkpoint` asks, then follows the job's history from that request on: what answers it is an event there.
 """

@@ -1,16 +1,13 @@
-"""The SDK: `Client` and `AsyncClient`, the same verbs, typed results, errors of spec.errors.
+"""The SDK's `Client`: verbs that block, typed results, errors of spec.errors.
 
-A verb's request and reply live in calls.py, once for both; here are two thin transports. Every verb has
-a deadline; a call that the scheduler did not answer is repeated for `patience_s`, with the same idempotency
-key, so that a submit whose reply was lost makes one job. Streams (`watch`, `logs`) reconnect by themselves
-and go on where they stood: nothing is lost or doubled.
+A verb's request and reply live in calls.py, once for both clients; here and in aio.py are two thin
+transports. Every verb has a deadline; a call that the scheduler did not answer is repeated for `patience_s`,
+with the same idempotency key, so that a submit whose reply was lost makes one job. Streams (`watch`, `logs`)
+reconnect by themselves and go on where they stood: nothing is lost or doubled.
 """
 
-import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,76 +17,18 @@ from ..proto import channels  # before grpc, which it keeps quiet
 import grpc
 
 from ..proto.failures import error_of
-from ..spec.errors import PacelineError
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import calls, settings, views
-from .checkpoint_verbs import AsyncCheckpointVerbs, CheckpointVerbs
+from . import calls, views
+from .base import Base, not_yet, timed_out
+from .checkpoint_verbs import CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
 
 T = TypeVar("T")
 
-PATIENCE_S = 15.0
-STREAM_PATIENCE_S = 600.0
 
-OnAway = Callable[[PacelineError, float], None]
-"""Told of each failed try and the seconds until the next."""
-
-
-class WaitTimedOut(PacelineError, TimeoutError):
-    """The job is not over yet; it goes on."""
-
-    code = "wait-timed-out"
-    retryable = True
-
-
-class _Base:
-    """What both clients share: where to call, how patient to be."""
-
-    def __init__(
-        self,
-        scheduler: str | None = None,
-        *,
-        state: str | Path | None = None,
-        token: str | None = None,
-        ca_file: str | Path | None = None,
-        insecure: bool = False,
-        patience_s: float = PATIENCE_S,
-        stream_patience_s: float = STREAM_PATIENCE_S,
-        on_away: OnAway | None = None,
-        config: settings.Settings | None = None,
-    ) -> None:
-        """Find the scheduler: `scheduler` (HOST:PORT), else $PACELINE_SCHEDULER, else the state folder's.
-
-        Connects with the first call. Raises Unavailable when no scheduler is known, InvalidRequest when
-        the address, the token or the certificate cannot be used.
-        """
-        given = config or settings.load(
-            scheduler=scheduler, state=state, token=token, ca_file=ca_file, insecure=insecure
-        )
-        self.settings = given.with_found_scheduler()
-        self._patience_s = patience_s
-        self._stream_patience_s = stream_patience_s
-        self._on_away = on_away
-        self._target = channels.target(
-            self.settings.address,
-            self.settings.read_token(),
-            ca_file=self.settings.ca_file,
-            insecure=self.settings.insecure,
-        )
-
-    def _pause_s(self, patience: Patience, error: PacelineError) -> float:
-        """Seconds to wait before the next try; raises `error` when there is none."""
-        wait_s = patience.on_failure(time.monotonic(), random.random()) if error.retryable else None
-        if wait_s is None:
-            raise error
-        if self._on_away is not None:
-            self._on_away(error, wait_s)
-        return wait_s
-
-
-class Client(_Base, CheckpointVerbs):
+class Client(Base, CheckpointVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -205,7 +144,7 @@ class Client(_Base, CheckpointVerbs):
                 if last.is_over:
                     break
         except _Late:
-            raise _timed_out(last, timeout_s) from None
+            raise timed_out(last, timeout_s) from None
         return self.job(job)
 
     def _call(self, call: calls.Call[T]) -> T:
@@ -216,7 +155,7 @@ class Client(_Base, CheckpointVerbs):
             except grpc.RpcError as failed:
                 time.sleep(self._pause_s(patience, error_of(failed)))
 
-    def _stream(self, cursor: Any, deadline: float | None = None) -> Iterator[Any]:
+    def _stream(self, cursor: calls.Cursor, deadline: float | None = None) -> Iterator[Any]:
         patience = Patience(self._stream_patience_s)
         while True:
             method, request = cursor.open(self._stubs)
@@ -244,184 +183,12 @@ class Client(_Base, CheckpointVerbs):
         try:
             yield from self._stream(calls.WatchCursor(job, after_seq), deadline)
         except _Late:
-            raise _not_yet(job, timeout_s) from None
+            raise not_yet(job, timeout_s) from None
 
     def _check_late(self, deadline: float | None) -> None:
         if deadline is not None and time.monotonic() >= deadline:
             raise _Late
 
 
-class AsyncClient(_Base, AsyncCheckpointVerbs):
-    """The same verbs for asyncio. An async context manager."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._channel = channels.open_aio_channel(self._target)
-        self._stubs = calls.Stubs(self._channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection; open streams end."""
-        await self._channel.close()
-
-    async def submit(self, job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> JobId:
-        """Submit one job; see Client.submit."""
-        return (await self.submit_prepared([prepare(job, overrides=overrides, name=name)]))[0]
-
-    async def submit_many(self, jobs: Iterable[JobSource]) -> tuple[JobId, ...]:
-        """Submit many; see Client.submit_many."""
-        return await self.submit_prepared([prepare(job) for job in jobs])
-
-    async def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
-        """Submit what `documents.prepare` has checked."""
-        ids: list[JobId] = []
-        for part in calls.batches([job.sent for job in jobs]):
-            made = await self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
-            ids.extend(made)
-        return tuple(ids)
-
-    async def jobs(
-        self,
-        *,
-        states: Sequence[JobState | str] = (),
-        user: str = "",
-        name_contains: str = "",
-        limit: int = 100,
-    ) -> tuple[views.Job, ...]:
-        """The newest `limit` jobs, newest first, without documents."""
-        found: list[views.Job] = []
-        cursor = ""
-        while len(found) < limit:
-            page, cursor = await self._call(
-                calls.jobs_page(
-                    states=states,
-                    user=user,
-                    name_contains=name_contains,
-                    limit=limit - len(found),
-                    cursor=cursor,
-                )
-            )
-            found += page
-            if not cursor:
-                break
-        return tuple(found)
-
-    async def job(self, job: int) -> views.Job:
-        """All about one job. Raises NotFound."""
-        return await self._call(calls.job(job))
-
-    async def cancel(self, job: int, *, grace_s: float = 0.0) -> views.Job:
-        """Ask a job to stop; see Client.cancel."""
-        return await self._call(calls.cancel(job, grace_s=grace_s))
-
-    async def why(self, job: int) -> views.Why:
-        """Why it waits, or how it ended."""
-        return await self._call(calls.why(job))
-
-    async def timeline(self, job: int) -> views.Timeline:
-        """What happened, and where the time went."""
-        return await self._call(calls.timeline(job))
-
-    async def nodes(self) -> views.Cluster:
-        """All nodes."""
-        nodes: list[views.Node] = []
-        cursor = ""
-        while True:
-            page, cursor = await self._call(calls.nodes_page(cursor=cursor))
-            nodes += page.nodes
-            if not cursor:
-                return views.Cluster(tuple(nodes), page.suspected)
-
-    async def trust(self) -> views.Trust:
-        """Say that the silent nodes are really gone; see Client.trust."""
-        return await self._call(calls.trust(by=calls.user_name()))
-
-    def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
-        """A job's events after `after_seq`, then live, until it is over."""
-        return self._stream(calls.WatchCursor(job, after_seq))
-
-    def logs(
-        self, job: int, *, attempt: int = 0, rank: int = -1, offset: int = 0, follow: bool = False
-    ) -> AsyncIterator[views.LogChunk]:
-        """A job's output; see Client.logs."""
-        return self._stream(calls.LogCursor(job, attempt=attempt, rank=rank, offset=offset, follow=follow))
-
-    async def wait(self, job: int, timeout_s: float | None = None) -> views.Job:
-        """Wait until the job is over; the job. Raises WaitTimedOut after `timeout_s`."""
-        last = await self.job(job)
-        if last.is_over:
-            return last
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for change in self.watch(job):
-                    last = change.job
-                    if last.is_over:
-                        break
-        except TimeoutError:
-            raise _timed_out(last, timeout_s) from None
-        return await self.job(job)
-
-    async def _call(self, call: calls.Call[T]) -> T:
-        patience = Patience(self._patience_s)
-        while True:
-            try:
-                return call.decode(await call.method(self._stubs)(call.request, timeout=call.try_s))
-            except grpc.RpcError as failed:
-                await asyncio.sleep(self._pause_s(patience, error_of(failed)))
-
-    async def _stream(self, cursor: Any) -> AsyncIterator[Any]:
-        patience = Patience(self._stream_patience_s)
-        while True:
-            method, request = cursor.open(self._stubs)
-            stream = method(request)
-            try:
-                async for message in stream:
-                    patience.on_success()
-                    item = cursor.accept(message)
-                    if item is not None:
-                        yield item
-                if cursor.ends_by_itself:
-                    return
-                # It ended, which a stopping scheduler may also bring about: look, and ask once more.
-                cursor.ends_by_itself = cursor.gives_all(await self.job(cursor.job))
-            except grpc.RpcError as failed:
-                await asyncio.sleep(self._pause_s(patience, error_of(failed)))
-            finally:
-                stream.cancel()
-
-    async def _watch_for(
-        self, job: int, after_seq: int, timeout_s: float | None
-    ) -> AsyncIterator[views.Change]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for change in self.watch(job, after_seq=after_seq):
-                    yield change
-        except TimeoutError:
-            raise _not_yet(job, timeout_s) from None
-
-
 class _Late(Exception):
     """The caller's own deadline has passed."""
-
-
-def _timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
-    return WaitTimedOut(
-        f"job {job.job} is still {job.state} after {timeout_s:g} s",
-        hint=f"it goes on; `pace why {job.job}` says what it is waiting for",
-        job=job.job,
-    )
-
-
-def _not_yet(job: int, timeout_s: float | None) -> WaitTimedOut:
-    return WaitTimedOut(
-        f"job {job} has not saved within {timeout_s:g} s; the request stands",
-        hint="a script answers where it calls `run.should_save(step)`, or with its own next save",
-        job=job,
-    )

@@ -19,7 +19,7 @@ from .main import EXIT_INTERRUPTED
 from .timeline import goodput_line
 
 if TYPE_CHECKING:
-    from ..sdk import AsyncClient
+    from ..aio import AsyncClient
     from ..settings import Settings
 
 ROUTINE = frozenset({"CheckpointAccepted"})
@@ -59,7 +59,7 @@ class _Follower:
         self._state: JobState | None = None
 
     async def run(self) -> views.Job:
-        from ..sdk import AsyncClient
+        from ..aio import AsyncClient
 
         async with AsyncClient(config=self._settings, on_away=self._on_away) as client:
             job = await client.job(self._job)

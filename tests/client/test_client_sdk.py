@@ -8,7 +8,9 @@ from pathlib import Path
 
 import paceline
 import pytest
-from paceline.client.sdk import AsyncClient, Client, WaitTimedOut
+from paceline.client.aio import AsyncClient
+from paceline.client.base import WaitTimedOut
+from paceline.client.sdk import Client
 from paceline.client.views import Change, LogChunk
 from paceline.spec.errors import InvalidRequest, NotFound, Unavailable
 from paceline.spec.job import InvalidDocument, job_from_data

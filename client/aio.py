@@ -1,0 +1,178 @@
+"""The SDK's `AsyncClient`: the same verbs for asyncio; sdk.py says what holds for both."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ..proto import channels  # before grpc, which it keeps quiet
+
+# isort: split
+import grpc
+
+from ..proto.failures import error_of
+from ..spec.ids import JobId
+from ..spec.lifecycle import JobState
+from . import calls, views
+from .base import Base, not_yet, timed_out
+from .checkpoint_verbs import AsyncCheckpointVerbs
+from .documents import JobSource, Prepared, prepare
+from .patience import Patience
+
+T = TypeVar("T")
+
+
+class AsyncClient(Base, AsyncCheckpointVerbs):
+    """The same verbs for asyncio. An async context manager."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._channel = channels.open_aio_channel(self._target)
+        self._stubs = calls.Stubs(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; open streams end."""
+        await self._channel.close()
+
+    async def submit(self, job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> JobId:
+        """Submit one job; see Client.submit."""
+        return (await self.submit_prepared([prepare(job, overrides=overrides, name=name)]))[0]
+
+    async def submit_many(self, jobs: Iterable[JobSource]) -> tuple[JobId, ...]:
+        """Submit many; see Client.submit_many."""
+        return await self.submit_prepared([prepare(job) for job in jobs])
+
+    async def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
+        """Submit what `documents.prepare` has checked."""
+        ids: list[JobId] = []
+        for part in calls.batches([job.sent for job in jobs]):
+            made = await self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
+            ids.extend(made)
+        return tuple(ids)
+
+    async def jobs(
+        self,
+        *,
+        states: Sequence[JobState | str] = (),
+        user: str = "",
+        name_contains: str = "",
+        limit: int = 100,
+    ) -> tuple[views.Job, ...]:
+        """The newest `limit` jobs, newest first, without documents."""
+        found: list[views.Job] = []
+        cursor = ""
+        while len(found) < limit:
+            page, cursor = await self._call(
+                calls.jobs_page(
+                    states=states,
+                    user=user,
+                    name_contains=name_contains,
+                    limit=limit - len(found),
+                    cursor=cursor,
+                )
+            )
+            found += page
+            if not cursor:
+                break
+        return tuple(found)
+
+    async def job(self, job: int) -> views.Job:
+        """All about one job. Raises NotFound."""
+        return await self._call(calls.job(job))
+
+    async def cancel(self, job: int, *, grace_s: float = 0.0) -> views.Job:
+        """Ask a job to stop; see Client.cancel."""
+        return await self._call(calls.cancel(job, grace_s=grace_s))
+
+    async def why(self, job: int) -> views.Why:
+        """Why it waits, or how it ended."""
+        return await self._call(calls.why(job))
+
+    async def timeline(self, job: int) -> views.Timeline:
+        """What happened, and where the time went."""
+        return await self._call(calls.timeline(job))
+
+    async def nodes(self) -> views.Cluster:
+        """All nodes."""
+        nodes: list[views.Node] = []
+        cursor = ""
+        while True:
+            page, cursor = await self._call(calls.nodes_page(cursor=cursor))
+            nodes += page.nodes
+            if not cursor:
+                return views.Cluster(tuple(nodes), page.suspected)
+
+    async def trust(self) -> views.Trust:
+        """Say that the silent nodes are really gone; see Client.trust."""
+        return await self._call(calls.trust(by=calls.user_name()))
+
+    def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
+        """A job's events after `after_seq`, then live, until it is over."""
+        return self._stream(calls.WatchCursor(job, after_seq))
+
+    def logs(
+        self, job: int, *, attempt: int = 0, rank: int = -1, offset: int = 0, follow: bool = False
+    ) -> AsyncIterator[views.LogChunk]:
+        """A job's output; see Client.logs."""
+        return self._stream(calls.LogCursor(job, attempt=attempt, rank=rank, offset=offset, follow=follow))
+
+    async def wait(self, job: int, timeout_s: float | None = None) -> views.Job:
+        """Wait until the job is over; the job. Raises WaitTimedOut after `timeout_s`."""
+        last = await self.job(job)
+        if last.is_over:
+            return last
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for change in self.watch(job):
+                    last = change.job
+                    if last.is_over:
+                        break
+        except TimeoutError:
+            raise timed_out(last, timeout_s) from None
+        return await self.job(job)
+
+    async def _call(self, call: calls.Call[T]) -> T:
+        patience = Patience(self._patience_s)
+        while True:
+            try:
+                return call.decode(await call.method(self._stubs)(call.request, timeout=call.try_s))
+            except grpc.RpcError as failed:
+                await asyncio.sleep(self._pause_s(patience, error_of(failed)))
+
+    async def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]:
+        patience = Patience(self._stream_patience_s)
+        while True:
+            method, request = cursor.open(self._stubs)
+            stream = method(request)
+            try:
+                async for message in stream:
+                    patience.on_success()
+                    item = cursor.accept(message)
+                    if item is not None:
+                        yield item
+                if cursor.ends_by_itself:
+                    return
+                # It ended, which a stopping scheduler may also bring about: look, and ask once more.
+                cursor.ends_by_itself = cursor.gives_all(await self.job(cursor.job))
+            except grpc.RpcError as failed:
+                await asyncio.sleep(self._pause_s(patience, error_of(failed)))
+            finally:
+                stream.cancel()
+
+    async def _watch_for(
+        self, job: int, after_seq: int, timeout_s: float | None
+    ) -> AsyncIterator[views.Change]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for change in self.watch(job, after_seq=after_seq):
+                    yield change
+        except TimeoutError:
+            raise not_yet(job, timeout_s) from None
