@@ -136,7 +136,7 @@ class Agent:
         await asyncio.gather(*(self._stop_one(key) for key in running))
         try:
             async with asyncio.timeout(LAST_WORDS_S):
-                await asyncio.gather(*(self._session.wait_left(key) for key in running))
+                await asyncio.gather(*(self._session.leaving.wait_left(key) for key in running))
         except TimeoutError:
             log.warning(
                 "the scheduler has not heard of the end of all tasks; the next agent here will tell it"

@@ -8,8 +8,7 @@ one reads; what is unacknowledged is bounded, and nothing waits in memory.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -21,6 +20,7 @@ from ..proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
 from ..proto.limits import TASKS_PER_NODE_MAX
 from ..spec.errors import InvalidRequest, PacelineError
 from ..spec.ids import TaskKey
+from . import leaving
 from .leases import LeaseKeeper, boottime_s
 from .reports import Reports
 from .streams import (
@@ -33,11 +33,11 @@ from .streams import (
     next_message,
     write_message,
 )
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
 OPERATIONS_MAX: Final = 256
-FORGOTTEN_MAX: Final = 10_000
 GRACE_S_MAX: Final = 7 * 86400.0
 
 HEARTBEAT_S: Final = 1.0
@@ -53,29 +53,20 @@ WRITE_S: Final = 30.0
 _Call = grpc.aio.StreamStreamCall[agent_pb2.FromAgent, agent_pb2.ToAgent]
 
 
-class Tasks(Protocol):
+class Tasks(leaving.Tasks, Protocol):
     """What the session needs of agent.supervisor.Supervisor, whose docstrings say what each does."""
 
     async def start(self, request: agent_pb2.StartTask) -> None: ...
-    async def stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float) -> None: ...
     async def inspect(self, key: TaskKey) -> None: ...
     async def ask_save(self, key: TaskKey, request: int) -> None: ...
-    async def forget(self, key: TaskKey) -> None: ...
-    async def wait_ended(self, key: TaskKey) -> None: ...
     def acknowledge(self, key: TaskKey, seq: int) -> None: ...
-    def tasks(self) -> tuple[TaskKey, ...]: ...
     def request(self, key: TaskKey) -> agent_pb2.StartTask: ...
-    def entries(self, key: TaskKey, after_seq: int, limit: int) -> list[agent_pb2.JournalEntry]: ...
-    def ended(self, key: TaskKey) -> bool: ...
 
 
-class Logs(Protocol):
+class Logs(leaving.Logs, Protocol):
     """What the session needs of agent.shipping.LogShipper."""
 
-    def watch(self, key: TaskKey) -> None: ...
     def look(self, key: TaskKey) -> None: ...
-    def drop(self, key: TaskKey) -> None: ...
-    async def wait_shipped(self, key: TaskKey) -> None: ...
 
 
 class Refused(PacelineError):
@@ -124,17 +115,14 @@ class Session:
         self._on_connected = on_connected
         self._log_bytes_max = log_bytes_max
         self._reports = Reports(tasks.entries)
+        self._turns = Turns()
+        self.leaving = leaving.Leaving(tasks, logs, self._reports, self._turns)
         self._wake = asyncio.Event()
         self._inventory_due = False
         self._heartbeat_s = HEARTBEAT_S
         self._redial_s = 0.0
         self._ever_welcome = False
         self._operations = asyncio.Semaphore(OPERATIONS_MAX)
-        self._last: dict[TaskKey, asyncio.Task[None]] = {}
-        self._leaving: dict[TaskKey, asyncio.Task[None]] = {}
-        self._forgotten: OrderedDict[TaskKey, None] = OrderedDict()
-        self._left = asyncio.Event()
-        self._acked = asyncio.Event()
         self._expired: set[TaskKey] = set()
 
     # What others tell us.
@@ -153,6 +141,7 @@ class Session:
 
     def on_expired(self, exclusive: bool) -> None:
         """That kind of lease has run out: its tasks here may already run elsewhere."""
+        self._expired.intersection_update(self._tasks.tasks())
         for key in self._tasks.tasks():
             if key in self._expired or self._tasks.ended(key):
                 continue
@@ -235,13 +224,13 @@ class Session:
                 self._tasks.acknowledge(key, seq)
             self._logs.watch(key)
             self.on_growth(key)
-            self._leave_if_done(key)
+            self.leaving.leave_if_done(key)
         for message in welcome.forget:
             key = task_key_of(message)
             # Its end is still told: whoever follows its output waits to hear how long that is.
             self._reports.track(key, 0, superseded=True)
             self.on_growth(key)
-            self._leave(key, "superseded")
+            self.leaving.leave(key, "superseded")
         self._on_connected(True)
 
     # Down: what the scheduler says.
@@ -277,13 +266,13 @@ class Session:
                 continue
             if not position.superseded:
                 self._tasks.acknowledge(key, message.journal_seq)
-            self._leave_if_done(key)
-        self._acked.set()
+            self.leaving.leave_if_done(key)
+        self.leaving.on_ack()
         self._wake.set()  # room in the window
 
     async def _on_start(self, start: agent_pb2.StartTask) -> None:
         key = task_key_of(start.task)
-        if key in self._forgotten or key in self._leaving:
+        if self.leaving.is_over(key):
             log.warning("task %s has been here and is over: not started again", key)
             return
         if start.log_bytes_max <= 0 or start.log_bytes_max > self._log_bytes_max:
@@ -299,7 +288,7 @@ class Session:
             finally:
                 self._operations.release()
 
-        self._then(key, begin)
+        self._turns.then(key, begin)
 
     def _on_stop(self, stop: agent_pb2.StopTask) -> None:
         key = task_key_of(stop.task)
@@ -312,86 +301,15 @@ class Session:
     def _on_save(self, save: agent_pb2.AskSave) -> None:
         key = task_key_of(save.task)
         if key in self._tasks.tasks():
-            self._then(key, lambda: self._tasks.ask_save(key, save.request))
+            self._turns.then(key, lambda: self._tasks.ask_save(key, save.request))
 
     def _on_inspect(self, inspect: agent_pb2.InspectTask) -> None:
         key = task_key_of(inspect.task)
         if key in self._tasks.tasks():
-            self._then(key, lambda: self._tasks.inspect(key))
+            self._turns.then(key, lambda: self._tasks.inspect(key))
 
-    def _stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> asyncio.Task[None]:
-        return self._then(key, lambda: self._tasks.stop(key, grace_s, why, keep_s))
-
-    def _then(self, key: TaskKey, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Act on this task after what was asked before for it: a stop never overtakes its start."""
-        before = self._last.get(key)
-
-        async def run() -> None:
-            if before is not None:
-                await asyncio.wait([before])
-            try:
-                await act()
-            except (OSError, PacelineError) as error:
-                log.error("task %s: %s", key, error)
-
-        task = self._last[key] = asyncio.create_task(run())
-        task.add_done_callback(lambda done: self._on_done(key, done))
-        return task
-
-    def _on_done(self, key: TaskKey, done: asyncio.Task[None]) -> None:
-        if self._last.get(key) is done:
-            del self._last[key]
-        if not done.cancelled() and (error := done.exception()) is not None:
-            log.error("task %s: an operation failed", key, exc_info=error)
-
-    # When a task is over.
-
-    def _leave_if_done(self, key: TaskKey) -> None:
-        if self._is_told(key):
-            self._leave(key, "ended")
-
-    def _is_told(self, key: TaskKey) -> bool:
-        """It has ended, and this stream's scheduler has all of its journal."""
-        position = self._reports.position(key)
-        if position is None or not self._tasks.ended(key):
-            return False
-        return not self._tasks.entries(key, position.stored, 1)
-
-    async def _wait_told(self, key: TaskKey) -> None:
-        while not self._is_told(key):
-            self._acked.clear()
-            await self._acked.wait()
-
-    def _leave(self, key: TaskKey, why: str) -> None:
-        """Kill what is left, ship the rest of the logs, drop the folder: all in its own time."""
-        if key not in self._leaving and key not in self._forgotten:
-            self._leaving[key] = asyncio.create_task(self._finish(key, why))
-
-    async def _finish(self, key: TaskKey, why: str) -> None:
-        try:
-            if not self._tasks.ended(key):
-                await self._stop(key, 0.0, why)
-                await self._tasks.wait_ended(key)
-            self._logs.watch(key)
-            await self._wait_told(key)
-            await self._logs.wait_shipped(key)
-            self._logs.drop(key)  # its files are not to be open when the folder goes
-            await self._then(key, lambda: self._tasks.forget(key))
-            self._forgotten[key] = None
-            while len(self._forgotten) > FORGOTTEN_MAX:
-                self._forgotten.popitem(last=False)
-        finally:
-            self._logs.drop(key)
-            self._leaving.pop(key, None)
-            self._expired.discard(key)
-            self._reports.drop(key)
-            self._left.set()
-
-    async def wait_left(self, key: TaskKey) -> None:
-        """Return when the task's folder is gone: it has ended and the scheduler knows all of it."""
-        while key in self._tasks.tasks():
-            self._left.clear()
-            await self._left.wait()
+    def _stop(self, key: TaskKey, grace_s: float, why: str, keep_s: float = 0.0) -> None:
+        self._turns.then(key, lambda: self._tasks.stop(key, grace_s, why, keep_s))
 
     # Up: heartbeats, inventory, reports.
 
@@ -431,8 +349,5 @@ class Session:
 
     async def close(self) -> None:
         """Drop what is under way for the tasks; they themselves go on."""
-        pending = [*self._last.values(), *self._leaving.values()]
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.wait(pending)
+        await self.leaving.close()
+        await self._turns.close()
