@@ -16,6 +16,7 @@ from . import kernel
 from .containment import signal_all
 from .ranks import Kept, Worker
 from .shim_door import Connection, Door
+from .shim_process import read_launch
 
 KEEP_S: Final = 10.0
 """What the next attempt may take to come, where the scheduler has not said."""
@@ -37,7 +38,8 @@ class Successor(NamedTuple):
 class Keeping:
     """Of one task. `workers`: its own list, as it changes."""
 
-    def __init__(self, workers: Sequence[Worker], door: Door) -> None:
+    def __init__(self, launch: dict[str, Any], workers: Sequence[Worker], door: Door) -> None:
+        self._launch = launch
         self._workers = workers
         self._door = door
         self._wanted: tuple[str, dict[str, Any], int, Connection] | None = None
@@ -78,13 +80,20 @@ class Keeping:
             if worker.line is not None and not worker.arrived:
                 self._door.send(worker.line, {"leave": True})
 
-    def want(self, folder: str, launch: dict[str, Any], control: Connection) -> None:
-        """The next attempt has come; `control` has brought its listening socket, where it has one."""
+    def take(self, folder: str, control: Connection) -> bool:
+        """The job's next attempt is here, says the agent; `control` has brought its listening socket, where
+        it has one. False: these ranks cannot go on in it."""
+        if not control.watching or not self.able:
+            return False
+        launch = read_launch(folder)
+        if launch["mode"] != self._launch["mode"] or _gpus(launch) != _gpus(self._launch):
+            return False
         self._wanted = (folder, launch, control.take_fd(), control)
         if self.until == _NEVER:
             self.hold(KEEP_S)
+        return True
 
-    def hand_on(self, cgroup: str | None) -> Successor:
+    def hand_on(self) -> Successor:
         """What ranks that are gone have left goes too; what those that stay have started stays."""
         assert self._wanted is not None
         folder, launch, listener_fd, control = self._wanted
@@ -99,7 +108,7 @@ class Keeping:
         strays = [pid for pid in kernel.descendants(os.getpid()) if kernel.session_of(pid) in gone]
         signal_all([*surplus, *strays], signal.SIGKILL)
         mode = f"{KEPT} {len(kept)} of {len(launch['ranks'])} ranks up, the others {launch['start_mode']}"
-        launch |= {"start_mode": mode, "cgroup": cgroup}
+        launch |= {"start_mode": mode, "cgroup": self._launch["cgroup"]}
         return Successor(folder, launch, listener_fd, control, kept)
 
     def close(self) -> None:
@@ -113,3 +122,9 @@ class Keeping:
 def attempt_message(environment: dict[str, str], log: str) -> dict[str, Any]:
     """What a kept rank is handed: it begins to count again."""
     return {"attempt": {"environment": environment, "log": log}}
+
+
+def _gpus(launch: dict[str, Any]) -> str | None:
+    """Those that its ranks see: a process that has begun on some cannot move to others."""
+    gpus: str | None = launch["environment"].get("CUDA_VISIBLE_DEVICES")
+    return gpus

@@ -4,6 +4,7 @@ What becomes of them is the shim's to say. Standard library only.
 """
 
 import contextlib
+import json
 import os
 import signal
 import traceback
@@ -25,6 +26,9 @@ from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _DRAIN_S = 5.0
+_AT_LENGTH = ("traceback", "last_lines")
+_EVIDENCE_BYTES_MAX = 24 * 1024
+"""In one task's journal, whose entries must fit into what is reserved when the disk is full."""
 
 
 class Rank(NamedTuple):
@@ -83,6 +87,7 @@ class Ranks:
         self._process = process
         self._store_pid = 0
         self._drain_fd = -1
+        self._evidence_bytes = 0
         self.workers: list[Worker] = []
         self.killing = False
 
@@ -154,7 +159,7 @@ class Ranks:
         """Of a rank that has failed: its last line, and the fields of `Evidence` in its `exited` entry."""
         error_file = error_path(self._folder, worker.rank)
         last_line, evidence = what_is_left(worker.log, error_file, killed_by_us=worker.killed_by_us)
-        return last_line, evidence
+        return last_line, self._bounded(evidence) if evidence else evidence
 
     def memory_verdict(self, worker: Worker) -> str:
         """Of a rank that has failed: the kernel's word, where it ended it for lack of memory; else empty."""
@@ -174,6 +179,14 @@ class Ranks:
             os.close(self._drain_fd)
         for worker in self.workers:
             os.close(worker.log_fd)
+
+    def _bounded(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        """The first ranks of a task to fail tell all, the others in short."""
+        size_bytes = len(json.dumps(evidence))
+        if self._evidence_bytes + size_bytes > _EVIDENCE_BYTES_MAX:
+            return {name: value for name, value in evidence.items() if name not in _AT_LENGTH}
+        self._evidence_bytes += size_bytes
+        return evidence
 
     def _spawn(self, worker: Worker) -> int:
         """Start a program without copying this process first, which is several times cheaper. 0: not possible

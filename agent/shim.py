@@ -8,26 +8,23 @@ monotonic clock. Standard library only.
 
 import contextlib
 import errno
-import json
 import os
 import signal
-import socket
 import time
-import traceback
 from typing import Any, NamedTuple
 
 from ..proto.notice import Notice
 from . import kernel
-from .claims import claim, disclaim
-from .containment import drop_group, signal_all
+from .claims import disclaim
+from .containment import drop_group
 from .gang_watch import POLL_S, GangWatch
-from .journal import Journal
 from .keeping import KEEP_S, KEPT, Keeping, Successor, attempt_message
 from .lease_watch import Lease
 from .messages import Invalid, checked
-from .ranks import Kept, Rank, Ranks, Worker, close_all_but
+from .ranks import Kept, Rank, Ranks, Worker
 from .shim_door import Connection
 from .shim_process import ShimProcess
+from .telling import Telling
 
 _NEVER = float("inf")
 _TOLD = frozenset(
@@ -49,9 +46,6 @@ _METRICS_PER_S = 100.0
 _AT_ONCE_S = 0.003
 """A program that ends so soon is told of once, with one fsync."""
 _KILL_S = 60.0
-_AT_LENGTH = ("traceback", "last_lines")
-_EVIDENCE_BYTES_MAX = 24 * 1024
-"""In one task's journal, whose entries must fit into what is reserved when the disk is full."""
 
 
 class ClaimedTask(NamedTuple):
@@ -60,62 +54,6 @@ class ClaimedTask(NamedTuple):
     folder: str
     launch: dict[str, Any]
     claim_fd: int
-
-
-def become_shim(
-    folder: str,
-    control_fd: int,
-    listener_fd: int,
-    memory: kernel.InitialMemory,
-    keep: set[int],
-    *,
-    reusable: bool,
-) -> Rank:
-    """In a process just forked from a zygote. Returns only in the ranks, forked from here in turn."""
-    os.setsid()
-    claim_fd = claim(folder)
-    if claim_fd < 0:
-        os._exit(0)
-    close_all_but(keep | {control_fd, listener_fd, claim_fd})
-    try:
-        process = ShimProcess(memory, keep, reusable=reusable)
-        control = Connection(socket.socket(fileno=control_fd))
-        process.door.add(control)
-        rank, launch, kept = None, _read_launch(folder), dict[int, Kept]()
-        while claim_fd >= 0:
-            shim = Shim(ClaimedTask(folder, launch, claim_fd), control, process)
-            rank = shim.start(listener_fd, kept)
-            if rank is not None:
-                break
-            shim.serve()
-            listener_fd = claim_fd = -1
-            may_serve_another, kept = shim.leave(), {}
-            if shim.successor is not None:
-                folder, launch, listener_fd, control, kept = shim.successor
-                claim_fd = claim(folder)
-            elif may_serve_another:
-                folder, launch = process.wait_for_task(control)
-                claim_fd = claim(folder) if folder else -1
-        signal_all([each.pid for each in kept.values()] if rank is None else [], signal.SIGKILL)
-    except BaseException:  # noqa: BLE001 - nothing may return into the zygote's loop
-        traceback.print_exc()  # into the zygote's log; the agent sees the end of the connection and cleans up
-        os._exit(70)
-    if rank is None:
-        process.door.leave()
-        os._exit(0)
-    return rank
-
-
-def _gpus(launch: dict[str, Any]) -> str | None:
-    """Those that its ranks see: a process that has begun on some cannot move to others."""
-    gpus: str | None = launch["environment"].get("CUDA_VISIBLE_DEVICES")
-    return gpus
-
-
-def _read_launch(folder: str) -> dict[str, Any]:
-    with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
-        launch: dict[str, Any] = json.loads(file.read())
-    return launch
 
 
 class Shim:
@@ -131,21 +69,19 @@ class Shim:
         self._launch = launch = task.launch
         process.memory.set_mark(launch["mark"])
         kernel.set_name("pace-shim")
-        self._journal = Journal(task.folder + "/journal.jsonl")
         self._door = process.door
+        self._telling = Telling(task.folder + "/journal.jsonl", process.door)
+        self._journal = self._telling.journal
         self._door.on_line, process.on_signals = self._on_line, self._on_signals
-        self._replies: list[tuple[Connection, dict[str, Any]]] = []
         self._ranks = Ranks(task.folder, launch, process)
         self._watch = GangWatch(task.folder, launch, process.pid)
-        self._keeping = Keeping(self._ranks.workers, process.door)
+        self._keeping = Keeping(launch, self._ranks.workers, process.door)
         self.successor: Successor | None = None
         self._stop_why = ""
         self._asked_to_keep: tuple[float, str, float] | None = None
         self._save_request = 0
         self._refused: dict[str, Any] | None = None
-        self._evidence_bytes = 0
         self._over = False
-        self._durable = False
         self._timeout_at = self._kill_at = self._give_up_at = _NEVER
         self._look_at = time.monotonic() + _LOOK_S
         self._lease = Lease(task.folder + "/../../lease", launch["exclusive"])
@@ -165,7 +101,7 @@ class Shim:
             return rank
         timeout_s = self._launch["timeout_s"]
         self._timeout_at = time.monotonic() + timeout_s if timeout_s > 0 else _NEVER
-        self._append(
+        self._telling.append(
             "started",
             {
                 "pids": [worker.pid for worker in self._ranks.workers],
@@ -177,7 +113,7 @@ class Shim:
         for worker in self._ranks.workers:
             if worker.line is not None:
                 told = attempt_message(self._ranks.environment(worker), worker.log)
-                self._replies.append((worker.line, told))
+                self._telling.reply(worker.line, told)
         return None
 
     def _refuse(self, error: OSError) -> None:
@@ -199,7 +135,7 @@ class Shim:
         self._door.read_lines(self._control)  # what came together with the word to take the task
         if self._launch["mode"] == "exec" and not self._over:
             self._process.react(_AT_ONCE_S)
-        while not (self._flush() and self._over):
+        while not (self._telling.flush(but=self._control if self._over else None) and self._over):
             self._process.react(max(0.0, self._next_look() - time.monotonic()))
             self._keep_or_stop()
             self._on_clock()
@@ -229,32 +165,6 @@ class Shim:
         return min(
             self._timeout_at, self._kill_at, self._look_at, self._give_up_at, self._keeping.until, due_at
         )
-
-    def _append(self, kind: str, fields: dict[str, Any]) -> int:
-        self._durable = True
-        return self._journal.append(kind, fields)
-
-    def _flush(self) -> bool:
-        """Make durable what this round brought, then tell whoever waits: one fsync however many there are.
-        False: the disk does not take it now; nobody is told, and a later round tries again."""
-        try:
-            self._journal.flush(self._durable)
-        except OSError:
-            return False
-        self._durable = False
-        replies, self._replies = self._replies, []
-        for connection, reply in replies:
-            self._door.send(connection, reply)
-        for connection in list(self._door.connections):
-            if (
-                connection.watching
-                and connection.told_bytes != self._journal.size_bytes
-                and not connection.outgoing
-                and not (self._over and connection is self._control)  # which is told when all is closed
-            ):
-                connection.told_bytes = self._journal.size_bytes
-                self._door.send(connection, {"journal": self._journal.size_bytes})
-        return True
 
     # -- processes ------------------------------------------------------------
 
@@ -321,28 +231,20 @@ class Shim:
             fields["last_line"], evidence = self._ranks.what_is_left(worker)
             fields["cause"] = self._ranks.memory_verdict(worker)
             if evidence:
-                fields["evidence"] = self._bounded(evidence)
-        self._append("exited", fields)
-
-    def _bounded(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """The first ranks of a task to fail tell all, the others in short."""
-        size_bytes = len(json.dumps(evidence))
-        if self._evidence_bytes + size_bytes > _EVIDENCE_BYTES_MAX:
-            return {name: value for name, value in evidence.items() if name not in _AT_LENGTH}
-        self._evidence_bytes += size_bytes
-        return evidence
+                fields["evidence"] = evidence
+        self._telling.append("exited", fields)
 
     def _end(self, problem: str) -> None:
         """Nothing is left that could run: the last entry."""
         if self._refused:
-            self._append("refused", self._refused)
+            self._telling.append("refused", self._refused)
         else:
             fields = {
                 "exit_codes": [worker.exit_code for worker in self._ranks.workers],
                 "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._ranks.workers],
                 "why": (self._stop_why or "exited") + problem,
             }
-            self._append("ended", fields)
+            self._telling.append("ended", fields)
         self._reusable = self._reusable and not problem and not self._refused
         if self._launch["cgroup"]:
             drop_group(self._launch["cgroup"])
@@ -355,8 +257,8 @@ class Shim:
             "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._ranks.workers],
             "why": f"{KEPT} {kept} of {len(self._ranks.workers)} ranks up for the next attempt",
         }
-        self._append("ended", fields)
-        self.successor = self._keeping.hand_on(self._launch["cgroup"])
+        self._telling.append("ended", fields)
+        self.successor = self._keeping.hand_on()
         self._over = True
 
     # -- the clock ------------------------------------------------------------
@@ -391,11 +293,11 @@ class Shim:
         """What there is to tell of the ranks' steps, or of there being none."""
         workers = self._ranks.workers
         if found := self._watch.inspected(workers):
-            self._append("inspected", found)
+            self._telling.append("inspected", found)
         if now >= self._watch.sample_at and (paced := self._watch.sample(workers)):
             self._journal.append_metrics(paced, "paced")
         if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
-            self._append("stalled", stalled)
+            self._telling.append("stalled", stalled)
 
     def _keep_or_stop(self) -> None:
         """Decided when all has been heard that was said before: a rank's `stay` may have come no later than
@@ -437,12 +339,12 @@ class Shim:
         try:
             op, fields = checked(line)
         except Invalid as error:
-            self._replies.append((connection, {"ok": False, "error": str(error)}))
+            self._telling.reply(connection, {"ok": False, "error": str(error)})
             return
         if op == "metrics":
             self._on_metrics(fields)
         elif op in _TOLD:
-            self._replies.append((connection, {"ok": True, "seq": self._append(op, fields)}))
+            self._telling.reply(connection, {"ok": True, "seq": self._telling.append(op, fields)})
         elif op == "watch":
             connection.watching, connection.told_bytes = True, -1
         elif op == "trim":
@@ -451,10 +353,10 @@ class Shim:
             self._keeping.on_arrived(connection)
             self._hand_on_if_ready()
         elif op == "take":
-            self._replies.append((connection, {"ok": self._take(connection, fields.get("folder", ""))}))
+            self._telling.reply(connection, {"ok": self._take(connection, fields.get("folder", ""))})
         else:
             self._on_request(op, fields, connection)
-            self._replies.append((connection, {"ok": True}))
+            self._telling.reply(connection, {"ok": True})
 
     def _on_request(self, op: str, fields: dict[str, Any], connection: Connection) -> None:
         if op == "inspect" and not self._over and not self._refused:
@@ -473,14 +375,10 @@ class Shim:
                 self._stop(grace_s, why)
 
     def _take(self, connection: Connection, folder: str) -> bool:
-        """The job's next attempt is here, says the agent. False: these ranks cannot go on in it."""
+        """For the job's next attempt. False: these ranks cannot go on in it."""
         busy = self._over or self._refused or self._stop_why or self._ranks.killing
-        if busy or not connection.watching or not self._keeping.able:
+        if busy or not self._keeping.take(folder, connection):
             return False
-        launch = _read_launch(folder)
-        if launch["mode"] != self._launch["mode"] or _gpus(launch) != _gpus(self._launch):
-            return False
-        self._keeping.want(folder, launch, connection)
         self._hand_on_if_ready()
         return True
 

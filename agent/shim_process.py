@@ -97,6 +97,13 @@ class ShimProcess:
         self.on_signals(self._wakeup.recv(4096))
 
 
+def read_launch(folder: str) -> dict[str, Any]:
+    """What the agent has written for the task there."""
+    with open(folder + "/launch.json", "rb") as file:  # noqa: PTH123
+        launch: dict[str, Any] = json.loads(file.read())
+    return launch
+
+
 def reset_signals() -> None:
     """As a fresh Python process has them."""
     signal.set_wakeup_fd(-1)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from . import kernel, worker
 from .rehearsal import rehearse
-from .shim import become_shim
+from .shim_main import become_shim
 
 REQUEST_BYTES_MAX = 64 * 1024
 _REHEARSALS = 12
