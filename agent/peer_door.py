@@ -52,7 +52,7 @@ class PeerDoor:
         self._guests: dict[tuple[JobId, Attempt], _Guest] = {}
 
     def admit(self, key: TaskKey, memory_folder: Path) -> Mapping[str, str]:
-        """What its folder must have for the ranks to know of it: name -> text. None: peers go without."""
+        """What its folder must have for the ranks to know of it: name -> text. Empty: peers go without."""
         guest = self._guests.get((key.job, key.attempt))
         token = guest.token if guest is not None else secrets.token_hex(_TOKEN_BYTES)
         try:

@@ -84,6 +84,7 @@ class StepLoop:
         self._model = plan.model
         self._peers: Peers | None = None
         self._last_peers: Peers | None = None
+        """Until another group has done some work: see Peers.leave."""
         self._line: StayLine | None = None
         self._before: tuple[dict[str, torch.Tensor], list[torch.Tensor]] | None = None
         """Generators and buffers as they were before the step that is being made."""

@@ -194,7 +194,7 @@ class Tiers:
     def _parts(self) -> list[tuple[str, list[str], str]]:
         """Tier, files, why none of them is in a faster one. The fastest tier first."""
         parts: dict[str, list[str]] = {}
-        for name in sorted(self._needs, key=lambda name: (self._rank_of(name), name)):
+        for name in sorted(self._needs, key=lambda name: (self._tier_of(name), name)):
             parts.setdefault(self._place_of(name), []).append(name)
         told = [
             (place, names, "; ".join(_by_reason({name: self._why_not_faster(name) for name in names})))
@@ -202,7 +202,8 @@ class Tiers:
         ]
         return told or [("storage", [], "")]
 
-    def _rank_of(self, name: str) -> int:
+    def _tier_of(self, name: str) -> int:
+        """0: this node's memory; 1: another's; 2: storage; 3: where it was uploaded."""
         if name in self._why_not_storage:
             return 3
         return 1 if name in self._peers else 0 if name in self.images else 2
@@ -216,7 +217,7 @@ class Tiers:
         return "memory" if name in self.images else "storage"
 
     def _why_not_faster(self, name: str) -> str:
-        if self._rank_of(name) == 0:
+        if self._tier_of(name) == 0:
             return ""
         if self._memory_folder is None:
             memory = "this run has no folder in memory"
