@@ -13,7 +13,6 @@ LINE_BYTES_MAX = 256 * 1024
 _TEXT_CHARS_MAX = 4096
 _ITEMS_MAX = 1024
 _FORMS: dict[str, dict[str, str]] = {
-    "hello": {"rank": "int"},
     "metrics": {"rank": "int", "step": "int", "values": "doubles"},
     "checkpoint": {
         "step": "int",

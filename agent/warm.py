@@ -46,7 +46,6 @@ class Zygote:
         """Start it; `ready` says when its imports are done."""
         self.name = name
         self.born_s = time.monotonic()
-        self.loaded: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}
         self.shadowable: frozenset[str] = frozenset()
         self.has_cuda = False
@@ -161,7 +160,6 @@ class Zygote:
 
     def _on_ready(self, message: dict[str, Any]) -> None:
         self._late.cancel()
-        self.loaded = tuple(message["ready"])
         self.missing = message["missing"]
         self.shadowable = frozenset(message["shadowable"])
         self.has_cuda = message["cuda"]

@@ -61,22 +61,3 @@ def calls_per_s(count: int, in_flight: int = 64) -> float:
     """gRPC unary calls a second to a server in another process that does nothing."""
     command = [sys.executable, "-m", "benchmarks.work.grpc_echo", str(count), str(in_flight)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
-
-
-def copied_bytes_per_s(folder: Path, size_bytes: int) -> float:
-    """One process writes lines into a pipe, this one copies them to a file."""
-    lines = (b"x" * 99 + b"\n") * 640
-    count = max(1, size_bytes // len(lines))
-    script = f"import os\nfor _ in range({count}): os.write(1, (b'x' * 99 + b'\\n') * 640)"
-    target = folder / "copied"
-    began = time.monotonic()
-    with (
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as writer,
-        target.open("wb") as file,
-    ):
-        assert writer.stdout
-        while data := writer.stdout.read1(1 << 16):
-            file.write(data)
-    took = time.monotonic() - began
-    target.unlink()
-    return count * len(lines) / took

@@ -80,14 +80,6 @@ class LogFile:
         self._keep_bound()
         return self.size
 
-    def skip_to(self, offset: int) -> int:
-        """The stream goes on from `offset`: what stood before it was dropped by the sender."""
-        if offset > self.size:
-            self._add_gap(self.size, offset)
-            os.ftruncate(self._fd, offset)
-            self.size = offset
-        return self.size
-
     def read(self, offset: int, count: int) -> Piece:
         """Up to `count` bytes from `offset` or the first byte after it that is there; empty at the end.
 
@@ -141,24 +133,6 @@ class LogFile:
             gaps = [(gaps[0][0], gaps[1][1]), *gaps[2:]]
         _write_gaps(self._gaps_path, gaps)
         self._gaps = gaps
-
-
-def dropped_head(fd: int) -> int:
-    """Where the data of a file begins whose head was punched out: for files that keep no `.gaps`."""
-    try:
-        return os.lseek(fd, 0, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return os.fstat(fd).st_size
-        raise
-
-
-def drop_head(fd: int, end: int) -> int:
-    """Free the whole blocks before `end`, keeping the file's size; returns how far it went."""
-    aligned = end // BLOCK_BYTES * BLOCK_BYTES
-    if aligned:
-        _punch(fd, 0, aligned)
-    return aligned
 
 
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "preadv") else 0

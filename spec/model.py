@@ -196,13 +196,6 @@ class JobSpec(Model):
         plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
-    @classmethod
-    def from_json(cls, text: str | bytes, source: str = "job") -> "JobSpec":
-        """The job of a canonical text. Raises InvalidDocument."""
-        from .reading import parse_canonical
-
-        return parse_canonical(text, source)
-
 
 def local_path(value: DataInput) -> str:
     """The path without `file:` before it."""

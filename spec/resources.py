@@ -21,14 +21,6 @@ class Resources:
             self.cpu_milli - other.cpu_milli, self.memory_bytes - other.memory_bytes, self.gpus - other.gpus
         )
 
-    def fits_in(self, free: "Resources") -> bool:
-        """True when `free` holds at least this much of each kind."""
-        return (
-            self.cpu_milli <= free.cpu_milli
-            and self.memory_bytes <= free.memory_bytes
-            and self.gpus <= free.gpus
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class GangDemand:

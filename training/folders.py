@@ -43,15 +43,6 @@ def next_attempt(root: Path) -> int:
     return 1 + max((name.attempt for name in names if name is not None), default=0)
 
 
-def prepare_aside(root: Path, name: FolderName) -> Path:
-    """An empty folder to write into."""
-    aside = root / name.aside
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    return aside
-
-
 def publish(root: Path, name: FolderName) -> Path:
     """Give the finished folder its name, durably. Its files have been fsynced by whoever wrote them."""
     aside, final = root / name.aside, root / str(name)

@@ -37,7 +37,7 @@ def up(agents: int | None, slots: float | None, ephemeral: bool, port: int | Non
     with out.working("starting ...") as tell:
         current = local.up(folder, plan, tell)
     out.show(f"state is in {current.state}" + (" (temporary)" if current.ephemeral else ""))
-    _hint_next(current.state, current.address)
+    _hint_next(current.state)
 
 
 @click.command(short_help="Stop what `pace up` started.")
@@ -77,7 +77,7 @@ def _check_platform() -> None:
         )
 
 
-def _hint_next(state: Path, address: str) -> None:
+def _hint_next(state: Path) -> None:
     from .. import settings
 
     if settings.state_folder(None) != state:

@@ -108,10 +108,6 @@ class Queue:
                 lane.parked = False
                 self._offer(key, lane)
 
-    def is_parked(self, job: Job) -> bool:
-        lane = self.lanes.get(lane_key(job))
-        return lane is not None and lane.parked
-
     def ahead_of(self, job: Job) -> tuple[int, JobId | None]:
         """How many stand before it (parked lanes do not count), and the first of them."""
         key = lane_key(job)

@@ -85,7 +85,7 @@ class PostgresBackend:
         try:
             self._take_lock(connection)
             if not self._migrated:
-                self._migrate(connection)
+                self._migrate()
         except BaseException:
             connection.close()
             raise
@@ -133,7 +133,7 @@ class PostgresBackend:
                 hint="stop that one first, or give this one a database of its own",
             ) from error
 
-    def _migrate(self, writer: psycopg.Connection[Any]) -> None:
+    def _migrate(self) -> None:
         """In a connection of SQLAlchemy's own, under the writer's lock."""
         with self._engine.connect() as connection:
             transaction = connection.execution_options(isolation_level="READ COMMITTED")

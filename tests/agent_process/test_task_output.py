@@ -66,7 +66,7 @@ link = socket.socket(socket.AF_UNIX)
 link.connect(os.environ["PACELINE_TASK_FOLDER"] + "/shim.sock")
 answers = link.makefile("rb")
 def say(**message): link.sendall(json.dumps(message).encode() + b"\\n")
-say(op="hello", rank=0); assert json.loads(answers.readline()) == {"ok": True}
+say(op="stay", rank=9); assert json.loads(answers.readline()) == {"ok": True}
 say(op="checkpoint", step=7, path="p", manifest_hash="h", size_bytes=5, metrics={"loss": float("nan")})
 print(json.loads(answers.readline()))
 say(op="nonsense"); assert not json.loads(answers.readline())["ok"]

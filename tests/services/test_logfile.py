@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.proto.logfile import BLOCK_BYTES, LogFile, drop_head, dropped_head
+from paceline.proto.logfile import BLOCK_BYTES, LogFile
 from paceline.spec.errors import InvalidRequest
 
 BOUND = 16 * BLOCK_BYTES
@@ -83,19 +83,6 @@ def test_a_gap_that_was_noted_before_a_crash_is_kept(tmp_path: Path) -> None:
 def test_a_bound_too_small_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         LogFile(tmp_path / "log", bytes_max=100)
-
-
-def test_drop_head_of_a_file_that_somebody_else_writes(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"x" * (10 * BLOCK_BYTES))
-    fd = os.open(path, os.O_RDWR)
-    try:
-        assert dropped_head(fd) == 0
-        assert drop_head(fd, 3 * BLOCK_BYTES + 17) == 3 * BLOCK_BYTES
-        assert dropped_head(fd) == 3 * BLOCK_BYTES
-        assert os.fstat(fd).st_size == 10 * BLOCK_BYTES
-    finally:
-        os.close(fd)
 
 
 @settings(max_examples=60)
