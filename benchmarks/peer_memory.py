@@ -99,8 +99,9 @@ class Runs:
 
     def _wait_saved(self, job: int, *, peer: bool) -> None:
         def saved() -> bool:
-            on_disk = any(one.step == 2 for one in self._cluster.client.job(job).checkpoints)
-            return on_disk and (not peer or _is_kept(self._cluster, job))
+            accepted = self._cluster.client.job(job).checkpoints
+            second = next((Path(one.path) for one in accepted if one.step == 2), None)
+            return second is not None and (not peer or _is_kept(job, second))
 
         wait_until(saved, "both checkpoints saved", timeout_s=_WAIT_S, every_s=0.1)
 
@@ -113,12 +114,10 @@ class Runs:
         self._cluster.finish(job)
 
 
-def _is_kept(cluster: Cluster, job: int) -> bool:
-    """Both parts of the second checkpoint are in the memories of the other nodes, whole."""
-    names = {path.name for path in Path("/dev/shm").glob(f"paceline-*/{job}/peers/step-00000002.a1/*")}
-    mine = {"__0_0.distcp", "__1_0.distcp", ".metadata", "manifest.json"}
-    assert cluster.client.job(job).checkpoints
-    return mine <= names
+def _is_kept(job: int, checkpoint: Path) -> bool:
+    """All of its files are in the memories of other nodes, too, whole."""
+    kept = {path.name for path in Path("/dev/shm").glob(f"paceline-*/{job}/peers/{checkpoint.name}/*")}
+    return {path.name for path in checkpoint.iterdir()} <= kept
 
 
 def _evict(folder: Path) -> None:
