@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import signal
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import kernel
@@ -26,6 +27,7 @@ from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _DRAIN_S = 5.0
+_METRICS_PER_S = 100.0
 _AT_LENGTH = ("traceback", "last_lines")
 _EVIDENCE_BYTES_MAX = 24 * 1024
 """In one task's journal, whose entries must fit into what is reserved when the disk is full."""
@@ -119,6 +121,20 @@ class Ranks:
         if pid == self._store_pid:
             self._store_pid = 0
         return next((worker for worker in self.workers if worker.pid == pid and worker.lives), None)
+
+    def on_metrics(self, fields: dict[str, Any]) -> None:
+        """They wait for their turn; of those that come too fast, the latest."""
+        worker = next((worker for worker in self.workers if worker.rank == fields.get("rank")), None)
+        if worker is not None:
+            worker.metrics_waiting = fields
+
+    def metrics_due(self, *, everything: bool) -> Iterator[dict[str, Any]]:
+        """At most so many a second of each rank; or all that wait."""
+        now = time.monotonic()
+        for worker in self.workers:
+            if worker.metrics_waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
+                yield worker.metrics_waiting
+                worker.metrics_waiting, worker.metrics_at = None, now
 
     def kill(self) -> None:
         """SIGKILL to every rank that lives and its process group; nobody needs the store then."""

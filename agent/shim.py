@@ -42,7 +42,6 @@ _TOLD = frozenset(
 """What ranks have in the journal, and are answered when it is durable."""
 _LOOK_S = 1.0
 _ROUNDS_MAX = 256
-_METRICS_PER_S = 100.0
 _AT_ONCE_S = 0.003
 """A program that ends so soon is told of once, with one fsync."""
 _KILL_S = 60.0
@@ -342,7 +341,8 @@ class Shim:
             self._telling.reply(connection, {"ok": False, "error": str(error)})
             return
         if op == "metrics":
-            self._on_metrics(fields)
+            self._ranks.on_metrics(fields)
+            self._write_metrics(everything=False)
         elif op in _TOLD:
             self._telling.reply(connection, {"ok": True, "seq": self._telling.append(op, fields)})
         elif op == "watch":
@@ -386,16 +386,6 @@ class Shim:
         if not self._over and self._keeping.ready:
             self._hand_on()
 
-    def _on_metrics(self, fields: dict[str, Any]) -> None:
-        """Keep at most so many a second for each rank; of those that come too fast, the latest."""
-        worker = next((worker for worker in self._ranks.workers if worker.rank == fields.get("rank")), None)
-        if worker is not None:
-            worker.metrics_waiting = fields
-            self._write_metrics(everything=False)
-
     def _write_metrics(self, everything: bool) -> None:
-        now = time.monotonic()
-        for worker in self._ranks.workers:
-            if worker.metrics_waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
-                self._journal.append_metrics(worker.metrics_waiting)
-                worker.metrics_waiting, worker.metrics_at = None, now
+        for fields in self._ranks.metrics_due(everything=everything):
+            self._journal.append_metrics(fields)
