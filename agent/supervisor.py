@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -83,7 +84,7 @@ class Supervisor:
             sys.executable,
             preload=config.preload,
             warm_max=config.zygotes_max,
-            on_change=self._tell_change,
+            on_change=on_change,
         )
         self._shims = ShimPool(config.idle_shim_s)
         self._spares = SpareFolders(state / "spare")
@@ -182,18 +183,12 @@ class Supervisor:
     async def inspect(self, key: TaskKey) -> None:
         """Have the stacks of the task's ranks taken; what comes of it is an `inspected` entry. Unknown, ended
         or not to be reached now: nothing, for whoever asked waits for a bounded time only."""
-        task = self._tasks.get(key)
-        if task is not None and task.link is not None and not task.over.is_set():
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                await task.link.ask({"op": "inspect"}, self._config.answer_s)
+        await self._ask(key, {"op": "inspect"})
 
     async def ask_save(self, key: TaskKey, request: int) -> None:
         """Have the ranks told that a checkpoint is wanted. Unknown, ended or not to be reached now: nothing;
         the scheduler tells again when this agent dials in anew."""
-        task = self._tasks.get(key)
-        if task is not None and task.link is not None and not task.over.is_set():
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                await task.link.ask({"op": "save", "request": request}, self._config.answer_s)
+        await self._ask(key, {"op": "save", "request": request})
 
     async def forget(self, key: TaskKey) -> None:
         """Kill what is left of the task and drop its folder. Unknown: nothing."""
@@ -216,9 +211,7 @@ class Supervisor:
         task = self._tasks.get(key)
         if task is None or task.over.is_set():
             return
-        if (
-            task.journal.has_checkpoints and not task.stop_why
-        ):  # else it may have a successor: its checkpoints are not its own to clean up
+        if task.journal.has_checkpoints and not task.stop_why:  # one that was stopped may have a successor
             write_acked(task, seq)
         end = task.journal.end_of(seq)
         may_trim = task.link is not None and not task.hands_on
@@ -388,12 +381,15 @@ class Supervisor:
 
     # Helpers.
 
+    async def _ask(self, key: TaskKey, message: dict[str, Any]) -> None:
+        task = self._tasks.get(key)
+        if task is not None and task.link is not None and not task.over.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                await task.link.ask(message, self._config.answer_s)
+
     def _on_task_growth(self, task: Task) -> None:
         if self._tasks.get(task.key) is task:
             self._on_growth(task.key)
-
-    def _tell_change(self) -> None:
-        self._on_change()
 
 
 def _key(request: agent_pb2.StartTask) -> TaskKey:
