@@ -22,6 +22,7 @@ from .core.stimuli import (
     AskCheckpoint,
     Cancel,
     ContactLost,
+    CordonNodes,
     Heartbeat,
     Hello,
     InventoryChanged,
@@ -33,6 +34,7 @@ from .core.stimuli import (
     Submit,
     Tick,
     TrustCluster,
+    UncordonNodes,
 )
 from .loop_clock import steady_clock
 from .loop_engine import Committed, Engine, Poison, Step
@@ -137,6 +139,8 @@ class Loop:
     async def submit(self, stimulus: AskCheckpoint) -> SaveAsked: ...
     @overload
     async def submit(self, stimulus: Preempt | Restore) -> None: ...
+    @overload
+    async def submit(self, stimulus: CordonNodes | UncordonNodes) -> tuple[JobId, ...]: ...
     @overload
     async def submit(self, stimulus: Hello) -> Welcome: ...
     @overload

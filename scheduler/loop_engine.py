@@ -12,6 +12,7 @@ from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
 from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
+from .core.cordons import on_cordon, on_uncordon
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
 from .core.elastic import first_waiting, plan_growth
@@ -29,6 +30,7 @@ from .core.stimuli import (
     AskCheckpoint,
     Cancel,
     ContactLost,
+    CordonNodes,
     Ended,
     Entry,
     Exited,
@@ -43,6 +45,7 @@ from .core.stimuli import (
     Submit,
     Tick,
     TrustCluster,
+    UncordonNodes,
 )
 from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
@@ -191,9 +194,8 @@ class Engine:
             case Cancel():
                 self._apply(draft, on_cancel(state, stimulus, now_us))
                 return draft.jobs.get(stimulus.job) or state.jobs[stimulus.job]
-            case Preempt() | Restore():
-                self._once(draft, stimulus, now_us, known)
-                return None
+            case Preempt() | Restore() | CordonNodes() | UncordonNodes():
+                return self._once(draft, stimulus, now_us, known)
             case AskCheckpoint():
                 return self._apply(draft, on_ask_checkpoint(state, stimulus, now_us))
             case Hello():
@@ -226,18 +228,28 @@ class Engine:
     def _once(
         self,
         draft: _Draft,
-        asked: Preempt | Restore,
+        asked: Preempt | Restore | CordonNodes | UncordonNodes,
         now_us: Micros,
         known: Mapping[str, tuple[JobId, ...]],
-    ) -> None:
+    ) -> object:
+        """The key is kept with the jobs that it was about."""
         before = draft.keys.get(asked.key)
         made = before.jobs if before else known.get(asked.key)
-        if isinstance(asked, Preempt):
-            self._apply(draft, on_preempt(self.state, asked, now_us, made))
-        else:
-            self._apply(draft, on_restore(self.state, asked, now_us, made))
+        plan: Plan[Any]
+        match asked:
+            case Preempt():
+                plan = on_preempt(self.state, asked, now_us, made)
+            case Restore():
+                plan = on_restore(self.state, asked, now_us, made)
+            case CordonNodes():
+                plan = on_cordon(self.state, asked, now_us, made)
+            case UncordonNodes():
+                plan = on_uncordon(self.state, asked, now_us, made)
+        answer = self._apply(draft, plan)
         if made is None:
-            draft.keys[asked.key] = KeyRow(asked.key, now_us, (asked.job,))
+            jobs = (asked.job,) if isinstance(asked, Preempt | Restore) else answer
+            draft.keys[asked.key] = KeyRow(asked.key, now_us, jobs)
+        return answer
 
     def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
         seqs = {entry.task: self._entry(draft, reports.node, entry, now_us) for entry in reports.entries}

@@ -13,12 +13,14 @@ from .core.stimuli import (
     AskCheckpoint,
     Cancel,
     ContactLost,
+    CordonNodes,
     Preempt,
     Restore,
     Stimulus,
     Submit,
     Tick,
     TrustCluster,
+    UncordonNodes,
 )
 
 TIMES_MAX: Final = 3
@@ -79,7 +81,7 @@ def _source(stimulus: Stimulus) -> str:
             return f"submit {stimulus.key}"
         case Cancel():
             return f"cancel of job {stimulus.job}"
-        case Preempt() | Restore() | AskCheckpoint():
+        case Preempt() | Restore() | AskCheckpoint() | CordonNodes() | UncordonNodes():
             return f"{type(stimulus).__name__.lower()} {stimulus.key}"
         case ContactLost() | TrustCluster() | Tick():
             return ""

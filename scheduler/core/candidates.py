@@ -98,11 +98,12 @@ def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
 
 
 def takes_work(state: ClusterState, node: Node) -> bool:
-    return node.contact is NodeContact.CONNECTED and node.node not in state.resting
+    connected = node.contact is NodeContact.CONNECTED
+    return connected and node.cordon is None and node.node not in state.resting
 
 
 def can_ever(state: ClusterState, demand: GangDemand) -> bool:
-    """Could the nodes that are not lost run it if they were empty? With no nodes at all: who knows."""
+    """Could the nodes in service run it if they were empty? With no nodes at all: who knows."""
     known = state.ever.get(demand)
     if known is None:
         if len(state.ever) >= EVER_MAX:
@@ -130,7 +131,7 @@ def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
         if node.contact is NodeContact.LOST:
             continue
         nodes += 1
-        room += most_tasks(node.inventory, demand)
+        room += most_tasks(node.inventory, demand) if node.in_service else 0
         if room >= demand.instance_count_min:
             return True
     return not nodes

@@ -170,9 +170,11 @@ def _reconcile(
 
 
 def _give_up(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
-    """UNKNOWN for too long: LOST, unless most nodes are silent together."""
+    """UNKNOWN for too long: LOST, unless most nodes are silent together. One that was emptied to be switched
+    off is no sign of that."""
     silent, known = state.contacts[NodeContact.UNKNOWN], _known(state)
-    if silent >= 2 and silent * 2 > known and not state.overruled:
+    expected = node.cordon is not None and not state.loads[node.node].tasks
+    if silent >= 2 and silent * 2 > known and not state.overruled and not expected:
         return Plan(None, (ClusterSuspected(now_us, silent, known),))
     events: list[Event] = [NodeLost(now_us, node.node, node.last_heard_us)]
     effects: list[Effect] = []
@@ -196,7 +198,7 @@ def _on_lost_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     away for very long."""
     load = state.loads[node.node]
     if not load.tasks and not load.lingering:
-        if now_us < node.since_us + state.settings.forget_after_us:
+        if node.cordon is not None or now_us < node.since_us + state.settings.forget_after_us:
             return Plan(None)
         return Plan(None, (NodeForgotten(now_us, node.node),))
     gone = load.lingering if now_us >= lease_end(state, node) else ()

@@ -86,4 +86,6 @@ def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:
     load = state.loads[node.node]
     ends = [task_lease_end(state, node, state.jobs[key.job]) for key in load.tasks]
     ends += [lease_end(state, node)] if load.lingering else []
+    if not ends and node.cordon is not None:
+        return None
     return Micros(min(ends, default=node.since_us + settings.forget_after_us))

@@ -12,7 +12,7 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from .amounts import duration_text
 from .attempt_events import GrowthDropped, GrowthPlanned
-from .candidates import candidates_for
+from .candidates import candidates_for, takes_work
 from .effects import Plan
 from .job import Job, Stop
 from .state import ClusterState
@@ -57,11 +57,12 @@ def grow_at_checkpoint(state: ClusterState, job: Job, now_us: Micros) -> Plan[No
 
 
 def could_have(state: ClusterState, job: Job) -> int:
-    """The instances that it could have now: its own, and those that there is room for on nodes that are warm:
-    on others all of it would wait for the imports.
+    """The instances that it could have now: its own, but for those on nodes that get no work at present, and
+    those that there is room for on nodes that are warm: on others all of it would wait for the imports.
     """
     found = candidates_for(state, job.demand)
-    return min(job.demand.instance_count_max, len(job.tasks) + found.room - sum(found.warming.values()))
+    own = sum(takes_work(state, state.nodes[task.node]) for task in job.tasks)
+    return min(job.demand.instance_count_max, own + found.room - sum(found.warming.values()))
 
 
 def why_not_now(state: ClusterState, job: Job) -> str:

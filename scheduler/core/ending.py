@@ -148,7 +148,8 @@ def stopped(job: Job) -> Ending:
         return timed_out(job)
     by = f" by {stop.by}" if stop.by else ""
     if stop.outcome is AttemptOutcome.PREEMPTED:
-        return Ending(stop.outcome, "preempted", f"preempted{by}", exit_code=EXIT_NOT_RUN)
+        why = f": {stop.why}" if stop.why else ""
+        return Ending(stop.outcome, "preempted", f"preempted{by}{why}", exit_code=EXIT_NOT_RUN)
     return Ending(stop.outcome, "cancelled", f"cancelled{by}", exit_code=EXIT_CANCELLED)
 
 

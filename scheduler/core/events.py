@@ -32,12 +32,14 @@ from .node_events import (
     ClusterTrusted,
     NodeChanged,
     NodeConnected,
+    NodeCordoned,
     NodeDrained,
     NodeForgotten,
     NodeHeard,
     NodeJoined,
     NodeLost,
     NodeRested,
+    NodeUncordoned,
     NodeUnknown,
     SchedulerStarted,
     TimersPassed,
@@ -100,6 +102,8 @@ NodeEvent = (
     | NodeLost
     | NodeRested
     | NodeDrained
+    | NodeCordoned
+    | NodeUncordoned
     | NodeForgotten
 )
 ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted

@@ -5,18 +5,20 @@ from typing import Final
 
 from ...spec.lifecycle import NodeContact
 from .indexes import put_node, set_node_timer, settle_timers
-from .node import Node
+from .node import Cordon, Node
 from .node_events import (
     ClusterSuspected,
     ClusterTrusted,
     NodeChanged,
     NodeConnected,
+    NodeCordoned,
     NodeDrained,
     NodeForgotten,
     NodeHeard,
     NodeJoined,
     NodeLost,
     NodeRested,
+    NodeUncordoned,
     NodeUnknown,
     SchedulerStarted,
     TimersPassed,
@@ -80,6 +82,18 @@ def _node_drained(state: ClusterState, event: NodeDrained) -> Touched:
     return put_node(state, node, new)
 
 
+def _node_cordoned(state: ClusterState, event: NodeCordoned) -> Touched:
+    """Said again, it stays since when it was."""
+    node = state.nodes[event.node]
+    since_us = node.cordon.since_us if node.cordon is not None else event.at_us
+    return put_node(state, node, replace(node, cordon=Cordon(event.by, event.why, since_us, event.drains)))
+
+
+def _node_uncordoned(state: ClusterState, event: NodeUncordoned) -> Touched:
+    node = state.nodes[event.node]
+    return put_node(state, node, replace(node, cordon=None))
+
+
 def _node_forgotten(state: ClusterState, event: NodeForgotten) -> Touched:
     return put_node(state, state.nodes[event.node], None)
 
@@ -135,6 +149,8 @@ HANDLERS: Final[Handlers] = {
     NodeLost: _node_lost,
     NodeRested: _node_rested,
     NodeDrained: _node_drained,
+    NodeCordoned: _node_cordoned,
+    NodeUncordoned: _node_uncordoned,
     NodeForgotten: _node_forgotten,
     SchedulerStarted: _scheduler_started,
     ClusterSuspected: _cluster_suspected,

@@ -63,7 +63,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     if old is None or old.inventory != new.inventory or _came_or_went(old, new):
         state.queue.unpark_all()
         state.ever.clear()
-    if old is None or old.contact is not new.contact or old.inventory != new.inventory:
+    if old is None or _takes_other_work(old, new):
         state.freed += 1
         state.changes.add(new.node, len(state.nodes))
     if old is not None and _came_or_went(old, new):
@@ -128,7 +128,14 @@ def _set_job_timer(state: ClusterState, job: Job) -> None:
 
 
 def _came_or_went(old: Node, new: Node) -> bool:
-    return (old.contact is NodeContact.LOST) != (new.contact is NodeContact.LOST)
+    """It is lost or cordoned, or no longer."""
+    lost = (old.contact is NodeContact.LOST) != (new.contact is NodeContact.LOST)
+    return lost or (old.cordon is None) != (new.cordon is None)
+
+
+def _takes_other_work(old: Node, new: Node) -> bool:
+    other = old.contact is not new.contact or old.inventory != new.inventory
+    return other or (old.cordon is None) != (new.cordon is None)
 
 
 def _place_changes(old: Job, new: Job) -> bool:

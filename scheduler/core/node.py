@@ -47,6 +47,17 @@ class NodeInventory:
 
 
 @dataclass(frozen=True, slots=True)
+class Cordon:
+    """An operator's word that a node gets no work until it is put back."""
+
+    by: str
+    why: str = ""
+    since_us: Micros = NEVER
+    drains: bool = False
+    """What ran there was told to save and go on elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """`session` and `last_heard_us` are of this scheduler process and are not kept."""
 
@@ -69,10 +80,17 @@ class Node:
     """What it said, in its own words; or why it was drained."""
     slow_reports: int = 0
     """How often ranks on it were found slower than their peers, since it was drained last."""
+    cordon: Cordon | None = None
+    """Stays whatever becomes of the agent; such a node is never forgotten."""
 
     @property
     def name(self) -> str:
         return self.inventory.name or self.node
+
+    @property
+    def in_service(self) -> bool:
+        """Neither lost nor cordoned: it takes work, or will when it is heard of again."""
+        return self.contact is not NodeContact.LOST and self.cordon is None
 
 
 @dataclass(slots=True)

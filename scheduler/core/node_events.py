@@ -66,6 +66,24 @@ class NodeDrained:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeCordoned:
+    """By an operator: it gets no work until it is uncordoned. `drains`: what runs there is to leave, too."""
+
+    at_us: Micros
+    node: NodeId
+    by: str
+    why: str = ""
+    drains: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUncordoned:
+    at_us: Micros
+    node: NodeId
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeForgotten:
     at_us: Micros
     node: NodeId

@@ -3,20 +3,21 @@
 Reasons are computed when somebody asks, from the state, by the same rules that placement goes by.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
+from .cordons import cordon_text, tasks_left
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text
 from .job import Job, TaskState, may_grow
-from .node import Node
+from .node import Cordon, Node
 from .placement import room_elsewhere
 from .reason import Reason
-from .shortage import lost_that_fit, never_reason, nodes_text, not_now_reason, resting_text
+from .shortage import lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
 from .state import ClusterState
 from .stranding import lost_nodes
 
@@ -58,12 +59,23 @@ def ending_reason(job: Job) -> Reason:
 
 def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | None:
     """Why a node takes no work; None when it does."""
-    if node.node in state.resting and node.contact is NodeContact.CONNECTED:
+    connected = node.contact is NodeContact.CONNECTED
+    if node.cordon is not None:
+        return _cordoned_reason(state, node, node.cordon, now_us)
+    if node.node in state.resting and connected:
         hint = f"see what is wrong on {node.name}; it gets work again by itself"
         return Reason("refuses", resting_text(node, now_us), hint, {"refusals": node.refusals})
-    if node.contact is NodeContact.CONNECTED:
-        return None
-    return _silence(state, node, now_us, exclusive=False)
+    return None if connected else _silence(state, node, now_us, exclusive=False)
+
+
+def _cordoned_reason(state: ClusterState, node: Node, cordon: Cordon, now_us: Micros) -> Reason:
+    """Its silence goes first: that was not the operator's wish."""
+    text = cordon_text(state, node, cordon, now_us)
+    if node.contact is not NodeContact.CONNECTED:
+        silence = _silence(state, node, now_us, exclusive=False)
+        return replace(silence, text=f"{silence.text}; it is {text}")
+    hint = f"`pace uncordon {node.name}` puts it back into service"
+    return Reason("cordoned", text, hint, {"by": cordon.by, "tasks_left": tasks_left(state, node)})
 
 
 def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
@@ -71,7 +83,8 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.number in state.held:
         return Why((_held_reason(state, job, now_us), *last))
     if not can_ever(state, job.demand):
-        return Why((never_reason(state, job.demand, now_us), *last), never=True)
+        unfit = unfit_reason(state, job.demand, now_us)
+        return Why((unfit, *last), never=unfit.code == "never")
     ahead, first = state.queue.ahead_of(job)
     shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)
@@ -120,7 +133,7 @@ def _stranded_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     if room >= count and ahead:
         but = f"its turn to move has not come: {_behind(ahead, first).text}"
     elif not can_ever(state, job.demand):
-        but = f"no other node could take {tasks}: {never_reason(state, job.demand, now_us).text}"
+        but = f"no other node could take {tasks}: {unfit_reason(state, job.demand, now_us).text}"
     else:
         but = f"no other node could take {tasks}: {room} of {count} fit now, its own places there counted"
     text = (
@@ -137,8 +150,9 @@ def _placed_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     ended = sum(task.state is TaskState.ENDED for task in job.tasks)
     if course.stop is not None:
         left_us = max(0, course.stop.requested_us + course.stop.grace_us - now_us)
+        why = f": {course.stop.why}" if course.stop.why else ""
         text = (
-            f"stopping ({course.stop.outcome}): {ended} of {len(job.tasks)} tasks have ended, "
+            f"stopping ({course.stop.outcome}{why}): {ended} of {len(job.tasks)} tasks have ended, "
             f"the others are killed in {duration_text(left_us)}"
         )
         return Reason("stopping", text, fields={"ended": ended, "tasks": len(job.tasks), "left_us": left_us})

@@ -5,6 +5,7 @@ from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpus_text, size_text
 from .candidates import most_tasks, takes_work, tasks_that_fit
+from .cordons import cordoned_text, could_with_cordoned
 from .gpus import sick_texts
 from .job import Job
 from .node import Load, Node, gpus_matching
@@ -15,6 +16,17 @@ from .state import ClusterState
 SHOWN_NODES = 3
 SHOWN_HOLDERS = 2
 START_AGENT = "start an agent: `pace agent --scheduler HOST:PORT`"
+
+
+def unfit_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Reason:
+    """The nodes in service could never run it; with those that are cordoned it may be another matter."""
+    if not could_with_cordoned(state, demand):
+        return never_reason(state, demand, now_us)
+    serving = [node for node in state.nodes.values() if node.in_service]
+    others = f"the other nodes could not run it: {_never_text(serving, demand)}; " if serving else ""
+    text = f"needs {demand_text(demand)}; {others}{cordoned_text(state, demand)}"
+    hint = "it starts by itself when they are put back: `pace uncordon NODE`"
+    return Reason("cordoned", text, hint, {"nodes": len(state.nodes), "cordoned": _cordoned(state)})
 
 
 def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Reason:
@@ -54,11 +66,13 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     connected = [node for node in state.nodes.values() if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting:
-        return _nobody(state, needs)
+        return _nobody(state, demand, needs)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     least = demand.instance_count_min
     fits = min(sum(fit_now.values()), least)
     fields: dict[str, str | int] = {"tasks": least, "fit_now": fits, "nodes": len(connected)}
+    if cordoned := _cordoned(state):
+        fields["cordoned"] = cordoned
     if fits >= least:
         return _about_to_start(state, job, needs, fields)
     text = f"{needs}; {fits} of {least} fit now; {nodes_text(state, demand, now_us)}"
@@ -86,15 +100,24 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
-    return text
+    cordoned = cordoned_text(state, demand)
+    return f"{text}; {cordoned}" if cordoned else text
 
 
-def _nobody(state: ClusterState, needs: str) -> Reason:
+def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
     if not state.nodes:
         return Reason("no-nodes", f"{needs}; no node has joined yet", START_AGENT)
-    silent, lost = state.contacts[NodeContact.UNKNOWN], state.contacts[NodeContact.LOST]
-    text = f"{needs}; none of the {len(state.nodes)} nodes is connected ({silent} silent, {lost} lost)"
+    others = [node for node in state.nodes.values() if node.cordon is None]
+    silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
+    lost = len(others) - silent
+    text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"
+    if cordoned := cordoned_text(state, demand):
+        text = f"{text}; {cordoned}" if others else f"{needs}; {cordoned}"
     return Reason("no-contact", text, "look at the agents", {"silent": silent, "lost": lost})
+
+
+def _cordoned(state: ClusterState) -> int:
+    return sum(node.cordon is not None for node in state.nodes.values())
 
 
 def _about_to_start(state: ClusterState, job: Job, needs: str, fields: dict[str, str | int]) -> Reason:

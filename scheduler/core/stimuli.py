@@ -67,6 +67,30 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
+class CordonNodes:
+    """They get no work; with `drains`, what runs there goes on elsewhere. All or none. Answer: the jobs that
+    were told to. Raises NotFound, Conflict."""
+
+    key: str
+    nodes: tuple[str, ...]
+    """Names or ids."""
+    by: str
+    why: str = ""
+    drains: bool = False
+    deadline_us: int | None = None
+    """The most that a job is given to save. None: what its saves take, and a margin."""
+
+
+@dataclass(frozen=True, slots=True)
+class UncordonNodes:
+    """All or none. Answer: no jobs. Raises NotFound, Conflict."""
+
+    key: str
+    nodes: tuple[str, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Answer: the Job as it now stands. Raises NotFound for one that is over or was never there."""
 
@@ -139,7 +163,7 @@ class Tick:
     """Time has passed; the loop makes these itself. Answer: None."""
 
 
-Keyed = Submit | Preempt | Restore
+Keyed = Submit | Preempt | Restore | CordonNodes | UncordonNodes
 """Its key is kept, so that the same again changes nothing."""
 Stimulus = (
     Keyed

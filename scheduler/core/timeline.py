@@ -31,17 +31,19 @@ from .ending import COUNTED
 from .events import Event, node_of
 from .gpus import sick_text
 from .hang import place_of, step_of
-from .job import NEVER
+from .job import NEVER, Stop
 from .node_events import (
     ClusterSuspected,
     ClusterTrusted,
     NodeChanged,
     NodeConnected,
+    NodeCordoned,
     NodeDrained,
     NodeForgotten,
     NodeJoined,
     NodeLost,
     NodeRested,
+    NodeUncordoned,
     NodeUnknown,
     SchedulerStarted,
 )
@@ -103,15 +105,21 @@ def _wish_text(event: Event) -> str:
             return f"does not grow at this checkpoint: {event.why}"
         case StopRequested():
             stop = event.stop
-            why = stop.why or STOPS.get(stop.outcome, "cancel")
-            by = f" by {stop.by}" if stop.by else ""
-            return f"{why}{by}: the tasks have {duration_text(stop.grace_us)} to end"
+            return f"{_stop_text(stop)}: the tasks have {duration_text(stop.grace_us)} to end"
         case CheckpointRequested():
             return f"a checkpoint is asked for{f' by {event.by}' if event.by else ''}"
         case RestoreRequested():
             by = f" by {event.by}" if event.by else ""
             return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
     return ""
+
+
+def _stop_text(stop: Stop) -> str:
+    if stop.outcome is AttemptOutcome.RESIZED:
+        return stop.why
+    by = f" by {stop.by}" if stop.by else ""
+    why = f" ({stop.why})" if stop.why else ""
+    return f"{STOPS.get(stop.outcome, 'cancel')}{by}{why}"
 
 
 def _attempt_ended_text(event: AttemptEnded) -> str:
@@ -271,8 +279,18 @@ def _node_text(event: Event, names: Names) -> str:
             return f"node {name} gets no work for {rest}, it refused {event.refusals} in a row: {event.why}"
         case NodeDrained():
             return f"node {name} is drained for {duration_text(event.until_us - event.at_us)}: {event.why}"
+        case NodeCordoned():
+            why = f": {event.why}" if event.why else ""
+            return f"node {name} is {'drained' if event.drains else 'cordoned'} by {event.by}{why}"
+        case NodeUncordoned():
+            return f"node {name} is put back into service by {event.by}"
         case NodeForgotten():
             return f"node {name} is forgotten"
+    return _cluster_text(event)
+
+
+def _cluster_text(event: Event) -> str:
+    match event:
         case SchedulerStarted():
             return "the scheduler started"
         case ClusterSuspected():

@@ -284,7 +284,7 @@ def test_timers_miss_nothing_and_name_each_once(sets: list[tuple[int, int]]) -> 
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from("jjjfdn"), st.integers(0, 7)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from("jjjfdncu"), st.integers(0, 7)), max_size=40))
 def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int]]) -> None:
     paddock = Paddock()
     for name in ("n1", "n2", "n3"):
@@ -305,6 +305,8 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
             name = f"n{which % 3 + 1}"
             tasks = paddock.state.loads[NodeId(name)].tasks
             paddock.node_joins(name, *tasks)
+        elif move in "cu":
+            (paddock.cordon if move == "c" else paddock.uncordon)(f"n{which % 3 + 1}")
         for one in watched:
             _memo_is_true(paddock, one.demand)
 
@@ -315,7 +317,9 @@ def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
     plain = {
         name: fits
         for name, node in state.nodes.items()
-        if node.contact is NodeContact.CONNECTED and (fits := tasks_that_fit(node, state.loads[name], demand))
+        if node.contact is NodeContact.CONNECTED
+        and node.cordon is None
+        and (fits := tasks_that_fit(node, state.loads[name], demand))
     }
     assert memo.fits == plain
     assert memo.room == sum(plain.values())

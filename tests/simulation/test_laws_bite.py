@@ -113,6 +113,13 @@ def tells_a_fact_twice(state: ClusterState, event: Event) -> Touched:
     return evolve(state, event)
 
 
+def clears_the_cordon_of_who_dials_in(state: ClusterState, event: Event) -> Touched:
+    touched = evolve(state, event)
+    if isinstance(event, NodeConnected):
+        state.nodes[event.node] = replace(state.nodes[event.node], cordon=None)
+    return touched
+
+
 def offers_what_is_out_of_service(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
     if isinstance(event, NodeChanged):
@@ -143,6 +150,7 @@ def ends_the_wrong_job(state: ClusterState, event: Event) -> Touched:
         (still_suspects_what_is_over, "AttemptEnded", "suspected: "),
         (keeps_step_times_of_the_past, "AttemptEnded", "have step times"),
         (tells_a_fact_twice, "NodeConnected", "a gap in the history"),
+        (clears_the_cordon_of_who_dials_in, "NodeConnected", "are cordoned, and then"),
         (offers_what_is_out_of_service, "NodeChanged", "GPUs ["),
         (ends_the_wrong_job, "JobEnded", "moved to None"),
     ],

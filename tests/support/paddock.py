@@ -123,14 +123,26 @@ class Paddock:
         self.tell(s.ContactLost(NodeId(name), self.sessions.pop(name), "connection reset"))
 
     def submit(self, *shapes: Shape, priority: int = 0, key: str = "", user: str = "ann") -> list[int]:
-        self._key += 1
         jobs = tuple(s.NewJob("train", priority, one, "{}") for one in shapes)
-        answer: Submitted = self.tell(s.Submit(key or f"key-{self._key}", user, jobs))
+        answer: Submitted = self.tell(s.Submit(key or self._new_key(), user, jobs))
         return list(answer.jobs)
 
     def cancel(self, job: int, grace_s: float | None = None) -> None:
         grace_us = None if grace_s is None else round(grace_s * 1e6)
         self.tell(s.Cancel(JobId(job), grace_us, "ann"))
+
+    def cordon(self, *names: str, why: str = "", by: str = "ann", key: str = "") -> list[int]:
+        return self._asks(s.CordonNodes(key or self._new_key(), names, by, why))
+
+    def drain(
+        self, *names: str, why: str = "", by: str = "ann", deadline_s: float | None = None, key: str = ""
+    ) -> list[int]:
+        """The jobs that were told to leave."""
+        deadline_us = None if deadline_s is None else round(deadline_s * 1e6)
+        return self._asks(s.CordonNodes(key or self._new_key(), names, by, why, True, deadline_us))
+
+    def uncordon(self, *names: str, key: str = "") -> list[int]:
+        return self._asks(s.UncordonNodes(key or self._new_key(), names, "ann"))
 
     def says(self, job: int, task: int, *said: s.Said, attempt: int | None = None) -> Any:
         """The task's journal goes on; entries are numbered by themselves."""
@@ -220,6 +232,13 @@ class Paddock:
 
     def replayed(self) -> ClusterState:
         return replay(self.history(), self.settings)
+
+    def _new_key(self) -> str:
+        self._key += 1
+        return f"key-{self._key}"
+
+    def _asks(self, stimulus: s.CordonNodes | s.UncordonNodes) -> list[int]:
+        return list(self.tell(stimulus))
 
     def _commit(self, step: Any) -> None:
         if not step.empty:

@@ -56,7 +56,8 @@ def picture(state: ClusterState) -> dict[str, Any]:
         "last_seq": state.last_seq,
         "jobs": {number: durable(job) for number, job in state.jobs.items()},
         "nodes": {
-            name: (node.inventory, node.contact is NodeContact.LOST) for name, node in state.nodes.items()
+            name: (node.inventory, node.contact is NodeContact.LOST, node.cordon)
+            for name, node in state.nodes.items()
         },
         "loads": state.loads,
         "waiting": sorted(waiting),

@@ -13,7 +13,8 @@ from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted,
 from paceline.scheduler.core.deadlines import job_deadline, node_deadline
 from paceline.scheduler.core.events import DurableEvent, Event, job_of
 from paceline.scheduler.core.job import Job, TaskState
-from paceline.scheduler.core.node import Load
+from paceline.scheduler.core.node import Cordon, Load
+from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
 from paceline.scheduler.core.queue import FIRST_TIME, RESTART, Standing, lane_key
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stranding import is_stranded
@@ -30,6 +31,7 @@ class Watch:
     def __init__(self, state: ClusterState) -> None:
         self._seq, self._at_us, self._last_job = state.last_seq, state.last_at_us, state.last_job
         self._stood = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
+        self._cordons = _cordons(state)
 
     def applied(self, state: ClusterState, event: Event) -> None:
         try:
@@ -46,6 +48,10 @@ class Watch:
         assert state.last_job == (max(self._last_job, event.job) if made else self._last_job)
         stands = {number: (job.state, job.attempt) for number, job in state.jobs.items()}
         self._sick = {(name, gpu.index) for name, node in state.nodes.items() for gpu in node.inventory.sick}
+        cordons = _cordons(state)
+        said = isinstance(event, NodeCordoned | NodeUncordoned)
+        assert said or cordons == self._cordons, f"{self._cordons} are cordoned, and then {cordons}"
+        self._cordons = cordons
         if stands != self._stood:
             for number in stands.keys() | self._stood.keys():
                 if stands.get(number) != self._stood.get(number):
@@ -69,10 +75,26 @@ class Watch:
         grown = isinstance(event, AttemptStarted)
         if isinstance(event, AttemptStarted):
             for place in event.places:
+                assert place.node not in self._cordons, f"job {number} was placed on {place.node}, cordoned"
                 given = [index for index in place.gpu_indices if (place.node, index) in self._sick]
                 assert not given, f"job {number} was given GPUs {given} of {place.node}, out of service"
         assert to[1] == before[1] + grown, f"job {number}: attempt {before[1]} and then {to[1]}"
         assert to[0] is before[0] or to[0] in TRANSITIONS[before[0]], f"job {number}: {before} and then {to}"
+
+
+def _cordons(state: ClusterState) -> dict[NodeId, Cordon]:
+    return {name: node.cordon for name, node in state.nodes.items() if node.cordon is not None}
+
+
+def drained_nodes_empty(state: ClusterState) -> None:
+    """Between two batches: whoever has a task that runs on a node that drains was told to leave."""
+    for name, node in state.nodes.items():
+        if node.cordon is None or not node.cordon.drains:
+            continue
+        for key in state.loads[name].tasks:
+            job = state.jobs[key.job]
+            ended = job.tasks[key.task].state is TaskState.ENDED
+            assert ended or job.course.stop is not None, f"{key} stays on {name}, which drains: {job}"
 
 
 def state_is_sane(state: ClusterState) -> None:

@@ -43,6 +43,8 @@ class Run:
         )
         self.nodes: list[Node] = []
         self.acknowledged: dict[str, tuple[JobId, ...]] = {}
+        self.obeyed: dict[str, tuple[JobId, ...]] = {}
+        """Of the operators' requests: the jobs that were told to leave."""
         self.waiting_keys: set[str] = set()
         self.gangs = Gangs(self)
         self.checks = Checks(self)
@@ -57,6 +59,8 @@ class Run:
             self.world.later(self.world.between(0, 20 * SECOND), self._submit, f"key-{at}")
         for _ in range(die.randint(1, 8)):
             self.world.later(self.world.between(0, self.faults_us), self._fault)
+        for at in range(die.choice([0, 0, 1, 3])):
+            self.world.later(self.world.between(0, self.faults_us), self._take_out, f"cordon-{at}")
         self.world.later(self.faults_us, self._calm_down)
 
     def holder_of(self, key: TaskKey) -> Node:
@@ -101,19 +105,41 @@ class Run:
             backoff_s=die.choice([0, 0.1, 5]),
         )
 
-    def _ask(self, submit: s.Submit) -> None:
+    def _ask(self, asked: s.Submit | s.CordonNodes | s.UncordonNodes) -> None:
         """As clients do: the same key again until an answer comes. Messages may be lost or doubled."""
-        if submit.key not in self.waiting_keys:
+        if asked.key not in self.waiting_keys:
             return
+        reply = self._answered if isinstance(asked, s.Submit) else self._obeyed
         for _ in range(2 if self.world.chance(0.2) else 1):
             if self.world.calm or self.world.chance(0.9):
                 self.world.later(
                     self.world.between(50, 20 * MS),
                     self.scheduler.call,
-                    submit,
-                    lambda answer: self._answered(submit, answer),
+                    asked,
+                    lambda answer: reply(asked, answer),  # type: ignore[arg-type]
                 )
-        self.world.later(SECOND, self._ask, submit)
+        self.world.later(SECOND, self._ask, asked)
+
+    def _take_out(self, key: str) -> None:
+        """An operator cordons or drains nodes, and puts most of them back."""
+        die, known = self.world.die, sorted(self.scheduler.engine.state.nodes)
+        if not known:
+            return
+        names = tuple(die.sample(known, min(len(known), die.choice([1, 1, 2]))))
+        deadline_us = die.choice([None, 0, 3 * SECOND])
+        self.waiting_keys.add(key)
+        self._ask(s.CordonNodes(key, names, "ann", "new disks", die.random() < 0.7, deadline_us))
+        if self.world.chance(0.7):
+            self.world.later(self.world.between(0, 40 * SECOND), self._put_back, f"un{key}", names)
+
+    def _put_back(self, key: str, names: tuple[str, ...]) -> None:
+        self.waiting_keys.add(key)
+        self._ask(s.UncordonNodes(key, names, "ann"))
+
+    def _obeyed(self, asked: s.CordonNodes | s.UncordonNodes, jobs: tuple[JobId, ...]) -> None:
+        known = self.obeyed.setdefault(asked.key, jobs)
+        assert known == jobs, f"{asked.key} told {known} and then {jobs}"
+        self.waiting_keys.discard(asked.key)
 
     def _answered(self, submit: s.Submit, answer: Submitted) -> None:
         if not self.world.calm and self.world.chance(0.2):

@@ -17,7 +17,7 @@ from paceline.scheduler.records import job_from_row
 from paceline.scheduler.store.base import Loaded
 from paceline.spec.errors import PacelineError
 from paceline.spec.ids import Micros, NodeId
-from support.sim_laws import Watch
+from support.sim_laws import Watch, drained_nodes_empty
 from support.sim_world import MS, Stream
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ class Scheduler:
         self._busy = False
         for committed in step.committed:
             self.run.checks.committed(committed)
+        drained_nodes_empty(self.engine.state)
         if (step.committed or self.world.chance(0.05)) and self.world.chance(0.1):
             self.run.checks.state_is_what_is_stored(self.engine.state)
         for reply, answer in zip(replies, step.answers, strict=True):
