@@ -9,6 +9,8 @@ SUBMIT_JOBS_MAX: Final = 1000
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 KEY_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
 NAME_CHARACTERS_MAX: Final = 200
+NODE_WHY_CHARACTERS_MAX: Final = 500
+"""Of the reason for which a node is taken out of service."""
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000

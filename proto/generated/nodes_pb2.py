@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from . import common_pb2 as paceline_dot_proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaceline/proto/v1/nodes.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"\x1a\n\x0cTrustRequest\x12\n\n\x02\x62y\x18\x01 \x01(\t\"3\n\nTrustReply\x12\x15\n\rwas_suspected\x18\x01 \x01(\x08\x12\x0e\n\x06silent\x18\x02 \x01(\x05\"3\n\x10ListNodesRequest\x12\x1f\n\x04page\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Page\"f\n\x0eListNodesReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.paceline.v1.NodeView\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x19\n\x11\x63luster_suspected\x18\x03 \x01(\x08\"\xde\x01\n\x08NodeView\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\tinventory\x18\x02 \x01(\x0b\x32\x16.paceline.v1.Inventory\x12\x0f\n\x07\x63ontact\x18\x03 \x01(\t\x12\x15\n\rlast_heard_us\x18\x04 \x01(\x03\x12$\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x16.paceline.v1.Resources\x12#\n\x05tasks\x18\x06 \x03(\x0b\x32\x14.paceline.v1.TaskKey\x12#\n\x06reason\x18\x07 \x01(\x0b\x32\x13.paceline.v1.Reason\"\xf1\x03\n\tInventory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.paceline.v1.Resources\x12\x1e\n\x04gpus\x18\x04 \x03(\x0b\x32\x10.paceline.v1.Gpu\x12\x12\n\ngpu_status\x18\x05 \x01(\t\x12\x13\n\x0b\x63ontainment\x18\x06 \x01(\t\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".paceline.v1.Inventory.LabelsEntry\x12>\n\x0c\x65nvironments\x18\x08 \x03(\x0b\x32(.paceline.v1.Inventory.EnvironmentsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x12\x13\n\x0binterpreter\x18\n \x01(\t\x12\x11\n\twarm_pool\x18\x0b \x01(\t\x12\x18\n\x10rendezvous_ports\x18\x0c \x03(\x05\x12\x16\n\x0e\x64river_version\x18\r \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x0e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11\x45nvironmentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9c\x04\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x04 \x01(\x03\x12\x1e\n\x11memory_used_bytes\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13utilization_percent\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rtemperature_c\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\x08power_mw\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\npci_bus_id\x18\t \x01(\t\x12\x13\n\x0bmig_enabled\x18\n \x01(\x08\x12\x1c\n\x0f\x65\x63\x63_uncorrected\x18\x0b \x01(\x03H\x04\x88\x01\x01\x12\x15\n\x08last_xid\x18\x0c \x01(\x03H\x05\x88\x01\x01\x12#\n\x05links\x18\r \x03(\x0b\x32\x14.paceline.v1.GpuLink\x12\x0e\n\x06health\x18\x0e \x01(\t\x12\x13\n\x0bmig_devices\x18\x0f \x03(\t\x12\r\n\x05state\x18\x64 \x01(\t\x12\r\n\x05needs\x18\x65 \x01(\t\x12\x10\n\x08since_us\x18\x66 \x01(\x03\x12\x13\n\x0bquarantines\x18g \x01(\x05\x42\x14\n\x12_memory_used_bytesB\x16\n\x14_utilization_percentB\x10\n\x0e_temperature_cB\x0b\n\t_power_mwB\x12\n\x10_ecc_uncorrectedB\x0b\n\t_last_xid\":\n\x07GpuLink\x12\x12\n\npeer_index\x18\x01 \x01(\x05\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\x05\x32\x88\x01\n\x05Nodes\x12\x42\n\x04List\x12\x1d.paceline.v1.ListNodesRequest\x1a\x1b.paceline.v1.ListNodesReply\x12;\n\x05Trust\x12\x19.paceline.v1.TrustRequest\x1a\x17.paceline.v1.TrustReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaceline/proto/v1/nodes.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"g\n\rCordonRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x03(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\r\n\x05\x64rain\x18\x04 \x01(\x08\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12\n\n\x02\x62y\x18\x06 \x01(\t\"9\n\x0fUncordonRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x03(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\"A\n\x0b\x43ordonReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.paceline.v1.NodeView\x12\x0c\n\x04jobs\x18\x02 \x03(\x03\"[\n\nCordonView\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x10\n\x08since_us\x18\x03 \x01(\x03\x12\x0e\n\x06\x64rains\x18\x04 \x01(\x08\x12\x12\n\ntasks_left\x18\x05 \x01(\x05\"\x1a\n\x0cTrustRequest\x12\n\n\x02\x62y\x18\x01 \x01(\t\"3\n\nTrustReply\x12\x15\n\rwas_suspected\x18\x01 \x01(\x08\x12\x0e\n\x06silent\x18\x02 \x01(\x05\"3\n\x10ListNodesRequest\x12\x1f\n\x04page\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Page\"f\n\x0eListNodesReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.paceline.v1.NodeView\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x19\n\x11\x63luster_suspected\x18\x03 \x01(\x08\"\x87\x02\n\x08NodeView\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\tinventory\x18\x02 \x01(\x0b\x32\x16.paceline.v1.Inventory\x12\x0f\n\x07\x63ontact\x18\x03 \x01(\t\x12\x15\n\rlast_heard_us\x18\x04 \x01(\x03\x12$\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x16.paceline.v1.Resources\x12#\n\x05tasks\x18\x06 \x03(\x0b\x32\x14.paceline.v1.TaskKey\x12#\n\x06reason\x18\x07 \x01(\x0b\x32\x13.paceline.v1.Reason\x12\'\n\x06\x63ordon\x18< \x01(\x0b\x32\x17.paceline.v1.CordonView\"\xf1\x03\n\tInventory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x16.paceline.v1.Resources\x12\x1e\n\x04gpus\x18\x04 \x03(\x0b\x32\x10.paceline.v1.Gpu\x12\x12\n\ngpu_status\x18\x05 \x01(\t\x12\x13\n\x0b\x63ontainment\x18\x06 \x01(\t\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".paceline.v1.Inventory.LabelsEntry\x12>\n\x0c\x65nvironments\x18\x08 \x03(\x0b\x32(.paceline.v1.Inventory.EnvironmentsEntry\x12\x0f\n\x07version\x18\t \x01(\t\x12\x13\n\x0binterpreter\x18\n \x01(\t\x12\x11\n\twarm_pool\x18\x0b \x01(\t\x12\x18\n\x10rendezvous_ports\x18\x0c \x03(\x05\x12\x16\n\x0e\x64river_version\x18\r \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x0e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11\x45nvironmentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9c\x04\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x04 \x01(\x03\x12\x1e\n\x11memory_used_bytes\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13utilization_percent\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rtemperature_c\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\x08power_mw\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\npci_bus_id\x18\t \x01(\t\x12\x13\n\x0bmig_enabled\x18\n \x01(\x08\x12\x1c\n\x0f\x65\x63\x63_uncorrected\x18\x0b \x01(\x03H\x04\x88\x01\x01\x12\x15\n\x08last_xid\x18\x0c \x01(\x03H\x05\x88\x01\x01\x12#\n\x05links\x18\r \x03(\x0b\x32\x14.paceline.v1.GpuLink\x12\x0e\n\x06health\x18\x0e \x01(\t\x12\x13\n\x0bmig_devices\x18\x0f \x03(\t\x12\r\n\x05state\x18\x64 \x01(\t\x12\r\n\x05needs\x18\x65 \x01(\t\x12\x10\n\x08since_us\x18\x66 \x01(\x03\x12\x13\n\x0bquarantines\x18g \x01(\x05\x42\x14\n\x12_memory_used_bytesB\x16\n\x14_utilization_percentB\x10\n\x0e_temperature_cB\x0b\n\t_power_mwB\x12\n\x10_ecc_uncorrectedB\x0b\n\t_last_xid\":\n\x07GpuLink\x12\x12\n\npeer_index\x18\x01 \x01(\x05\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\x05\x32\x8c\x02\n\x05Nodes\x12\x42\n\x04List\x12\x1d.paceline.v1.ListNodesRequest\x1a\x1b.paceline.v1.ListNodesReply\x12;\n\x05Trust\x12\x19.paceline.v1.TrustRequest\x1a\x17.paceline.v1.TrustReply\x12>\n\x06\x43ordon\x12\x1a.paceline.v1.CordonRequest\x1a\x18.paceline.v1.CordonReply\x12\x42\n\x08Uncordon\x12\x1c.paceline.v1.UncordonRequest\x1a\x18.paceline.v1.CordonReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +36,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORY_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_INVENTORY_ENVIRONMENTSENTRY']._loaded_options = None
   _globals['_INVENTORY_ENVIRONMENTSENTRY']._serialized_options = b'8\001'
-  _globals['_TRUSTREQUEST']._serialized_start=78
-  _globals['_TRUSTREQUEST']._serialized_end=104
-  _globals['_TRUSTREPLY']._serialized_start=106
-  _globals['_TRUSTREPLY']._serialized_end=157
-  _globals['_LISTNODESREQUEST']._serialized_start=159
-  _globals['_LISTNODESREQUEST']._serialized_end=210
-  _globals['_LISTNODESREPLY']._serialized_start=212
-  _globals['_LISTNODESREPLY']._serialized_end=314
-  _globals['_NODEVIEW']._serialized_start=317
-  _globals['_NODEVIEW']._serialized_end=539
-  _globals['_INVENTORY']._serialized_start=542
-  _globals['_INVENTORY']._serialized_end=1039
-  _globals['_INVENTORY_LABELSENTRY']._serialized_start=941
-  _globals['_INVENTORY_LABELSENTRY']._serialized_end=986
-  _globals['_INVENTORY_ENVIRONMENTSENTRY']._serialized_start=988
-  _globals['_INVENTORY_ENVIRONMENTSENTRY']._serialized_end=1039
-  _globals['_GPU']._serialized_start=1042
-  _globals['_GPU']._serialized_end=1582
-  _globals['_GPULINK']._serialized_start=1584
-  _globals['_GPULINK']._serialized_end=1642
-  _globals['_NODES']._serialized_start=1645
-  _globals['_NODES']._serialized_end=1781
+  _globals['_CORDONREQUEST']._serialized_start=78
+  _globals['_CORDONREQUEST']._serialized_end=181
+  _globals['_UNCORDONREQUEST']._serialized_start=183
+  _globals['_UNCORDONREQUEST']._serialized_end=240
+  _globals['_CORDONREPLY']._serialized_start=242
+  _globals['_CORDONREPLY']._serialized_end=307
+  _globals['_CORDONVIEW']._serialized_start=309
+  _globals['_CORDONVIEW']._serialized_end=400
+  _globals['_TRUSTREQUEST']._serialized_start=402
+  _globals['_TRUSTREQUEST']._serialized_end=428
+  _globals['_TRUSTREPLY']._serialized_start=430
+  _globals['_TRUSTREPLY']._serialized_end=481
+  _globals['_LISTNODESREQUEST']._serialized_start=483
+  _globals['_LISTNODESREQUEST']._serialized_end=534
+  _globals['_LISTNODESREPLY']._serialized_start=536
+  _globals['_LISTNODESREPLY']._serialized_end=638
+  _globals['_NODEVIEW']._serialized_start=641
+  _globals['_NODEVIEW']._serialized_end=904
+  _globals['_INVENTORY']._serialized_start=907
+  _globals['_INVENTORY']._serialized_end=1404
+  _globals['_INVENTORY_LABELSENTRY']._serialized_start=1306
+  _globals['_INVENTORY_LABELSENTRY']._serialized_end=1351
+  _globals['_INVENTORY_ENVIRONMENTSENTRY']._serialized_start=1353
+  _globals['_INVENTORY_ENVIRONMENTSENTRY']._serialized_end=1404
+  _globals['_GPU']._serialized_start=1407
+  _globals['_GPU']._serialized_end=1947
+  _globals['_GPULINK']._serialized_start=1949
+  _globals['_GPULINK']._serialized_end=2007
+  _globals['_NODES']._serialized_start=2010
+  _globals['_NODES']._serialized_end=2278
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,136 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class CordonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """idempotency key"""
+    why: _builtins.str
+    """a line of at most 500 characters"""
+    drain: _builtins.bool
+    deadline_s: _builtins.float
+    """the most that a job is given to save; 0: what its saves take, and a margin"""
+    by: _builtins.str
+    """at most 200 printable characters"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names or ids, 1 to 1,000"""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        why: _builtins.str = ...,
+        drain: _builtins.bool = ...,
+        deadline_s: _builtins.float = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "deadline_s", b"deadline_s", "drain", b"drain", "key", b"key", "nodes", b"nodes", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonRequest: _TypeAlias = CordonRequest  # noqa: Y015
+
+@_typing.final
+class UncordonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """idempotency key"""
+    by: _builtins.str
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names or ids, 1 to 1,000"""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "key", b"key", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncordonRequest: _TypeAlias = UncordonRequest  # noqa: Y015
+
+@_typing.final
+class CordonReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeView]:
+        """as they now stand"""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """that were told to save and leave"""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeView] | None = ...,
+        jobs: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonReply: _TypeAlias = CordonReply  # noqa: Y015
+
+@_typing.final
+class CordonView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
+    DRAINS_FIELD_NUMBER: _builtins.int
+    TASKS_LEFT_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    why: _builtins.str
+    since_us: _builtins.int
+    drains: _builtins.bool
+    tasks_left: _builtins.int
+    """there that have not ended"""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        why: _builtins.str = ...,
+        since_us: _builtins.int = ...,
+        drains: _builtins.bool = ...,
+        tasks_left: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "drains", b"drains", "since_us", b"since_us", "tasks_left", b"tasks_left", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonView: _TypeAlias = CordonView  # noqa: Y015
+
+@_typing.final
 class TrustRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -120,6 +250,7 @@ class NodeView(_message.Message):
     FREE_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CORDON_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     contact: _builtins.str
     """spec.lifecycle.NodeContact"""
@@ -134,6 +265,10 @@ class NodeView(_message.Message):
     def reason(self) -> _common_pb2.Reason:
         """why it takes no work, when it does not"""
 
+    @_builtins.property
+    def cordon(self) -> Global___CordonView:
+        """absent: it was not taken out of service"""
+
     def __init__(
         self,
         *,
@@ -144,10 +279,11 @@ class NodeView(_message.Message):
         free: _common_pb2.Resources | None = ...,
         tasks: _abc.Iterable[_common_pb2.TaskKey] | None = ...,
         reason: _common_pb2.Reason | None = ...,
+        cordon: Global___CordonView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "inventory", b"inventory", "reason", b"reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cordon", b"cordon", "free", b"free", "inventory", b"inventory", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "free", b"free", "inventory", b"inventory", "last_heard_us", b"last_heard_us", "node_id", b"node_id", "reason", b"reason", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "cordon", b"cordon", "free", b"free", "inventory", b"inventory", "last_heard_us", b"last_heard_us", "node_id", b"node_id", "reason", b"reason", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

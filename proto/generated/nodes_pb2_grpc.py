@@ -45,6 +45,16 @@ class NodesStub:
                 request_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.SerializeToString,
                 response_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.FromString,
                 _registered_method=True)
+        self.Cordon = channel.unary_unary(
+                '/paceline.v1.Nodes/Cordon',
+                request_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.FromString,
+                _registered_method=True)
+        self.Uncordon = channel.unary_unary(
+                '/paceline.v1.Nodes/Uncordon',
+                request_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.UncordonRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -64,6 +74,21 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cordon(self, request, context):
+        """No new task is placed there; what runs goes on or, to drain, is told to save and goes on elsewhere. All of
+        the nodes or none. Said again it changes nothing, but for a new reason, or a drain of a cordoned node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Uncordon(self, request, context):
+        """Back into service. All of the nodes or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +101,16 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Trust,
                     request_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.FromString,
                     response_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.SerializeToString,
+            ),
+            'Cordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cordon,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.SerializeToString,
+            ),
+            'Uncordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Uncordon,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.UncordonRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +168,60 @@ class Nodes:
             '/paceline.v1.Nodes/Trust',
             paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustRequest.SerializeToString,
             paceline_dot_proto_dot_v1_dot_nodes__pb2.TrustReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Nodes/Cordon',
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Uncordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Nodes/Uncordon',
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.UncordonRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_nodes__pb2.CordonReply.FromString,
             options,
             channel_credentials,
             insecure,

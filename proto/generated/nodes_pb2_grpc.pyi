@@ -36,6 +36,12 @@ class NodesStub:
     List: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.ListNodesRequest, _nodes_pb2.ListNodesReply]
     Trust: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.TrustRequest, _nodes_pb2.TrustReply]
     """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
+    Cordon: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.CordonRequest, _nodes_pb2.CordonReply]
+    """No new task is placed there; what runs goes on or, to drain, is told to save and goes on elsewhere. All of
+    the nodes or none. Said again it changes nothing, but for a new reason, or a drain of a cordoned node.
+    """
+    Uncordon: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.UncordonRequest, _nodes_pb2.CordonReply]
+    """Back into service. All of the nodes or none."""
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -45,6 +51,12 @@ class NodesAsyncStub(NodesStub):
     List: _aio.UnaryUnaryMultiCallable[_nodes_pb2.ListNodesRequest, _nodes_pb2.ListNodesReply]  # type: ignore[assignment]
     Trust: _aio.UnaryUnaryMultiCallable[_nodes_pb2.TrustRequest, _nodes_pb2.TrustReply]  # type: ignore[assignment]
     """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
+    Cordon: _aio.UnaryUnaryMultiCallable[_nodes_pb2.CordonRequest, _nodes_pb2.CordonReply]  # type: ignore[assignment]
+    """No new task is placed there; what runs goes on or, to drain, is told to save and goes on elsewhere. All of
+    the nodes or none. Said again it changes nothing, but for a new reason, or a drain of a cordoned node.
+    """
+    Uncordon: _aio.UnaryUnaryMultiCallable[_nodes_pb2.UncordonRequest, _nodes_pb2.CordonReply]  # type: ignore[assignment]
+    """Back into service. All of the nodes or none."""
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     """Role: client."""
@@ -63,5 +75,23 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodes_pb2.TrustReply, _abc.Awaitable[_nodes_pb2.TrustReply]]:
         """An operator says that the nodes which are silent are really gone: their jobs start elsewhere. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def Cordon(
+        self,
+        request: _nodes_pb2.CordonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodes_pb2.CordonReply, _abc.Awaitable[_nodes_pb2.CordonReply]]:
+        """No new task is placed there; what runs goes on or, to drain, is told to save and goes on elsewhere. All of
+        the nodes or none. Said again it changes nothing, but for a new reason, or a drain of a cordoned node.
+        """
+
+    @_abc_1.abstractmethod
+    def Uncordon(
+        self,
+        request: _nodes_pb2.UncordonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodes_pb2.CordonReply, _abc.Awaitable[_nodes_pb2.CordonReply]]:
+        """Back into service. All of the nodes or none."""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

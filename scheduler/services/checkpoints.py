@@ -7,7 +7,6 @@ names, the fork's only the fork's, and a call that is repeated finds what it mad
 
 import asyncio
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ import grpc.aio
 
 from ...proto.codecs import job_id_of
 from ...proto.generated import jobs_pb2, jobs_pb2_grpc
-from ...proto.limits import KEY_PATTERN, NAME_CHARACTERS_MAX
 from ...spec.errors import Conflict, InvalidRequest, NotFound
 from ...spec.ids import JobId
 from ...spec.job import JobSpec
@@ -27,10 +25,10 @@ from ..core.checkpoints import checkpoint_of
 from ..core.job import Checkpoint, Job, Parent
 from ..loop import Loop
 from ..records import events_from_rows
+from .checks import check_asked
 from .lookup import Lookup
 from .messages import checkpoint_message
 
-_KEY: Final = re.compile(KEY_PATTERN)
 _SECOND_US: Final = 1_000_000
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,7 +42,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     async def Preempt(self, request: jobs_pb2.PreemptRequest, context: _Context) -> jobs_pb2.JobView:
         number = job_id_of(request.job)
-        _check(request.key, request.user)
+        check_asked(request.key, request.user)
         if not 0 <= request.grace_s <= 86_400:
             raise InvalidRequest(f"grace_s is {request.grace_s}; expected 0 to 86400 seconds")
         grace_us = round(request.grace_s * _SECOND_US) or None
@@ -56,7 +54,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
         self, request: jobs_pb2.CheckpointRequest, context: _Context
     ) -> jobs_pb2.CheckpointReply:
         number = job_id_of(request.job)
-        _check(request.key, request.user)
+        check_asked(request.key, request.user)
         try:
             asked = stimuli.AskCheckpoint(request.key, number, request.user or "a client")
             done = await self._loop.submit(asked)
@@ -66,7 +64,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     async def Restore(self, request: jobs_pb2.RestoreRequest, context: _Context) -> jobs_pb2.JobView:
         number = job_id_of(request.job)
-        _check(request.key, request.user)
+        check_asked(request.key, request.user)
         asked = stimuli.Restore(request.key, number, request.step, request.user or "a client")
         await self._ask_live(number, asked, step=request.step)
         return await self._view(number)
@@ -87,7 +85,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     async def Fork(self, request: jobs_pb2.ForkRequest, context: _Context) -> jobs_pb2.SubmitReply:
         number = job_id_of(request.job)
-        _check(request.key, request.user)
+        check_asked(request.key, request.user)
         parent = await self._lookup.job(number)
         made = await asyncio.to_thread(self._store_key, request.key)
         if made:
@@ -143,17 +141,6 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
         raise NotImplementedError
-
-
-def _check(key: str, user: str) -> None:
-    if not _KEY.fullmatch(key):
-        raise InvalidRequest(
-            f"{key[:80]!r} is no idempotency key; expected 1 to 64 characters of A-Z a-z 0-9 _ -"
-        )
-    if len(user) > NAME_CHARACTERS_MAX or not user.isprintable():
-        raise InvalidRequest(
-            f"the user's name is not one: expected at most {NAME_CHARACTERS_MAX} printable characters"
-        )
 
 
 def _keep_for_fork(storage: Path, key: str, parent: Job, chosen: Checkpoint) -> Checkpoint:

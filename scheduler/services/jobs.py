@@ -4,7 +4,6 @@ A live job is read from the loop, a finished one from the store; a listing is re
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -17,7 +16,6 @@ from ...proto.codecs import job_id_of, page_of
 from ...proto.generated import jobs_pb2
 from ...proto.limits import (
     DOCUMENT_BYTES_MAX,
-    KEY_PATTERN,
     NAME_CHARACTERS_MAX,
     PAGE_BYTES_MAX,
     SUBMIT_JOBS_MAX,
@@ -40,12 +38,12 @@ from ..core.state import ClusterState
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
 from .checkpoints import CheckpointCalls
+from .checks import check_asked
 from .documents import Documents
 from .lookup import Lookup, no_job
 from .messages import add_document, add_output, entry_message, job_message, reason_message
 from .starts import output_folders
 
-_KEY: Final = re.compile(KEY_PATTERN)
 _SECOND_US: Final = 1_000_000
 _WAITS_BUDGET_S: Final = 0.005
 _EVENTS_AT_ONCE: Final = 1000
@@ -249,16 +247,9 @@ class JobService(CheckpointCalls):
 
 
 def _check_submit(request: jobs_pb2.SubmitRequest) -> None:
-    if not _KEY.fullmatch(request.key):
-        raise InvalidRequest(
-            f"{request.key[:80]!r} is no idempotency key; expected 1 to 64 characters of A-Z a-z 0-9 _ -"
-        )
+    check_asked(request.key, request.user)
     if not 1 <= len(request.jobs) <= SUBMIT_JOBS_MAX:
         raise InvalidRequest(f"{len(request.jobs)} jobs in one call; expected 1 to {SUBMIT_JOBS_MAX}")
-    if len(request.user) > NAME_CHARACTERS_MAX or not request.user.isprintable():
-        raise InvalidRequest(
-            f"the user's name is not one: expected at most {NAME_CHARACTERS_MAX} printable characters"
-        )
 
 
 def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
