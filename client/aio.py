@@ -114,6 +114,20 @@ class AsyncClient(Base, AsyncCheckpointVerbs):
         """Say that the silent nodes are really gone; see Client.trust."""
         return await self._call(calls.trust(by=calls.user_name()))
 
+    async def cordon(self, *nodes: str, why: str = "") -> views.Cordoned:
+        """No new task is placed there; see Client.cordon."""
+        call = calls.cordon(nodes, why=why, key=calls.new_key(), by=calls.user_name())
+        return await self._call(call)
+
+    async def drain(self, *nodes: str, why: str = "", deadline_s: float = 0.0) -> views.Cordoned:
+        """What runs there moves, too; see Client.drain."""
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        return await self._call(call)
+
+    async def uncordon(self, *nodes: str) -> views.Cordoned:
+        """Put these nodes back into service."""
+        return await self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
+
     def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
         return self._stream(calls.WatchCursor(job, after_seq))

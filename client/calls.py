@@ -195,6 +195,21 @@ def trust(*, by: str) -> Call[views.Trust]:
     )
 
 
+def cordon(nodes: Sequence[str], *, why: str, key: str, by: str) -> Call[views.Cordoned]:
+    request = nodes_pb2.CordonRequest(key=key, nodes=nodes, why=why, by=by)
+    return Call(lambda stubs: stubs.nodes.Cordon, request, codecs.to_cordoned)
+
+
+def drain(nodes: Sequence[str], *, why: str, deadline_s: float, key: str, by: str) -> Call[views.Cordoned]:
+    request = nodes_pb2.CordonRequest(key=key, nodes=nodes, why=why, drain=True, deadline_s=deadline_s, by=by)
+    return Call(lambda stubs: stubs.nodes.Cordon, request, codecs.to_cordoned)
+
+
+def uncordon(nodes: Sequence[str], *, key: str, by: str) -> Call[views.Cordoned]:
+    request = nodes_pb2.UncordonRequest(key=key, nodes=nodes, by=by)
+    return Call(lambda stubs: stubs.nodes.Uncordon, request, codecs.to_cordoned)
+
+
 class WatchCursor:
     """Where a watcher of one job stands: what to ask for, and what of the answer is new."""
 

@@ -186,6 +186,17 @@ def to_node(message: nodes_pb2.NodeView) -> views.Node:
         driver_version=inventory.driver_version,
         tasks=tuple(TaskKey(JobId(key.job), Attempt(key.attempt), key.task) for key in message.tasks),
         reason=_reason_or_none(message.HasField("reason"), message.reason),
+        cordon=to_cordon(message.cordon) if message.HasField("cordon") else None,
+    )
+
+
+def to_cordon(message: nodes_pb2.CordonView) -> views.Cordon:
+    return views.Cordon(message.by, message.why, Micros(message.since_us), message.drains, message.tasks_left)
+
+
+def to_cordoned(message: nodes_pb2.CordonReply) -> views.Cordoned:
+    return views.Cordoned(
+        tuple(to_node(node) for node in message.nodes), tuple(JobId(job) for job in message.jobs)
     )
 
 

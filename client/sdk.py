@@ -121,6 +121,21 @@ class Client(Base, CheckpointVerbs):
         """Say that the nodes which are silent are really gone: their jobs start elsewhere."""
         return self._call(calls.trust(by=calls.user_name()))
 
+    def cordon(self, *nodes: str, why: str = "") -> views.Cordoned:
+        """No new task is placed on these nodes (names or ids); what runs there goes on. Raises NotFound."""
+        call = calls.cordon(nodes, why=why, key=calls.new_key(), by=calls.user_name())
+        return self._call(call)
+
+    def drain(self, *nodes: str, why: str = "", deadline_s: float = 0.0) -> views.Cordoned:
+        """Cordon these nodes, and have what runs there save and go on elsewhere. A job has what its saves
+        take, and at most `deadline_s` (0: no bound of yours). Raises NotFound."""
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        return self._call(call)
+
+    def uncordon(self, *nodes: str) -> views.Cordoned:
+        """Put these nodes back into service. Raises NotFound."""
+        return self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
+
     def watch(self, job: int, *, after_seq: int = 0) -> Iterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
         return self._stream(calls.WatchCursor(job, after_seq))

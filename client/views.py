@@ -276,6 +276,19 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Cordon:
+    """Somebody took a node out of service."""
+
+    by: str
+    why: str
+    since_us: Micros
+    drains: bool
+    """What ran there was told to save and go on elsewhere."""
+    tasks_left: int
+    """There that have not ended; a drained node has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A node as the scheduler knows it."""
 
@@ -298,6 +311,17 @@ class Node:
     tasks: tuple[TaskKey, ...]
     reason: Reason | None
     """Why it takes no work, when it does not."""
+    cordon: Cordon | None = None
+    """None: it was not taken out of service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cordoned:
+    """Nodes that were taken out of service, or put back, as they now stand."""
+
+    nodes: tuple[Node, ...]
+    jobs: tuple[JobId, ...]
+    """That were told to save and leave."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,17 @@ def parse_every(text: object) -> Every:
     return Every(seconds=number * _UNITS[match[2][0]])
 
 
+def parse_seconds(text: str) -> float:
+    """`90 s`, `10 min`, `2 h`. Raises ValueError, saying what was expected."""
+    try:
+        every = parse_every(text)
+    except ValueError:
+        every = Every()
+    if not every.seconds:
+        raise ValueError("expected a time with its unit, such as `90 s`, `10 min` or `2 h`")
+    return every.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """`why` holds the numbers that it follows from."""

@@ -39,7 +39,8 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
     containment, warm_pool, labels, environments, version, driver_version,
-    tasks, reason. A GPU's state is ok, drained (no new work) or quarantined
+    tasks, reason, cordon ({by, why, since_us, drains, tasks_left}, or null:
+    in service). A GPU's state is ok, drained (no new work) or quarantined
     (what ran on it was restarted elsewhere); health says why, since_us since
     when, needs what the driver asks for.
 

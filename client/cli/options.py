@@ -14,6 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATIENCE_S = 2.0
 """A person waits for an answer: long enough for a scheduler that is restarting, no longer."""
 
+DURATION_MAX_S = 86_400.0
+
 
 class JobNumber(click.ParamType[int]):
     """A job's number, as `pace submit` says it."""
@@ -25,6 +27,23 @@ class JobNumber(click.ParamType[int]):
         if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
             self.fail(f"{value!r} is not a job's number; `pace jobs` lists them", param, ctx)
         return int(text)
+
+
+class Duration(click.ParamType[float]):
+    """A time with its unit, in seconds; at most a day."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from ...spec.every import parse_seconds
+
+        try:
+            seconds = parse_seconds(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        if seconds > DURATION_MAX_S:
+            self.fail(f"{value!r} is more than a day", param, ctx)
+        return seconds
 
 
 job_argument = click.argument("job", type=JobNumber(), metavar="JOB")

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline.spec.errors import PacelineError
-from paceline.spec.every import AUTO_MAX_S, AUTO_MIN_S, Every, best_interval, daly_s, parse_every
+from paceline.spec.every import (
+    AUTO_MAX_S,
+    AUTO_MIN_S,
+    Every,
+    best_interval,
+    daly_s,
+    parse_every,
+    parse_seconds,
+)
 from paceline.spec.job import parse_job
 
 
@@ -30,6 +38,13 @@ def test_it_is_a_number_with_its_unit(text: str, every: Every, canonical: str) -
 def test_what_is_none_is_refused_with_examples(text: object) -> None:
     with pytest.raises(ValueError, match="100 steps"):
         parse_every(text)
+
+
+def test_a_time_alone_has_no_steps() -> None:
+    assert [parse_seconds(text) for text in ("90 s", "10min", "2 h")] == [90, 600, 7200]
+    for text in ("100 steps", "auto", "10", "0 s", "soon"):
+        with pytest.raises(ValueError, match="10 min"):
+            parse_seconds(text)
 
 
 def test_the_job_file_names_the_key() -> None:
