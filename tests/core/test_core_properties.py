@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted, Place
-from paceline.scheduler.core.candidates import candidates_for, tasks_that_fit
+from paceline.scheduler.core.candidates import can_ever, candidates_for, most_tasks, tasks_that_fit
 from paceline.scheduler.core.checkpoint_events import CheckpointAccepted
 from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
@@ -289,6 +289,7 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
     paddock = Paddock()
     for name in ("n1", "n2", "n3"):
         paddock.node_joins(name, cpus=4, gpus=2)
+    held: dict[NodeId, set[TaskKey]] = {}
     watched = [shape(cpus=1), shape(2, cpus=2, gpus=1), shape(3, cpus=0.5)]
     for move, which in moves:
         live = sorted(paddock.state.jobs)
@@ -309,6 +310,12 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
             (paddock.cordon if move == "c" else paddock.uncordon)(f"n{which % 3 + 1}")
         for one in watched:
             _memo_is_true(paddock, one.demand)
+        for name, node in paddock.state.nodes.items():
+            there = set(paddock.state.loads[name].tasks)
+            assert node.cordon is None or there <= held.get(name, set()), (
+                "nothing new comes to a cordoned node"
+            )
+            held[name] = there
 
 
 def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
@@ -321,6 +328,9 @@ def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
         and node.cordon is None
         and (fits := tasks_that_fit(node, state.loads[name], demand))
     }
+    serving = [node for node in state.nodes.values() if node.cordon is None]
+    most = sum(most_tasks(node.inventory, demand) for node in serving)
+    assert can_ever(state, demand) is (most >= demand.instance_count_min)
     assert memo.fits == plain
     assert memo.room == sum(plain.values())
     order = list(memo.best_first())
