@@ -65,6 +65,9 @@ class Cluster:
     def agent_pid(self, node: str) -> int:
         return int(self._agent_told(node)["pid"])
 
+    def agent_started_at(self, node: str) -> float:
+        return psutil.Process(self.agent_pid(node)).create_time()
+
     def _agent_told(self, node: str) -> Mapping[str, Any]:
         for folder in sorted((self.state / "agents").iterdir()):
             told: Mapping[str, Any] = json.loads((folder / "agent.json").read_text())
@@ -110,17 +113,19 @@ def training(
     save_every: int = 0,
     step_s: float = 0.0,
     instances: int = 1,
+    instances_min: int | None = None,
     processes: int = 2,
     cpus: float | None = None,
     script: Path = TRAIN,
 ) -> dict[str, Any]:
     """The job document of work/train.py, or of another script with its arguments."""
+    sizes = {"instance_count": instances, "min_instance_count": instances_min, "cpus": cpus}
     return {
         "name": "train",
         "code": str(TRAIN.parent),
         "command": f"python {script} {records} {steps} {save_every}",
         "distribution": {"type": "pytorch", "process_count_per_instance": processes},
-        "resources": {"instance_count": instances, **({} if cpus is None else {"cpus": cpus})},
+        "resources": {name: size for name, size in sizes.items() if size is not None},
         "environment_variables": {"STEP_S": str(step_s), "OMP_NUM_THREADS": "1"},
     }
 

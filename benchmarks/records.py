@@ -4,8 +4,9 @@ run.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 TRAIN = Path(__file__).parent / "work" / "train.py"
@@ -19,9 +20,13 @@ class Step:
     at: float
     """Seconds since the epoch, at its end."""
     rank: int
+    world: int
+    """How many ranks there were."""
     step: int
     loss: float
+    """The mean over all ranks."""
     samples: tuple[int, ...]
+    """This rank's."""
     process: str
     """Of which file: one per start of a rank."""
 
@@ -37,7 +42,8 @@ def _steps(folder: Path) -> Iterator[Step]:
             told = json.loads(line)
             if told["kind"] == "step":
                 samples = tuple(told["samples"])
-                yield Step(told["at"], told["rank"], told["step"], told["loss"], samples, file.stem)
+                place = told["rank"], told["world"], told["step"]
+                yield Step(told["at"], *place, told["loss"], samples, file.stem)
 
 
 def starts(folder: Path) -> list[dict[str, int]]:
@@ -62,6 +68,30 @@ def next_step_at(folder: Path, since: float, known: frozenset[str]) -> float | N
     return min(done) if done else None
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a gang that got larger has lost of its training."""
+
+    stood_at: float
+    """When the last step with fewer ranks was done."""
+    went_on_at: float
+    """When all ranks had done the first step with more of them."""
+    again: int
+    """Steps of the smaller gang that were done once more."""
+
+
+def growth(folder: Path, world: int) -> Growth | None:
+    """None: it has not made a step of `world` ranks yet."""
+    done = steps(folder)
+    small, large = ([s for s in done if (s.world == world) is more] for more in (False, True))
+    first = min((step.step for step in large), default=-1)
+    ended = {step.rank: step.at for step in reversed(large) if step.step == first}
+    if len(ended) < world:
+        return None
+    again = len({step.step for step in small if step.step >= first})
+    return Growth(max(step.at for step in small), max(ended.values()), again)
+
+
 def repeated(folder: Path) -> list[str]:
     """Steps that a rank has done more than once, which the step loop never does."""
     counts = Counter((step.rank, step.step) for step in steps(folder))
@@ -74,32 +104,35 @@ def processes(folder: Path) -> frozenset[str]:
     return frozenset(file.stem for file in folder.glob("*.jsonl"))
 
 
-def effective(folder: Path) -> list[Step]:
-    """The run that counts: of each rank and step the last one done."""
-    last = {(step.rank, step.step): step for step in steps(folder)}
-    return [last[key] for key in sorted(last)]
-
-
-def differences(folder: Path, whole: Path) -> list[str]:
-    """In what the run differs from the uninterrupted one: missing or other steps, samples, losses. Empty: in
-    nothing.
-    """
-    ours, theirs = _by_key(effective(folder)), _by_key(effective(whole))
-    found = [
-        f"rank {rank} step {step}: only in one run" for rank, step in sorted(ours.keys() ^ theirs.keys())
-    ]
-    same: list[tuple[str, Callable[[Step], object]]] = [
-        ("samples", lambda s: s.samples),
-        ("loss", lambda s: s.loss),
-    ]
-    for key in sorted(ours.keys() & theirs.keys()):
-        for what, of in same:
-            if of(ours[key]) != of(theirs[key]):
-                found.append(
-                    f"rank {key[0]} step {key[1]}: {what} {of(ours[key])}, expected {of(theirs[key])}"
-                )
+def effective(folder: Path) -> dict[int, list[Step]]:
+    """The run that counts: each step as it was done last, by rank."""
+    last = {(step.step, step.rank): step for step in steps(folder)}
+    found: dict[int, list[Step]] = {}
+    for number, rank in sorted(last):
+        found.setdefault(number, []).append(last[number, rank])
     return found
 
 
-def _by_key(found: list[Step]) -> dict[tuple[int, int], Step]:
-    return {(step.rank, step.step): step for step in found}
+def differences(folder: Path, whole: Path, *, rel_tol: float = 0.0) -> list[str]:
+    """In what the run differs from the uninterrupted one: missing or other steps, samples, losses (beyond
+    `rel_tol`). Empty: in nothing.
+    """
+    ours, theirs = effective(folder), effective(whole)
+    found = [f"step {number}: only in one run" for number in sorted(ours.keys() ^ theirs.keys())]
+    for number in sorted(ours.keys() & theirs.keys()):
+        found += _differences(ours[number], theirs[number], rel_tol)
+    return found
+
+
+def _differences(ours: list[Step], theirs: list[Step], rel_tol: float) -> Iterator[str]:
+    """Ranks have neighbouring parts of the batch, so together they are the same with any number of them."""
+    number, loss = theirs[0].step, theirs[0].loss
+    if (samples := _samples(ours)) != (expected := _samples(theirs)):
+        yield f"step {number}: samples {samples}, expected {expected}"
+    for step in ours:
+        if not isclose(step.loss, loss, rel_tol=rel_tol):
+            yield f"rank {step.rank} step {number}: loss {step.loss}, expected {loss}"
+
+
+def _samples(ranks: list[Step]) -> list[int]:
+    return [sample for step in ranks for sample in step.samples]

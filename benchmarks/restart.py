@@ -1,4 +1,4 @@
-"""restart: a rank is killed, or a whole node's processes are; time to the next completed step.
+"""restart: a rank is killed, a whole node's processes are, or a node joins; time to the next completed step.
 
 What was trained must not change by it: the effective run (of each step the last time it was done) has the
 losses and samples of the run that nobody disturbed, none repeated and none skipped.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
-from . import floors, records
+from . import floors, growth, records
 from .cluster import Cluster, training
 from .cluster import version as our_version
 from .harness import Options, Report, Row, Sample, alternate, options
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             worker_beside_ray(report, given, runs, folder)
             node(report, given, runs, folder)
             report.notes.append(runs.verdict())
-    report.left_out("adding a node: growth is planned for a checkpoint, and has no row yet")
+    with tempfile.TemporaryDirectory(prefix="bench-growth-") as name:
+        growth.measure(report, given, Path(name))
     report.finish(given)
 
 
@@ -194,12 +195,13 @@ def torchrun_rank(folder: Path) -> float:
 def torchrun_node(folder: Path) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as name, Crew(folder) as crew:
         out = Path(name)
-        agents = torchrun.start_nodes(crew, records.TRAIN, _arguments(out), nodes=2, step_s=STEP_S)
+        nodes = torchrun.Nodes(crew, records.TRAIN, _arguments(out), nodes=2, step_s=STEP_S)
+        _, lost = nodes.start(), nodes.start()
         wait_until((out / "checkpoint.pt").exists, "torchrun's checkpoint", timeout_s=90)
         known = records.processes(out)
-        family = descendants(agents[1].pid)
+        family = descendants(lost.pid)
         killed = time.time()
-        agents[1].kill()
+        lost.kill()
         for process in family:
             process.kill()
         return _next_step(out, killed, known) - killed

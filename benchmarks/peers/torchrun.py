@@ -48,17 +48,33 @@ def start_gang(
     )
 
 
-def start_nodes(
-    crew: Crew, script: Path, arguments: Sequence[str], *, nodes: int, step_s: float = 0.0
-) -> list[subprocess.Popen[bytes]]:
-    """One elastic torchrun per node, one rank each; the first keeps the rendezvous."""
-    port = free_port()
-    rendezvous = [f"--nnodes=1:{nodes}", "--nproc-per-node=1", *_c10d(port), f"--rdzv-conf={NODE_CONF}"]
-    command = [*LAUNCHER, *rendezvous, str(script), *arguments]
-    started = [crew.start("torchrun.0", command, environment=_environment(step_s))]
-    wait_until(lambda: not is_free(port), "the first node keeps the rendezvous")
-    others = [crew.start(f"torchrun.{n}", command, environment=_environment(step_s)) for n in range(1, nodes)]
-    return [*started, *others]
+class Nodes:
+    """Elastic torchruns of at most `nodes` nodes, one rank each; the first to start keeps the rendezvous."""
+
+    def __init__(
+        self, crew: Crew, script: Path, arguments: Sequence[str], *, nodes: int, step_s: float = 0.0
+    ) -> None:
+        self._crew = crew
+        self._port = free_port()
+        rendezvous = [f"--nnodes=1:{nodes}", "--nproc-per-node=1", *_c10d(self._port)]
+        self._command = [*LAUNCHER, *rendezvous, f"--rdzv-conf={NODE_CONF}", str(script), *arguments]
+        self._environment = {**_environment(step_s), "LOGLEVEL": "INFO"}
+        self._started = 0
+        self._said = crew.folder
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """One more node."""
+        name = f"torchrun.{self._port}.{self._started}"
+        self._said = self._crew.folder / f"{name}.out"
+        process = self._crew.start(name, self._command, environment=self._environment)
+        if not self._started:
+            wait_until(lambda: not is_free(self._port), "the first node keeps the rendezvous")
+        self._started += 1
+        return process
+
+    def newest_joins(self) -> bool:
+        """It has started and asks the rendezvous to be let in, by what it says."""
+        return "Rendezvous'ing worker group" in self._said.read_text(errors="replace")
 
 
 def _c10d(port: int) -> list[str]:

@@ -5,8 +5,9 @@ every peer.
 
 RECORDS is a folder: rank and process append JSON lines there. With SAVE_EVERY > 0 a run that is started
 again goes on from its last checkpoint: through paceline's calls inside a Paceline job, through torch.save
-elsewhere. Batches follow from the step alone, so a run that was interrupted must show the same losses and
-samples as one that was not.
+elsewhere. A step takes STEP_S seconds (environment), until RECORDS/enough is there. The batch of all ranks
+together follows from the step alone, so a run that was interrupted, or had other ranks on the way, must show
+the same losses and samples as one that was not.
 """
 
 import json
@@ -20,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-BATCH = 8
+BATCH = 16
+"""Of all ranks together; their number divides it."""
 SAMPLES = 4096
 FEATURES = 32
 
@@ -34,10 +36,7 @@ def train(records: Path, steps: int, save_every: int, folder: Path | None) -> No
     if not dist.is_initialized():  # Ray has made it already
         dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(7)
-    inputs, targets = torch.randn(SAMPLES, FEATURES), torch.randn(SAMPLES, 1)
-    model = nn.Sequential(nn.Linear(FEATURES, 64), nn.ReLU(), nn.Linear(64, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    inputs, targets, model, optimizer = problem()
     keeper = keeper_for(folder, rank) if save_every else None
     start = keeper.restore(model, optimizer) if keeper else 0
     ddp = nn.parallel.DistributedDataParallel(model)
@@ -49,26 +48,52 @@ def train(records: Path, steps: int, save_every: int, folder: Path | None) -> No
             loss = nn.functional.mse_loss(ddp(inputs[chosen]), targets[chosen])
             loss.backward()
             optimizer.step()
-            total = loss.detach().clone()
-            dist.all_reduce(total)
-            write(record, kind="step", rank=rank, step=step, loss=total.item(), samples=chosen)
+            mean = mean_over_ranks(loss)
+            write(record, kind="step", rank=rank, world=world_size, step=step, loss=mean, samples=chosen)
             if keeper and (step + 1) % save_every == 0:
                 keeper.save(step + 1, model, optimizer)
-            time.sleep(float(os.environ.get("STEP_S", "0")))
+            rest(records)
     # Without it, gloo's thread may still hold tensors of the last all_reduce and wait for the GIL,
     # while the group's end waits for that thread: about one of thirty runs hung so (torch 2.13).
     dist.barrier()
     dist.destroy_process_group()
 
 
+def problem() -> tuple[torch.Tensor, torch.Tensor, nn.Module, torch.optim.Optimizer]:
+    """Inputs, targets, model, optimizer. In double precision: another number of ranks adds up in another
+    order, and must not be seen in the losses.
+    """
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(7)
+    inputs, targets = torch.randn(SAMPLES, FEATURES), torch.randn(SAMPLES, 1)
+    model = nn.Sequential(nn.Linear(FEATURES, 64), nn.ReLU(), nn.Linear(64, 1))
+    return inputs, targets, model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+
 def samples_of(step: int, rank: int, world_size: int) -> list[int]:
     """Which samples this rank takes in this step: all different within a pass over the data."""
-    first = (step * world_size + rank) * BATCH
-    return [index % SAMPLES for index in range(first, first + BATCH)]
+    share = BATCH // world_size
+    first = step * BATCH + rank * share
+    return [index % SAMPLES for index in range(first, first + share)]
+
+
+def mean_over_ranks(loss: torch.Tensor) -> float:
+    """Of each rank's mean; collective where there are several."""
+    total = loss.detach().clone()
+    if not dist.is_initialized():
+        return total.item()
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
 
 
 def write(record: TextIO, **fields: object) -> None:
     record.write(json.dumps({"at": time.time(), **fields}) + "\n")
+
+
+def rest(records: Path) -> None:
+    """What a step takes that has more work to do."""
+    if not (records / "enough").exists():
+        time.sleep(float(os.environ.get("STEP_S", "0")))
 
 
 class TorchKeeper:

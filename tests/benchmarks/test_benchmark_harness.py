@@ -94,12 +94,13 @@ def test_numbers_keep_three_digits(value: float, text: str) -> None:
     assert harness.number(value) == text
 
 
-def put(folder: Path, process: str, *steps: tuple[int, float], rank: int = 0) -> None:
-    lines = [{"kind": "ready", "at": 0.0, "rank": rank, "world": 1, "pid": 1, "start": 0}]
-    lines += [
-        {"kind": "step", "at": at, "rank": rank, "step": step, "loss": step / 2, "samples": [step]}
-        for step, at in steps
-    ]
+def put(folder: Path, process: str, *steps: tuple[int, float], rank: int = 0, world: int = 1) -> None:
+    """A step has two samples, which two ranks share."""
+    place = {"rank": rank, "world": world}
+    lines = [{"kind": "ready", "at": 0.0, **place, "pid": 1, "start": 0}]
+    for step, at in steps:
+        samples = [2 * step, 2 * step + 1][rank : rank + 2 // world]
+        lines.append({"kind": "step", "at": at, **place, "step": step, "loss": step / 2, "samples": samples})
     folder.mkdir(exist_ok=True)
     (folder / f"{process}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -119,8 +120,27 @@ def test_a_skipped_step_and_another_loss_are_found(tmp_path: Path) -> None:
     (tmp_path / "cut" / "p.jsonl").write_text(changed)
     found = records.differences(tmp_path / "cut", tmp_path / "whole")
     assert len(found) == 2
-    assert "rank 0 step 1: only in one run" in found
+    assert "step 1: only in one run" in found
     assert any("step 2: loss 1.5, expected 1.0" in line for line in found)
+
+
+def test_a_run_that_grew_is_the_same_run(tmp_path: Path) -> None:
+    put(tmp_path / "whole", "p", (0, 1.0), (1, 2.0), (2, 3.0))
+    put(tmp_path / "grown", "p", (0, 1.0), (1, 2.0))
+    assert records.growth(tmp_path / "grown", 2) is None
+    put(tmp_path / "grown", "q", (1, 7.0), (2, 8.0), world=2)
+    assert records.growth(tmp_path / "grown", 2) is None
+    put(tmp_path / "grown", "r", (1, 7.5), (2, 8.5), rank=1, world=2)
+    assert records.growth(tmp_path / "grown", 2) == records.Growth(stood_at=2.0, went_on_at=7.5, again=1)
+    assert records.differences(tmp_path / "grown", tmp_path / "whole") == []
+
+
+def test_a_skipped_sample_is_found(tmp_path: Path) -> None:
+    put(tmp_path / "whole", "p", (0, 1.0))
+    put(tmp_path / "cut", "p", (0, 1.0), rank=1, world=2)
+    assert records.differences(tmp_path / "cut", tmp_path / "whole") == [
+        "step 0: samples [1], expected [0, 1]"
+    ]
 
 
 def test_a_line_that_is_still_being_written_is_not_there_yet(tmp_path: Path) -> None:

@@ -2,21 +2,28 @@
 
 `launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks.
 `restart`: seconds from the SIGKILL of one worker to the next step.
+`grow`: a second node joins an elastic run; when it started and was there, and what records.growth tells.
 `logs`: seconds until all lines of many tasks are in the driver's output.
 """
 
+import dataclasses
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from driver import claim_stdout, serve
 from waiting import wait_until
 
 LOGS_S_MAX = 120
+SLOT = {"slot": 1}
+"""A node has one, and a worker of an elastic run takes one."""
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
@@ -27,9 +34,15 @@ def main() -> None:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # its sockets' paths have a bound
-        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=short)
+        ray.init(
+            num_cpus=cpus,
+            resources=SLOT,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=short,
+        )
         work = Training(folder)
-        serve(answers, launch=work.launch, restart=work.restart, logs=work.logs)
+        serve(answers, launch=work.launch, restart=work.restart, grow=work.grow, logs=work.logs)
         ray.shutdown()
 
 
@@ -41,7 +54,7 @@ class Training:
     def launch(self, ranks):
         from benchmarks import records
 
-        folder, began = self.fit(ranks, steps=1, save_every=0, step_s=0.0)
+        folder, began = self.fit(steps=1, save_every=0, step_s=0.0, num_workers=ranks)
         at = wait_until(lambda: records.first_step_at(folder, world=ranks), "first step", timeout_s=120)
         self.thread.join(60)
         return at - began
@@ -49,7 +62,7 @@ class Training:
     def restart(self, ranks):
         from benchmarks import records
 
-        folder, _ = self.fit(ranks, steps=400, save_every=10, step_s=0.05)
+        folder, _ = self.fit(steps=400, save_every=10, step_s=0.05, num_workers=ranks)
         wait_until((folder / "checkpoint.pt").exists, "checkpoint", timeout_s=120)
         known = records.processes(folder)
         victim = next(start["pid"] for start in records.starts(folder) if start["rank"] == 1)
@@ -58,6 +71,40 @@ class Training:
         at = wait_until(lambda: records.next_step_at(folder, killed, known), "next step", timeout_s=120)
         self.thread.join(120)
         return at - killed
+
+    def grow(self, steps, save_every, step_s):
+        import ray
+
+        from benchmarks import records
+
+        elastic = {"num_workers": (1, 2), "elastic_resize_monitor_interval_s": 0.1}
+        folder, _ = self.fit(
+            steps=steps, save_every=save_every, step_s=step_s, resources_per_worker=SLOT, **elastic
+        )
+        wait_until((folder / "checkpoint.pt").exists, "checkpoint", timeout_s=120)
+        started_at = time.time()
+        with self.another_node():
+            wait_until(lambda: ray.cluster_resources().get("slot", 0) > 1, "a second node", timeout_s=60)
+            ready_at = time.time()
+            grown = wait_until(lambda: records.growth(folder, 2), "step of two", timeout_s=120, every_s=0.05)
+            (folder / "enough").touch()
+            self.thread.join(120)
+        wait_until(lambda: ray.cluster_resources().get("slot", 0) == 1, "the node's end", timeout_s=60)
+        return {"started_at": started_at, "ready_at": ready_at, "grown": dataclasses.asdict(grown)}
+
+    @contextmanager
+    def another_node(self):
+        """On this host, as `ray start` makes it; its end is that process's."""
+        import ray
+
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+        command += [f"--address={ray.get_runtime_context().gcs_address}", f"--resources={json.dumps(SLOT)}"]
+        node = subprocess.Popen([*command, "--node-ip-address=127.0.0.1"], stdin=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            node.terminate()
+            node.wait(60)
 
     def logs(self, tasks, lines):
         """Seconds from the submit of tasks that print 100-byte lines to the last one in the driver's log."""
@@ -83,7 +130,7 @@ class Training:
         ray.get(handles)
         return took
 
-    def fit(self, ranks, *, steps, save_every, step_s):
+    def fit(self, *, steps, save_every, step_s, **scaling):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -98,7 +145,7 @@ class Training:
                 "save_every": save_every,
                 "step_s": step_s,
             },
-            scaling_config=ScalingConfig(num_workers=ranks),
+            scaling_config=ScalingConfig(**scaling),
             run_config=RunConfig(
                 name=folder.name, storage_path=str(self.folder), failure_config=FailureConfig(max_failures=3)
             ),
