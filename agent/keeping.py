@@ -1,9 +1,10 @@
 """Which ranks of a task stay up when its attempt ends, for the next attempt on this node.
 
 A rank says `stay` on a line of its own while it could go on without its process group, and `arrived` when it
-has left the group and does nothing but wait for the next one. Only when all that live have arrived does the
-task end and the next one begin, with them; they are handed its environment when its journal has begun. Until
-then they can publish nothing. Whatever takes too long is killed. Standard library only.
+has left the group and does nothing but wait for the next one: a peer is lost, or, in a gang that is whole,
+the notice has asked for it. Only when all that live have arrived does the task end and the next one begin,
+with them; they are handed its environment when its journal has begun. Until then they can publish nothing.
+Whatever takes too long is killed. Standard library only.
 """
 
 import os
@@ -45,6 +46,8 @@ class Keeping:
         self._wanted: tuple[str, dict[str, Any], int, Connection] | None = None
         self.until = _NEVER
         """Then those that wait are killed."""
+        self.asked = False
+        """The gang is whole, and its ranks were asked to leave it together."""
 
     @property
     def able(self) -> bool:
@@ -55,9 +58,15 @@ class Keeping:
         )
 
     @property
+    def waiting(self) -> int:
+        """How many wait for the next attempt, once all that live do."""
+        living = self._living()
+        return len(living) if self.able and all(worker.arrived for worker in living) else 0
+
+    @property
     def ready(self) -> bool:
         """The next attempt is here, and all that live wait for it."""
-        return self._wanted is not None and self.able and all(worker.arrived for worker in self._living())
+        return self._wanted is not None and self.waiting > 0
 
     def on_stay(self, line: Connection, rank: int) -> bool:
         """False: no rank of this task that lives."""
@@ -66,12 +75,23 @@ class Keeping:
             worker.line, worker.stays = line, True
         return worker is not None
 
-    def on_arrived(self, line: Connection) -> None:
-        """It has seen that its gang is broken; maybe nobody here knows yet."""
+    def ask(self) -> bool:
+        """The gang is whole: its ranks are to leave it together, after the same step. False: they have."""
+        self.asked = not self.waiting
+        return self.asked
+
+    def on_arrived(self, line: Connection) -> int:
+        """How many wait now, as they were asked to. 0: not all, or it has seen that its gang is broken, and
+        maybe nobody here knows yet."""
         for worker in self._living():
             worker.arrived = worker.arrived or worker.line is line
-        if self.until == _NEVER:
+        if self.until == _NEVER and self.asked:  # the others have agreed to come, and need not be cut off
+            self.until = time.monotonic() + KEEP_S
+        elif self.until == _NEVER:
             self.hold(KEEP_S)
+        ranks = self.waiting if self.asked else 0
+        self.asked = self.asked and not ranks
+        return ranks
 
     def hold(self, keep_s: float) -> None:
         """The gang is broken: whoever has not seen it is told, and waits at most so long."""

@@ -304,10 +304,13 @@ class Shim:
         while self._asked_to_keep is not None:
             (grace_s, why, keep_s), self._asked_to_keep = self._asked_to_keep, None
             self._hear_out()
-            if not (self._over or self._stop_why or self._ranks.killing) and self._keeping.able:
-                self._keeping.hold(keep_s)
-            else:
+            if self._over or self._stop_why or self._ranks.killing or not self._keeping.able:
                 self._stop(grace_s, why)
+            elif grace_s > 0 and self._keeping.ask():
+                self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+                self._write_notice(self._kill_at)
+            else:
+                self._keeping.hold(keep_s)
 
     def _stop(self, grace_s: float, why: str) -> None:
         now = time.monotonic()
@@ -326,7 +329,8 @@ class Shim:
     def _write_notice(self, kill_at: float = 0.0) -> None:
         """The ranks have it mapped, or look for it until it is there: a program gets it when there is
         something to say."""
-        value = Notice(bool(self._stop_why), kill_at, self._save_request).encode()
+        stay = self._keeping.asked and not self._stop_why
+        value = Notice(stay or bool(self._stop_why), kill_at, self._save_request, stay).encode()
         with contextlib.suppress(OSError):  # a full disk: SIGTERM says the same
             fd = os.open(self._folder + "/notice", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.pwrite(fd, value, 0)
@@ -350,8 +354,7 @@ class Shim:
         elif op == "trim":
             self._journal.trim(fields.get("bytes", 0))
         elif op == "arrived":
-            self._keeping.on_arrived(connection)
-            self._hand_on_if_ready()
+            self._on_arrived(connection)
         elif op == "take":
             self._telling.reply(connection, {"ok": self._take(connection, fields.get("folder", ""))})
         else:
@@ -373,6 +376,12 @@ class Shim:
                 self._asked_to_keep = grace_s, why, keep_s
             else:
                 self._stop(grace_s, why)
+
+    def _on_arrived(self, line: Connection) -> None:
+        if ranks := self._keeping.on_arrived(line):
+            self._kill_at = _NEVER
+            self._telling.append("waiting", {"ranks": ranks})
+        self._hand_on_if_ready()
 
     def _take(self, connection: Connection, folder: str) -> bool:
         """For the job's next attempt. False: these ranks cannot go on in it."""

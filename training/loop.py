@@ -1,4 +1,5 @@
-"""The step loop: a rank that loses a peer keeps its process, its model and what it has learned.
+"""The step loop: a rank that loses a peer, or gets more of them, keeps its process, its model and what it has
+learned.
 
 A step is made whole or not at all: it counts once the optimizer has made its step, before which no parameter
 has changed. A rank that was interrupted before that puts back its buffers and random generators and makes the
@@ -99,8 +100,8 @@ class StepLoop:
                     hint="leave init_process_group() and DistributedDataParallel to run.loop()",
                 )
             self._meet()
-            while (lost := self._until_lost()) is not None:
-                self._meet_again(lost)
+            while (why := self._until_left()) is not None:
+                self._meet_again(why)
             return self._standing.done
         finally:
             hook.remove()
@@ -109,21 +110,25 @@ class StepLoop:
 
     # Steps.
 
-    def _until_lost(self) -> str | None:
-        """None: the loop is over. Else what was heard of a peer's loss."""
+    def _until_left(self) -> str | None:
+        """None: the loop is over. Else why this gang is to be left."""
         try:
             while self._turn():
                 pass
         except Exception as error:
             if self._line is None or not self._tells_of_a_loss(error):
                 raise
-            return str(error).splitlines()[0][:200]
-        return None
+            return f"a peer is lost: {str(error).splitlines()[0][:200]}"
+        return "the gang grows" if self._leaves() else None
 
     def _turn(self) -> bool:
-        """Save where that is due, then one step. False: the loop is over."""
+        """Save where that is due, then one step. False: the loop is over, or the gang is to be left."""
+        if self._line is not None and self._line.broken:  # a rank alone hears of it in no collective
+            raise GangLost("the gang is broken")
         done, every = self._standing.done, self._plan.save_every
         stop = self._run.should_stop()
+        if self._leaves():
+            return False
         if done != self._standing.saved and (stop or (every and done % every == 0)):
             self._run.save(done, **self._plan.things)
             self._standing = _Standing(keeps=True, done=done, saved=done)
@@ -133,6 +138,10 @@ class StepLoop:
         self._make_step(done + 1)
         self._last_peers = None
         return True
+
+    def _leaves(self) -> bool:
+        """Where all is done, there is nothing to stay for."""
+        return self._run.stays and self._standing.done < self._plan.steps
 
     def _make_step(self, number: int) -> None:
         self._before = (rng.capture(), [each.detach().clone() for each in self._plan.model.buffers()])
@@ -163,11 +172,10 @@ class StepLoop:
     def _tells_of_a_loss(self, error: Exception) -> bool:
         """torch's own errors of a collective, gloo's words in a RuntimeError, or the shim's word."""
         assert self._line is not None
-        return (
-            isinstance(error, distributed.DistError)
-            or (isinstance(error, RuntimeError) and "gloo" in str(error))
-            or self._line.broken
+        by_error = isinstance(error, distributed.DistError) or (
+            isinstance(error, RuntimeError) and "gloo" in str(error)
         )
+        return self._line.broken or (by_error and self._peers is not None)
 
     def _meet(self) -> list[int]:
         """Form the gang, agree where it stands, and take what others have. Ranks that kept their state."""
@@ -203,7 +211,7 @@ class StepLoop:
 
     def _stay(self) -> None:
         folder = self._run.task_folder
-        if self._peers is None or folder is None:
+        if folder is None:
             return
         if self._line is None:
             self._line = StayLine(folder, self._on_leave)
@@ -214,20 +222,20 @@ class StepLoop:
         if self._peers is not None:
             self._peers.cut()
 
-    def _meet_again(self, lost: str) -> None:
+    def _meet_again(self, why: str) -> None:
         since_s = time.monotonic()
         assert self._line is not None
-        assert self._peers is not None
-        say(f"a peer is lost after step {self._standing.done}, this rank stays up: {lost}")
+        say(f"this rank leaves its gang after step {self._standing.done} and stays up: {why}")
         with BEAT.phase(RESTORES):
             self._undo()
             self._model = self._plan.model
             gc.collect()  # the wrapper is in cycles, and its hooks are on the parameters
-            self._peers.leave()
+            if self._peers is not None:
+                self._peers.leave()
             attempt = self._line.wait_for_attempt()
         if attempt is None:
-            raise GangLost(f"a peer was lost, and no next attempt came: {lost}")
-        self._last_peers = self._peers
+            raise GangLost(f"no next attempt came: {why}")
+        self._last_peers, self._peers = self._peers, None
         self._run.go_on_in(attempt)
         with BEAT.phase(RESTORES):
             keepers = self._meet()

@@ -282,6 +282,11 @@ class Run:
         if self._link is not None:
             self._link.ask(message, timeout_s)
 
+    @property
+    def stays(self) -> bool:
+        """The ranks have agreed, at a call of `should_stop`, to leave the gang for the next attempt's."""
+        return self._stopping.stay
+
     def go_on_in(self, attempt: "NextAttempt") -> None:
         """This process is a rank of the next attempt: all that it knew of the last one is exchanged."""
         history = self._lazy_checkpoints.abandon() if self._lazy_checkpoints is not None else None

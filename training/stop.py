@@ -17,6 +17,8 @@ from types import FrameType
 from ..proto.notice import SIZE, Notice, decode
 from .gang import Gang
 
+NOTHING, STAY, STOP = range(3)
+"""What the ranks are asked: the greater counts. STAY: leave the gang, and stay up for the next attempt."""
 AGREE_EVERY_S = 0.1
 CALLS_MAX = 100
 
@@ -36,6 +38,10 @@ class StopNotice:
     def seen(self) -> bool:
         """True once the shim has set the notice or SIGTERM has come."""
         return self._terminated or self._read().stop
+
+    def asks(self) -> int:
+        """STAY is no stop to those who have had SIGTERM."""
+        return NOTHING if not self.seen() else STAY if not self._terminated and self._read().stay else STOP
 
     def left_s(self) -> float | None:
         """Until this rank is killed; None: no stop was asked, or nobody said when."""
@@ -83,7 +89,7 @@ class StopAgreement:
         self._notice = notice
         self._catches_sigterm = catches_sigterm
         self._on_stop = on_stop
-        self.stop = False
+        self._asked = NOTHING
         """Agreed on."""
         self.save_request = 0
         """The newest that the ranks agreed on."""
@@ -91,6 +97,16 @@ class StopAgreement:
         self._calls_left = 0
         self._calls = 0
         self._since_s: float | None = None
+
+    @property
+    def stop(self) -> bool:
+        """Agreed on."""
+        return self._asked == STOP
+
+    @property
+    def stay(self) -> bool:
+        """Agreed on. Only ranks that have told the shim that they can are asked to."""
+        return self._asked == STAY
 
     def should_stop(self) -> bool:
         """True from the same call on at every rank. Where `look` is called, the agreement is made there: it
@@ -112,7 +128,7 @@ class StopAgreement:
         if self.stop:
             return False
         if not self._gang.joined:
-            self._settle(self._notice.seen(), self._notice.save_request())
+            self._settle(self._notice.asks(), self._notice.save_request())
             return due
         self._calls += 1
         if self._calls_left > 0:
@@ -121,22 +137,22 @@ class StopAgreement:
         return self._agree(due)
 
     def _agree(self, due: bool) -> bool:
-        stop, request, any_due, hurry = self._gang.largest(
-            int(self._notice.seen()),
+        asked, request, any_due, hurry = self._gang.largest(
+            self._notice.asks(),
             self._notice.save_request(),
             int(due),
             CALLS_MAX - self._calls_wanted(),
         )
-        self._settle(bool(stop), request)
+        self._settle(asked, request)
         self._calls_left = CALLS_MAX - hurry - 1
         self._calls = 0
         self._since_s = time.monotonic()
         return bool(any_due)
 
-    def _settle(self, stop: bool, request: int) -> None:
+    def _settle(self, asked: int, request: int) -> None:
         self.save_request = max(self.save_request, request)
-        if stop and not self.stop:
-            self.stop = True
+        self._asked = max(self._asked, asked)
+        if self.stop:
             self._on_stop()
 
     def _calls_wanted(self) -> int:

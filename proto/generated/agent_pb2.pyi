@@ -349,6 +349,7 @@ class JournalEntry(_message.Message):
     DAMAGED_FIELD_NUMBER: _builtins.int
     STOP_SEEN_FIELD_NUMBER: _builtins.int
     REFORMED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     PEER_MEMORY_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
@@ -386,6 +387,8 @@ class JournalEntry(_message.Message):
     @_builtins.property
     def reformed(self) -> Global___GangReformed: ...
     @_builtins.property
+    def waiting(self) -> Global___RanksWaiting: ...
+    @_builtins.property
     def peer_memory(self) -> Global___PeerMemoryTold: ...
     def __init__(
         self,
@@ -408,13 +411,14 @@ class JournalEntry(_message.Message):
         damaged: Global___CheckpointDamaged | None = ...,
         stop_seen: Global___StopSeen | None = ...,
         reformed: Global___GangReformed | None = ...,
+        waiting: Global___RanksWaiting | None = ...,
         peer_memory: Global___PeerMemoryTold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed", "peer_memory"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed", "waiting", "peer_memory"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1059,6 +1063,27 @@ class RankPaced(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankPaced: _TypeAlias = RankPaced  # noqa: Y015
+
+@_typing.final
+class RanksWaiting(_message.Message):
+    """The task was to stop, and its ranks can go on in the next attempt: they have left the gang, and wait for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    ranks: _builtins.int
+    def __init__(
+        self,
+        *,
+        ranks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RanksWaiting: _TypeAlias = RanksWaiting  # noqa: Y015
 
 @_typing.final
 class GangReformed(_message.Message):

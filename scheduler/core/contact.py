@@ -163,7 +163,8 @@ def _reconcile(
             return end_attempt(state, job, now_us, ending, gone=(hello.node,))
         effects.append(start_effect(state, job, task.task, now_us, hello.inventory.address))
     if job.course.stop is not None:
-        effects += (stop for stop in stop_effects(job, job.course.stop, now_us) if stop.node == hello.node)
+        stops = stop_effects(state, job, job.course.stop, now_us)
+        effects += (stop for stop in stops if stop.node == hello.node)
     if job.course.save_ask is not None and job.course.save_ask.pending:
         effects += (ask for ask in ask_effects(job, job.course.save_ask) if ask.node == hello.node)
     return Plan(None, (), tuple(effects))

@@ -36,6 +36,9 @@ AGAIN = frozenset(
 """Outcomes after which a job may be tried again."""
 
 
+KEEPING = frozenset({AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST, AttemptOutcome.RESIZED})
+"""Outcomes that ranks may outlive."""
+
 KINDS = {
     AttemptOutcome.NODE_LOST: FailureClass.NODE_LOST,
     AttemptOutcome.START_FAILED: FailureClass.START_FAILED,
@@ -99,10 +102,9 @@ def _lost(job: Job, now_us: Micros, *, again: bool) -> str:
 
 def _may_keep(job: Job, ending: Ending) -> bool:
     """Ranks that are healthy may stay up for the next attempt: after a fall, not of a gang that stood still,
-    and not where every process of the attempt must be gone before the next."""
+    to grow, and not where every process of the attempt must be gone before the next."""
     kind = ending.failure.kind if ending.failure is not None else None
-    fell = ending.outcome in (AttemptOutcome.WORKER_FAILED, AttemptOutcome.NODE_LOST)
-    return fell and kind is not FailureClass.HANG and not job.demand.exclusive
+    return ending.outcome in KEEPING and kind is not FailureClass.HANG and not job.demand.exclusive
 
 
 def _as_stopped(job: Job, ending: Ending) -> Ending:

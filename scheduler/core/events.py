@@ -56,6 +56,7 @@ from .task_events import (
     GangReformed,
     MetricsReported,
     RankExited,
+    RanksWaiting,
     StartRefused,
     StopSeen,
     TaskEnded,
@@ -75,6 +76,7 @@ JobEvent = (
     | CheckpointDamaged
     | PeerMemoryTold
     | GangReformed
+    | RanksWaiting
     | StartRefused
     | TaskStalled
     | RanksInspected

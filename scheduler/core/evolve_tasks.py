@@ -15,6 +15,7 @@ from .task_events import (
     GangReformed,
     MetricsReported,
     RankExited,
+    RanksWaiting,
     StartRefused,
     StopSeen,
     TaskEnded,
@@ -45,7 +46,7 @@ def with_task(job: Job, event: Any, **changes: Any) -> Job:
 
 
 def only_told(
-    state: ClusterState, event: StopSeen | GangReformed | CheckpointRestored | PeerMemoryTold
+    state: ClusterState, event: StopSeen | GangReformed | RanksWaiting | CheckpointRestored | PeerMemoryTold
 ) -> Touched:
     """It is in the history, and changes nothing of its job."""
     job = state.jobs[event.task.job]
@@ -94,6 +95,7 @@ HANDLERS: Final[Handlers] = {
     TaskEnded: _task_left,
     FirstFailureFound: _task_left,
     GangReformed: only_told,
+    RanksWaiting: only_told,
     StartRefused: _task_left,
     StopSeen: only_told,
     MetricsReported: _metrics_reported,

@@ -31,9 +31,9 @@ from .job import NEVER, Ending, Job, TaskState
 from .node_events import NodeRested
 from .signals import job_exit_code
 from .state import ClusterState
-from .stimuli import Ended, Entry, Exited, Refused
+from .stimuli import Ended, Entry, Exited, Refused, Waiting
 from .stranding import within_reach
-from .task_events import RankExited, StartRefused, TaskEnded
+from .task_events import RankExited, RanksWaiting, StartRefused, TaskEnded
 
 AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
 
@@ -95,6 +95,14 @@ def on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_u
     avoid = None if task.node in job.course.avoid else task.node
     plan = _and_end(state, job, now_us, event, ending, avoid=avoid, held_us=held_us)
     return Plan(None, (*plan.events, *_rests(state, task.node, said, now_us)), plan.effects)
+
+
+def on_waiting(state: ClusterState, job: Job, entry: Entry, said: Waiting, now_us: Micros) -> Plan[None]:
+    """The gang has left together: nothing is left to wait for at its other tasks."""
+    event = RanksWaiting(now_us, entry.task, entry.seq, said.ranks)
+    if job.course.stop is None:
+        return Plan(None, (event,))
+    return _and_end(state, job, now_us, event, stopped(job))
 
 
 def starts_again(state: ClusterState, name: NodeId, now_us: Micros) -> tuple[Event, ...]:

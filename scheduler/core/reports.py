@@ -15,7 +15,16 @@ from .copies import on_copy
 from .effects import Plan
 from .elastic import grow_at_checkpoint
 from .events import Event
-from .exits import failure_of, late_facts, on_ended, on_exited, on_refused, starts_again, told_anew
+from .exits import (
+    failure_of,
+    late_facts,
+    on_ended,
+    on_exited,
+    on_refused,
+    on_waiting,
+    starts_again,
+    told_anew,
+)
 from .hangs import on_inspected, on_stalled
 from .job import Job, TaskState
 from .paces import on_paced
@@ -38,6 +47,7 @@ from .stimuli import (
     Stalled,
     Started,
     Uploaded,
+    Waiting,
 )
 from .task_events import GangReformed, MetricsReported, StopSeen, TaskStarted
 
@@ -109,6 +119,8 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             return on_copy(job, entry, said, now_us)
         case Refused():
             return on_refused(state, job, entry, entry.said, now_us)
+        case Waiting() as said:
+            return on_waiting(state, job, entry, said, now_us)
         case Stalled() as said:
             return on_stalled(job, entry, said, now_us)
         case Inspected() as said:

@@ -337,6 +337,13 @@ class Paced:
     ranks: tuple[RankPace, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """All ranks of the task that live have left the gang, as they were asked to, for the next attempt."""
+
+    ranks: int
+
+
 Said = (
     Started
     | Exited
@@ -350,6 +357,7 @@ Said = (
     | SawStop
     | PeerMemory
     | Reformed
+    | Waiting
     | Refused
     | Stalled
     | Inspected

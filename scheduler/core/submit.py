@@ -76,17 +76,20 @@ def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
         stop = replace(stop if prevails else standing, requested_us=stop.requested_us, grace_us=grace_us)
     requested = StopRequested(stop.requested_us, job.number, stop)
     if within_reach(state, job):
-        return Plan(None, (requested,), stop_effects(job, stop, stop.requested_us))
+        return Plan(None, (requested,), stop_effects(state, job, stop, stop.requested_us))
     job = replace(job, course=replace(job.course, stop=stop))
     ended = end_attempt(state, job, stop.requested_us, stopped(job))
     return Plan(None, (requested, *ended.events), ended.effects)
 
 
-def stop_effects(job: Job, stop: Stop, now_us: Micros) -> tuple[Effect, ...]:
-    """The notice to each task that has not ended, with what is left of the grace."""
+def stop_effects(state: ClusterState, job: Job, stop: Stop, now_us: Micros) -> tuple[Effect, ...]:
+    """The notice to each task that has not ended, with what is left of the grace. Ranks of a gang that grows
+    may stay up where they can."""
     left_us = max(0, stop.requested_us + stop.grace_us - now_us)
+    stay = stop.outcome is AttemptOutcome.RESIZED and not job.demand.exclusive
+    keep_us = state.settings.reform_us if stay else 0
     return tuple(
-        StopTask(task.node, job.key(task.task), left_us, stop.outcome.value)
+        StopTask(task.node, job.key(task.task), left_us, stop.outcome.value, keep_us)
         for task in job.tasks
         if task.state is not TaskState.ENDED
     )

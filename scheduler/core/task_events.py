@@ -85,6 +85,16 @@ class GangReformed:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksWaiting:
+    """The task was asked to stop: its ranks have left the gang, and stay up for the next attempt."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsReported:
     at_us: Micros
     task: TaskKey

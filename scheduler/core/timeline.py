@@ -49,7 +49,15 @@ from .node_events import (
 )
 from .progress_events import GangHung, RanksInspected, StragglerFound, SuspicionCleared, TaskStalled
 from .signals import how_it_exited
-from .task_events import GangReformed, RankExited, StartRefused, StopSeen, TaskEnded, TaskStarted
+from .task_events import (
+    GangReformed,
+    RankExited,
+    RanksWaiting,
+    StartRefused,
+    StopSeen,
+    TaskEnded,
+    TaskStarted,
+)
 
 Names = Mapping[NodeId, str]
 NO_NAMES: Names = {}
@@ -165,6 +173,8 @@ def _task_text(event: Event) -> str:
         case StopSeen():
             at = f" after step {event.step}" if event.step >= 0 else ""
             return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case RanksWaiting():
+            return f"task {event.task.task}: {event.ranks} ranks left the gang and wait for the next attempt"
         case GangReformed():
             return _reformed_text(event)
         case TaskStalled():
@@ -220,10 +230,10 @@ def _peer_memory_text(event: PeerMemoryTold) -> str:
 
 def _reformed_text(event: GangReformed) -> str:
     stayed = ranks_text(others_of(event.replaced, event.world_size))
-    replaced = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
+    new = ranks_text([(rank, rank) for rank in event.replaced]) if event.replaced else "no rank"
     took = duration_text(event.duration_us)
     return (
-        f"{stayed} of {event.world_size} stayed up, {replaced} replaced in {took}; "
+        f"{stayed} of {event.world_size} stayed up, {new} new, in {took}; "
         f"goes on after step {event.step}, no step repeated"
     )
 

@@ -147,6 +147,10 @@ def _reformed(said: agent_pb2.GangReformed) -> stimuli.Reformed:
     return stimuli.Reformed(replaced, said.world_size, said.step, _micros(said.seconds))
 
 
+def _waiting(said: agent_pb2.RanksWaiting) -> stimuli.Waiting:
+    return stimuli.Waiting(said.ranks)
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
     return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
 
@@ -205,6 +209,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "damaged": _damaged,
     "stop_seen": _saw_stop,
     "reformed": _reformed,
+    "waiting": _waiting,
     "peer_memory": _peer_memory,
     "stalled": _stalled,
     "inspected": _inspected,

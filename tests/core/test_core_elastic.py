@@ -148,6 +148,44 @@ def test_it_grows_at_its_next_checkpoint_and_not_before(paddock: Paddock) -> Non
     assert book.restarting_us > 0 and kinds(paddock, job).count("StopRequested") == 1
 
 
+def test_ranks_that_can_stay_up_go_on_in_the_larger_gang(paddock: Paddock) -> None:
+    job = shrunk(paddock)
+    lost_us = paddock.ledger(job).lost_us
+    paddock.node_joins("c", cpus=4)
+    saves(paddock, job, 20)
+    keep_us = paddock.state.settings.reform_us
+    assert paddock.stops_sent(job)[-1].keep_us == keep_us
+    paddock.pass_time(2)
+    paddock.says(job, 0, s.Waiting(1))
+    assert (paddock.nodes_of(job), paddock.job(job).attempt) == (["a", "c"], 3)
+    stop = paddock.stops_sent(job)[-1]
+    assert (stop.key.attempt, stop.grace_us, stop.keep_us) == (2, 0, keep_us)
+    paddock.starts(job)
+    paddock.says(job, 0, s.Reformed((1,), 2, 24, 250_000))
+    assert paddock.ledger(job).lost_us == lost_us, "what they did after the checkpoint is theirs still"
+
+
+def test_no_rank_of_an_exclusive_gang_stays_up_to_grow(paddock: Paddock) -> None:
+    paddock.node_joins("a", cpus=2)
+    [job] = paddock.submit(shape(1, most=2, cpus=2, exclusive=True))
+    paddock.starts(job)
+    paddock.node_joins("b", cpus=2)
+    saves(paddock, job, 10)
+    stop = paddock.stops_sent(job)[-1]
+    assert (stop.why, stop.keep_us) == ("resized", 0)
+
+
+def test_ranks_that_wait_to_grow_when_the_job_is_cancelled_are_killed(paddock: Paddock) -> None:
+    job = shrunk(paddock)
+    paddock.node_joins("c", cpus=4)
+    saves(paddock, job, 20)
+    paddock.cancel(job)
+    paddock.says(job, 0, s.Waiting(1))
+    assert paddock.state_of(job) is JobState.CANCELLED
+    stop = paddock.stops_sent(job)[-1]
+    assert (stop.grace_us, stop.keep_us) == (0, 0)
+
+
 def test_what_was_done_after_the_checkpoint_is_lost_where_the_script_does_not_save(paddock: Paddock) -> None:
     job = shrunk(paddock)
     lost_us = paddock.ledger(job).lost_us

@@ -78,7 +78,7 @@ def test_work_that_was_kept_is_not_lost_and_can_be_lost_later(paddock: Paddock) 
     assert kept.productive_us >= 30_000_000
     [event] = [each for each in paddock.history(job) if isinstance(each, GangReformed)]
     assert describe(event) == (
-        "rank 0 of 2 stayed up, rank 1 replaced in 250 ms; goes on after step 120, no step repeated"
+        "rank 0 of 2 stayed up, rank 1 new, in 250 ms; goes on after step 120, no step repeated"
     )
     paddock.pass_time(10)
     paddock.rank_dies(job, 0)

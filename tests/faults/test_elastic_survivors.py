@@ -1,6 +1,6 @@
 """An elastic gang in the step loop loses a node: the ranks that are left stay up as a smaller gang, with
-other numbers, and it grows back at a checkpoint. Each sample of each step has the loss that it has in a run
-that nothing ever happened to."""
+other numbers, and stay up again when it grows back. Each sample of each step has the loss that it has in a
+run that nothing ever happened to."""
 
 import json
 import signal
@@ -72,6 +72,7 @@ def test_the_ranks_that_are_left_stay_up_with_other_numbers(
         assert sorted(cluster.task_pids(job)) == sorted(stay), cluster.story(job, "who stays")
         cluster.start_agent(index)
         wait_until("all go on", lambda: last_step(folder, 3) > 0, 120)
+        assert set(stay) < set(cluster.task_pids(job)), cluster.story(job, "who stays when it grows")
         wait_until("they train on", lambda: last_step(folder, 3) % SAVE_EVERY > 8, 120)
         (folder / "enough").touch()
         cluster.wait_state(job, "SUCCEEDED", timeout_s=120)

@@ -138,7 +138,7 @@ def test_a_killed_rank_is_replaced_and_the_other_stays_up(cluster: Cluster, tmp_
     [reformed] = bodies(cluster, job, "GangReformed")
     assert reformed["replaced"] == [1]
     texts = [entry.text for entry in cluster.client.timeline(job).entries]
-    assert any("rank 0 of 2 stayed up, rank 1 replaced in" in text for text in texts), texts
+    assert any("rank 0 of 2 stayed up, rank 1 new, in" in text for text in texts), texts
     assert any("kept 1 of 2 ranks up" in text for text in texts), texts
     made = steps_of(folder)
     assert {one.pid for one in made if one.rank == 0} == {stays}

@@ -293,7 +293,11 @@ class Node:
         if folder is None or folder.ended:
             return
         if stop.keep_us and folder.running and folder.stays:
-            self.world.later(stop.keep_us, self._waited_in_vain, folder)
+            if stop.grace_us:
+                delay_us = self.world.between(0, min(stop.grace_us, 2 * SECOND))
+                self.world.later(delay_us, self._left_the_gang, folder)
+            else:
+                self.world.later(stop.keep_us, self._waited_in_vain, folder)
             return
         if not folder.running or not stop.grace_us:
             self._kill(folder, "stopped")
@@ -319,6 +323,11 @@ class Node:
         if before.running and self.up:
             before.running = False
             self.write(before, s.Ended((), (1,) * before.ranks, "kept for the next attempt"))
+
+    def _left_the_gang(self, folder: Folder) -> None:
+        if folder.running:
+            self.write(folder, s.Waiting(folder.ranks))
+            self.world.later(10 * SECOND, self._waited_in_vain, folder)
 
     def _waited_in_vain(self, folder: Folder) -> None:
         if folder.running:

@@ -114,3 +114,10 @@ def test_before_the_end_once_and_should_stop_comes_after(rank: Rank) -> None:
     assert schedule.should_save(2, "auto") and rank.agreement.should_stop()
     assert schedule.begin_save().must
     assert not schedule.should_save(3, "auto")
+
+
+def test_who_is_asked_to_stay_is_not_asked_to_stop(rank: Rank) -> None:
+    rank.hear(stop=True, stay=True)
+    assert not rank.agreement.should_stop() and rank.agreement.stay
+    rank.hear(stop=True)
+    assert rank.agreement.should_stop() and not rank.agreement.stay, "it was cancelled meanwhile"
