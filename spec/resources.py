@@ -1,6 +1,9 @@
 """What nodes have and what tasks ask for. Units last in every name; cpus are counted in thousandths."""
 
 from dataclasses import dataclass
+from typing import Final
+
+WHOLE_GPU_MILLI: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,16 +13,10 @@ class Resources:
     cpu_milli: int = 0
     memory_bytes: int = 0
     gpus: int = 0
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(
-            self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes, self.gpus + other.gpus
-        )
-
-    def __sub__(self, other: "Resources") -> "Resources":
-        return Resources(
-            self.cpu_milli - other.cpu_milli, self.memory_bytes - other.memory_bytes, self.gpus - other.gpus
-        )
+    """Whole ones."""
+    gpu_milli: int = 0
+    """Of what a task takes: a share of one GPU, 1 to 999, and then no whole ones. Of what is free: what is left
+    of GPUs of which shares are taken, together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import Final
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import NodeContact
-from ...spec.resources import GangDemand
-from .node import Load, Node, NodeInventory, gpus_matching
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
+from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, matches
+from .packing import fit_of
 from .state import ClusterState
 
 MEMOS_MAX: Final = 64
@@ -29,6 +30,8 @@ class Candidates:
 
     demand: GangDemand
     epoch: int = -1
+    version: int = -1
+    """Of the workload that `keys` are judged by."""
     seen: int = 0
     room: int = 0
     fits: dict[NodeId, int] = field(default_factory=dict)
@@ -53,8 +56,9 @@ class Candidates:
     def follow(self, state: ClusterState) -> None:
         """Look again at the nodes that have changed."""
         log = state.changes
-        if self.epoch != log.epoch:
+        if self.epoch != log.epoch or self.version != state.workload.version:
             self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
+            self.version = state.workload.version
             self.fits, self.warming, self.keys, self.order = {}, {}, {}, []
             for name in state.nodes:
                 self._look(state, name)
@@ -70,17 +74,22 @@ class Candidates:
         self.room -= self.fits.pop(name, 0)
         self.warming.pop(name, None)
         node = state.nodes.get(name)
-        fits = 0
-        if node is not None and takes_work(state, node):
-            fits = tasks_that_fit(node, state.loads[name], self.demand)
+        if node is None or not takes_work(state, node):
+            self.keys.pop(name, None)
+            return
+        load = state.loads[name]
+        fits = tasks_that_fit(node, load, self.demand)
         if not fits:
             self.keys.pop(name, None)
             return
         self.fits[name] = fits
-        if node is not None and node.inventory.warming:
+        if node.inventory.warming:
             self.warming[name] = fits
         self.room += fits
-        key = _fit_key(self.demand, name, state.loads[name])
+        key = (
+            *fit_of(state.workload, gpu_groups(node.inventory, load), load.free_cpu_milli, self.demand),
+            name,
+        )
         if self.keys.get(name) != key:
             self.keys[name] = key
             heappush(self.order, key)
@@ -114,15 +123,12 @@ def can_ever(state: ClusterState, demand: GangDemand) -> bool:
 
 def most_tasks(inventory: NodeInventory, demand: GangDemand) -> int:
     """How many tasks would fit on the empty node."""
-    gpus = [(gpu.index, gpu.model) for gpu in inventory.gpus] if demand.per_task.gpus else []
-    capacity = inventory.capacity
-    return _count(inventory, demand, capacity.cpu_milli, capacity.memory_bytes, gpus)
+    return _count(inventory, fresh_load(inventory), demand)
 
 
 def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
     """How many tasks fit on what is free."""
-    gpus = list(load.free_gpus.items()) if demand.per_task.gpus else []
-    return _count(node.inventory, demand, load.free_cpu_milli, load.free_memory_bytes, gpus)
+    return _count(node.inventory, load, demand)
 
 
 def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
@@ -137,27 +143,25 @@ def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
     return not nodes
 
 
-def _count(
-    inventory: NodeInventory,
-    demand: GangDemand,
-    cpu_milli: int,
-    memory_bytes: int,
-    gpus: list[tuple[int, str]],
-) -> int:
+def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
     need = demand.per_task
     if demand.environment and demand.environment not in inventory.environments:
         return 0
     fits = demand.instance_count_max
     if need.cpu_milli:
-        fits = min(fits, cpu_milli // need.cpu_milli)
+        fits = min(fits, load.free_cpu_milli // need.cpu_milli)
     if need.memory_bytes:
-        fits = min(fits, memory_bytes // need.memory_bytes)
-    if need.gpus:
-        fits = min(fits, len(gpus_matching(gpus, demand.gpu_models)) // need.gpus)
+        fits = min(fits, load.free_memory_bytes // need.memory_bytes)
+    if fits > 0 and (need.gpus or need.gpu_milli):
+        fits = min(fits, _gpu_room(gpu_groups(inventory, load), demand))
     return max(fits, 0)
 
 
-def _fit_key(demand: GangDemand, name: NodeId, load: Load) -> FitKey:
-    """GPU jobs go where they leave the fewest GPUs over; others where no GPU idles and most cpus are free."""
-    cpu_milli = load.free_cpu_milli if demand.per_task.gpus else -load.free_cpu_milli
-    return len(load.free_gpus), cpu_milli, name
+def _gpu_room(groups: tuple[GpuGroup, ...], demand: GangDemand) -> int:
+    """How many tasks the GPUs have room for."""
+    gpus, milli = demand.per_task.gpus, demand.per_task.gpu_milli
+    fitting = [group for group in groups if matches(group.model, demand.gpu_models)]
+    if not milli:
+        return sum(group.free for group in fitting) // gpus
+    each = WHOLE_GPU_MILLI // milli
+    return sum(group.free * each + sum(left // milli for left in group.lefts) for group in fitting)

@@ -43,6 +43,7 @@ def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
     if event.checkpoint is not None:
         job = with_course(job, parent=event.parent, checkpoints=(event.checkpoint,))
     state.last_job = JobId(max(state.last_job, event.job))
+    state.workload.learn(shape.demand)
     if len(state.shapes) > 2 * len(state.jobs) + 1024:
         state.shapes = {live.shape: live.shape for live in state.jobs.values()}
     return put_job(state, None, job)

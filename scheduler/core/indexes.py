@@ -10,7 +10,7 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Job, may_grow
-from .node import Load, Node, NodeInventory
+from .node import Node, fresh_load
 from .state import ClusterState
 from .stranding import is_stranded
 
@@ -96,14 +96,6 @@ def settle_timers(state: ClusterState, now_us: Micros) -> None:
             _leave(state, job)
             _enter(state, job)
         _set_job_timer(state, job)
-
-
-def fresh_load(inventory: NodeInventory) -> Load:
-    return Load(
-        inventory.capacity.cpu_milli,
-        inventory.capacity.memory_bytes,
-        {gpu.index: gpu.model for gpu in inventory.gpus},
-    )
 
 
 def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[Sequence[Job]]) -> None:
@@ -216,10 +208,7 @@ def _take(state: ClusterState, job: Job) -> None:
     need = job.demand.per_task
     for task in job.tasks:
         load = state.loads[task.node]
-        load.free_cpu_milli -= need.cpu_milli
-        load.free_memory_bytes -= need.memory_bytes
-        for index in task.gpu_indices:
-            load.free_gpus.pop(index, None)
+        load.take(need, task.gpu_indices)
         load.tasks[job.key(task.task)] = task.gpu_indices
         state.changes.add(task.node, len(state.nodes))
     if job.course.rendezvous_port:
@@ -233,11 +222,7 @@ def _give_back(state: ClusterState, job: Job) -> None:
         load = state.loads[task.node]
         del load.tasks[job.key(task.task)]
         state.changes.add(task.node, len(state.nodes))
-        load.free_cpu_milli += need.cpu_milli
-        load.free_memory_bytes += need.memory_bytes
-        if task.gpu_indices:
-            usable = {gpu.index: gpu.model for gpu in state.nodes[task.node].inventory.gpus}
-            load.free_gpus |= {index: usable[index] for index in task.gpu_indices if index in usable}
+        load.give_back(need, task.gpu_indices, state.nodes[task.node].inventory)
     if job.course.rendezvous_port:
         state.loads[job.tasks[0].node].ports.pop(job.course.rendezvous_port, None)
 
@@ -252,7 +237,4 @@ def _rebuild_load(state: ClusterState, node: Node) -> None:
     for key, indices in old.tasks.items():
         need = state.jobs[key.job].demand.per_task
         load.tasks[key] = indices
-        load.free_cpu_milli -= need.cpu_milli
-        load.free_memory_bytes -= need.memory_bytes
-        for index in indices:
-            load.free_gpus.pop(index, None)
+        load.take(need, indices)

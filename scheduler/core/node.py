@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
-from ...spec.resources import Resources
+from ...spec.resources import WHOLE_GPU_MILLI, Resources
 from .job import NEVER
 
 
@@ -93,6 +95,14 @@ class Node:
         return self.contact is not NodeContact.LOST and self.cordon is None
 
 
+class GpuGroup(NamedTuple):
+    """What is free of a node's GPUs of one model: whole ones, and what is left of shared ones, ascending."""
+
+    model: str
+    free: int
+    lefts: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Load:
     """What is taken on a node: derived from the placed jobs, rebuilt on recovery. Only evolve changes it."""
@@ -100,22 +110,80 @@ class Load:
     free_cpu_milli: int
     free_memory_bytes: int
     free_gpus: dict[int, str]
-    """Index to model, in the order of the inventory."""
+    """Index to model, of those that are wholly free."""
+    shared_gpus: dict[int, int] = field(default_factory=dict)
+    """Index to the milli-GPU left, of those of which shares are taken."""
     tasks: dict[TaskKey, tuple[int, ...]] = field(default_factory=dict)
     """Of placed attempts, with the indices of their GPUs."""
     ports: dict[int, TaskKey] = field(default_factory=dict)
     """Rendezvous ports of live attempts, with the task of rank 0."""
     lingering: set[TaskKey] = field(default_factory=set)
     """Of ended attempts of exclusive jobs, not yet known to be gone; they hold no resources."""
+    groups: tuple[GpuGroup, ...] | None = field(default=None, compare=False, repr=False)
+    """Memo of `gpu_groups`."""
 
     @property
     def free(self) -> Resources:
-        return Resources(self.free_cpu_milli, self.free_memory_bytes, len(self.free_gpus))
+        left = sum(self.shared_gpus.values())
+        return Resources(self.free_cpu_milli, self.free_memory_bytes, len(self.free_gpus), left)
+
+    def take(self, need: Resources, gpu_indices: tuple[int, ...]) -> None:
+        """A GPU that is out of service is nobody's."""
+        self.free_cpu_milli -= need.cpu_milli
+        self.free_memory_bytes -= need.memory_bytes
+        for index in gpu_indices:
+            whole = self.free_gpus.pop(index, None) is not None
+            if need.gpu_milli and (whole or index in self.shared_gpus):
+                self.shared_gpus[index] = self.shared_gpus.get(index, WHOLE_GPU_MILLI) - need.gpu_milli
+        self.groups = None
+
+    def give_back(self, need: Resources, gpu_indices: tuple[int, ...], inventory: NodeInventory) -> None:
+        self.free_cpu_milli += need.cpu_milli
+        self.free_memory_bytes += need.memory_bytes
+        self.groups = None
+        for gpu in inventory.gpus if gpu_indices else ():
+            if gpu.index not in gpu_indices:
+                continue
+            left = self.shared_gpus.pop(gpu.index, 0) + need.gpu_milli
+            if need.gpus or left == WHOLE_GPU_MILLI:
+                self.free_gpus[gpu.index] = gpu.model
+            else:
+                self.shared_gpus[gpu.index] = left
+
+
+def fresh_load(inventory: NodeInventory) -> Load:
+    return Load(
+        inventory.capacity.cpu_milli,
+        inventory.capacity.memory_bytes,
+        {gpu.index: gpu.model for gpu in inventory.gpus},
+    )
+
+
+def gpu_groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
+    """What is free of the node's GPUs, by model, in the order of the inventory."""
+    if load.groups is None:
+        load.groups = _groups(inventory, load)
+    return load.groups
+
+
+@lru_cache(maxsize=4096)
+def matches(model: str, models: tuple[str, ...]) -> bool:
+    """The model's name holds any of `models` (case-insensitive; empty: any will do)."""
+    return not models or any(one.casefold() in model.casefold() for one in models)
 
 
 def gpus_matching(gpus: Iterable[tuple[int, str]], models: tuple[str, ...]) -> list[int]:
-    """Indices of the GPUs whose model holds any of `models` (case-insensitive; empty: all)."""
-    if not models:
-        return [index for index, _ in gpus]
-    wanted = [model.casefold() for model in models]
-    return [index for index, name in gpus if any(model in name.casefold() for model in wanted)]
+    """Indices of the GPUs whose model is any of `models`."""
+    return [index for index, model in gpus if matches(model, models)]
+
+
+def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
+    found: dict[str, tuple[int, list[int]]] = {}
+    for gpu in inventory.gpus:
+        free, lefts = found.get(gpu.model, (0, []))
+        if gpu.index in load.free_gpus:
+            free += 1
+        elif load.shared_gpus.get(gpu.index):
+            lefts.append(load.shared_gpus[gpu.index])
+        found[gpu.model] = (free, lefts)
+    return tuple(GpuGroup(model, free, tuple(sorted(lefts))) for model, (free, lefts) in found.items())

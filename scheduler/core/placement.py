@@ -8,9 +8,10 @@ equal states give equal plans.
 
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 from ...spec.ids import Attempt, Micros, NodeId
-from ...spec.resources import GangDemand
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .attempt_events import AttemptStarted, LaneParked, Place
 from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_that_fit
 from .effects import Effect, Plan, StartTask
@@ -18,9 +19,11 @@ from .elastic import size_text, wanted
 from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
 from .job import Job
-from .node import Load, gpus_matching
+from .node import Load, Node, gpu_groups, gpus_matching
+from .packing import best_share
 from .state import ClusterState
 from .stranding import lost_nodes
+from .workload import Workload
 
 Slots = list[NodeId]
 
@@ -82,15 +85,11 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
 
 def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
     """What would be free there without the job."""
-    node, load, need = state.nodes[name], state.loads[name], job.demand.per_task
-    mine = [task for task in job.tasks if task.node == name]
-    given = {index for task in mine for index in task.gpu_indices}
-    back = {gpu.index: gpu.model for gpu in node.inventory.gpus if gpu.index in given}
-    return Load(
-        load.free_cpu_milli + len(mine) * need.cpu_milli,
-        load.free_memory_bytes + len(mine) * need.memory_bytes,
-        load.free_gpus | back,
-    )
+    load = _copy(state.loads[name])
+    for task in job.tasks:
+        if task.node == name:
+            load.give_back(job.demand.per_task, task.gpu_indices, state.nodes[name].inventory)
+    return load
 
 
 def _move(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
@@ -184,16 +183,32 @@ def _port(state: ClusterState, job: Job, name: NodeId) -> int:
     return ports[(job.number + job.attempt) % len(ports)]
 
 
+def _copy(load: Load) -> Load:
+    """Of what is free, to try something on."""
+    return replace(load, free_gpus=dict(load.free_gpus), shared_gpus=dict(load.shared_gpus))
+
+
 def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[Place, ...]:
-    need = demand.per_task.gpus
-    left: dict[NodeId, list[int]] = {}
+    need = demand.per_task
+    if not need.gpus and not need.gpu_milli:
+        return tuple(Place(name) for name in slots)
+    left: dict[NodeId, Load] = {}
     places = []
     for name in slots:
-        if need and name not in left:
-            gpus = sorted(state.loads[name].free_gpus.items())
-            left[name] = gpus_matching(gpus, demand.gpu_models)
-        mine = left[name][:need] if need else []
-        if need:
-            left[name] = left[name][need:]
-        places.append(Place(name, tuple(mine)))
+        load = left[name] if name in left else left.setdefault(name, _copy(state.loads[name]))
+        gpus = _gpus_of(state.workload, state.nodes[name], load, demand)
+        load.take(need, gpus)
+        places.append(Place(name, gpus))
     return tuple(places)
+
+
+def _gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> tuple[int, ...]:
+    """The GPUs of one task there, where it fits: the first that do, of equals."""
+    if demand.per_task.gpus:
+        return tuple(gpus_matching(sorted(load.free_gpus.items()), demand.gpu_models)[: demand.per_task.gpus])
+    groups = gpu_groups(node.inventory, load)
+    model, left, _ = best_share(workload, groups, load.free_cpu_milli, demand)
+    lefts = load.shared_gpus if left < WHOLE_GPU_MILLI else dict.fromkeys(load.free_gpus, left)
+    return (
+        min(gpu.index for gpu in node.inventory.gpus if gpu.model == model and lefts.get(gpu.index) == left),
+    )

@@ -18,6 +18,7 @@ from .queue import Queue
 from .rates import NO_RATE, FaultRate
 from .settings import Settings
 from .timers import Timers
+from .workload import Workload
 
 if TYPE_CHECKING:
     from .candidates import Candidates
@@ -68,6 +69,8 @@ class ClusterState:
     """Step times of running gangs: news, as contact is."""
     rate: FaultRate = NO_RATE
     """Of gangs in this cluster: beside the state, see rates.py."""
+    workload: Workload = field(default_factory=Workload)
+    """What was submitted: beside the state, too, see workload.py."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)

@@ -1,0 +1,106 @@
+"""What a task's placement adds to the fragmentation of a node: placement goes where that is least.
+
+After FGD (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient
+Descent", USENIX ATC 2023). The fragmentation of a node is the amount of its free GPU that a typical task could
+not use, for want of cpu, of whole GPUs, of enough of one GPU, or because it wants another model: the mean over
+what was submitted (workload.py). Memory is left out. GPUs of several models on one node are judged model by
+model.
+
+Growth is compared in steps: below a step it says less than what is left over on the node, which decides then.
+"""
+
+from typing import Final, NamedTuple
+
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from .node import GpuGroup, matches
+from .workload import SCALE, Workload
+
+STEP_MILLI: Final = 80
+SCORES_MAX: Final = 200_000
+NO_GPU_LEFT: Final = -(1 << 60)
+
+
+class Fit(NamedTuple):
+    """How well a task fits on a node: less is better."""
+
+    step: int
+    tie: int
+
+
+def fit_of(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand) -> Fit:
+    """`groups`, `cpu_milli`: what is free on the node, where at least one task fits."""
+    need = demand.per_task
+    key = (groups, cpu_milli, need.cpu_milli, need.gpus, need.gpu_milli, demand.gpu_models)
+    known = workload.scores.get(key)
+    if known is None:
+        if len(workload.scores) >= SCORES_MAX:
+            workload.scores.clear()
+        growth = growth_of(workload, groups, cpu_milli, demand)
+        known = workload.scores[key] = Fit(_step(growth), _tie(groups, cpu_milli))
+    return Fit(*known)
+
+
+def growth_of(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand) -> int:
+    """Milli-GPU times SCALE that become useless to a typical task. A share goes to the best GPU for it."""
+    need = demand.per_task
+    before = _usable(workload, groups, cpu_milli)
+    left_milli = cpu_milli - need.cpu_milli
+    if need.gpu_milli:
+        _, _, after = best_share(workload, groups, cpu_milli, demand)
+    else:
+        after = _usable(workload, _without(groups, demand), left_milli)
+    return before - after - SCALE * (WHOLE_GPU_MILLI * need.gpus + need.gpu_milli)
+
+
+def best_share(
+    workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand
+) -> tuple[str, int, int]:
+    """Of which GPU a share is best taken: its model, what is left of it, and what is usable then. Of those
+    that do equally well, the one with the least left."""
+    need = demand.per_task
+    cpu_milli -= need.cpu_milli
+    whole = _usable(workload, groups, cpu_milli)
+    found: list[tuple[int, int, str]] = []
+    for model, free, lefts in groups:
+        if not matches(model, demand.gpu_models):
+            continue
+        table = workload.table(model)
+        here = table.usable(cpu_milli, free, lefts)
+        for left in dict.fromkeys(lefts):
+            if left >= need.gpu_milli:
+                one = table.usable(cpu_milli, 0, (left,))
+                then = table.usable(cpu_milli, 0, (left - need.gpu_milli,))
+                found.append((one - then - whole, left, model))
+        if free:
+            rest = (*lefts, WHOLE_GPU_MILLI - need.gpu_milli)
+            then = table.usable(cpu_milli, free - 1, rest)
+            found.append((here - then - whole, WHOLE_GPU_MILLI, model))
+    minus_usable, left, model = min(found)
+    return model, left, -minus_usable
+
+
+def _usable(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int) -> int:
+    return sum(workload.table(model).usable(cpu_milli, free, lefts) for model, free, lefts in groups)
+
+
+def _without(groups: tuple[GpuGroup, ...], demand: GangDemand) -> tuple[GpuGroup, ...]:
+    """What is free when a task's whole GPUs are taken."""
+    wanted = demand.per_task.gpus
+    if not wanted:
+        return groups
+    rest = []
+    for group in groups:
+        taken = min(wanted, group.free) if matches(group.model, demand.gpu_models) else 0
+        wanted -= taken
+        rest.append(GpuGroup(group.model, group.free - taken, group.lefts))
+    return tuple(rest)
+
+
+def _step(growth: int) -> int:
+    return growth // (STEP_MILLI * SCALE)
+
+
+def _tie(groups: tuple[GpuGroup, ...], cpu_milli: int) -> int:
+    """Cpu per GPU that is free: the most of it first, above all where no GPU is left."""
+    left = sum(WHOLE_GPU_MILLI * free + sum(lefts) for _, free, lefts in groups)
+    return -(cpu_milli * WHOLE_GPU_MILLI // left) if left else NO_GPU_LEFT - cpu_milli
