@@ -24,7 +24,7 @@ from rich.table import Table
 
 PAIRS_MIN = 5
 PEER_TRIES = 3
-MORE_IS_BETTER = frozenset({"jobs/s", "MB/s", "lines/s", "1/s", "% of the time"})
+MORE_IS_BETTER = frozenset({"jobs/s", "MB/s", "lines/s", "1/s", "% of the time", "% of the GPUs"})
 """These units; of all others (times) less is."""
 
 

@@ -16,7 +16,9 @@ from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, m
 from .packing import fit_of
 from .state import ClusterState
 
-MEMOS_MAX: Final = 64
+MEMOS_MIN: Final = 64
+ENTRIES_MAX: Final = 1_000_000
+"""Nodes in all memos together, beyond the least number of memos."""
 EVER_MAX: Final = 10_000
 
 FitKey = tuple[int, int, NodeId]
@@ -56,7 +58,7 @@ class Candidates:
     def follow(self, state: ClusterState) -> None:
         """Look again at the nodes that have changed."""
         log = state.changes
-        if self.epoch != log.epoch or self.version != state.workload.version:
+        if self.epoch != log.epoch:
             self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
             self.version = state.workload.version
             self.fits, self.warming, self.keys, self.order = {}, {}, {}, []
@@ -66,7 +68,11 @@ class Candidates:
         for name in set(log.nodes[self.seen :]):
             self._look(state, name)
         self.seen = len(log.nodes)
-        if len(self.order) > 4 * len(self.keys) + 64:
+        if self.version != state.workload.version:
+            self.version = state.workload.version
+            self.keys = {name: self._key(state, name) for name in self.fits}
+            self.order = []
+        if not self.order or len(self.order) > 4 * len(self.keys) + 64:
             self.order = list(self.keys.values())
             heapify(self.order)
 
@@ -74,32 +80,31 @@ class Candidates:
         self.room -= self.fits.pop(name, 0)
         self.warming.pop(name, None)
         node = state.nodes.get(name)
-        if node is None or not takes_work(state, node):
-            self.keys.pop(name, None)
-            return
-        load = state.loads[name]
-        fits = tasks_that_fit(node, load, self.demand)
+        fits = 0
+        if node is not None and takes_work(state, node):
+            fits = tasks_that_fit(node, state.loads[name], self.demand)
         if not fits:
             self.keys.pop(name, None)
             return
         self.fits[name] = fits
-        if node.inventory.warming:
+        if node is not None and node.inventory.warming:
             self.warming[name] = fits
         self.room += fits
-        key = (
-            *fit_of(state.workload, gpu_groups(node.inventory, load), load.free_cpu_milli, self.demand),
-            name,
-        )
+        key = self._key(state, name)
         if self.keys.get(name) != key:
             self.keys[name] = key
             heappush(self.order, key)
+
+    def _key(self, state: ClusterState, name: NodeId) -> FitKey:
+        step, tie = fit_of(state.workload, state.nodes[name].inventory, state.loads[name], self.demand)
+        return step, tie, name
 
 
 def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
     """The memo of `demand`, up to date."""
     memo = state.candidates.get(demand)
     if memo is None:
-        if len(state.candidates) >= MEMOS_MAX:
+        if len(state.candidates) >= max(MEMOS_MIN, ENTRIES_MAX // max(1, len(state.nodes))):
             del state.candidates[next(iter(state.candidates))]
         memo = state.candidates[demand] = Candidates(demand)
     memo.follow(state)
@@ -144,10 +149,9 @@ def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
 
 
 def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
-    need = demand.per_task
+    need, fits = demand.per_task, demand.instance_count_max
     if demand.environment and demand.environment not in inventory.environments:
         return 0
-    fits = demand.instance_count_max
     if need.cpu_milli:
         fits = min(fits, load.free_cpu_milli // need.cpu_milli)
     if need.memory_bytes:
@@ -159,9 +163,14 @@ def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
 
 def _gpu_room(groups: tuple[GpuGroup, ...], demand: GangDemand) -> int:
     """How many tasks the GPUs have room for."""
-    gpus, milli = demand.per_task.gpus, demand.per_task.gpu_milli
-    fitting = [group for group in groups if matches(group.model, demand.gpu_models)]
-    if not milli:
-        return sum(group.free for group in fitting) // gpus
-    each = WHOLE_GPU_MILLI // milli
-    return sum(group.free * each + sum(left // milli for left in group.lefts) for group in fitting)
+    gpus, milli, room = demand.per_task.gpus, demand.per_task.gpu_milli, 0
+    for model, free, lefts in groups:
+        if not matches(model, demand.gpu_models):
+            continue
+        if milli:
+            room += free * (WHOLE_GPU_MILLI // milli)
+            for left in lefts:
+                room += left // milli
+        else:
+            room += free
+    return room if milli else room // gpus

@@ -1,23 +1,24 @@
 """What a task's placement adds to the fragmentation of a node: placement goes where that is least.
 
 After FGD (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient
-Descent", USENIX ATC 2023). The fragmentation of a node is the amount of its free GPU that a typical task could
-not use, for want of cpu, of whole GPUs, of enough of one GPU, or because it wants another model: the mean over
-what was submitted (workload.py). Memory is left out. GPUs of several models on one node are judged model by
-model.
+Descent", USENIX ATC 2023). The fragmentation of a node is the amount of its free GPU that a typical task
+could not use, for want of cpu, of whole GPUs, of enough of one GPU, or because it wants another model: the
+mean over what was submitted (workload.py). Memory is left out. GPUs of several models on one node are judged
+model by model.
 
-Growth is compared in steps: below a step it says less than what is left over on the node, which decides then.
+Growth is compared in steps: what is less says less than the rest of the order, which is our own. Idle nodes
+are kept for jobs that need them whole; a task goes where there is no less cpu to each free GPU than it asks
+for itself; and then the first node by name fills first.
 """
 
 from typing import Final, NamedTuple
 
-from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
-from .node import GpuGroup, matches
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
+from .node import GpuGroup, Load, NodeInventory, gpu_groups, matches
 from .workload import SCALE, Workload
 
 STEP_MILLI: Final = 80
 SCORES_MAX: Final = 200_000
-NO_GPU_LEFT: Final = -(1 << 60)
 
 
 class Fit(NamedTuple):
@@ -27,17 +28,20 @@ class Fit(NamedTuple):
     tie: int
 
 
-def fit_of(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand) -> Fit:
-    """`groups`, `cpu_milli`: what is free on the node, where at least one task fits."""
-    need = demand.per_task
-    key = (groups, cpu_milli, need.cpu_milli, need.gpus, need.gpu_milli, demand.gpu_models)
+def fit_of(workload: Workload, inventory: NodeInventory, load: Load, demand: GangDemand) -> Fit:
+    """Of a node where at least one task fits."""
+    need, groups = demand.per_task, gpu_groups(inventory, load)
+    idle = len(load.free_gpus) == len(inventory.gpus)
+    asked = (need.cpu_milli, need.gpus, need.gpu_milli, demand.gpu_models)
+    key = (groups, load.free_cpu_milli, idle, asked)
     known = workload.scores.get(key)
     if known is None:
         if len(workload.scores) >= SCORES_MAX:
             workload.scores.clear()
-        growth = growth_of(workload, groups, cpu_milli, demand)
-        known = workload.scores[key] = Fit(_step(growth), _tie(groups, cpu_milli))
-    return Fit(*known)
+        growth = growth_of(workload, groups, load.free_cpu_milli, demand)
+        tie = _tie(groups, load.free_cpu_milli, demand, idle=idle)
+        known = workload.scores[key] = Fit(growth // (STEP_MILLI * SCALE), tie)
+    return known
 
 
 def growth_of(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand) -> int:
@@ -96,11 +100,10 @@ def _without(groups: tuple[GpuGroup, ...], demand: GangDemand) -> tuple[GpuGroup
     return tuple(rest)
 
 
-def _step(growth: int) -> int:
-    return growth // (STEP_MILLI * SCALE)
-
-
-def _tie(groups: tuple[GpuGroup, ...], cpu_milli: int) -> int:
-    """Cpu per GPU that is free: the most of it first, above all where no GPU is left."""
+def _tie(groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand, *, idle: bool) -> int:
+    need = demand.per_task
     left = sum(WHOLE_GPU_MILLI * free + sum(lefts) for _, free, lefts in groups)
-    return -(cpu_milli * WHOLE_GPU_MILLI // left) if left else NO_GPU_LEFT - cpu_milli
+    asked = WHOLE_GPU_MILLI * need.gpus + need.gpu_milli
+    if not asked:
+        return int(left > 0)
+    return 2 * idle + (cpu_milli * asked < need.cpu_milli * left)

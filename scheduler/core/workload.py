@@ -1,22 +1,25 @@
 """What tasks typically ask for, learnt from what was submitted: the yardstick of fragmentation (packing.py).
 
-Beside the state: it follows from the jobs that this scheduler has seen, and is built anew by recovery from those
-that wait or run. All in whole numbers, so that the order of submissions with equal counts changes nothing.
+Beside the state: it follows from the jobs that this scheduler has seen, and is built anew by recovery from
+those that wait or run. All in whole numbers: no order of adding up changes a decision.
 """
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .node import matches
+
+if TYPE_CHECKING:
+    from .packing import Fit
 
 SCALE: Final = 1_000_000
 """Shares of the workload are counted in millionths."""
 TASKS_MAX: Final = 8192
 """When more tasks than this are counted, all counts are halved: what came long ago weighs less."""
 KINDS_MAX: Final = 256
-MOVED_MIN: Final = SCALE // 32
+MOVED_MIN: Final = SCALE // 16
 """The tables follow when so much of the workload has become of another kind."""
 
 
@@ -34,7 +37,7 @@ class Table:
     """Of the tasks that may run on one model of GPU, how many fit into what: in millionths of all tasks."""
 
     cpus: list[int]
-    """Ascending; row `at` of the others is of the tasks that need no more cpu than the first `at` of these."""
+    """Ascending; row `at` below is of the tasks that need no more cpu than the first `at` of these."""
     sharing: list[list[int]]
     """Row, then class of what is left of a GPU: tasks whose share fits into it."""
     whole: list[list[int]]
@@ -67,7 +70,7 @@ class Workload:
     """In millionths, as of `version`."""
     tables: dict[str, Table] = field(default_factory=dict)
     """By model of GPU, made when they are first asked for."""
-    scores: dict[tuple[object, ...], tuple[int, int]] = field(default_factory=dict)
+    scores: dict[tuple[object, ...], "Fit"] = field(default_factory=dict)
     """Memo of packing.py."""
     unseen: int = 0
     """Tasks since the shares were last compared with the counts."""
@@ -78,7 +81,7 @@ class Workload:
         self.counts[kind] = self.counts.get(kind, 0) + count
         self.total += count
         self.unseen += count
-        if self.unseen * 8 >= self.total:
+        if self.unseen * 4 >= self.total:
             self._compare()
 
     def table(self, model: str) -> Table:
