@@ -228,7 +228,7 @@ def _state_by(health: str) -> GpuState:
 
 
 def to_resources(message: common_pb2.Resources) -> Resources:
-    return Resources(message.cpu_milli, message.memory_bytes, message.gpus)
+    return Resources(message.cpu_milli, message.memory_bytes, message.gpus, message.gpu_milli)
 
 
 def to_reason(message: common_pb2.Reason) -> views.Reason:

@@ -10,14 +10,17 @@ _INT64_MAX = (1 << 63) - 1
 
 def resources_message(amount: resources.Resources) -> common_pb2.Resources:
     return common_pb2.Resources(
-        cpu_milli=amount.cpu_milli, memory_bytes=amount.memory_bytes, gpus=amount.gpus
+        cpu_milli=amount.cpu_milli,
+        memory_bytes=amount.memory_bytes,
+        gpus=amount.gpus,
+        gpu_milli=amount.gpu_milli,
     )
 
 
 def resources_of(message: common_pb2.Resources) -> resources.Resources:
-    if message.cpu_milli < 0 or message.memory_bytes < 0 or message.gpus < 0:
+    if min(message.cpu_milli, message.memory_bytes, message.gpus, message.gpu_milli) < 0:
         raise InvalidRequest(f"an amount of resources cannot be negative: {message}".strip())
-    return resources.Resources(message.cpu_milli, message.memory_bytes, message.gpus)
+    return resources.Resources(message.cpu_milli, message.memory_bytes, message.gpus, message.gpu_milli)
 
 
 def task_key_message(task: ids.TaskKey) -> common_pb2.TaskKey:

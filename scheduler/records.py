@@ -5,7 +5,7 @@ state that the history of events leads to (contact and metrics aside: those are 
 """
 
 import gc
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
@@ -112,13 +112,17 @@ def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
         if row.record:
             put_node(state, None, _node_from_row(row))
     jobs: list[Job] = []
+    asked: Counter[str] = Counter()
     waiting: defaultdict[tuple[int, str], list[Job]] = defaultdict(list)
     for line in loaded.jobs:
         job = job_from_row(line)
         jobs.append(job)
+        asked[line.demand] += 1
         if job.course is FRESH:
             waiting[line.priority, line.demand].append(job)
     enter_recovered(state, jobs, waiting.values())
+    for text, count in asked.items():
+        state.workload.learn(shape_from_text(text).demand, count)
     shapes = {id(job.shape): job.shape for job in jobs}
     state.shapes = {shape: shape for shape in shapes.values()}
     state.last_job = loaded.last_job

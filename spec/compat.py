@@ -153,8 +153,10 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
         yield from _ray_warnings(spec.distribution)
     if spec.resources.gpus.model and not spec.resources.gpus.count:
         yield ("resources", "gpus", "model"), "has no effect with a count of 0"
-    if 0 < spec.resources.gpus.count < spec.process_count:
-        text = f"{spec.process_count} processes share {spec.resources.gpus.count} GPUs; NCCL needs one each"
+    gpus = spec.resources.gpus.count
+    if 0 < gpus < spec.process_count and spec.process_count > 1:
+        shared = f"{gpus} GPUs" if spec.resources.gpus.whole else f"{gpus:g} of a GPU"
+        text = f"{spec.process_count} processes share {shared}; NCCL needs one each"
         yield ("resources", "gpus"), text
     if spec.resources.instance_count > 1 and spec.distribution is None:
         text = "without distribution each instance runs the command on its own, with no rendezvous"

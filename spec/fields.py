@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 from pydantic_core import PydanticCustomError
 
 from .problems import shown
+from .resources import WHOLE_GPU_MILLI
 
 NAME_CHARS_MAX: Final = 255
 TEXT_CHARS_MAX: Final = 10_000
@@ -20,6 +21,7 @@ DEPTH_MAX: Final = 16
 ENTRIES_MAX: Final = 1000
 """In any one mapping of names to values."""
 MEMORY_BYTES_MAX: Final = 1 << 50
+GPUS_MAX: Final = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
@@ -153,6 +155,23 @@ def _size_in_bounds(size: float, value: Any) -> int:
     return int(size)
 
 
+def gpu_count(value: Any) -> int | float:
+    """Whole GPUs, or (below 1, to three decimals) a share of one."""
+    expected = "expected a whole number, or less than 1 for a share of one GPU, such as 0.5"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"{expected}; found {shown(value)}")
+    if not 0 <= value <= GPUS_MAX:
+        raise refusal(f"{expected}, from 0 to {GPUS_MAX}; found {shown(value)}")
+    if isinstance(value, int):
+        return value
+    if value >= 1:
+        raise refusal(f"{expected}; found {shown(value)}: ask for {int(value)} or {int(value) + 1}")
+    milli = round(value * WHOLE_GPU_MILLI)
+    if not 0 < milli < WHOLE_GPU_MILLI or abs(value * WHOLE_GPU_MILLI - milli) > 1e-6:
+        raise refusal(f"expected a share from 0.001 to 0.999, to three decimals; found {shown(value)}")
+    return milli / WHOLE_GPU_MILLI
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """Data that nothing here looks into still has to be storable and showable."""
     match value:
@@ -208,6 +227,11 @@ Value = Annotated[Any, PlainValidator(_literal), WithJsonSchema({"type": ["strin
 SizeBytes = Annotated[
     int, PlainValidator(size_bytes), WithJsonSchema({"type": ["string", "integer"], "examples": ["16Gi"]})
 ]
+_GPU_COUNT: Final = [
+    {"type": "integer", "minimum": 0, "maximum": GPUS_MAX},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+]
+GpuCount = Annotated[int | float, PlainValidator(gpu_count), WithJsonSchema({"anyOf": _GPU_COUNT})]
 Lower = BeforeValidator(_lower)
 Listed = BeforeValidator(_listed)
 """One text, or a list of them."""

@@ -169,7 +169,9 @@ class JobSpec(Model):
         want = self.resources
         cpus = self.process_count if want.cpus is None else want.cpus
         return GangDemand(
-            per_task=Resources(max(1, round(cpus * 1000)), want.memory, want.gpus.count),
+            per_task=Resources(
+                max(1, round(cpus * 1000)), want.memory, want.gpus.whole, want.gpus.share_milli
+            ),
             instance_count=want.instance_count,
             instance_count_min=want.min_instance_count or want.instance_count,
             instance_count_max=want.max_instance_count or want.instance_count,

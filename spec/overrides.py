@@ -121,7 +121,7 @@ def _put(data: Any, path: Path, value: Any) -> None:
 
 def _long_form(path: Path, value: Any) -> dict[str, Any]:
     """The mapping that a short form stands for, so that a key can be set in it."""
-    if path == ("resources", "gpus") and isinstance(value, int):
+    if path == ("resources", "gpus") and isinstance(value, int | float):
         return {"count": value}
     if path == ("environment",) and isinstance(value, str) and value:
         return {"name": value}

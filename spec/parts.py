@@ -21,6 +21,7 @@ from pydantic import (
 from .fields import (
     ENTRIES_MAX,
     Count,
+    GpuCount,
     Line,
     Listed,
     LocalPath,
@@ -33,9 +34,9 @@ from .fields import (
     Value,
     refusal,
 )
+from .resources import WHOLE_GPU_MILLI
 
 INSTANCES_MAX: Final = 100_000
-GPUS_MAX: Final = 1024
 # Alternatives of a value, as they turn up in the paths of pydantic's errors. No key can look like this.
 TAG_DATA: Final = "\0data"
 TAG_LITERAL: Final = "\0literal"
@@ -128,10 +129,18 @@ Words = Annotated[
 class Gpus(Model):
     """How many GPUs each instance takes, and of what model."""
 
-    count: Count = Field(ge=0, le=GPUS_MAX)
-    """GPUs per instance, whole ones."""
+    count: GpuCount
+    """GPUs per instance: whole ones, or below 1 a share of one GPU, such as 0.5, to three decimals."""
     model: Words = ()
     """Any of these: part of the name that NVIDIA's driver gives, in any case, such as `H100`."""
+
+    @property
+    def whole(self) -> int:
+        return self.count if isinstance(self.count, int) else 0
+
+    @property
+    def share_milli(self) -> int:
+        return 0 if isinstance(self.count, int) else round(self.count * WHOLE_GPU_MILLI)
 
 
 def _gpus(value: Any) -> Any:
@@ -151,8 +160,8 @@ class JobResources(Model):
     """CPUs per instance, also fractions of one; absent: one per process."""
     memory: SizeBytes = 0
     """Memory per instance, such as 16Gi; 0: not accounted."""
-    gpus: Annotated[Gpus, BeforeValidator(_gpus, json_schema_input_type=int | Gpus)] = Gpus(count=0)
-    """GPUs per instance: a number, or a mapping with count and model."""
+    gpus: Annotated[Gpus, BeforeValidator(_gpus, json_schema_input_type=GpuCount | Gpus)] = Gpus(count=0)
+    """GPUs per instance: a number (below 1: a share of one GPU), or a mapping with count and model."""
     instance_type: Words = ()
     """Not used yet: say cpus, memory and gpus instead."""
     shm_size: Line = ""

@@ -15,8 +15,12 @@ class Resources:
     gpus: int = 0
     """Whole ones."""
     gpu_milli: int = 0
-    """Of what a task takes: a share of one GPU, 1 to 999, and then no whole ones. Of what is free: what is left
-    of GPUs of which shares are taken, together."""
+    """Of what a task takes: a share of one GPU, 1 to 999, and then no whole ones. Of what is free: what is
+    left of GPUs of which shares are taken, together."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.gpus or self.gpu_milli)
 
 
 @dataclass(frozen=True, slots=True)

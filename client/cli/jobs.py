@@ -296,6 +296,8 @@ def resources(job: views.Job) -> str:
         parts.append(f"{out.human_bytes(want.memory_bytes)} memory")
     if want.gpus:
         parts.append(f"{want.gpus} GPU{'s' if want.gpus != 1 else ''}")
+    if want.gpu_milli:
+        parts.append(f"{want.gpu_milli / 1000:g} of a GPU")
     return ", ".join(parts)
 
 

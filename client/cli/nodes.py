@@ -87,7 +87,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         node.contact,
         f"{out.human_cpus(node.free.cpu_milli)} of {out.human_cpus(node.capacity.cpu_milli)}",
         f"{out.human_bytes(node.free.memory_bytes)} of {out.human_bytes(node.capacity.memory_bytes)}",
-        f"{node.free.gpus} of {node.capacity.gpus}" if node.capacity.gpus else "-",
+        _gpus(node),
         ", ".join(dict.fromkeys(gpu.name for gpu in node.gpus)) or "-",
         str(len(node.tasks)),
         node.warm_pool,
@@ -95,6 +95,14 @@ def _row(node: views.Node) -> tuple[str, ...]:
         "now" if node.contact is NodeContact.CONNECTED else _ago(node.last_heard_us),
         note(node),
     )
+
+
+def _gpus(node: views.Node) -> str:
+    """What is free: `3 of 4`, `2 of 4, 0.7 of shared`."""
+    if not node.capacity.gpus:
+        return "-"
+    shared = f", {node.free.gpu_milli / 1000:g} of shared" if node.free.gpu_milli else ""
+    return f"{node.free.gpus} of {node.capacity.gpus}{shared}"
 
 
 def note(node: views.Node) -> str:

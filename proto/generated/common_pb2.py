@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaceline/proto/v1/common.proto\x12\x0bpaceline.v1\"B\n\tResources\x12\x11\n\tcpu_milli\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\"\x92\x01\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12/\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1f.paceline.v1.Reason.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x07TaskKey\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04task\x18\x03 \x01(\x05\"%\n\x04Page\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaceline/proto/v1/common.proto\x12\x0bpaceline.v1\"U\n\tResources\x12\x11\n\tcpu_milli\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\x12\x11\n\tgpu_milli\x18\x04 \x01(\x05\"\x92\x01\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12/\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1f.paceline.v1.Reason.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x07TaskKey\x12\x0b\n\x03job\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04task\x18\x03 \x01(\x05\"%\n\x04Page\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REASON_FIELDSENTRY']._loaded_options = None
   _globals['_REASON_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_RESOURCES']._serialized_start=47
-  _globals['_RESOURCES']._serialized_end=113
-  _globals['_REASON']._serialized_start=116
-  _globals['_REASON']._serialized_end=262
-  _globals['_REASON_FIELDSENTRY']._serialized_start=217
-  _globals['_REASON_FIELDSENTRY']._serialized_end=262
-  _globals['_TASKKEY']._serialized_start=264
-  _globals['_TASKKEY']._serialized_end=317
-  _globals['_PAGE']._serialized_start=319
-  _globals['_PAGE']._serialized_end=356
+  _globals['_RESOURCES']._serialized_end=132
+  _globals['_REASON']._serialized_start=135
+  _globals['_REASON']._serialized_end=281
+  _globals['_REASON_FIELDSENTRY']._serialized_start=236
+  _globals['_REASON_FIELDSENTRY']._serialized_end=281
+  _globals['_TASKKEY']._serialized_start=283
+  _globals['_TASKKEY']._serialized_end=336
+  _globals['_PAGE']._serialized_start=338
+  _globals['_PAGE']._serialized_end=375
 # @@protoc_insertion_point(module_scope)

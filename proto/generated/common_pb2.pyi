@@ -27,19 +27,24 @@ class Resources(_message.Message):
     CPU_MILLI_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    GPU_MILLI_FIELD_NUMBER: _builtins.int
     cpu_milli: _builtins.int
     memory_bytes: _builtins.int
     gpus: _builtins.int
+    """whole ones"""
+    gpu_milli: _builtins.int
+    """that a task takes: a share of one GPU; that is free: what is left of shared ones"""
     def __init__(
         self,
         *,
         cpu_milli: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         gpus: _builtins.int = ...,
+        gpu_milli: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "gpus", b"gpus", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "gpu_milli", b"gpu_milli", "gpus", b"gpus", "memory_bytes", b"memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,8 +1,11 @@
 """Amounts as people read them."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from ...spec.resources import GangDemand, Resources
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+
+_SPELT_WITH_VOWEL: Final = frozenset("AEFHILMNORSX")
 
 
 def duration_text(us: int) -> str:
@@ -54,11 +57,20 @@ def gpus_text(count: int, models: tuple[str, ...] = ()) -> str:
     return f"{count} {kind + ' ' if kind else ''}GPU{'s' if count != 1 else ''}"
 
 
+def gpu_share_text(gpu_milli: int, models: tuple[str, ...] = ()) -> str:
+    """`0.5 of a GPU`, `0.5 of an H100`."""
+    kind = " or ".join(models) or "GPU"
+    spelt = len(kind) > 1 and kind[0] in _SPELT_WITH_VOWEL and not kind[1].islower()
+    return f"{gpu_milli / WHOLE_GPU_MILLI:g} of a{'n' if spelt and models else ''} {kind}"
+
+
 def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
     """`4 H100 GPUs, 8 cpus, 16 GiB`."""
     parts = []
     if amount.gpus:
         parts.append(gpus_text(amount.gpus, models))
+    if amount.gpu_milli:
+        parts.append(gpu_share_text(amount.gpu_milli, models))
     if amount.cpu_milli:
         parts.append(f"{cpu_text(amount.cpu_milli)} cpu{'s' if amount.cpu_milli != 1000 else ''}")
     if amount.memory_bytes:

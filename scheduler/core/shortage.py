@@ -2,13 +2,13 @@
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import NodeContact
-from ...spec.resources import GangDemand
-from .amounts import cpu_text, demand_text, duration_text, gpus_text, size_text
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
+from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_text, size_text
 from .candidates import most_tasks, takes_work, tasks_that_fit
 from .cordons import cordoned_text, could_with_cordoned
 from .gpus import sick_texts
 from .job import Job
-from .node import Load, Node, gpus_matching
+from .node import Load, Node, gpu_groups, gpus_matching, matches
 from .placement import free_ports
 from .reason import Reason
 from .state import ClusterState
@@ -37,7 +37,7 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
-    if demand.per_task.gpus:
+    if demand.per_task.on_gpu:
         text += sick_texts(nodes, demand.gpu_models, now_us)
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
 
@@ -95,7 +95,7 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
     text = "; ".join(parts)
-    if demand.per_task.gpus:
+    if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu_models, now_us)
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
@@ -131,9 +131,12 @@ def _about_to_start(state: ClusterState, job: Job, needs: str, fields: dict[str,
 def _node_text(state: ClusterState, node: Node, demand: GangDemand) -> str:
     load, need = state.loads[node.node], demand.per_task
     matching = gpus_matching(load.free_gpus.items(), demand.gpu_models)
+    most = WHOLE_GPU_MILLI if matching else _most_left(node, load, demand)
     if len(matching) < need.gpus:
         count = gpus_text(len(matching), demand.gpu_models)
         free = f"{node.name} has {count} free of {len(node.inventory.gpus)}"
+    elif most < need.gpu_milli:
+        free = f"{node.name} has {gpu_share_text(most, demand.gpu_models)} left at most"
     elif load.free_cpu_milli < need.cpu_milli:
         free = (
             f"{node.name} has {cpu_text(load.free_cpu_milli)} of "
@@ -154,15 +157,12 @@ def _holders_text(state: ClusterState, load: Load, demand: GangDemand) -> str:
     held: dict[int, int] = {}
     for key, indices in load.tasks.items():
         need = state.jobs[key.job].demand.per_task
-        amount = len(indices) if demand.per_task.gpus else need.cpu_milli
-        held[key.job] = held.get(key.job, 0) + amount
+        gpu_milli = len(indices) * (need.gpu_milli or WHOLE_GPU_MILLI)
+        held[key.job] = held.get(key.job, 0) + (gpu_milli if demand.per_task.on_gpu else need.cpu_milli)
     largest = sorted((-amount, number) for number, amount in held.items() if amount)[:SHOWN_HOLDERS]
     if not largest:
         return ""
-    parts = [
-        f"job {number} holds {-amount if demand.per_task.gpus else cpu_text(-amount)}"
-        for amount, number in largest
-    ]
+    parts = [f"job {number} holds {cpu_text(-amount)}" for amount, number in largest]
     return f" ({', '.join(parts)} there)"
 
 
@@ -176,9 +176,9 @@ def _never_text(nodes: list[Node], demand: GangDemand) -> str:
             has = ", ".join(known) or "none"
             return f"none {of_nodes} has the environment {demand.environment!r}; they have {has}"
         nodes = having
-    if need.gpus:
+    if need.on_gpu:
         most = max(len(_gpus(node, demand)) for node in nodes)
-        if most < need.gpus:
+        if most < max(need.gpus, 1):
             return _never_gpus(nodes, demand, most)
     cpu_most = max(node.inventory.capacity.cpu_milli for node in nodes)
     if cpu_most < need.cpu_milli:
@@ -193,13 +193,23 @@ def _never_text(nodes: list[Node], demand: GangDemand) -> str:
 
 def _never_gpus(nodes: list[Node], demand: GangDemand, most: int) -> str:
     kind = " or ".join(demand.gpu_models)
+    need = demand.per_task
+    asked = need.gpus or gpu_share_text(need.gpu_milli)
     if most == 0 and kind:
         known = sorted({gpu.model for node in nodes for gpu in node.inventory.gpus})
         return f"no node has a GPU like {kind}; they have {', '.join(known) or 'no GPUs'}"
     if most == 0:
-        return f"no node has GPUs, asked {demand.per_task.gpus} per task"
+        return f"no node has GPUs, asked {asked} per task"
     kind = f"{kind} " if kind else ""
-    return f"the largest node has {most} {kind}GPUs, asked {demand.per_task.gpus} per task"
+    return f"the largest node has {most} {kind}GPUs, asked {asked} per task"
+
+
+def _most_left(node: Node, load: Load, demand: GangDemand) -> int:
+    """Of one of its shared GPUs."""
+    groups = gpu_groups(node.inventory, load)
+    return max(
+        (left for model, _, lefts in groups if matches(model, demand.gpu_models) for left in lefts), default=0
+    )
 
 
 def _gpus(node: Node, demand: GangDemand) -> list[int]:

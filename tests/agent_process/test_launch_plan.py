@@ -96,6 +96,11 @@ def test_environment_of_ranks(code: Path) -> None:
     environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
     assert not any(name.startswith("TORCH_NCCL_") for name in environment), "no gang"
+    assert "PACELINE_GPU_SHARE" not in environment
+    request.resources.gpu_milli = 470
+    del request.gpu_indices[1:]
+    environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["PACELINE_GPU_SHARE"]) == ("2", "0.47")
 
 
 def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path) -> None:

@@ -1,6 +1,7 @@
 """The ledger adds up, rows come back as they went, the line and the memos match a plain count."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import get_args
 
 from hypothesis import given, settings
@@ -13,16 +14,20 @@ from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
 from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
 from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.packing import fit_of
 from paceline.scheduler.core.progress_events import GangHung
 from paceline.scheduler.core.queue import Queue
+from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.task_events import TaskStarted
 from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.core.timers import Timers
+from paceline.scheduler.core.workload import Workload
 from paceline.scheduler.records import event_from_row, event_row, job_from_row, job_row
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from paceline.spec.resources import GangDemand, Resources
 from support.paddock import Paddock, shape
+from support.sim_laws import state_is_sane
 
 JOB = JobId(1)
 KEY = TaskKey(JOB, Attempt(1), 0)
@@ -151,7 +156,7 @@ ints = st.integers(0, 2**53)
 values = st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=3)
 keys = st.builds(TaskKey, ints, ints, ints)
 shapes = st.builds(Shape)
-st.register_type_strategy(Resources, st.builds(Resources, ints, ints, ints))
+st.register_type_strategy(Resources, st.builds(Resources, ints, ints, ints, ints))
 st.register_type_strategy(TaskKey, keys)
 st.register_type_strategy(
     Mapping, lambda kind: values if float in get_args(kind) else st.dictionaries(texts, texts, max_size=3)
@@ -290,11 +295,16 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
     for name in ("n1", "n2", "n3"):
         paddock.node_joins(name, cpus=4, gpus=2)
     held: dict[NodeId, set[TaskKey]] = {}
-    watched = [shape(cpus=1), shape(2, cpus=2, gpus=1), shape(3, cpus=0.5)]
+    watched = [
+        shape(cpus=1),
+        shape(2, cpus=2, gpus=1),
+        shape(3, cpus=0.5, gpus=0.3),
+        shape(cpus=0.5, gpus=0.7),
+    ]
     for move, which in moves:
         live = sorted(paddock.state.jobs)
         if move == "j":
-            paddock.submit(watched[which % 3])
+            paddock.submit(watched[which % 4])
         elif move == "f" and live:
             job = live[which % len(live)]
             if paddock.state.jobs[job].placed:
@@ -335,7 +345,54 @@ def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
     assert memo.room == sum(plain.values())
     order = list(memo.best_first())
     assert sorted(order) == sorted(plain), "each once"
+    assert order == sorted(plain, key=lambda name: (*_fresh_fit(state, name, demand), name))
     assert order == list(memo.best_first()), "looking changes nothing"
+
+
+def _fresh_fit(state: ClusterState, name: NodeId, demand: GangDemand) -> tuple[int, int]:
+    """Without any memo."""
+    workload = Workload(shares=dict(sorted(state.workload.shares.items())))
+    load = replace(state.loads[name], groups=None)
+    return fit_of(workload, state.nodes[name].inventory, load, demand)
+
+
+demands = st.builds(
+    lambda cpus, gpus, models: shape(cpus=cpus, gpus=gpus, models=models),
+    st.sampled_from([0.5, 1, 4]),
+    st.sampled_from([0, 0.2, 0.5, 0.999, 1, 2, 4]),
+    st.sampled_from([(), ("H100",), ("T4", "A100")]),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(demands, st.integers(0, 3)), max_size=60))
+def test_no_gpu_is_given_twice_whatever_is_shared(asks: list[tuple[Shape, int]]) -> None:
+    """Also not across a recovery, which must find every share where it was."""
+    paddock = Paddock()
+    for name, model in (("n1", "NVIDIA H100"), ("n2", "Tesla T4"), ("n3", "NVIDIA A100")):
+        paddock.node_joins(name, cpus=8, gpus=4, model=model)
+    for ask, then in asks:
+        paddock.submit(ask)
+        placed = [number for number, job in sorted(paddock.state.jobs.items()) if job.placed]
+        if then == 0 and placed:
+            paddock.starts(placed[0])
+            paddock.finishes(placed[0])
+        state_is_sane(paddock.state)
+    before = paddock.state.loads
+    paddock.scheduler_restarts()
+    assert paddock.state.loads == before
+
+
+@given(st.permutations(["n1", "n2", "n3", "n4"]), st.lists(demands, max_size=20))
+def test_where_a_job_goes_does_not_depend_on_who_joined_first(names: list[str], asks: list[Shape]) -> None:
+    def placed(order: list[str]) -> list[list[tuple[str, tuple[int, ...]]]]:
+        paddock = Paddock()
+        for name in order:
+            paddock.node_joins(name, cpus=8, gpus=4, model="T4" if name < "n3" else "H100")
+        jobs = [paddock.submit(ask)[0] for ask in asks]
+        return [[(task.node, task.gpu_indices) for task in paddock.job(job).tasks] for job in jobs]
+
+    assert placed(names) == placed(sorted(names))
 
 
 def test_a_long_line_does_not_slow_a_cycle() -> None:

@@ -131,7 +131,8 @@ limits: {timeout: .nan}
         ),
         (
             "command: x\nresources: {gpus: many}",
-            "job.yaml:2:19: resources.gpus.count: expected a whole number; found 'many'",
+            "job.yaml:2:19: resources.gpus.count: expected a whole number, or less than 1 for a share of"
+            " one GPU, such as 0.5; found 'many'",
         ),
         (
             "command: x\nresources: {instance_count: 2, min_instance_count: 3}",
@@ -332,6 +333,38 @@ def test_defaults() -> None:
     assert (spec.limits.hang_timeout, spec.limits.hang_timeout_s) == (None, 0.0)
     assert (spec.checkpoint.keep_last, spec.checkpoint.keep_best) == (2, 0)
     assert spec.checkpoint.when_busy == "wait"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "whole", "share_milli"),
+    [(0, 0, 0), (2, 2, 0), (0.5, 0, 500), (0.001, 0, 1), ({"count": 0.47, "model": "H100"}, 0, 470)],
+)
+def test_gpus_are_whole_or_a_share_of_one(gpus: object, whole: int, share_milli: int) -> None:
+    spec = job(resources={"gpus": gpus})
+    need = spec.demand().per_task
+    assert (need.gpus, need.gpu_milli) == (whole, share_milli)
+    assert JobSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("gpus", "why"),
+    [
+        ("1.5", "or less than 1 for a share of one GPU, such as 0.5; found 1.5: ask for 1 or 2"),
+        ("-1", "from 0 to 1024; found -1"),
+        ("2000", "from 0 to 1024; found 2000"),
+        (".inf", "from 0 to 1024; found inf"),
+        (".nan", "from 0 to 1024; found nan"),
+        ("0.0001", "expected a share from 0.001 to 0.999, to three decimals; found 0.0001"),
+        ("0.3333", "expected a share from 0.001 to 0.999, to three decimals; found 0.3333"),
+        ("true", "such as 0.5; found true"),
+    ],
+)
+def test_no_other_amounts_of_gpus(gpus: str, why: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_job(f"command: x\nresources:\n  gpus: {gpus}", "job.yaml")
+    [problem] = caught.value.problems
+    assert str(problem).startswith("job.yaml:3:9: resources.gpus.count: expected ")
+    assert str(problem).endswith(why)
 
 
 def test_demand() -> None:

@@ -28,6 +28,7 @@ DATA: dict[str, Any] = {
         ("inputs.long=2", ("inputs", "long", "value"), 2),
         ("resources.instance_count=4", ("resources", "instance_count"), 4),
         ("resources.gpus.count=2", ("resources", "gpus", "count"), 2),
+        ("resources.gpus=0.5", ("resources", "gpus"), 0.5),
         ("limits.timeout=60", ("limits", "timeout"), 60),
         ("tags.a.b=c", ("tags", "a.b"), "c"),
         ("environment_variables.DEBUG=true", ("environment_variables", "DEBUG"), True),
@@ -104,7 +105,8 @@ def test_problems_name_the_override_or_the_line() -> None:
         "--set command=y ${{inputs.b}}: command: '${{inputs.b}}': inputs has no 'b'",
         "--set inputs.a=.nan: inputs.a: expected a text, a finite number, true, false"
         " or a mapping with 'path'; found nan",
-        "--set resources.gpus=two: resources.gpus.count: expected a whole number; found 'two'",
+        "--set resources.gpus=two: resources.gpus.count: expected a whole number, or less than 1"
+        " for a share of one GPU, such as 0.5; found 'two'",
         "job.yaml:3:11: priority: expected a whole number; found 'high'",
     ]
 

@@ -59,7 +59,7 @@ def shape(
     least: int | None = None,
     most: int | None = None,
     cpus: float = 1,
-    gpus: int = 0,
+    gpus: float = 0,
     memory_gib: int = 0,
     models: Sequence[str] = (),
     environment: str = "",
@@ -72,7 +72,8 @@ def shape(
     retry_on: Sequence[FailureClass] = RETRIED,
     backoff_s: float = 1,
 ) -> Shape:
-    need = Resources(round(cpus * 1000), memory_gib * GIB, gpus)
+    share_milli = round(gpus * 1000) if gpus < 1 else 0
+    need = Resources(round(cpus * 1000), memory_gib * GIB, int(gpus), share_milli)
     bounds = (tasks if least is None else least, tasks if most is None else most)
     demand = GangDemand(need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous)
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))

@@ -22,6 +22,7 @@ from paceline.scheduler.core.timers import TimerKey
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
 from paceline.spec.lifecycle import TRANSITIONS, JobState
+from paceline.spec.resources import WHOLE_GPU_MILLI
 
 
 class Watch:
@@ -118,7 +119,9 @@ def _gang_is_whole(job: Job) -> None:
     """Each rank has its GPUs, and nothing of an earlier attempt may run beside it."""
     least, most = job.demand.instance_count_min, job.demand.instance_count_max
     assert least <= len(job.tasks) <= most, f"the gang is not within its bounds: {job}"
-    assert all(len(task.gpu_indices) == job.demand.per_task.gpus for task in job.tasks), f"GPUs: {job}"
+    need = job.demand.per_task
+    gpus = 1 if need.gpu_milli else need.gpus
+    assert all(len(task.gpu_indices) == gpus for task in job.tasks), f"GPUs: {job}"
     assert not job.course.lingering, f"{job} was placed while leftovers may run"
     assert bool(job.course.rendezvous_port) == job.demand.rendezvous, f"rendezvous: {job}"
 
@@ -163,7 +166,8 @@ def _loads_are_true(state: ClusterState) -> None:
 def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
     inventory = state.nodes[name].inventory
     cpu_milli, memory_bytes = inventory.capacity.cpu_milli, inventory.capacity.memory_bytes
-    gpus = [*load.free_gpus]
+    taken = dict.fromkeys(load.free_gpus, 0)
+    shared: set[int] = set()
     sick = {gpu.index: gpu.state for gpu in inventory.sick}
     for key, indices in load.tasks.items():
         job = state.jobs[key.job]
@@ -173,10 +177,17 @@ def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
         need = job.demand.per_task
         cpu_milli -= need.cpu_milli
         memory_bytes -= need.memory_bytes
-        gpus += (index for index in indices if index not in sick)
+        for index in indices:
+            taken[index] = taken.get(index, 0) + (need.gpu_milli or WHOLE_GPU_MILLI)
+        shared |= {index for index in indices if need.gpu_milli}
     assert load.free_cpu_milli == cpu_milli >= 0, f"{name}: {cpu_milli} milli-cpus are free, not {load}"
     assert load.free_memory_bytes == memory_bytes >= 0, f"{name}: {memory_bytes} bytes are free, not {load}"
-    assert sorted(gpus) == [gpu.index for gpu in inventory.gpus], f"{name}: GPUs {gpus} with {load}"
+    gpus = sorted(taken.keys() - sick.keys())
+    assert gpus == [gpu.index for gpu in inventory.gpus], f"{name}: GPUs {gpus} with {load}"
+    assert all(not taken[index] for index in load.free_gpus), f"{name}: GPUs {taken} are taken of {load}"
+    assert max(taken.values(), default=0) <= WHOLE_GPU_MILLI, f"{name}: GPUs {taken} are given twice"
+    left = {index: WHOLE_GPU_MILLI - taken[index] for index in shared - sick.keys()}
+    assert load.shared_gpus == left, f"{name}: {left} is left of shared GPUs, not {load}"
 
 
 def _everyone_waits_once(state: ClusterState) -> None:

@@ -47,6 +47,7 @@ OUTPUTS = st.one_of(
     st.none(),
     mapping({}, {"type": st.sampled_from(["uri_folder", "custom_model"]), "mode": st.just("upload")}),
 )
+GPUS = st.one_of(st.integers(0, 8), st.integers(1, 999).map(lambda milli: milli / 1000))
 RESOURCES = mapping(
     {},
     {
@@ -56,9 +57,9 @@ RESOURCES = mapping(
         "cpus": st.one_of(st.integers(1, 64), st.floats(0.01, 64)),
         "memory": st.one_of(st.integers(0, 2**40), st.sampled_from(["16Gi", "512MB", "1.5Gi"])),
         "gpus": st.one_of(
-            st.integers(0, 8),
+            GPUS,
             mapping(
-                {"count": st.integers(0, 8)},
+                {"count": GPUS},
                 {"model": st.one_of(st.just("H100"), st.lists(NAMES, max_size=3))},
             ),
         ),
