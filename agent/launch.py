@@ -19,8 +19,7 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
-from ..spec.resources import WHOLE_GPU_MILLI
-from . import flight_recorder
+from . import flight_recorder, gpu_share
 from .evidence import ERROR_FILE, error_path
 from .launchers import LAUNCHERS, Launcher
 from .stillness import Patience
@@ -234,8 +233,7 @@ def _environment(
     if request.gpu_indices:
         merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
-        if request.resources.gpu_milli:
-            merged["PACELINE_GPU_SHARE"] = f"{request.resources.gpu_milli / WHOLE_GPU_MILLI:g}"
+        merged |= gpu_share.variables(request, interpreter, merged)
         if request.master_port:
             recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
             merged = {**recorder, **merged}

@@ -103,6 +103,30 @@ def test_environment_of_ranks(code: Path) -> None:
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["PACELINE_GPU_SHARE"]) == ("2", "0.47")
 
 
+@pytest.mark.parametrize(
+    ("keys", "said", "told"),
+    [
+        ('"backend", "per_process_memory_fraction"', "", "per_process_memory_fraction:0.25"),
+        ('"backend"', "", None),
+        ('"per_process_memory_fraction"', "PYTORCH_CUDA_ALLOC_CONF", None),
+        ('"per_process_memory_fraction"', "PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+    ],
+)
+def test_torch_is_told_of_a_share_if_it_understands_and_nobody_else_has(
+    code: Path, tmp_path: Path, keys: str, said: str, told: str | None
+) -> None:
+    interpreter = tmp_path / "bin" / "python"
+    header = tmp_path / "lib/python3.11/site-packages/torch/include/c10/cuda/CUDAAllocatorConfig.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(keys)
+    request = start_task(key(7, 3), "true", code, processes=2, gpu_indices=[0])
+    request.resources.gpu_milli = 500
+    if said:
+        request.environment[said] = "expandable_segments:True"
+    environment = make_launch(request, code, str(interpreter), BASE, warm=True).document["environment"]
+    assert environment.get("PYTORCH_ALLOC_CONF") == told
+
+
 def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path) -> None:
     request = start_task(
         key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=[0]
