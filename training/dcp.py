@@ -7,7 +7,6 @@ own metadata classes, and values only as torch.load(weights_only=True) does.
 
 import dataclasses
 import io
-import mmap
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -81,7 +80,7 @@ class SafeReader(FileSystemReader):
         self._metadata = metadata
         self._forms: dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]] = {}
         self.images: dict[str, Path] = {}
-        self.mapped: dict[str, mmap.mmap] = {}
+        self.mapped: dict[str, memoryview] = {}
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
         try:
@@ -115,7 +114,7 @@ class SafeReader(FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         missing = {name: map_image(path) for name, path in self.images.items() if name not in self.mapped}
-        files = {name: memoryview(mapped) for name, mapped in {**self.mapped, **missing}.items()}
+        files = {**self.mapped, **missing}
         others, tensors = [], []
         for item in plan.items:
             mapped = files.get(self.file_of(item))
@@ -184,7 +183,7 @@ class Loading:
         self.files = frozenset(map(reader.file_of, self._plan.items))
         """Names of those that will be read."""
 
-    def run(self, images: Mapping[str, Path], mapped: Mapping[str, mmap.mmap]) -> None:
+    def run(self, images: Mapping[str, Path], mapped: Mapping[str, memoryview]) -> None:
         self._reader.images, self._reader.mapped = dict(images), dict(mapped)
         self._reader.read_data(self._planner.finish_plan(self._plan), self._planner).wait()
 
