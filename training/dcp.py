@@ -15,9 +15,14 @@ from typing import Any
 import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint import filesystem
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_local_load_plan
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import (
     LoadItemType,
     LoadPlan,
@@ -30,7 +35,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from . import containers
-from .copying import copy_all
+from .copying import PLAIN, copy_all
 from .errors import StorageFailed
 from .images import map_image
 
@@ -137,8 +142,9 @@ class SafeReader(FileSystemReader):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Where it goes, and what goes there."""
         form = self._forms[item.storage_index.fqn, item.storage_index.offset]
-        saved = containers.tensor_in(container, *form)
-        part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
+        part = containers.tensor_in(container, *form)
+        if part.shape != item.lengths:
+            part = narrow_tensor_by_index(part, item.storage_offsets, item.lengths)
         target = planner.resolve_tensor(item).detach()
         if target.size() != part.size():
             raise ValueError(f"Size mismatch: {item.dest_index.fqn} is {target.size()}, saved {part.size()}")
@@ -160,6 +166,19 @@ class SafeLoadPlanner(DefaultLoadPlanner):
     runs.
     """
 
+    def create_local_plan(self) -> LoadPlan:
+        """Also DCP's, without its search through the parts of what was saved whole and is wanted whole."""
+        assert self.metadata is not None
+        whole: list[ReadItem] = []
+        others: dict[str, Any] = {}
+        for name, thing in self.state_dict.items():
+            entry = self.metadata.state_dict_metadata.get(name)
+            if type(thing) in PLAIN and isinstance(entry, TensorStorageMetadata) and _is_whole(thing, entry):
+                whole.append(_read_whole(name, entry.chunks[0].offsets, entry.size))
+            else:
+                others[name] = thing
+        return LoadPlan(whole + create_default_local_load_plan(others, self.metadata).items)
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         loaded = torch.load(value, map_location="cpu", weights_only=True)
         container: Any = self.original_state_dict
@@ -167,6 +186,18 @@ class SafeLoadPlanner(DefaultLoadPlanner):
         for key in way:
             container = container[key]
         container[last] = loaded
+
+
+def _is_whole(tensor: torch.Tensor, entry: TensorStorageMetadata) -> bool:
+    """Of nothing, DCP reads nothing."""
+    return (
+        len(entry.chunks) == 1 and entry.chunks[0].sizes == entry.size == tensor.shape and tensor.numel() > 0
+    )
+
+
+def _read_whole(name: str, origin: torch.Size, size: torch.Size) -> ReadItem:
+    index = MetadataIndex(name, origin)
+    return ReadItem(LoadItemType.TENSOR, index, origin, index, origin, size)
 
 
 class Loading:
