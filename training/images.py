@@ -116,13 +116,11 @@ def make_private(folder: Path) -> None:
 
 def set_label(path: Path, name: FolderName) -> None:
     """What the image holds is whole, and of that checkpoint."""
-    aside = path.with_name(f"{path.name}{_LABEL}.tmp")
-    aside.write_text(str(name))
-    aside.rename(path.with_name(path.name + _LABEL))
+    Path(f"{path}{_LABEL}").write_text(str(name))
 
 
 def remove_label(path: Path) -> None:
-    path.with_name(path.name + _LABEL).unlink(missing_ok=True)
+    Path(f"{path}{_LABEL}").unlink(missing_ok=True)
 
 
 def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
