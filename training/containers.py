@@ -78,11 +78,9 @@ def tensor_in(container: memoryview, shape: torch.Size, dtype: torch.dtype) -> t
     """The tensor of that form in there; where `lay_out` has made it, without a copy."""
     known = lay_out(shape, dtype)
     head = known.pieces[0][1]
-    if known.data_bytes and container.nbytes == known.size_bytes and container[: len(head)] == head:
-        data = torch.frombuffer(
-            container, dtype=torch.uint8, count=known.data_bytes, offset=known.data_offset
-        )
-        return data.view(dtype).view(shape)
+    if known.data_bytes and container.nbytes == known.size_bytes and bytes(container[: len(head)]) == head:
+        count = shape.numel()
+        return torch.frombuffer(container, dtype=dtype, count=count, offset=known.data_offset).view(shape)
     loaded: torch.Tensor = torch.load(io.BytesIO(container), map_location="cpu", weights_only=True)
     return loaded
 

@@ -5,24 +5,28 @@ persister, another rank, a data loader) each of these waits costs, and large sta
 as slowly as by one thread. Ours take the next piece when they have done one.
 """
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 
 _PIECE_BYTES = 4 * 1024 * 1024
 _LARGE_BYTES_MIN = 64 * 1024
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""The types whose bytes are where they say: of others nothing is known."""
 
-_Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+_Piece = tuple[int, int, int]
+"""Of memory: to where, from where, how many bytes."""
 
 
 def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Each source into its target, of the same shape. Copies between devices may still be under way."""
-    pieces: list[tuple[_Bytes, _Bytes]] = []
+    pieces: list[_Piece] = []
+    large = []  # their memory is read and written by address: it must stay
     for target, source in pairs:
         if _is_bytes(target, source):
+            large.append((target, source))
             pieces += _pieces(target, source)
         else:
             target.copy_(source, non_blocking=True)
@@ -30,7 +34,9 @@ def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         return
     queue = iter(pieces)
     with ThreadPoolExecutor(threads()) as crew:
-        for done in [crew.submit(_drain, queue) for _ in range(threads())]:
+        others = [crew.submit(_drain, queue) for _ in range(threads() - 1)]
+        _drain(queue)
+        for done in others:
             done.result()
 
 
@@ -44,20 +50,17 @@ def _is_bytes(target: torch.Tensor, source: torch.Tensor) -> bool:
         source.nbytes >= _LARGE_BYTES_MIN
         and source.dtype == target.dtype
         and source.shape == target.shape
-        and all(
-            type(one) in _PLAIN and one.device.type == "cpu" and one.is_contiguous()
-            for one in (target, source)
-        )
+        and all(type(one) in PLAIN and one.is_cpu and one.is_contiguous() for one in (target, source))
         and not (source.is_conj() or source.is_neg())
     )
 
 
-def _pieces(target: torch.Tensor, source: torch.Tensor) -> Iterator[tuple[_Bytes, _Bytes]]:
-    to, of = (one.detach().view(-1).view(torch.uint8).numpy() for one in (target, source))
-    for start in range(0, len(of), _PIECE_BYTES):
-        yield to[start : start + _PIECE_BYTES], of[start : start + _PIECE_BYTES]
+def _pieces(target: torch.Tensor, source: torch.Tensor) -> Iterator[_Piece]:
+    to, of, end = target.data_ptr(), source.data_ptr(), source.nbytes
+    for start in range(0, end, _PIECE_BYTES):
+        yield to + start, of + start, min(_PIECE_BYTES, end - start)
 
 
-def _drain(queue: Iterator[tuple[_Bytes, _Bytes]]) -> None:
-    for target, source in queue:
-        np.copyto(target, source)
+def _drain(queue: Iterator[_Piece]) -> None:
+    for to, of, size_bytes in queue:
+        ctypes.memmove(to, of, size_bytes)

@@ -7,7 +7,6 @@ own metadata classes, and values only as torch.load(weights_only=True) does.
 
 import dataclasses
 import io
-import mmap
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,9 +15,14 @@ from typing import Any
 import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint import filesystem
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_local_load_plan
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import (
     LoadItemType,
     LoadPlan,
@@ -31,7 +35,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from . import containers
-from .copying import copy_all
+from .copying import PLAIN, copy_all
 from .errors import StorageFailed
 from .images import map_image
 
@@ -81,7 +85,7 @@ class SafeReader(FileSystemReader):
         self._metadata = metadata
         self._forms: dict[tuple[str, torch.Size | None], tuple[torch.Size, torch.dtype]] = {}
         self.images: dict[str, Path] = {}
-        self.mapped: dict[str, mmap.mmap] = {}
+        self.mapped: dict[str, memoryview] = {}
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
         try:
@@ -115,7 +119,7 @@ class SafeReader(FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         missing = {name: map_image(path) for name, path in self.images.items() if name not in self.mapped}
-        files = {name: memoryview(mapped) for name, mapped in {**self.mapped, **missing}.items()}
+        files = {**self.mapped, **missing}
         others, tensors = [], []
         for item in plan.items:
             mapped = files.get(self.file_of(item))
@@ -138,8 +142,9 @@ class SafeReader(FileSystemReader):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Where it goes, and what goes there."""
         form = self._forms[item.storage_index.fqn, item.storage_index.offset]
-        saved = containers.tensor_in(container, *form)
-        part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
+        part = containers.tensor_in(container, *form)
+        if part.shape != item.lengths:
+            part = narrow_tensor_by_index(part, item.storage_offsets, item.lengths)
         target = planner.resolve_tensor(item).detach()
         if target.size() != part.size():
             raise ValueError(f"Size mismatch: {item.dest_index.fqn} is {target.size()}, saved {part.size()}")
@@ -161,6 +166,19 @@ class SafeLoadPlanner(DefaultLoadPlanner):
     runs.
     """
 
+    def create_local_plan(self) -> LoadPlan:
+        """Also DCP's, without its search through the parts of what was saved whole and is wanted whole."""
+        assert self.metadata is not None
+        whole: list[ReadItem] = []
+        others: dict[str, Any] = {}
+        for name, thing in self.state_dict.items():
+            entry = self.metadata.state_dict_metadata.get(name)
+            if type(thing) in PLAIN and isinstance(entry, TensorStorageMetadata) and _is_whole(thing, entry):
+                whole.append(_read_whole(name, entry.chunks[0].offsets, entry.size))
+            else:
+                others[name] = thing
+        return LoadPlan(whole + create_default_local_load_plan(others, self.metadata).items)
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         loaded = torch.load(value, map_location="cpu", weights_only=True)
         container: Any = self.original_state_dict
@@ -168,6 +186,18 @@ class SafeLoadPlanner(DefaultLoadPlanner):
         for key in way:
             container = container[key]
         container[last] = loaded
+
+
+def _is_whole(tensor: torch.Tensor, entry: TensorStorageMetadata) -> bool:
+    """Of nothing, DCP reads nothing."""
+    return (
+        len(entry.chunks) == 1 and entry.chunks[0].sizes == entry.size == tensor.shape and tensor.numel() > 0
+    )
+
+
+def _read_whole(name: str, origin: torch.Size, size: torch.Size) -> ReadItem:
+    index = MetadataIndex(name, origin)
+    return ReadItem(LoadItemType.TENSOR, index, origin, index, origin, size)
 
 
 class Loading:
@@ -184,7 +214,7 @@ class Loading:
         self.files = frozenset(map(reader.file_of, self._plan.items))
         """Names of those that will be read."""
 
-    def run(self, images: Mapping[str, Path], mapped: Mapping[str, mmap.mmap]) -> None:
+    def run(self, images: Mapping[str, Path], mapped: Mapping[str, memoryview]) -> None:
         self._reader.images, self._reader.mapped = dict(images), dict(mapped)
         self._reader.read_data(self._planner.finish_plan(self._plan), self._planner).wait()
 

@@ -22,6 +22,7 @@ from ..proto.peer_door import PEERS, is_plain
 from ..spec.folder_names import FolderName
 from . import manifest
 from .manifest import FileEntry
+from .mapping import map_file, take_huge_pages
 
 SLOTS = 2
 _LABEL = ".of"
@@ -42,9 +43,10 @@ class Image:
         remove_label(path)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            take_huge_pages(self._fd, size_bytes)
             os.posix_fallocate(self._fd, 0, max(1, size_bytes))
-            self.map = mmap.mmap(self._fd, max(1, size_bytes), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        except (OSError, ValueError):
+            self.map = map_file(self._fd, max(1, size_bytes), mmap.MAP_POPULATE)
+        except OSError:
             os.close(self._fd)
             path.unlink(missing_ok=True)
             raise
@@ -114,13 +116,11 @@ def make_private(folder: Path) -> None:
 
 def set_label(path: Path, name: FolderName) -> None:
     """What the image holds is whole, and of that checkpoint."""
-    aside = path.with_name(f"{path.name}{_LABEL}.tmp")
-    aside.write_text(str(name))
-    aside.rename(path.with_name(path.name + _LABEL))
+    Path(f"{path}{_LABEL}").write_text(str(name))
 
 
 def remove_label(path: Path) -> None:
-    path.with_name(path.name + _LABEL).unlink(missing_ok=True)
+    Path(f"{path}{_LABEL}").unlink(missing_ok=True)
 
 
 def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
@@ -140,15 +140,15 @@ def find(folder: Path | None, name: FolderName) -> dict[str, Path]:
     return found
 
 
-def map_image(path: Path) -> mmap.mmap:
-    """It could be written to, as torch wants of what it reads; nobody does. Raises OSError, and ValueError
-    for an empty one.
+def map_image(path: Path) -> memoryview:
+    """It could be written to, as torch wants of what it reads; nobody does. Raises OSError, for an empty one,
+    too.
     """
     with path.open("r+b") as file:  # not populated: whoever reads it first does that, beside other threads
-        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED)
+        return map_file(file.fileno(), os.fstat(file.fileno()).st_size)
 
 
-def map_verified(path: Path, entry: FileEntry) -> mmap.mmap | str:
+def map_verified(path: Path, entry: FileEntry) -> memoryview | str:
     """Mapped, if it is as the manifest says; else what is wrong."""
     try:
         size_bytes = path.stat().st_size

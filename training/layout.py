@@ -22,12 +22,12 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteIt
 from torch.distributed.tensor import DTensor
 
 from . import containers
+from .copying import PLAIN
 from .images import Image
 
 _SMALL_BYTES_MAX = 64 * 1024
 _PART_BYTES_MIN = 32 * 1024 * 1024
 _PARTS_MAX = 8
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def signature_of(flat: Mapping[str, Any]) -> Any:
         if isinstance(value, DTensor):
             local = value.to_local()
             parts.append((key, value.shape, value.dtype, local.shape, value.device_mesh, value.placements))
-        elif type(value) in _PLAIN:
+        elif type(value) in PLAIN:
             parts.append((key, value.shape, value.dtype, value.layout))
         elif isinstance(value, torch.Tensor):
             return None
@@ -182,7 +182,7 @@ def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:
     if item.type == WriteItemType.BYTE_IO:
         return None
     tensor = planner.resolve_data(item)
-    if not isinstance(tensor, torch.Tensor) or type(tensor) not in _PLAIN:
+    if not isinstance(tensor, torch.Tensor) or type(tensor) not in PLAIN:
         return None
     return tensor if tensor.layout == torch.strided and not tensor.is_quantized else None
 

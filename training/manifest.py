@@ -8,7 +8,6 @@ manifest. torch is not needed here.
 
 import dataclasses
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,7 +114,7 @@ def new_hash() -> xxhash.xxh3_128:
     return xxhash.xxh3_128()
 
 
-def hash_bytes(data: bytes | memoryview | mmap.mmap) -> str:
+def hash_bytes(data: bytes | memoryview) -> str:
     return xxhash.xxh3_128(data).hexdigest()
 
 

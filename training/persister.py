@@ -169,7 +169,7 @@ def _copy(order: Order) -> dict[str, FileEntry]:
 
 def _copy_file(image: Path, target: Path) -> FileEntry:
     """The hash is of what is written: what the disk makes of it later shows at the restore."""
-    source = memoryview(map_image(image))
+    source = map_image(image)
     entry = FileEntry(len(source), manifest.hash_bytes(source))
     with target.open("wb", buffering=0) as file:
         _write_directly(file, source)

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -67,14 +68,10 @@ class State:
         before.
         """
         own: dict[str, Any] = {"rng": {str(self._rank): rng.capture()}}
-        state: dict[str, Any] = {OWN: own}
-        for name in self._of("module"):
-            state[name] = get_model_state_dict(self._given[name])
+        state: dict[str, Any] = {OWN: own} | self._of_modules()
         for name in self._of("optimizer"):
-            optimizer_state = get_optimizer_state_dict(self._owner(name), self._given[name])
-            optimizer_state["param_groups"] = _plain(optimizer_state["param_groups"])
-            _check_readable(name, optimizer_state["param_groups"], checked)
-            state[name] = optimizer_state
+            state[name]["param_groups"] = _plain(state[name]["param_groups"])
+            _check_readable(name, state[name]["param_groups"], checked)
         for name in self._of("tensor"):
             state[name] = self._given[name].detach()
         if self._rank == 0:
@@ -111,12 +108,10 @@ class State:
         """What DCP fills: the live tensors themselves, empty ones for what the script did not give, places
         for values.
         """
-        state: dict[str, Any] = {OWN: {"values": ""}}
+        state: dict[str, Any] = {OWN: {"values": ""}} | self._of_modules()
         for name in self._of("module"):
-            state[name] = get_model_state_dict(self._given[name])
             _check_keys(name, state[name], metadata)
         for name in self._of("optimizer"):
-            state[name] = get_optimizer_state_dict(self._owner(name), self._given[name])
             _drop_unsaved(name, state[name], metadata)
         for name in self._of("stateful"):
             state[name] = ()
@@ -137,7 +132,8 @@ class State:
         for name in self._of("optimizer"):
             # Not strict: `template` has sorted out parameters without a saved state, and all else is there.
             options = StateDictOptions(strict=False)
-            set_optimizer_state_dict(self._owner(name), self._given[name], state[name], options=options)
+            owner = self._given[self._owner(name)]
+            set_optimizer_state_dict(owner, self._given[name], state[name], options=options)
         for name in self._of("stateful"):
             self._given[name].load_state_dict(state[name][0])
         for rank, generators in state[OWN].get("rng", {}).items():
@@ -151,6 +147,22 @@ class State:
     def _of(self, kind: str) -> list[str]:
         return [name for name, its in self.kinds.items() if its == kind]
 
+    def _of_modules(self) -> dict[str, Any]:
+        """The modules' and their optimizers'. A module's and its first optimizer's at once: torch goes
+        through all of a module each time.
+        """
+        state: dict[str, Any] = {}
+        for name in self._of("optimizer"):
+            owner, optimizer = self._owner(name), self._given[name]
+            if owner in state:
+                state[name] = get_optimizer_state_dict(self._given[owner], optimizer)
+            else:
+                state[owner], state[name] = get_state_dict(self._given[owner], optimizer)
+        for name in self._of("module"):
+            if name not in state:
+                state[name] = get_model_state_dict(self._given[name])
+        return state
+
     def _of_first_rank(self, checked: set[str]) -> dict[str, Any]:
         """In a tuple, which DCP takes as one value: of a mapping it would turn integer keys into texts."""
         state: dict[str, Any] = {}
@@ -159,13 +171,13 @@ class State:
             _check_readable(name, state[name], checked)
         return state
 
-    def _owner(self, name: str) -> nn.Module:
+    def _owner(self, name: str) -> str:
         """The module whose parameters this optimizer steps: its state is saved under their names."""
         stepped = {id(p) for group in self._given[name].param_groups for p in group["params"]}
         for module_name in self._of("module"):
             module: nn.Module = self._given[module_name]
             if stepped <= {id(parameter) for parameter in module.parameters()}:
-                return module
+                return module_name
         modules = ", ".join(self._of("module")) or "none"
         raise UnsavableState(
             f"{name} steps parameters that belong to none of the modules given ({modules})",

@@ -5,7 +5,6 @@ Only files that some rank will read are looked at, each by one rank: an image by
 storage by one of all. A slower tier is not touched for what every node that needs it has in a faster one.
 """
 
-import mmap
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ class Tiers:
         self._why: dict[str, str] = {}
         self.images: dict[str, Path] = {}
         """Verified, and wanted here."""
-        self.mapped: dict[str, mmap.mmap] = {}
+        self.mapped: dict[str, memoryview] = {}
         """Those of them that this rank has looked at."""
 
     def verify(

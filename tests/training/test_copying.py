@@ -41,6 +41,6 @@ def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) 
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(copying.np, "copyto", no_memory)
+    monkeypatch.setattr(copying.ctypes, "memmove", no_memory)
     with pytest.raises(MemoryError):
         copy_all([(torch.zeros(100_000), torch.ones(100_000))])
