@@ -343,7 +343,7 @@ def test_gpus_are_whole_or_a_share_of_one(gpus: object, whole: int, share_milli:
     spec = job(resources={"gpus": gpus})
     need = spec.demand().per_task
     assert (need.gpus, need.gpu_milli) == (whole, share_milli)
-    assert JobSpec.from_json(spec.to_json()) == spec
+    assert parse_canonical(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize(
