@@ -182,7 +182,7 @@ def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
         shared |= {index for index in indices if need.gpu_milli}
     assert load.free_cpu_milli == cpu_milli >= 0, f"{name}: {cpu_milli} milli-cpus are free, not {load}"
     assert load.free_memory_bytes == memory_bytes >= 0, f"{name}: {memory_bytes} bytes are free, not {load}"
-    gpus = sorted(taken.keys() - sick.keys())
+    gpus = sorted(load.free_gpus.keys() | (taken.keys() - sick.keys()))
     assert gpus == [gpu.index for gpu in inventory.gpus], f"{name}: GPUs {gpus} with {load}"
     assert all(not taken[index] for index in load.free_gpus), f"{name}: GPUs {taken} are taken of {load}"
     assert max(taken.values(), default=0) <= WHOLE_GPU_MILLI, f"{name}: GPUs {taken} are given twice"
