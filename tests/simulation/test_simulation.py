@@ -9,6 +9,7 @@ from support.sim_run import simulate
 BLOCKS = 20
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_no_law_is_broken(block: int, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--seed", None) is not None:
