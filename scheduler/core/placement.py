@@ -7,7 +7,6 @@ go by node id, so that equal states give equal plans.
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
@@ -192,7 +191,8 @@ def _port(state: ClusterState, job: Job, name: NodeId) -> int:
 
 def copy_of(load: Load) -> Load:
     """Of what is free, to try something on."""
-    return replace(load, free_gpus=dict(load.free_gpus), shared_gpus=dict(load.shared_gpus))
+    free_gpus, shared_gpus = dict(load.free_gpus), dict(load.shared_gpus)
+    return Load(load.free_cpu_milli, load.free_memory_bytes, free_gpus, shared_gpus)
 
 
 def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[Place, ...]:

@@ -83,9 +83,10 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
 
 
 def _is_stoppable(state: ClusterState, job: Job, now_us: Micros) -> bool:
-    if job.state is not JobState.RUNNING or job.course.stop is not None:
+    course = job.course
+    if now_us - course.attempt_us < state.settings.order.min_run_us or course.stop is not None:
         return False
-    if now_us - job.course.attempt_us < state.settings.order.min_run_us:
+    if course.state is not JobState.RUNNING:
         return False
     rule = FAILURES[FailureClass.PREEMPTED]
     if rule.choice and FailureClass.PREEMPTED not in job.shape.policy.retry_on:

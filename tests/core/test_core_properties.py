@@ -284,6 +284,7 @@ def test_timers_miss_nothing_and_name_each_once(sets: list[tuple[int, int]]) -> 
         expected = {name for name, at_us in earliest.items() if at_us <= now_us}
         due = [name for _, name in timers.due(now_us)]
         assert set(due) == expected and len(due) == len(expected)
+        assert timers.next_us() == min(earliest.values(), default=None)
         assert {name for _, name in timers.pop_due(now_us)} == expected
         earliest = {name: at_us for name, at_us in earliest.items() if name not in expected}
 
