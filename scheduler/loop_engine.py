@@ -6,6 +6,7 @@ is not committed, the engine is thrown away and made anew from the store.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from ..spec.errors import PacelineError
@@ -15,14 +16,13 @@ from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.cordons import on_cordon, on_uncordon
 from .core.due import on_due
 from .core.effects import Acked, Effect, Plan, Position
-from .core.elastic import first_waiting, plan_growth
+from .core.elastic import plan_growth, somebody_waits
 from .core.events import DurableEvent, Event, LateFact, job_of
 from .core.evolve import evolve
 from .core.evolve_tasks import with_fact
 from .core.job import Job
 from .core.node import Node
 from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
-from .core.placement import place
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState, Touched
@@ -49,6 +49,7 @@ from .core.stimuli import (
 )
 from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
+from .core.turns import Turns
 from .records import event_row, forgotten_row, job_row, node_row, recover
 from .store.base import Batch, KeyRow, Loaded, MetricRow, NodeRow
 
@@ -111,8 +112,7 @@ class Engine:
 
     def __init__(self, loaded: Loaded, settings: Settings | None = None) -> None:
         self.state: ClusterState = recover(loaded, settings)
-        self._stuck: tuple[JobId | None, int] | None = None
-        """The first in line and `freed` when nothing fitted: not worth another look before one changes."""
+        self._turns = Turns()
         self._looked: tuple[int, bool, int] | None = None
         """What the growth of gangs depends on, when it was last looked at."""
 
@@ -155,7 +155,8 @@ class Engine:
         return evolve(self.state, event)
 
     def next_due_us(self) -> Micros | None:
-        return self.state.timers.next_us()
+        due = [at_us for at_us in (self.state.timers.next_us(), self._turns.review_us) if at_us is not None]
+        return min(due, default=None)
 
     def _run(
         self,
@@ -274,20 +275,19 @@ class Engine:
             self._apply(draft, Plan(None, (TimersPassed(now_us),)))
 
     def _place(self, draft: _Draft, now_us: Micros) -> bool:
-        for _ in range(PLACEMENTS_MAX):
-            stands = (self.state.queue.first(), self.state.freed)
-            if stands == self._stuck or stands[0] is None:
+        left = PLACEMENTS_MAX
+        while left:
+            before = left
+            for plan in islice(self._turns.walk(self.state, now_us), left):
+                self._apply(draft, plan)
+                left -= 1
+            if left == before:
                 return False
-            plan = place(self.state, now_us)
-            if plan is None:
-                self._stuck = stands
-                return False
-            self._apply(draft, plan)
         return True
 
     def _grow(self, draft: _Draft, now_us: Micros) -> None:
         state = self.state
-        stands = (state.freed, first_waiting(state) is None, len(state.small))
+        stands = (state.freed, somebody_waits(state), len(state.small))
         if stands != self._looked:
             self._looked = stands
             self._apply(draft, plan_growth(state, now_us))

@@ -39,6 +39,8 @@ class AttemptStarted:
     rendezvous_port: int = 0
     size: str = ""
     """Of an elastic gang: how large it is of what it may be, and why."""
+    lifted: int = 0
+    """Classes of service that its patience lifted it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class AttemptEnded:
     avoid: NodeId | None = None
     held_until_us: Micros = NEVER
     failed_in_row: int = 0
+    service: int = 0
+    """The class of service that it waits in."""
     lost: str = ""
     """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
 
@@ -119,6 +123,25 @@ class JobEnded:
     job: JobId
     state: JobState
     ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class PlacesClaimed:
+    """Nodes are kept for a waiting job: those that were told to leave them make room for all of it."""
+
+    at_us: Micros
+    job: JobId
+    nodes: tuple[NodeId, ...]
+    victims: tuple[JobId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDropped:
+    """All have left, or cannot, and it does not fit there after all: it stands in line again."""
+
+    at_us: Micros
+    job: JobId
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,11 @@ def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
 
 
 def takes_work(state: ClusterState, node: Node) -> bool:
+    """Of anybody; see `is_able` for the one that it is kept for."""
+    return is_able(state, node) and node.node not in state.claimed
+
+
+def is_able(state: ClusterState, node: Node) -> bool:
     connected = node.contact is NodeContact.CONNECTED
     return connected and node.cordon is None and node.node not in state.resting
 

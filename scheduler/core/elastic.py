@@ -15,6 +15,7 @@ from .attempt_events import GrowthDropped, GrowthPlanned
 from .candidates import candidates_for, takes_work
 from .effects import Plan
 from .job import Job, Stop
+from .order import first_in_line
 from .state import ClusterState
 from .submit import request_stop
 
@@ -29,7 +30,7 @@ def wanted(state: ClusterState, job: Job) -> int:
 
 def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
     """Every gang that there is room for more of is told to grow, while nobody waits."""
-    if first_waiting(state) is not None:
+    if somebody_waits(state):
         return Plan(None)
     return Plan(
         None,
@@ -77,10 +78,15 @@ def why_not_now(state: ClusterState, job: Job) -> str:
     return "there is no room for more instances"
 
 
+def somebody_waits(state: ClusterState) -> bool:
+    """Those held back for a while count, and those that nodes are kept for."""
+    return bool(state.held or state.claims) or state.queue.waits
+
+
 def first_waiting(state: ClusterState) -> JobId | None:
-    """Who would be passed over if somebody grew; those held back for a while count."""
-    first = state.queue.first()
-    return min(state.held, default=None) if first is None else first
+    """Who would be passed over if somebody grew."""
+    first = first_in_line(state, state.last_at_us)
+    return min(state.held | state.claims, default=None) if first is None else first
 
 
 def size_text(state: ClusterState, job: Job, count: int) -> str:
@@ -127,7 +133,7 @@ def _names(state: ClusterState, nodes: Collection[NodeId]) -> str:
 
 
 def _waits_besides(state: ClusterState, job: Job) -> bool:
-    return bool(state.held) or state.queue.waits_besides(job)
+    return bool(state.held or state.claims) or state.queue.waits_besides(job)
 
 
 def _may_stop(state: ClusterState, job: Job) -> bool:

@@ -13,6 +13,7 @@ from .effects import Effect, Plan, StopTask
 from .failure import Failure
 from .job import NEVER, Ending, Job, TaskState
 from .node import Node
+from .order import service_class
 from .state import ClusterState
 
 EXIT_TIMED_OUT = 124
@@ -78,6 +79,7 @@ def end_attempt(
         avoid=avoid if then is JobState.QUEUED else None,
         held_until_us=Micros(now_us + held_us) if held_us and then is JobState.QUEUED else NEVER,
         failed_in_row=in_row,
+        service=service_class(state.settings.order, job, now_us) if then is JobState.QUEUED else 0,
         lost=_lost(job, now_us, again=then is JobState.QUEUED),
     )
     why = f"attempt {job.attempt} is over: {ending.code}"
@@ -188,6 +190,8 @@ def _then(state: ClusterState, job: Job, ending: Ending, *, again: bool) -> tupl
     if outcome in COUNTED:
         return _within_retries(job, ending)
     if outcome is AttemptOutcome.RESIZED:
+        return JobState.QUEUED, ending
+    if job.course.stop is not None and job.course.stop.for_job is not None:
         return JobState.QUEUED, ending
     if job.course.free_restarts >= state.settings.free_restarts_max:
         text = (

@@ -8,6 +8,7 @@ from ...spec.ids import JobId, NodeId, TaskKey
 from .attempt_events import (
     AttemptEnded,
     AttemptStarted,
+    ClaimDropped,
     FirstFailureFound,
     GrowthDropped,
     GrowthPlanned,
@@ -15,6 +16,7 @@ from .attempt_events import (
     JobSubmitted,
     LaneParked,
     LingererGone,
+    PlacesClaimed,
     StopRequested,
 )
 from .checkpoint_events import (
@@ -85,6 +87,8 @@ JobEvent = (
     | StragglerFound
     | GrowthPlanned
     | GrowthDropped
+    | PlacesClaimed
+    | ClaimDropped
     | StopRequested
     | StopSeen
     | CheckpointRequested

@@ -7,16 +7,19 @@ from ...spec.lifecycle import AttemptOutcome, JobState
 from .attempt_events import (
     AttemptEnded,
     AttemptStarted,
+    ClaimDropped,
     GrowthDropped,
     GrowthPlanned,
     JobEnded,
     JobSubmitted,
     LaneParked,
     LingererGone,
+    PlacesClaimed,
     StopRequested,
 )
 from .indexes import put_job
-from .job import NEVER, Growth, Job, Lingering, TaskRun, with_course
+from .job import NEVER, Claim, Growth, Job, Lingering, TaskRun, with_course
+from .order import attempt_service_us, queued_us
 from .rates import FAULTS
 from .state import ClusterState, Handlers, Touched
 
@@ -34,6 +37,10 @@ def started_job(job: Job, event: AttemptStarted) -> Job:
         attempt_step=-1,
         save_ask=None,
         held_until_us=NEVER,
+        claim=None,
+        gave_way_to=None,
+        queued_us=queued_us(job, event.at_us),
+        lifted=event.lifted,
     )
 
 
@@ -77,7 +84,9 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
     node_us = (event.at_us - course.attempt_us) * len(course.tasks)
     fault = again and event.ending.outcome in FAULTS
     state.rate = state.rate.with_end(node_us, fault=fault)
-    free = again and not event.counted and event.ending.outcome is not AttemptOutcome.RESIZED
+    for_job = course.stop.for_job if again and course.stop is not None else None
+    resized = event.ending.outcome is AttemptOutcome.RESIZED
+    free = again and not event.counted and not resized and for_job is None
     new = with_course(
         job,
         state=event.then,
@@ -94,6 +103,10 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
         lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
         held_until_us=event.held_until_us,
+        gave_way_to=for_job,
+        served_us=course.served_us + attempt_service_us(job, event.at_us),
+        service=event.service,
+        waits_since_us=event.at_us,
     )
     return put_job(state, job, new)
 
@@ -111,6 +124,16 @@ def _job_ended(state: ClusterState, event: JobEnded) -> Touched:
     )
 
 
+def _places_claimed(state: ClusterState, event: PlacesClaimed) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, with_course(job, claim=Claim(event.at_us, event.nodes, event.victims)))
+
+
+def _claim_dropped(state: ClusterState, event: ClaimDropped) -> Touched:
+    job = state.jobs[event.job]
+    return put_job(state, job, with_course(job, claim=None))
+
+
 def _lane_parked(state: ClusterState, event: LaneParked) -> Touched:
     state.queue.park(state.jobs[event.job])
     return None
@@ -125,5 +148,7 @@ HANDLERS: Final[Handlers] = {
     AttemptEnded: _attempt_ended,
     LingererGone: _lingerer_gone,
     JobEnded: _job_ended,
+    PlacesClaimed: _places_claimed,
+    ClaimDropped: _claim_dropped,
     LaneParked: _lane_parked,
 }

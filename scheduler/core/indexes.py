@@ -1,7 +1,7 @@
 """Keeps the indexes of a ClusterState true when a job or node changes. Only evolve and recovery come here.
 
-A job is in exactly one place: in line, held back, placed on nodes, or (when over) nowhere. A stranded one is
-placed, and in line to move.
+A job is in exactly one place: in line, held back, with a claim, placed on nodes, or (when over) nowhere. A
+stranded one is placed, and in line to move.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
-from .job import FRESH, Job, may_grow
+from .job import FRESH, Claim, Job, may_grow
 from .node import Node, fresh_load
+from .order import gang_milli, weight_milli
 from .state import ClusterState
 from .stranding import is_stranded
 
@@ -49,6 +50,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     """`new` takes the place of `old`; None: it is forgotten."""
     if old is not None:
         state.contacts[old.contact] -= 1
+        state.capacity_milli -= _capacity_milli(old)
     if new is None:
         assert old is not None
         del state.nodes[old.node], state.loads[old.node]
@@ -57,6 +59,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         state.changes.add(old.node, len(state.nodes))
         return None
     state.contacts[new.contact] += 1
+    state.capacity_milli += _capacity_milli(new)
     state.nodes[new.node] = new
     if old is None or old.inventory != new.inventory:
         _rebuild_load(state, new)
@@ -113,6 +116,10 @@ def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[
         state.queue.add_all(alike)
 
 
+def _capacity_milli(node: Node) -> int:
+    return weight_milli(node.inventory.capacity) if node.in_service else 0
+
+
 def _set_job_timer(state: ClusterState, job: Job) -> None:
     deadline = job_deadline(state, job)
     if deadline is not None:
@@ -135,6 +142,7 @@ def _place_changes(old: Job, new: Job) -> bool:
         (old.state is not new.state and not (old.placed and new.placed))
         or old.course.lingering is not new.course.lingering
         or old.course.held_until_us != new.course.held_until_us
+        or old.course.claim is not new.course.claim
     )
 
 
@@ -149,11 +157,28 @@ def _enter(state: ClusterState, job: Job) -> None:
         for one in job.course.lingering:
             state.loads[one.node].lingering.add(one.key)
             set_node_timer(state, state.nodes[one.node])
-        if _must_wait(state, job):
+        if job.course.claim is not None:
+            _note_claim(state, job, job.course.claim)
+        elif _must_wait(state, job):
             state.held.add(job.number)
         else:
             state.queue.add(job)
-            state.freed += job.course.attempt > 0
+
+
+def _note_claim(state: ClusterState, job: Job, claim: Claim) -> None:
+    state.claims.add(job.number)
+    state.freed += 1
+    for name in claim.nodes:
+        state.claimed[name] = job.number
+        state.changes.add(name, len(state.nodes))
+
+
+def _forget_claim(state: ClusterState, job: Job, claim: Claim) -> None:
+    state.claims.remove(job.number)
+    state.freed += 1
+    for name in dict.fromkeys(claim.nodes):
+        del state.claimed[name]
+        state.changes.add(name, len(state.nodes))
 
 
 def _note_resting(state: ClusterState, node: Node) -> None:
@@ -198,7 +223,9 @@ def _leave(state: ClusterState, job: Job) -> None:
     elif job.state is JobState.QUEUED:
         for one in job.course.lingering:
             state.loads[one.node].lingering.discard(one.key)
-        if job.number in state.held:
+        if job.course.claim is not None:
+            _forget_claim(state, job, job.course.claim)
+        elif job.number in state.held:
             state.held.remove(job.number)
         else:
             state.queue.remove(job)
@@ -206,6 +233,8 @@ def _leave(state: ClusterState, job: Job) -> None:
 
 def _take(state: ClusterState, job: Job) -> None:
     need = job.demand.per_task
+    state.placed.add(job.number)
+    state.lifted_milli += _lifted_milli(job)
     for task in job.tasks:
         load = state.loads[task.node]
         load.take(need, task.gpu_indices)
@@ -215,8 +244,14 @@ def _take(state: ClusterState, job: Job) -> None:
         state.loads[job.tasks[0].node].ports[job.course.rendezvous_port] = job.key(0)
 
 
+def _lifted_milli(job: Job) -> int:
+    return gang_milli(job.demand, len(job.tasks)) if job.course.lifted else 0
+
+
 def _give_back(state: ClusterState, job: Job) -> None:
     need = job.demand.per_task
+    state.placed.remove(job.number)
+    state.lifted_milli -= _lifted_milli(job)
     state.freed += 1
     for task in job.tasks:
         load = state.loads[task.node]

@@ -104,6 +104,8 @@ class Stop:
     by: str = ""
     why: str = ""
     """What for, where the outcome does not say it all."""
+    for_job: JobId | None = None
+    """Whom the scheduler stops it for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,17 @@ class Growth:
     planned_us: Micros
     to: int
     """Instances, when it was planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Nodes that are kept for a waiting job until all of it fits there."""
+
+    since_us: Micros
+    nodes: tuple[NodeId, ...]
+    """Of each task."""
+    victims: tuple[JobId, ...] = ()
+    """Who was told to make room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +204,19 @@ class Course:
     parent: Parent | None = None
     rate: FaultRate = NO_RATE
     """Of its attempts that are over."""
+    claim: Claim | None = None
+    gave_way_to: JobId | None = None
+    """Of one that waits: whom it was stopped for."""
+    served_us: int = 0
+    """GPU-microseconds of the attempts that are over, see order.py."""
+    service: int = 0
+    """Of one that waits: its class of service."""
+    queued_us: int = 0
+    """What it has waited, up to its last start."""
+    waits_since_us: Micros = NEVER
+    """When its last attempt ended; 0: it waits since its submission."""
+    lifted: int = 0
+    """Classes of service that its patience had lifted it by when it was placed."""
     attempt_us: Micros = NEVER
     """When the current attempt was placed."""
     started_us: Micros = NEVER

@@ -1,14 +1,12 @@
-"""Gang placement, first come first served: all tasks of the first job in line find room, or nobody moves. Of
-an elastic gang all that find room start, if they are enough.
+"""Gang placement: all tasks of a job find room, or none starts. Of an elastic gang all that find room start,
+if they are enough. Whose turn it is, turns.py says.
 
-A cycle costs what it places, not what waits: only the first in line is looked at. A job that no node could
-ever run steps aside with its equals. A restarted job prefers the nodes it had. Ties go by node id, so that
-equal states give equal plans.
+A job that no node could ever run steps aside with its equals. A restarted job prefers the nodes it had. Ties
+go by node id, so that equal states give equal plans.
 """
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
@@ -20,6 +18,7 @@ from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
 from .job import Job
 from .node import Load, Node, gpu_groups, gpus_matching
+from .order import lift
 from .packing import best_share
 from .state import ClusterState
 from .stranding import lost_nodes
@@ -28,24 +27,26 @@ from .workload import Workload
 Slots = list[NodeId]
 
 
-def place(state: ClusterState, now_us: Micros) -> Plan[None] | None:
-    """The first in line starts, or steps aside for ever-unfit; None: nobody can move now. Call until None."""
-    number = state.queue.first()
-    if number is None:
-        return None
-    job = state.jobs[number]
+def place(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+    """It starts, moves if it is stranded, or steps aside for ever-unfit; None: there is no room now."""
     if job.placed:
         return _move(state, job, now_us)
     slots = find_slots(state, job)
     if slots is None:
-        return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, number),))
+        return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, job.number),))
+    return start(state, job, slots, now_us)
+
+
+def start(state: ClusterState, job: Job, slots: Slots, now_us: Micros) -> Plan[None]:
+    """On these nodes, which have room for it; rank 0 on the first."""
     event = AttemptStarted(
         now_us,
-        number,
+        job.number,
         Attempt(job.attempt + 1),
         _give_gpus(state, job.demand, slots),
         _port(state, job, slots[0]),
         size_text(state, job, len(slots)),
+        lift(state, job, now_us),
     )
     started = started_job(job, event)
     address = state.nodes[slots[0]].inventory.address
@@ -85,11 +86,16 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
 
 def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
     """What would be free there without the job."""
-    load = _copy(state.loads[name])
+    load = copy_of(state.loads[name])
+    give_back(state, load, job, name)
+    return load
+
+
+def give_back(state: ClusterState, load: Load, job: Job, name: NodeId) -> None:
+    """To a copy of what is free there: what the job holds."""
     for task in job.tasks:
         if task.node == name:
             load.give_back(job.demand.per_task, task.gpu_indices, state.nodes[name].inventory)
-    return load
 
 
 def _move(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
@@ -183,9 +189,10 @@ def _port(state: ClusterState, job: Job, name: NodeId) -> int:
     return ports[(job.number + job.attempt) % len(ports)]
 
 
-def _copy(load: Load) -> Load:
+def copy_of(load: Load) -> Load:
     """Of what is free, to try something on."""
-    return replace(load, free_gpus=dict(load.free_gpus), shared_gpus=dict(load.shared_gpus))
+    free_gpus, shared_gpus = dict(load.free_gpus), dict(load.shared_gpus)
+    return Load(load.free_cpu_milli, load.free_memory_bytes, free_gpus, shared_gpus)
 
 
 def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[Place, ...]:
@@ -195,7 +202,7 @@ def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[P
     left: dict[NodeId, Load] = {}
     places = []
     for name in slots:
-        load = left[name] if name in left else left.setdefault(name, _copy(state.loads[name]))
+        load = left[name] if name in left else left.setdefault(name, copy_of(state.loads[name]))
         gpus = _gpus_of(state.workload, state.nodes[name], load, demand)
         load.take(need, gpus)
         places.append(Place(name, gpus))

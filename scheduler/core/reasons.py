@@ -10,11 +10,13 @@ from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
 from .candidates import can_ever
+from .claims import claim_reason
 from .cordons import cordon_text, tasks_left
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text
 from .job import Job, TaskState, may_grow
 from .node import Cordon, Node
+from .order import ahead_of
 from .placement import room_elsewhere
 from .reason import Reason
 from .shortage import lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
@@ -85,7 +87,9 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if not can_ever(state, job.demand):
         unfit = unfit_reason(state, job.demand, now_us)
         return Why((unfit, *last), never=unfit.code == "never")
-    ahead, first = state.queue.ahead_of(job)
+    if job.number in state.claims:
+        return Why((claim_reason(state, job, now_us), *last))
+    ahead, first = ahead_of(state, job, now_us)
     shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)
     if not ahead:
@@ -129,7 +133,7 @@ def _stranded_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     room = min(room_elsewhere(state, job), count)
     tasks = "its task" if len(job.tasks) == 1 else f"all {count} tasks"
     tasks = f"{count} of its tasks" if job.demand.elastic else tasks
-    ahead, first = state.queue.ahead_of(job)
+    ahead, first = ahead_of(state, job, now_us)
     if room >= count and ahead:
         but = f"its turn to move has not come: {_behind(ahead, first).text}"
     elif not can_ever(state, job.demand):

@@ -3,10 +3,28 @@
 Law 4 needs T_kill + stop time + drift < T_re: `Settings` refuses to be made otherwise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 SECOND_US: Final = 1_000_000
+GPU_HOUR_US: Final = 3600 * SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who goes first, see order.py. Times in microseconds; of service: GPU-microseconds."""
+
+    class_limits_us: tuple[int, ...] = tuple(GPU_HOUR_US * 4**power // 4 for power in range(6))
+    """Ascending: a job's class is how many of them its service has passed."""
+    patience_us: int = 8 * 3600 * SECOND_US
+    """A job counts as one class lower for each time that it has waited so long; 0: waiting lifts nobody."""
+    lifted_percent: int = 25
+    """Of the cluster: what those that were lifted may hold before others are."""
+    preemption: bool = True
+    min_run_us: int = 600 * SECOND_US
+    """Nobody is stopped for another before its attempt has run so long."""
+    review_us: int = 30 * SECOND_US
+    """A demand for which nobody could be stopped is looked at again so much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,7 @@ class Settings:
     """For so long; then it has another chance."""
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
+    order: Order = field(default_factory=Order)
     jobs_max: int = 1_000_000
     nodes_max: int = 20_000
     checkpoints_max: int = 64

@@ -4,7 +4,7 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_text, size_text
-from .candidates import most_tasks, takes_work, tasks_that_fit
+from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
 from .cordons import cordoned_text, could_with_cordoned
 from .gpus import sick_texts
 from .job import Job
@@ -65,7 +65,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     needs = f"needs {demand_text(demand)}"
     connected = [node for node in state.nodes.values() if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
-    if not connected and not resting:
+    if not connected and not resting and not state.claimed:
         return _nobody(state, demand, needs)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     least = demand.instance_count_min
@@ -97,6 +97,10 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
     text = "; ".join(parts)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu_models, now_us)
+    kept = [node for node in state.nodes.values() if is_able(state, node) and node.node in state.claimed]
+    text += "".join(
+        f"; {node.name} is kept for job {state.claimed[node.node]}" for node in kept[:SHOWN_NODES]
+    )
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"

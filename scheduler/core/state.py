@@ -1,7 +1,8 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the counters and the suspicion are the state proper. `loads`, `queue`, `held`, `stranded`,
-`small`, `resting`, `timers` are indexes: they follow from the state proper and are built anew by recovery.
+`small`, `placed`, `claims`, `resting`, `timers` are indexes: they follow from the state proper and are built
+anew by recovery.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,6 +64,15 @@ class ClusterState:
     """Placed and fenced, with a part on a LOST node: also in line, see stranding.py."""
     small: set[JobId] = field(default_factory=set)
     """Running gangs that may have more instances than they have, see elastic.py."""
+    placed: set[JobId] = field(default_factory=set)
+    claims: set[JobId] = field(default_factory=set)
+    """QUEUED, and not in line: nodes are kept for them, see claims.py."""
+    claimed: dict[NodeId, JobId] = field(default_factory=dict)
+    """For whom a node is kept."""
+    lifted_milli: int = 0
+    """Thousandths of GPUs that placed jobs hold which their patience had lifted, see order.py."""
+    capacity_milli: int = 0
+    """Of the nodes in service."""
     resting: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because they refused."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)

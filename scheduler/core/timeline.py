@@ -8,6 +8,7 @@ from .amounts import demand_text, duration_text, others_of, ranks_text, size_tex
 from .attempt_events import (
     AttemptEnded,
     AttemptStarted,
+    ClaimDropped,
     FirstFailureFound,
     GrowthDropped,
     GrowthPlanned,
@@ -15,6 +16,7 @@ from .attempt_events import (
     JobSubmitted,
     LingererGone,
     Place,
+    PlacesClaimed,
     StopRequested,
 )
 from .checkpoint_events import (
@@ -101,16 +103,22 @@ def _job_text(event: Event, names: Names) -> str:
             return f"what failed first in attempt {event.attempt} was another ({kind}): {event.ending.text}"
         case LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
-    return _wish_text(event)
+    return _wish_text(event, names)
 
 
-def _wish_text(event: Event) -> str:
+def _wish_text(event: Event, names: Names) -> str:
     """What is to become of a job that runs."""
     match event:
         case GrowthPlanned():
             return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
         case GrowthDropped():
             return f"does not grow at this checkpoint: {event.why}"
+        case PlacesClaimed():
+            nodes = ", ".join(dict.fromkeys(names.get(node, node) for node in event.nodes))
+            told = ", ".join(f"job {number}" for number in event.victims)
+            return f"{nodes} kept for it" + (f": {told} told to save and leave" if told else "")
+        case ClaimDropped():
+            return f"stands in line again: {event.why}"
         case StopRequested():
             stop = event.stop
             return f"{_stop_text(stop)}: the tasks have {duration_text(stop.grace_us)} to end"

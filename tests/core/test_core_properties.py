@@ -14,9 +14,10 @@ from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
 from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
 from paceline.scheduler.core.ledger import ledger_of
+from paceline.scheduler.core.order import ahead_of, first_in_line
 from paceline.scheduler.core.packing import fit_of
 from paceline.scheduler.core.progress_events import GangHung
-from paceline.scheduler.core.queue import Queue
+from paceline.scheduler.core.queue import LaneKey, Queue, lane_key
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.task_events import TaskStarted
 from paceline.scheduler.core.timeline import describe
@@ -221,23 +222,25 @@ def test_the_line_stands_as_a_sorted_list_would(moves: list[tuple[str, int, int]
         elif move == "r" and plain:
             job = plain.pop(sorted(plain)[priority % len(plain)])
             line.remove(job)
-        elif move == "p" and line.first() is not None:
-            job = plain[line.first()]
-            line.park(job)
-            parked.add((bool(job.attempt), job.priority, job.demand))
-        parked = {lane for lane in parked if any(_lane(job) == lane for job in plain.values())}
-        standing = [job for job in plain.values() if _lane(job) not in parked]
-        expected = min(standing, key=lambda job: (not job.attempt, -job.priority, job.number), default=None)
-        assert line.first() == (expected.number if expected else None)
+        elif move == "p" and line.waits:
+            _, first = next(line.firsts())
+            line.park(plain[first])
+            parked.add(lane_key(plain[first]))
+        parked = {lane for lane in parked if any(lane_key(job) == lane for job in plain.values())}
+        lanes: dict[LaneKey, JobId] = {}
+        for job in plain.values():  # in the order of their numbers
+            lanes.setdefault(lane_key(job), job.number)
+        assert dict(line.firsts()) == {key: first for key, first in lanes.items() if key not in parked}
         assert len(line) == len(plain)
     line.unpark_all()
+    state = ClusterState(queue=line, jobs=plain)
     order = sorted(plain.values(), key=lambda job: (not job.attempt, -job.priority, job.number))
     for at, job in enumerate(order):
-        assert line.ahead_of(job)[0] == at
+        assert ahead_of(state, job, Micros(0))[0] == at
     for job in order:
-        assert line.first() == job.number
+        assert first_in_line(state, Micros(0)) == job.number
         line.remove(job)
-    assert line.first() is None and not line.lanes
+    assert not line.waits and not line.lanes
 
 
 @given(st.lists(st.integers(0, 19), unique=True), st.lists(st.integers(0, 19), unique=True), st.booleans())
@@ -261,15 +264,12 @@ def test_many_at_once_stand_as_one_by_one(first: list[int], left: list[int], par
     for line in (together, each):
         line.unpark_all()
     for job in jobs:
-        assert together.first() == each.first() == job.number
+        assert [number for _, number in together.firsts()] == [job.number]
+        assert dict(together.firsts()) == dict(each.firsts())
         assert len(together) == len(each)
         together.remove(job)
         each.remove(job)
     assert not together.lanes
-
-
-def _lane(job: Job) -> tuple[bool, int, GangDemand]:
-    return (bool(job.attempt), job.priority, job.demand)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=60))
@@ -284,6 +284,7 @@ def test_timers_miss_nothing_and_name_each_once(sets: list[tuple[int, int]]) -> 
         expected = {name for name, at_us in earliest.items() if at_us <= now_us}
         due = [name for _, name in timers.due(now_us)]
         assert set(due) == expected and len(due) == len(expected)
+        assert timers.next_us() == min(earliest.values(), default=None)
         assert {name for _, name in timers.pop_due(now_us)} == expected
         earliest = {name: at_us for name, at_us in earliest.items() if name not in expected}
 

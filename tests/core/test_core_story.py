@@ -71,19 +71,22 @@ def test_gpus_are_given_by_index_and_model(paddock: Paddock) -> None:
     assert paddock.nodes_of(third) == ["a1"]
 
 
-def test_the_line_is_strict_but_the_impossible_step_aside(paddock: Paddock) -> None:
+def test_who_fits_starts_and_the_impossible_step_aside(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=8, cpus=16)
-    running, never, large, small = paddock.submit(shape(gpus=4), shape(gpus=16), shape(gpus=8), shape(gpus=1))
+    running, never, large, small, other = paddock.submit(
+        shape(gpus=4), shape(gpus=16), shape(gpus=8), shape(gpus=4), shape(gpus=4)
+    )
     assert paddock.state_of(running) is JobState.STARTING
-    assert paddock.state_of(small) is JobState.QUEUED, "it stands behind a job that can run later"
+    assert paddock.state_of(small) is JobState.STARTING, "the room is of no use to who stands before it"
     assert paddock.why(never).never
     assert paddock.why(never).reasons[0].text == "never: the largest node has 8 GPUs, asked 16 per task"
-    first, shortage, *_ = paddock.why(small).reasons
+    first, _shortage, *_ = paddock.why(other).reasons
     assert first.text == f"waits behind 1 job; first in line is job {large}"
-    assert shortage.code == "next", "there is room for it, but not its turn"
-    assert f"job {running} holds 4 there" in paddock.why(large).reasons[0].text
-    paddock.starts(running)
-    paddock.finishes(running)
+    assert f"job {running} holds 4" in paddock.why(large).reasons[0].text
+    paddock.cancel(other)
+    for job in (running, small):
+        paddock.starts(job)
+        paddock.finishes(job)
     assert paddock.state_of(large) is JobState.STARTING
     paddock.node_joins("n2", gpus=16, cpus=64)
     assert paddock.state_of(never) is JobState.STARTING, "nodes that could run it have joined"

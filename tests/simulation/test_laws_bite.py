@@ -10,6 +10,7 @@ from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.hang import Suspicion
 from paceline.scheduler.core.node_events import NodeChanged, NodeConnected, NodeLost
+from paceline.scheduler.core.order import first_in_line
 from paceline.scheduler.core.state import ClusterState, Touched
 from paceline.scheduler.core.task_events import TaskStarted
 from support.sim_run import Evolve, simulate
@@ -131,8 +132,8 @@ def ends_the_wrong_job(state: ClusterState, event: Event) -> Touched:
     touched = evolve(state, event)
     if isinstance(event, JobEnded) and state.held:
         state.jobs.pop(min(state.held))
-    elif isinstance(event, JobEnded) and state.queue.first() is not None:
-        state.jobs.pop(state.queue.first() or event.job)
+    elif isinstance(event, JobEnded):
+        state.jobs.pop(first_in_line(state, event.at_us) or event.job, None)
     return touched
 
 

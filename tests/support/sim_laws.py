@@ -15,7 +15,8 @@ from paceline.scheduler.core.events import DurableEvent, Event, job_of
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.node import Cordon, Load
 from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
-from paceline.scheduler.core.queue import FIRST_TIME, RESTART, Standing, lane_key
+from paceline.scheduler.core.order import gang_milli, weight_milli
+from paceline.scheduler.core.queue import FIRST_TIME, RESTART, lane_key
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timers import TimerKey
@@ -109,6 +110,7 @@ def state_is_sane(state: ClusterState) -> None:
     _loads_are_true(state)
     _everyone_waits_once(state)
     _line_stands_in_order(state)
+    _claims_and_weights_are_true(state)
     _counts_are_true(state)
     placed = {number for number, job in state.jobs.items() if job.placed}
     assert state.paces.keys() <= placed, f"{list(state.paces)} have step times, {placed} run"
@@ -207,23 +209,36 @@ def _everyone_waits_once(state: ClusterState) -> None:
     standing = {
         number for lane in state.queue.lanes.values() for number in lane.jobs if number not in lane.gone
     }
-    expected = waiting - state.held | stranded
+    claiming = {number for number in waiting if state.jobs[number].course.claim is not None}
+    assert claiming == state.claims, f"{claiming} have claims, not {state.claims}"
+    expected = waiting - state.held - claiming | stranded
     assert standing == expected, f"{standing} stand in line, not {expected}"
 
 
 def _line_stands_in_order(state: ClusterState) -> None:
-    """Each in the lane of its equals, in the order of numbers, and the first of all is the first."""
-    firsts: list[Standing] = []
+    """Each in the lane of its equals, in the order of numbers."""
     for key, lane in state.queue.lanes.items():
         line = [number for number in lane.jobs if number not in lane.gone]
         assert line == sorted(set(line)) and len(line) == len(lane), f"lane {key}: {lane}"
         assert all(lane_key(state.jobs[number]) == key for number in line), f"lane {key} holds {line}"
         assert key.turn in (RESTART, FIRST_TIME) and line, f"lane {key} is empty"
-        if not lane.parked:
-            firsts.append(Standing(key.turn, key.minus_priority, line[0]))
-    assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in {firsts}"
-    first = min(firsts).job if firsts else None
-    assert state.queue.first() == first, f"{state.queue.first()} is first, not {first}"
+    assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in line"
+
+
+def _claims_and_weights_are_true(state: ClusterState) -> None:
+    kept: dict[NodeId, JobId] = {}
+    for number in state.claims:
+        claim = state.jobs[number].course.claim
+        assert claim is not None
+        assert not kept.keys() & set(claim.nodes), f"{claim} of job {number}, and {kept}"
+        kept |= dict.fromkeys(claim.nodes, number)
+    assert kept == state.claimed, f"{state.claimed} are kept, not {kept}"
+    placed = {number: job for number, job in state.jobs.items() if job.placed}
+    assert placed.keys() == state.placed, f"{state.placed} are placed, not {placed.keys()}"
+    lifted = sum(gang_milli(job.demand, len(job.tasks)) for job in placed.values() if job.course.lifted)
+    assert lifted == state.lifted_milli, f"{lifted} is lifted, not {state.lifted_milli}"
+    nodes = (weight_milli(node.inventory.capacity) for node in state.nodes.values() if node.in_service)
+    assert sum(nodes) == state.capacity_milli, f"the capacity is not {state.capacity_milli}"
 
 
 def _counts_are_true(state: ClusterState) -> None:

@@ -1,0 +1,124 @@
+"""Nodes that are kept for a waiting job until all of it fits there; nobody else gets what is freed on them.
+
+A claim begins with notice to those that are to leave (preemption.py), or with nobody's (`reserve`). It ends
+with the start of the job; or is dropped when a node takes no work any more, or when all that were told have
+left and it does not fit after all: then the job stands in line as before.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ...spec.ids import JobId, Micros, NodeId
+from .amounts import duration_text
+from .attempt_events import ClaimDropped, PlacesClaimed
+from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
+from .effects import Plan
+from .job import Claim, Job
+from .node import Node
+from .order import weight_milli
+from .placement import free_ports, start
+from .queue import RESTART, lane_key
+from .reason import Reason
+from .state import ClusterState
+
+NAMED_MAX = 3
+
+
+def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+    """The job starts where nodes are kept for it, or stands in line again; None: it waits for those that
+    leave."""
+    claim = job.course.claim
+    assert claim is not None
+    nodes = [state.nodes[name] for name in dict.fromkeys(claim.nodes)]
+    gone = next((node for node in nodes if not node.in_service), None)
+    if gone is not None:
+        return Plan(None, (ClaimDropped(now_us, job.number, f"{gone.name} takes no work now"),))
+    if not all(is_able(state, node) for node in nodes):
+        return None
+    tasks = Counter(claim.nodes)
+    short = [
+        node for node in nodes if tasks_that_fit(node, state.loads[node.node], job.demand) < tasks[node.node]
+    ]
+    master = next((name for name in tasks if free_ports(state, name)), None)
+    portless = job.demand.rendezvous and master is None
+    if not short and not portless:
+        first = master if job.demand.rendezvous and master is not None else claim.nodes[0]
+        return start(state, job, sorted(claim.nodes, key=lambda name: name != first), now_us)
+    if not claim.victims or leaving(state, job, claim):
+        return None
+    names = named(state, [node.node for node in short]) if short else "no rendezvous port is"
+    why = f"{names} has no room for it after all" if short else f"{names} free there"
+    return Plan(None, (ClaimDropped(now_us, job.number, why),))
+
+
+def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+    """Keeps the nodes for it of which least is taken. None: there are too few, or nodes are kept so already.
+
+    One such claim at a time, but for restarts: as the one reservation of EASY backfill (Lifka, JSSPP 1995).
+    """
+    restarts = lane_key(job).turn == RESTART
+    if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
+        return None
+    room = sorted(
+        (_taken_milli(state, node), node.node, most)
+        for node in state.nodes.values()
+        if takes_work(state, node) and (most := most_tasks(node.inventory, job.demand))
+    )
+    wanted, chosen = job.demand.instance_count_min, list[NodeId]()
+    for _, name, most in room:
+        chosen += [name] * min(most if len(room) < wanted else 1, wanted - len(chosen))
+    if len(chosen) < wanted:
+        return None
+    return Plan(None, (PlacesClaimed(now_us, job.number, tuple(chosen)),))
+
+
+def leaving(state: ClusterState, job: Job, claim: Claim) -> list[Job]:
+    """Who was told to make room for it, and has not left."""
+    victims = (state.jobs.get(number) for number in claim.victims)
+    return [
+        victim
+        for victim in victims
+        if victim is not None
+        and victim.placed
+        and victim.course.stop is not None
+        and victim.course.stop.for_job == job.number
+    ]
+
+
+def claim_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    """What it waits for that has nodes kept for it."""
+    claim = _claim_of(state, job.number)
+    kept = f"{named(state, claim.nodes)} kept for it since {duration_text(max(0, now_us - claim.since_us))}"
+    left = leaving(state, job, claim)
+    fields: dict[str, str | int] = {"nodes": len(set(claim.nodes)), "leaving": len(left)}
+    if left:
+        ends_us = [stop.requested_us + stop.grace_us for one in left if (stop := one.course.stop) is not None]
+        most = duration_text(max(0, max(ends_us) - now_us))
+        jobs = ", ".join(f"job {one.number}" for one in left[:NAMED_MAX])
+        more = f" and {len(left) - NAMED_MAX} more" if len(left) > NAMED_MAX else ""
+        verbs = "saves and leaves" if len(left) == 1 else "save and leave"
+        return Reason("claimed", f"{kept}: {jobs}{more} {verbs}, within {most}", fields=fields)
+    holders = sorted({key.job for name in set(claim.nodes) for key in state.loads[name].tasks})
+    jobs = ", ".join(f"job {number}" for number in holders[:NAMED_MAX])
+    more = f" and {len(holders) - NAMED_MAX} more" if len(holders) > NAMED_MAX else ""
+    text = (
+        f"{kept}: it starts when enough of what {jobs}{more} hold{'s' * (len(holders) == 1)} there is freed"
+    )
+    return Reason("claimed", text, fields={**fields, "holders": len(holders)})
+
+
+def named(state: ClusterState, nodes: Sequence[NodeId]) -> str:
+    """`n1 is`, `n1, n2 and 3 more are`."""
+    names = sorted({state.nodes[name].name for name in nodes})
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return f"{', '.join(names[:NAMED_MAX])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _claim_of(state: ClusterState, number: JobId) -> Claim:
+    claim = state.jobs[number].course.claim
+    assert claim is not None
+    return claim
+
+
+def _taken_milli(state: ClusterState, node: Node) -> int:
+    return weight_milli(node.inventory.capacity) - weight_milli(state.loads[node.node].free)

@@ -1,0 +1,120 @@
+"""Whose turn it is, without knowing how long jobs run: who has been served least goes first.
+
+Discretised least attained service, after Tiresias (Gu et al., NSDI 2019) and, before it, the multilevel
+feedback queues of Corbato: a job's class is how many of the limits its service so far has passed. Of one
+priority the lowest class goes first, and within a class the oldest job. Nobody waits for ever: for each
+`patience_us` that a job has waited in all, it counts as one class lower, as long as those that were lifted
+so hold no more than `lifted_percent` of the cluster (under overload all would be lifted, and the order
+would be that of arrival).
+"""
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ...spec.ids import JobId, Micros
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from .job import Job
+from .queue import RESTART, LaneKey, lane_key
+from .settings import Order
+
+if TYPE_CHECKING:
+    from .state import ClusterState
+
+CPUS_AS_GPU: Final = 16
+"""So many cpus count as one GPU where a task takes no GPU."""
+
+
+def weight_milli(need: Resources) -> int:
+    """Thousandths of a GPU that a task, or a node, counts as."""
+    return need.gpus * WHOLE_GPU_MILLI + need.gpu_milli or need.cpu_milli // CPUS_AS_GPU
+
+
+def gang_milli(demand: GangDemand, tasks: int) -> int:
+    return weight_milli(demand.per_task) * tasks
+
+
+def served_us(job: Job, now_us: int) -> int:
+    """The service that a job has had, its current attempt counted."""
+    course = job.course
+    if not job.placed:
+        return course.served_us
+    return course.served_us + attempt_service_us(job, now_us)
+
+
+def attempt_service_us(job: Job, now_us: int) -> int:
+    """Of the current attempt, up to now."""
+    ran_us = max(0, now_us - job.course.attempt_us)
+    return ran_us * gang_milli(job.demand, len(job.tasks)) // WHOLE_GPU_MILLI
+
+
+def service_class(order: Order, job: Job, now_us: int) -> int:
+    """Of what it has had so far; patience apart."""
+    return bisect_right(order.class_limits_us, served_us(job, now_us))
+
+
+def queued_us(job: Job, now_us: int) -> int:
+    """What it has waited in all."""
+    course = job.course
+    if job.placed:
+        return course.queued_us
+    return course.queued_us + max(0, now_us - (course.waits_since_us or job.submitted_us))
+
+
+def may_lift(state: "ClusterState") -> bool:
+    """Those that were lifted for their patience hold less than their part of the cluster."""
+    return state.lifted_milli * 100 < state.settings.order.lifted_percent * state.capacity_milli
+
+
+def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
+    """The classes that its patience lifts a waiting job by."""
+    patience_us = state.settings.order.patience_us
+    if not patience_us or not may_lift(state):
+        return 0
+    return queued_us(job, now_us) // patience_us
+
+
+def standing_class(state: "ClusterState", job: Job, now_us: Micros) -> int:
+    """The class that a job counts as: it may be below 0."""
+    if job.placed:
+        return service_class(state.settings.order, job, now_us) - job.course.lifted
+    return job.course.service - lift(state, job, now_us)
+
+
+class Standing(NamedTuple):
+    """Sorts as the line stands."""
+
+    turn: int
+    minus_priority: int
+    service: int
+    job: JobId
+
+
+def standing(state: "ClusterState", key: LaneKey, job: Job, now_us: Micros) -> Standing:
+    """Of the first of a lane."""
+    service = 0 if key.turn == RESTART else standing_class(state, job, now_us)
+    return Standing(key.turn, key.minus_priority, service, job.number)
+
+
+def first_in_line(state: "ClusterState", now_us: Micros) -> JobId | None:
+    """Parked lanes are passed over."""
+    jobs = state.jobs
+    standings = (standing(state, key, jobs[number], now_us) for key, number in state.queue.firsts())
+    first = min(standings, default=None)
+    return None if first is None else first.job
+
+
+def ahead_of(state: "ClusterState", job: Job, now_us: Micros) -> tuple[int, JobId | None]:
+    """How many stand before it (parked lanes do not count), and the first of them. Of those that are not
+    first in their lane, patience is left out."""
+    own_key = lane_key(job)
+    mine = standing(state, own_key, job, now_us)
+    count = 0
+    for key, number in state.queue.firsts():
+        lane = state.queue.lanes[key]
+        count += sum(
+            Standing(key.turn, key.minus_priority, key.service, other) < mine
+            for other in lane.jobs
+            if other != number and other not in lane.gone and other != job.number
+        )
+        count += standing(state, key, state.jobs[number], now_us) < mine
+    return count, first_in_line(state, now_us) if count else None

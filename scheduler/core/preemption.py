@@ -1,0 +1,219 @@
+"""Who is stopped so that another can start: the set of running jobs that loses least, of those that may be.
+
+May be stopped, after it has run for a while: a job of lower priority; and one of the same priority that was
+served more (order.py), if it has saved a checkpoint: it will lose little. Not one that is being stopped, nor
+one that would not be tried again, nor one whose nodes are silent.
+
+Nodes are cleared greedily: the next task goes where making room for it loses least, what was freed before
+counted; in the end whoever turns out not to be needed stays. Nobody is told to go unless all of the gang fits
+then. (Exact choice is a set cover; greedy with pruning is how Borg's and Kubernetes' schedulers choose, too.)
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from ...spec.failures import FAILURES, FailureClass
+from ...spec.ids import JobId, Micros, NodeId
+from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
+from .attempt_events import PlacesClaimed
+from .candidates import takes_work, tasks_that_fit
+from .effects import Effect, Plan
+from .events import Event
+from .grace import save_grace_us
+from .job import Job, Stop
+from .node import Load
+from .order import gang_milli, served_us, standing_class
+from .placement import copy_of, give_back
+from .settings import GPU_HOUR_US
+from .state import ClusterState
+from .submit import request_stop
+
+RESTART_US = 30_000_000
+"""What a stop and a new start are counted as where they were not measured."""
+
+
+class Stoppable(NamedTuple):
+    """A running job that somebody may have stopped."""
+
+    job: JobId
+    priority: int
+    service: int
+    """The class that it counts as."""
+    saved: bool
+    """It has a checkpoint."""
+
+
+def stoppable(state: ClusterState, now_us: Micros) -> list[Stoppable]:
+    """All of them, in the order of their numbers."""
+    return [
+        Stoppable(number, job.priority, standing_class(state, job, now_us), bool(job.course.checkpoints))
+        for number in sorted(state.placed)
+        if _is_stoppable(state, job := state.jobs[number], now_us)
+    ]
+
+
+def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> Plan[None] | None:
+    """Claims nodes for it and gives notice to those that must leave, of `those`. None: not even all that may
+    be stopped for it would do."""
+    own = standing_class(state, job, now_us)
+    may = [
+        state.jobs[one.job]
+        for one in those
+        if (one.priority < job.priority or (one.saved and one.priority == job.priority and one.service > own))
+        and state.jobs[one.job].course.stop is None
+    ]
+    if not may:
+        return None
+    clearing = Clearing(state, job, {victim.number: loss_us(victim, now_us) for victim in may})
+    if not clearing.find() or not clearing.victims:
+        return None
+    victims = tuple(sorted(clearing.victims))
+    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(clearing.slots)), victims)]
+    effects: list[Effect] = []
+    for number in victims:
+        victim = state.jobs[number]
+        why = _why(job, victim, now_us)
+        stop = Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(victim), why=why, for_job=job.number)
+        plan = request_stop(state, victim, stop)
+        events += plan.events
+        effects += plan.effects
+    return Plan(None, tuple(events), tuple(effects))
+
+
+def _is_stoppable(state: ClusterState, job: Job, now_us: Micros) -> bool:
+    course = job.course
+    if now_us - course.attempt_us < state.settings.order.min_run_us or course.stop is not None:
+        return False
+    if course.state is not JobState.RUNNING:
+        return False
+    rule = FAILURES[FailureClass.PREEMPTED]
+    if rule.choice and FailureClass.PREEMPTED not in job.shape.policy.retry_on:
+        return False
+    return all(state.nodes[task.node].contact is NodeContact.CONNECTED for task in job.tasks)
+
+
+def loss_us(job: Job, now_us: Micros) -> int:
+    """GPU-microseconds that stopping it costs: what its save and its restart take, or, where it has never
+    saved, all that its attempt has done."""
+    newest = job.course.checkpoints[0] if job.course.checkpoints else None
+    if newest is None:
+        cost_us = now_us - job.course.attempt_us + RESTART_US
+    else:
+        cost_us = newest.stall_us + newest.persist_us + RESTART_US
+    return cost_us * max(1, gang_milli(job.demand, len(job.tasks)))
+
+
+@dataclass(slots=True)
+class Clearing:
+    """The search; `losses`: of those that may be stopped."""
+
+    state: ClusterState
+    job: Job
+    losses: dict[JobId, int]
+    victims: set[JobId] = field(default_factory=set)
+    slots: list[NodeId] = field(default_factory=list)
+    """The node of each task."""
+    used: dict[NodeId, int] = field(default_factory=dict)
+    near: dict[NodeId, None] = field(default_factory=dict)
+    """The chosen nodes, and others that those who leave them leave as well."""
+    here: dict[NodeId, list[JobId]] = field(default_factory=dict)
+    """Who may be stopped on a node, the least loss first."""
+
+    def find(self) -> bool:
+        """Fills `slots` and `victims`; False: it cannot be done."""
+        wanted = self.job.demand.instance_count_min
+        for number in sorted(self.losses, key=lambda number: (self.losses[number], number)):
+            for name in dict.fromkeys(task.node for task in self.state.jobs[number].tasks):
+                self.here.setdefault(name, []).append(number)
+        able = [node.node for node in self.state.nodes.values() if takes_work(self.state, node)]
+        heap = [(cost, 0, name) for name in able if (cost := self._cost(name)) is not None]
+        heapify(heap)
+        while heap and len(self.slots) < wanted:
+            cost, used, name = heappop(heap)
+            now = self._cost(name)
+            if now is None:
+                continue
+            if (now, self.used.get(name, 0)) != (cost, used):
+                heappush(heap, (now, self.used.get(name, 0), name))
+                continue
+            for touched in self._take(name):
+                if (cheaper := self._cost(touched)) is not None:
+                    heappush(heap, (cheaper, self.used.get(touched, 0), touched))
+        if len(self.slots) < wanted:
+            return False
+        self._spare()
+        return True
+
+    def _take(self, name: NodeId) -> Iterable[NodeId]:
+        """One more task goes there. The nodes where another may cost less now."""
+        freed = self._needed(name) or []
+        self.slots.append(name)
+        self.used[name] = self.used.get(name, 0) + 1
+        self.victims.update(freed)
+        tasks = (task for number in freed for task in self.state.jobs[number].tasks)
+        able = (task.node for task in tasks if takes_work(self.state, self.state.nodes[task.node]))
+        touched = dict.fromkeys([name, *able])
+        self.near |= touched
+        return touched
+
+    def _cost(self, name: NodeId) -> int | None:
+        """What one more task there costs; None: no room can be made."""
+        needed = self._needed(name)
+        return None if needed is None else sum(self.losses[number] for number in needed)
+
+    def _needed(self, name: NodeId) -> list[JobId] | None:
+        """Whom else one more task there needs stopped."""
+        count = self.used.get(name, 0) + 1
+        load = self._load(name, self.victims)
+        if self._fits(name, load) >= count:
+            return []
+        left = [number for number in self.here.get(name, ()) if number not in self.victims]
+        for number in left:
+            if self._fits(name, self._load(name, self.victims | {number})) >= count:
+                enough = [number]
+                break
+        else:
+            enough = []
+            for number in left:
+                give_back(self.state, load, self.state.jobs[number], name)
+                enough.append(number)
+                if self._fits(name, load) >= count:
+                    break
+            else:
+                return None
+            for number in reversed(enough[:-1]):
+                rest = self.victims | set(enough) - {number}
+                if self._fits(name, self._load(name, rest)) >= count:
+                    enough.remove(number)
+        return enough
+
+    def _spare(self) -> None:
+        """Whoever is not needed in the end stays, those who would lose most first."""
+        for number in sorted(self.victims, key=lambda number: (-self.losses[number], number)):
+            slots = self._slots(self.victims - {number})
+            if len(slots) >= len(self.slots):
+                self.victims.remove(number)
+                self.slots = slots[: len(self.slots)]
+
+    def _slots(self, without: set[JobId]) -> list[NodeId]:
+        """Where tasks would fit, of the nodes that were looked at for it: the chosen ones first."""
+        return [name for name in self.near for _ in range(self._fits(name, self._load(name, without)))]
+
+    def _fits(self, name: NodeId, load: Load) -> int:
+        return tasks_that_fit(self.state.nodes[name], load, self.job.demand)
+
+    def _load(self, name: NodeId, without: set[JobId]) -> Load:
+        load = copy_of(self.state.loads[name])
+        for number in self.here.get(name, ()):
+            if number in without:
+                give_back(self.state, load, self.state.jobs[number], name)
+        return load
+
+
+def _why(job: Job, victim: Job, now_us: Micros) -> str:
+    if job.priority > victim.priority:
+        return f"job {job.number} has priority {job.priority}, this one {victim.priority}"
+    mine, its = served_us(victim, now_us) / GPU_HOUR_US, served_us(job, now_us) / GPU_HOUR_US
+    return f"job {job.number} goes first: it has had {its:.1f} GPU-hours so far, this one {mine:.1f}"

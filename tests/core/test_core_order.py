@@ -1,0 +1,233 @@
+"""Whose turn it is, who is stopped for whom, and for whom nodes are kept: one short story per rule."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.job import Shape
+from paceline.scheduler.core.preemption import Clearing
+from paceline.scheduler.core.settings import GPU_HOUR_US, Order, Settings
+from paceline.spec.failures import FailureClass
+from paceline.spec.lifecycle import JobState
+from support.paddock import Paddock, shape
+from support.sim_laws import state_is_sane
+
+HOUR_S = 3600.0
+ORDER = Order(class_limits_us=(GPU_HOUR_US, 4 * GPU_HOUR_US), min_run_us=600 * 10**6)
+
+
+def paddock_with(**knobs: object) -> Paddock:
+    """Nodes are never given up for their silence: hours pass in one step."""
+    order = replace(ORDER, **knobs)  # type: ignore[arg-type]
+    return Paddock(Settings(heartbeat_us=10**13, order=order))
+
+
+@pytest.fixture
+def paddock() -> Paddock:
+    return paddock_with()
+
+
+def runs(paddock: Paddock, shape: Shape, *, saves: bool = True, priority: int = 0) -> int:
+    [job] = paddock.submit(shape, priority=priority)
+    paddock.starts(job)
+    if saves:
+        saved(paddock, job, 1)
+    return job
+
+
+def saved(paddock: Paddock, job: int, step: int) -> None:
+    paddock.says(job, 0, s.Published(step, f"/c/{job}/{step}", "hash", 10, stall_us=10, persist_us=10))
+
+
+def leaves(paddock: Paddock, job: int) -> None:
+    """As told: it has saved."""
+    for task in paddock.job(job).tasks:
+        paddock.says(job, task.task, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
+
+
+def hours(paddock: Paddock, count: float) -> None:
+    paddock.pass_time(count * HOUR_S, step_s=count * HOUR_S)
+
+
+def reason(paddock: Paddock, job: int) -> str:
+    return paddock.why(job).reasons[0].text
+
+
+def test_who_was_served_more_gives_way_and_waits_its_turn_again(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=8, cpus=32)
+    long = runs(paddock, shape(gpus=8))
+    hours(paddock, 0.5)
+    [new] = paddock.submit(shape(gpus=2))
+    assert reason(paddock, new) == f"n1 is kept for it since 0 ms: job {long} saves and leaves, within 30 s"
+    assert [stop.why for stop in paddock.stops_sent(long)] == ["preempted"]
+    stop = paddock.job(long).course.stop
+    assert stop is not None
+    assert stop.why == f"job {new} goes first: it has had 0.0 GPU-hours so far, this one 4.0"
+    [late] = paddock.submit(shape(gpus=8))
+    leaves(paddock, long)
+    assert paddock.state_of(new) is JobState.STARTING
+    again = paddock.job(long)
+    assert again.state is JobState.QUEUED and again.course.gave_way_to == new
+    assert again.course.service == 2, "4 GPU-hours: past both limits"
+    assert again.course.free_restarts == 0, "it costs none of its restarts"
+    paddock.starts(new)
+    paddock.finishes(new)
+    assert paddock.state_of(late) is JobState.STARTING, "it was served less"
+    assert reason(paddock, long).startswith("needs 1 task with 8 GPUs")
+
+
+def test_nobody_is_stopped_who_has_not_saved_or_has_just_begun(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=8, cpus=32)
+    unsaved = runs(paddock, shape(gpus=4), saves=False)
+    hours(paddock, 2)
+    fresh = runs(paddock, shape(gpus=4))
+    paddock.submit(shape(gpus=2))
+    assert not paddock.stops_sent(unsaved) and not paddock.stops_sent(fresh)
+    hours(paddock, 0.1)
+    assert not paddock.stops_sent(fresh), "0.4 GPU-hours: no class above that of the one who waits"
+
+
+def test_a_higher_priority_stops_who_loses_least(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    paddock.node_joins("n2", gpus=4, cpus=32)
+    unsaved = runs(paddock, shape(gpus=4), saves=False)
+    saver = runs(paddock, shape(gpus=4))
+    hours(paddock, 0.2)
+    [urgent] = paddock.submit(shape(gpus=4), priority=5)
+    assert not paddock.stops_sent(unsaved), "it would lose all that it has done"
+    stop = paddock.job(saver).course.stop
+    assert stop is not None and stop.why == f"job {urgent} has priority 5, this one 0"
+    leaves(paddock, saver)
+    assert paddock.nodes_of(urgent) == paddock.nodes_of(saver)
+
+
+def test_nobody_is_stopped_in_vain(paddock: Paddock) -> None:
+    """All that may be stopped would not do, or it would never start again."""
+    paddock.node_joins("n1", gpus=8, cpus=32)
+    once = runs(paddock, shape(gpus=4, retry_on=[FailureClass.NODE_LOST]), priority=9)
+    small = runs(paddock, shape(gpus=4))
+    hours(paddock, 2)
+    paddock.submit(shape(gpus=8), priority=5)
+    assert not paddock.stops_sent(small), f"job {once} counts for more and stays: 8 GPUs are never free"
+    state_is_sane(paddock.state)
+
+
+def test_what_is_freed_on_kept_nodes_is_for_nobody_else(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    paddock.node_joins("n2", gpus=4, cpus=32)
+    first, second = runs(paddock, shape(gpus=4)), runs(paddock, shape(gpus=4))
+    hours(paddock, 1)
+    [gang] = paddock.submit(shape(2, gpus=4), priority=1)
+    leaves(paddock, first)
+    [small] = paddock.submit(shape(gpus=1), priority=1)
+    assert paddock.state_of(small) is JobState.QUEUED
+    assert "n1 is kept for job 3" in " ".join(one.text for one in paddock.why(small).reasons)
+    paddock.scheduler_restarts()
+    paddock.node_joins("n1")
+    paddock.node_joins("n2", *[task.key for task in paddock.starts_sent(second)])
+    assert paddock.state.claims == {gang}
+    leaves(paddock, second)
+    assert sorted(paddock.nodes_of(gang)) == ["n1", "n2"]
+    assert not paddock.state.claimed
+
+
+def test_a_claim_is_dropped_when_a_node_takes_no_work(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    long = runs(paddock, shape(gpus=4))
+    hours(paddock, 1)
+    [new] = paddock.submit(shape(gpus=4))
+    paddock.cordon("n1")
+    assert paddock.state.claims == set()
+    assert "ClaimDropped" in [type(event).__name__ for event in paddock.history(new)]
+    leaves(paddock, long)
+    assert paddock.state_of(new) is JobState.QUEUED
+    paddock.uncordon("n1")
+    assert paddock.state_of(new) is JobState.STARTING
+
+
+def test_one_that_waits_too_long_has_nodes_kept_for_it() -> None:
+    """Though nobody may be stopped: small jobs that come and go pass it no longer."""
+    paddock = paddock_with(patience_us=GPU_HOUR_US, preemption=False, lifted_percent=100)
+    paddock.node_joins("n1", gpus=2, cpus=32)
+    first = runs(paddock, shape(gpus=1))
+    [large] = paddock.submit(shape(gpus=2))
+    second = runs(paddock, shape(gpus=1))
+    hours(paddock, 1)
+    [third] = paddock.submit(shape(gpus=1))
+    paddock.finishes(second)
+    assert paddock.state_of(third) is JobState.QUEUED, "the large one has waited for an hour"
+    assert reason(paddock, large) == (
+        f"n1 is kept for it since 0 ms: it starts when enough of what job {first} holds there is freed"
+    )
+    paddock.finishes(first)
+    assert paddock.state_of(large) is JobState.STARTING
+    assert paddock.job(large).course.lifted == 1
+
+
+def test_a_fallen_gang_has_nodes_kept_for_it_at_once(paddock: Paddock) -> None:
+    """What is left of its room is not given away while it waits for the rest."""
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    paddock.node_joins("n2", gpus=4, cpus=32)
+    paddock.node_joins("n3", gpus=4, cpus=32)
+    [gang] = paddock.submit(shape(2, gpus=4, retries=1))
+    paddock.starts(gang)
+    other = runs(paddock, shape(gpus=4), saves=False)
+    paddock.cordon(paddock.nodes_of(gang)[1])
+    paddock.rank_dies(gang, 0, code=1)
+    paddock.task_ends(gang, 0, code=1)
+    paddock.task_ends(gang, 1, code=-9)
+    [small] = paddock.submit(shape(gpus=1))
+    assert paddock.state_of(gang) is paddock.state_of(small) is JobState.QUEUED
+    assert paddock.state.claims == {gang}
+    paddock.finishes(other)
+    assert paddock.state_of(gang) is JobState.STARTING
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50)), min_size=1, max_size=7),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
+    running: list[tuple[int, int]], gpus: int, tasks: int
+) -> None:
+    """Beside the best of all sets: of what greedy choice loses here, at most twice as much."""
+    paddock = paddock_with(min_run_us=0)
+    for name in ("n1", "n2", "n3"):
+        paddock.node_joins(name, gpus=4, cpus=64)
+    jobs = [job for size, _ in running for job in paddock.submit(shape(gpus=size))]
+    placed = [job for job in jobs if paddock.state_of(job) is JobState.STARTING]
+    losses = {job: loss for job, (_, loss) in zip(jobs, running, strict=True) if job in placed}
+    [waiting] = paddock.submit(shape(tasks, gpus=gpus), priority=-9)
+    assume(paddock.state_of(waiting) is JobState.QUEUED)
+    clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses))  # type: ignore[arg-type]
+
+    def enough(gone: set[int]) -> bool:
+        rooms = dict.fromkeys(("n1", "n2", "n3"), 4)
+        for job in set(placed) - gone:
+            rooms[paddock.nodes_of(job)[0]] -= paddock.job(job).demand.per_task.gpus
+        return sum(room // gpus for room in rooms.values()) >= tasks
+
+    sets = [
+        {job for job, goes in zip(placed, which, strict=True) if goes}
+        for which in product((False, True), repeat=len(placed))
+    ]
+    costs = [sum(losses[job] for job in gone) for gone in sets if enough(gone)]
+    assert clearing.find() == bool(costs)
+    if costs:
+        assert enough(set(clearing.victims))
+        assert not any(enough(clearing.victims - {one}) for one in clearing.victims)
+        assert sum(losses[job] for job in clearing.victims) <= 2 * min(costs)
+
+
+def test_without_preemption_nobody_is_stopped() -> None:
+    paddock = paddock_with(preemption=False)
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    long = runs(paddock, shape(gpus=4))
+    hours(paddock, 5)
+    paddock.submit(shape(gpus=4), priority=9)
+    assert not paddock.stops_sent(long)
