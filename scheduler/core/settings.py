@@ -42,6 +42,8 @@ class Settings:
     """For so long; then it has another chance."""
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
+    topology_levels: tuple[str, ...] = ("block", "rack")
+    """Labels of nodes that say where they stand, the widest first."""
     jobs_max: int = 1_000_000
     nodes_max: int = 20_000
     checkpoints_max: int = 64
