@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ...spec.ids import JobId, Micros, NodeId
+from ...spec.resources import GangDemand
 from .amounts import duration_text
 from .attempt_events import ClaimDropped, PlacesClaimed
 from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
@@ -16,10 +17,12 @@ from .effects import Plan
 from .job import Claim, Job
 from .node import Node
 from .order import weight_milli
-from .placement import free_ports, start
+from .placement import start
 from .queue import RESTART, lane_key
 from .reason import Reason
+from .slots import free_ports
 from .state import ClusterState
+from .topology import Path, domain_of, path_of, scope_of
 
 NAMED_MAX = 3
 
@@ -43,7 +46,9 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     portless = job.demand.rendezvous and master is None
     if not short and not portless:
         first = master if job.demand.rendezvous and master is not None else claim.nodes[0]
-        return start(state, job, sorted(claim.nodes, key=lambda name: name != first), now_us)
+        others = list(claim.nodes)
+        others.remove(first)
+        return start(state, job, [first, *others], now_us)
     if not claim.victims or leaving(state, job, claim):
         return None
     names = named(state, [node.node for node in short]) if short else "no rendezvous port is"
@@ -59,17 +64,42 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     restarts = lane_key(job).turn == RESTART
     if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
         return None
-    room = sorted(
-        (_taken_milli(state, node), node.node, most)
-        for node in state.nodes.values()
-        if takes_work(state, node) and (most := most_tasks(node.inventory, job.demand))
-    )
-    wanted, chosen = job.demand.instance_count_min, list[NodeId]()
-    for _, name, most in room:
-        chosen += [name] * min(most if len(room) < wanted else 1, wanted - len(chosen))
-    if len(chosen) < wanted:
+    wanted, found = job.demand.instance_count_min, list[tuple[int, list[NodeId]]]()
+    for area in areas(state, job.demand):
+        room = sorted(
+            (_taken_milli(state, node), node.node, most)
+            for node in area
+            if (most := most_tasks(node.inventory, job.demand))
+        )
+        chosen: list[NodeId] = []
+        for _, name, most in room:
+            chosen += [name] * min(most if len(room) < wanted else 1, wanted - len(chosen))
+        if len(chosen) == wanted:
+            found.append((sum(taken for taken, name, _ in room if name in chosen), chosen))
+    if not found:
         return None
-    return Plan(None, (PlacesClaimed(now_us, job.number, tuple(chosen)),))
+    _, best = min(found)
+    return Plan(None, (PlacesClaimed(now_us, job.number, in_rank_order(state, best)),))
+
+
+def areas(state: ClusterState, demand: GangDemand) -> list[list[Node]]:
+    """The nodes that take work; of a gang that must be within one domain, those of each domain."""
+    able = [node for node in state.nodes.values() if takes_work(state, node)]
+    if not demand.within:
+        return [able]
+    scope = scope_of(demand.within, state.settings.topology_levels)
+    domains: dict[Path, list[Node]] = {}
+    for node in able:
+        path = domain_of(node.inventory.labels, scope)
+        if path is not None:
+            domains.setdefault(path, []).append(node)
+    return [domains[path] for path in sorted(domains)]
+
+
+def in_rank_order(state: ClusterState, nodes: Sequence[NodeId]) -> tuple[NodeId, ...]:
+    """Neighbours by their place in the cluster."""
+    levels = state.settings.topology_levels
+    return tuple(sorted(nodes, key=lambda name: (path_of(state.nodes[name].inventory.labels, levels), name)))
 
 
 def leaving(state: ClusterState, job: Job, claim: Claim) -> list[Job]:

@@ -18,6 +18,10 @@ class NodeGpu:
 
     index: int
     model: str
+    numa: int = -1
+    """NUMA node of the host; -1: not known."""
+    linked: int = -1
+    """The same for GPUs that NVLink joins, directly or by others; -1: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,10 @@ class NodeInventory:
     sick: tuple[SickGpu, ...] = ()
     warming: bool = False
     """Its warm pool still imports what ranks need: a start there waits for it."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Key and value, ascending by key."""
+    taints: tuple[tuple[str, str], ...] = ()
+    """Likewise; the value may be empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .attempt_events import PlacesClaimed
-from .candidates import takes_work, tasks_that_fit
+from .candidates import tasks_that_fit
+from .claims import areas, in_rank_order
 from .effects import Effect, Plan
 from .events import Event
 from .grace import save_grace_us
 from .job import Job, Stop
-from .node import Load
+from .node import Load, Node
 from .order import gang_milli, served_us, standing_class
 from .placement import copy_of, give_back
 from .settings import GPU_HOUR_US
@@ -66,11 +67,14 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
     ]
     if not may:
         return None
-    clearing = Clearing(state, job, {victim.number: loss_us(victim, now_us) for victim in may})
-    if not clearing.find() or not clearing.victims:
+    losses = {victim.number: loss_us(victim, now_us) for victim in may}
+    clearings = [Clearing(state, job, losses, area) for area in areas(state, job.demand)]
+    found = [one for one in clearings if one.find() and one.victims]
+    if not found:
         return None
-    victims = tuple(sorted(clearing.victims))
-    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(clearing.slots)), victims)]
+    best = min(found, key=lambda one: sum(losses[number] for number in one.victims))
+    victims = tuple(sorted(best.victims))
+    events: list[Event] = [PlacesClaimed(now_us, job.number, in_rank_order(state, best.slots), victims)]
     effects: list[Effect] = []
     for number in victims:
         victim = state.jobs[number]
@@ -112,6 +116,7 @@ class Clearing:
     state: ClusterState
     job: Job
     losses: dict[JobId, int]
+    area: Sequence[Node]
     victims: set[JobId] = field(default_factory=set)
     slots: list[NodeId] = field(default_factory=list)
     """The node of each task."""
@@ -127,7 +132,7 @@ class Clearing:
         for number in sorted(self.losses, key=lambda number: (self.losses[number], number)):
             for name in dict.fromkeys(task.node for task in self.state.jobs[number].tasks):
                 self.here.setdefault(name, []).append(number)
-        able = [node.node for node in self.state.nodes.values() if takes_work(self.state, node)]
+        able = {node.node for node in self.area}
         heap = [(cost, 0, name) for name in able if (cost := self._cost(name)) is not None]
         heapify(heap)
         while heap and len(self.slots) < wanted:
@@ -138,7 +143,7 @@ class Clearing:
             if (now, self.used.get(name, 0)) != (cost, used):
                 heappush(heap, (now, self.used.get(name, 0), name))
                 continue
-            for touched in self._take(name):
+            for touched in self._take(name, able):
                 if (cheaper := self._cost(touched)) is not None:
                     heappush(heap, (cheaper, self.used.get(touched, 0), touched))
         if len(self.slots) < wanted:
@@ -146,15 +151,14 @@ class Clearing:
         self._spare()
         return True
 
-    def _take(self, name: NodeId) -> Iterable[NodeId]:
+    def _take(self, name: NodeId, able: set[NodeId]) -> Iterable[NodeId]:
         """One more task goes there. The nodes where another may cost less now."""
         freed = self._needed(name) or []
         self.slots.append(name)
         self.used[name] = self.used.get(name, 0) + 1
         self.victims.update(freed)
         tasks = (task for number in freed for task in self.state.jobs[number].tasks)
-        able = (task.node for task in tasks if takes_work(self.state, self.state.nodes[task.node]))
-        touched = dict.fromkeys([name, *able])
+        touched = dict.fromkeys([name, *(task.node for task in tasks if task.node in able)])
         self.near |= touched
         return touched
 

@@ -22,8 +22,10 @@ from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
+from ...spec.labels import fault_in_labels, fault_in_taints
 from ..core import stimuli
 from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
+from ..core.gpu_choice import linked_groups
 from ..core.job import Job, TaskState
 from ..core.node import NodeGpu, NodeInventory, SickGpu
 from ..core.settings import Settings
@@ -298,12 +300,26 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         raise LimitExceeded(f"an inventory of {message.ByteSize()} bytes; at most {INVENTORY_BYTES_MAX}")
     if not all(0 < port < 65536 for port in message.rendezvous_ports):
         raise InvalidRequest(f"rendezvous ports {list(message.rendezvous_ports)} are not all ports")
+    if fault := fault_in_labels(message.labels) or fault_in_taints(message.taints):
+        raise InvalidRequest(fault)
     whole = [gpu for gpu in message.gpus if not gpu.mig_enabled]
+    linked = linked_groups(
+        (gpu.index, link.peer_index) for gpu in whole for link in gpu.links if link.kind == "nvlink"
+    )
     return NodeInventory(
         name=message.name[:200],
         address=message.address[:200],
         capacity=resources_of(message.capacity),
-        gpus=tuple(NodeGpu(gpu.index, gpu.name) for gpu in whole if _state(gpu) is GpuState.OK),
+        gpus=tuple(
+            NodeGpu(
+                gpu.index,
+                gpu.name,
+                gpu.numa_node if gpu.HasField("numa_node") else -1,
+                linked.get(gpu.index, -1),
+            )
+            for gpu in whole
+            if _state(gpu) is GpuState.OK
+        ),
         sick=tuple(
             SickGpu(gpu.index, gpu.name[:200], _state(gpu), gpu.health[:_WHY_MAX], Micros(gpu.since_us))
             for gpu in whole
@@ -312,6 +328,8 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         environments=tuple(sorted(message.environments)),
         rendezvous_ports=tuple(message.rendezvous_ports),
         warming=message.warm_pool == "starting",
+        labels=tuple(sorted(message.labels.items())),
+        taints=tuple(sorted(message.taints.items())),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
 

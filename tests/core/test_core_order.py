@@ -12,6 +12,7 @@ from paceline.scheduler.core.preemption import Clearing
 from paceline.scheduler.core.settings import GPU_HOUR_US, Order, Settings
 from paceline.spec.failures import FailureClass
 from paceline.spec.lifecycle import JobState
+from paceline.spec.resources import Constraints
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
 
@@ -148,6 +149,22 @@ def test_a_claim_is_dropped_when_a_node_takes_no_work(paddock: Paddock) -> None:
     assert paddock.state_of(new) is JobState.STARTING
 
 
+def test_room_is_made_within_the_one_rack_that_a_gang_asks_for(paddock: Paddock) -> None:
+    """Though it would cost less in two."""
+    for name, rack in (("n1", "r1"), ("n2", "r2"), ("n3", "r2")):
+        paddock.node_joins(name, gpus=4, cpus=32, labels={"rack": rack})
+    runs(paddock, shape(gpus=4))
+    hours(paddock, 0.5)
+    others = [runs(paddock, shape(gpus=2)) for _ in range(4)]
+    hours(paddock, 0.5)
+    [gang] = paddock.submit(shape(2, gpus=4, constraints=Constraints(within="rack")), priority=1)
+    told = [job for job in others if paddock.stops_sent(job)]
+    assert told == others
+    for job in others:
+        leaves(paddock, job)
+    assert paddock.nodes_of(gang) == ["n2", "n3"]
+
+
 def test_one_that_waits_too_long_has_nodes_kept_for_it() -> None:
     """Though nobody may be stopped: small jobs that come and go pass it no longer."""
     paddock = paddock_with(patience_us=GPU_HOUR_US, preemption=False, lifted_percent=100)
@@ -204,7 +221,8 @@ def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
     losses = {job: loss for job, (_, loss) in zip(jobs, running, strict=True) if job in placed}
     [waiting] = paddock.submit(shape(tasks, gpus=gpus), priority=-9)
     assume(paddock.state_of(waiting) is JobState.QUEUED)
-    clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses))  # type: ignore[arg-type]
+    area = list(paddock.state.nodes.values())
+    clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses), area)  # type: ignore[arg-type]
 
     def enough(gone: set[int]) -> bool:
         rooms = dict.fromkeys(("n1", "n2", "n3"), 4)
