@@ -3,7 +3,6 @@
 Nothing else in the agent reads options, files of options or the environment.
 """
 
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from ..proto.channels import split_address
 from ..spec.errors import InvalidRequest
+from ..spec.labels import fault_in_labels, fault_in_taints
 
 NAME_CHARS_MAX = 100
-LABELS_MAX = 64
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,8 @@ class AgentConfig:
     gpus: str = "all"
     """"all", "none", or NVML indices and uuids separated by commas."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Mapping[str, str] = field(default_factory=dict)
+    """Key -> value, which may be empty: only jobs that tolerate them come here."""
     environments: Mapping[str, str] = field(default_factory=dict)
     """Environment name -> interpreter (absolute path)."""
     token_file: Path | None = None
@@ -67,15 +67,10 @@ class AgentConfig:
         _check_amount("log bound", self.log_bytes_max, 1 << 16, 1 << 50)
         _check_amount("rendezvous ports", self.rendezvous_ports, 0, 1000)
         _check_amount("wait before a GPU's test", self.gpu_test_after_s, 0.1, 86400.0)
-        if len(self.labels) > LABELS_MAX:
-            raise InvalidRequest(f"{len(self.labels)} labels are too many: a node has at most {LABELS_MAX}")
-        for key, value in self.labels.items():
-            if not _LABEL.fullmatch(key):
-                raise InvalidRequest(
-                    f"label {key!r} is not a label: letters, digits and ._/- (at most 63) are expected",
-                    hint="Write --label rack=r3",
-                )
-            _check_text(f"label {key}", value)
+        if fault := fault_in_labels(self.labels):
+            raise InvalidRequest(fault, hint="Write --label rack=r3")
+        if fault := fault_in_taints(self.taints):
+            raise InvalidRequest(fault, hint="Write --taint spot or --taint dedicated=vision")
         for name, interpreter in self.environments.items():
             _check_text("environment", name)
             if not Path(interpreter).is_absolute():

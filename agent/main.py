@@ -70,6 +70,11 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return {value.partition("=")[0]: value.partition("=")[2] for value in values}
 
 
+def _taints(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """KEY or KEY=VALUE, the last of a key counts."""
+    return {key: value for key, _, value in (one.partition("=") for one in values)}
+
+
 @click.command(
     name="pace agent",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -111,7 +116,20 @@ Exit codes:
     help="The wait before a GPU's first test; longer after each that fails.",
 )
 @click.option(
-    "--label", "labels", callback=_pairs, metavar="NAME=VALUE", multiple=True, help="May be repeated."
+    "--label",
+    "labels",
+    callback=_pairs,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="What the node is or where it stands, as rack=r3.  May be repeated.",
+)
+@click.option(
+    "--taint",
+    "taints",
+    callback=_taints,
+    metavar="KEY[=VALUE]",
+    multiple=True,
+    help="Only jobs that tolerate it come here.  May be repeated.",
 )
 @click.option(
     "--environment",
@@ -151,6 +169,7 @@ def command(
     gpu_test: str,
     gpu_test_after: float,
     labels: dict[str, str],
+    taints: dict[str, str],
     environments: dict[str, str],
     token_file: Path | None,
     ca: Path | None,
@@ -178,6 +197,7 @@ def command(
             gpu_test=gpu_test,
             gpu_test_after_s=gpu_test_after,
             labels=labels,
+            taints=taints,
             environments=environments,
             token_file=token_file,
             ca_file=ca,

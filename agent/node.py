@@ -202,6 +202,7 @@ class Agent:
             gpu_status=report.status,
             containment=self._supervisor.containment(),
             labels=config.labels,
+            taints=config.taints,
             environments=config.environments,
             version=__version__,
             interpreter=SupervisorConfig().interpreter,

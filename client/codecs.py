@@ -181,6 +181,7 @@ def to_node(message: nodes_pb2.NodeView) -> views.Node:
         containment=inventory.containment,
         warm_pool=inventory.warm_pool,
         labels=dict(inventory.labels),
+        taints=dict(inventory.taints),
         environments=dict(inventory.environments),
         version=inventory.version,
         driver_version=inventory.driver_version,
@@ -219,6 +220,7 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         needs=message.needs,
         since_us=_micros(message.since_us),
         quarantines=message.quarantines,
+        numa_node=message.numa_node if message.HasField("numa_node") else None,
     )
 
 

@@ -273,6 +273,7 @@ class Gpu:
     """When `state` became other than ok, by the node's clock."""
     quarantines: int = 0
     """How often it was other than ok on this node."""
+    numa_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +306,8 @@ class Node:
     containment: str
     warm_pool: str
     labels: Mapping[str, str]
+    taints: Mapping[str, str]
+    """Key -> value, which may be empty: only jobs that tolerate them go there."""
     environments: Mapping[str, str]
     version: str
     driver_version: str

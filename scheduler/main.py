@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from ..spec.errors import InvalidRequest, PacelineError, StoreFailure, Unavailable
+from ..spec.labels import KEY_RULE, is_key
 from .config import DEFAULT_LISTEN, SchedulerConfig, default_state
 from .opening import open_state
 
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 EXIT_OPTIONS: Final = 2
 EXIT_STORE: Final = 3
 EXIT_LISTEN: Final = 4
+
+LEVELS_MAX: Final = 16
 
 
 def main(config: SchedulerConfig) -> int:
@@ -91,6 +94,13 @@ async def run_scheduler(config: SchedulerConfig) -> None:
     show_default=True,
     help="After so many reports of slow ranks, give a node no new gang for an hour; 0: never.",
 )
+@click.option(
+    "--topology-levels",
+    default="block,rack",
+    show_default=True,
+    metavar="KEY,...",
+    help="Labels of nodes that say where they stand, the widest level first.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 def command(**options: Any) -> None:
     """Run the scheduler in the foreground."""
@@ -118,6 +128,7 @@ def config_of(
     replace_exclusive_s: float,
     lease_fenced_s: float,
     straggler_reports_max: int,
+    topology_levels: str,
     verbose: bool,
 ) -> SchedulerConfig:
     """The options as one checked object. Raises InvalidRequest or ValueError."""
@@ -143,9 +154,23 @@ def config_of(
             stop_and_drift_us=min(Settings().stop_and_drift_us, lease_us // 2),
             lease_fenced_us=round(lease_fenced_s * SECOND_US),
             straggler_reports_max=straggler_reports_max,
+            topology_levels=_levels(topology_levels),
         ),
         verbose=verbose,
     )
+
+
+def _levels(text: str) -> tuple[str, ...]:
+    """Empty: nodes stand nowhere in particular."""
+    levels = tuple(level.strip() for level in text.split(",")) if text else ()
+    for level in levels:
+        if not is_key(level):
+            raise InvalidRequest(f"--topology-levels: {level!r} is not the key of a label: {KEY_RULE}")
+    if len(set(levels)) < len(levels) or len(levels) > LEVELS_MAX:
+        raise InvalidRequest(
+            f"--topology-levels: expected at most {LEVELS_MAX} different keys, found {text!r}"
+        )
+    return levels
 
 
 def _absolute(path: Path) -> Path:

@@ -33,8 +33,9 @@ from .fields import (
     refusal,
 )
 from .parts import DataInput, EnvironmentValue, Identity, InputValue, JobResources, Model, OutputValue
+from .placement import Placement, Topology
 from .policies import Checkpoint, Limits, QueueSettings, Retry
-from .resources import GangDemand, Resources
+from .resources import Constraints, GangDemand, Resources
 
 WORLD_SIZE_MAX: Final = 1_000_000
 _PRIORITIES: Final = {"low": -100, "medium": 0, "high": 100}
@@ -78,6 +79,10 @@ class JobSpec(Model):
     """How processes find each other; absent: one process per instance, on its own."""
     resources: JobResources = JobResources()
     """What each instance takes."""
+    placement: Placement | None = None
+    """On which nodes it may run, by their labels and taints; absent: on any without taints."""
+    topology: Topology | None = None
+    """How close together its instances shall be; absent: as close as comes without a cost."""
     limits: Limits = Limits()
     """Bounds on time and output."""
     queue_settings: QueueSettings = QueueSettings()
@@ -180,7 +185,21 @@ class JobSpec(Model):
             environment=self.environment_key,
             exclusive=self.exclusive,
             rendezvous=self.distribution is not None,
+            constraints=self._constraints(),
         )
+
+    def _constraints(self) -> Constraints | None:
+        where, close = self.placement or Placement(), self.topology
+        found = Constraints(
+            labels=tuple(sorted(where.labels.items())),
+            prefer=tuple(sorted(where.prefer.items())),
+            tolerate=tuple(
+                sorted((key, value) for key, _, value in (one.partition("=") for one in where.tolerate))
+            ),
+            within=close.within if close else "",
+            within_preferred=close is not None and close.mode == "preferred",
+        )
+        return found if found != Constraints() else None
 
     def rooted(self, folder: str) -> "JobSpec":
         """The same job with its local paths made absolute, those relative ones below `folder`."""

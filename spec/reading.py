@@ -140,7 +140,9 @@ def _is_text(path: Path) -> bool:
             return True
         case ("environment", "tags" | "properties", _) | ("environment", "version"):
             return True
-        case ("outputs", _, "version"):
+        case ("outputs", _, "version") | ("placement", "labels" | "prefer", _):
+            return True
+        case ("placement", "labels" | "prefer", _, int()):
             return True
     return False
 

@@ -23,6 +23,26 @@ class Resources:
         return bool(self.gpus or self.gpu_milli)
 
 
+Wanted = tuple[tuple[str, tuple[str, ...]], ...]
+"""Keys of labels, ascending, each with the values of which any will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """On which nodes a gang may be, and how close together."""
+
+    labels: Wanted = ()
+    """Every one of these."""
+    prefer: Wanted = ()
+    """Nodes with more of these first."""
+    tolerate: tuple[tuple[str, str], ...] = ()
+    """Taints that it bears, by key and value; an empty value stands for any."""
+    within: str = ""
+    """All of it on nodes with the same value of this label; empty: anywhere."""
+    within_preferred: bool = False
+    """That is a wish: else within the next wider level, or anywhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class GangDemand:
     """All that placement needs to know of a job: equal tasks, placed together. An elastic job takes what
@@ -41,8 +61,16 @@ class GangDemand:
     """Never two at once: replaced only after the lease has run out on both sides."""
     rendezvous: bool = False
     """Rank 0's node must keep a TCPStore (distribution: pytorch)."""
+    constraints: Constraints | None = None
+    """None: any node without taints."""
 
     @property
     def elastic(self) -> bool:
         """Gangs of different sizes will do."""
         return self.instance_count_min < self.instance_count_max
+
+    @property
+    def within(self) -> str:
+        """The label of which all its nodes must have the same value; empty: none."""
+        found = self.constraints
+        return "" if found is None or found.within_preferred else found.within

@@ -9,7 +9,7 @@ import inspect
 from collections import ChainMap
 from typing import Any, Final
 
-from . import distribution, model, parts, policies
+from . import distribution, model, parts, placement, policies
 from .model import JobSpec
 
 SCHEMA_ID: Final = "urn:paceline:schema:v1:job"
@@ -34,7 +34,7 @@ def job_schema() -> dict[str, Any]:
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> key -> the text that stands below the field."""
     docs: dict[str, dict[str, str]] = {}
-    for module in (parts, policies, distribution, model):
+    for module in (parts, placement, policies, distribution, model):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 inherited = (docs.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name))

@@ -21,9 +21,10 @@ COLUMNS = (
     out.Column("GPUs free", right=True),
     out.Column("GPU", flex=True, drop=3),
     out.Column("tasks", right=True, drop=1),
-    out.Column("warm pool", flex=True, drop=4),
-    out.Column("address", drop=6),
-    out.Column("heard", right=True, drop=5),
+    out.Column("labels", flex=True, drop=4),
+    out.Column("warm pool", flex=True, drop=5),
+    out.Column("address", drop=7),
+    out.Column("heard", right=True, drop=6),
     out.Column("note", flex=True, drop=2),
 )
 
@@ -38,8 +39,8 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     \b
     JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
-    containment, warm_pool, labels, environments, version, driver_version,
-    tasks, reason, cordon ({by, why, since_us, drains, tasks_left}, or null:
+    containment, warm_pool, labels, taints, environments, version,
+    driver_version, tasks, reason, cordon ({by, why, since_us, drains, tasks_left}, or null:
     in service). A GPU's state is ok, drained (no new work) or quarantined
     (what ran on it was restarted elsewhere); health says why, since_us since
     when, needs what the driver asks for.
@@ -90,6 +91,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         _gpus(node),
         ", ".join(dict.fromkeys(gpu.name for gpu in node.gpus)) or "-",
         str(len(node.tasks)),
+        _labels(node) or "-",
         node.warm_pool,
         node.address,
         "now" if node.contact is NodeContact.CONNECTED else _ago(node.last_heard_us),
@@ -103,6 +105,13 @@ def _gpus(node: views.Node) -> str:
         return "-"
     shared = f", {node.free.gpu_milli / 1000:g} of shared" if node.free.gpu_milli else ""
     return f"{node.free.gpus} of {node.capacity.gpus}{shared}"
+
+
+def _labels(node: views.Node) -> str:
+    """`block=b1 rack=r3, tainted spot`."""
+    labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+    taints = " ".join("=".join(filter(None, taint)) for taint in sorted(node.taints.items()))
+    return ", ".join(filter(None, (labels, f"tainted {taints}" if taints else "")))
 
 
 def note(node: views.Node) -> str:

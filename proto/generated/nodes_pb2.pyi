@@ -335,6 +335,26 @@ class Inventory(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TaintsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
@@ -349,6 +369,7 @@ class Inventory(_message.Message):
     RENDEZVOUS_PORTS_FIELD_NUMBER: _builtins.int
     DRIVER_VERSION_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     address: _builtins.str
     """at which peers reach this node's ranks"""
@@ -376,6 +397,10 @@ class Inventory(_message.Message):
     def rendezvous_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """already listening; the scheduler picks one per gang"""
 
+    @_builtins.property
+    def taints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """key -> value, which may be empty"""
+
     def __init__(
         self,
         *,
@@ -393,10 +418,11 @@ class Inventory(_message.Message):
         rendezvous_ports: _abc.Iterable[_builtins.int] | None = ...,
         driver_version: _builtins.str = ...,
         boot_id: _builtins.str = ...,
+        taints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "capacity", b"capacity", "containment", b"containment", "driver_version", b"driver_version", "environments", b"environments", "gpu_status", b"gpu_status", "gpus", b"gpus", "interpreter", b"interpreter", "labels", b"labels", "name", b"name", "rendezvous_ports", b"rendezvous_ports", "version", b"version", "warm_pool", b"warm_pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "capacity", b"capacity", "containment", b"containment", "driver_version", b"driver_version", "environments", b"environments", "gpu_status", b"gpu_status", "gpus", b"gpus", "interpreter", b"interpreter", "labels", b"labels", "name", b"name", "rendezvous_ports", b"rendezvous_ports", "taints", b"taints", "version", b"version", "warm_pool", b"warm_pool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +453,7 @@ class Gpu(_message.Message):
     NEEDS_FIELD_NUMBER: _builtins.int
     SINCE_US_FIELD_NUMBER: _builtins.int
     QUARANTINES_FIELD_NUMBER: _builtins.int
+    NUMA_NODE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
@@ -449,6 +476,7 @@ class Gpu(_message.Message):
     """when `state` became other than ok, by the node's wall clock"""
     quarantines: _builtins.int
     """how often it has been other than ok there"""
+    numa_node: _builtins.int
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuLink]: ...
     @_builtins.property
@@ -475,10 +503,11 @@ class Gpu(_message.Message):
         needs: _builtins.str = ...,
         since_us: _builtins.int = ...,
         quarantines: _builtins.int = ...,
+        numa_node: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "last_xid", b"last_xid", "memory_used_bytes", b"memory_used_bytes", "power_mw", b"power_mw", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_numa_node", b"_numa_node", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "last_xid", b"last_xid", "memory_used_bytes", b"memory_used_bytes", "numa_node", b"numa_node", "power_mw", b"power_mw", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "needs", b"needs", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "quarantines", b"quarantines", "since_us", b"since_us", "state", b"state", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_numa_node", b"_numa_node", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "needs", b"needs", "numa_node", b"numa_node", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "quarantines", b"quarantines", "since_us", b"since_us", "state", b"state", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ecc_uncorrected: _TypeAlias = _typing.Literal["ecc_uncorrected"]  # noqa: Y015
     _WhichOneofArgType__ecc_uncorrected: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected"]  # noqa: Y015
@@ -486,6 +515,8 @@ class Gpu(_message.Message):
     _WhichOneofArgType__last_xid: _TypeAlias = _typing.Literal["_last_xid", b"_last_xid"]  # noqa: Y015
     _WhichOneofReturnType__memory_used_bytes: _TypeAlias = _typing.Literal["memory_used_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_used_bytes: _TypeAlias = _typing.Literal["_memory_used_bytes", b"_memory_used_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__numa_node: _TypeAlias = _typing.Literal["numa_node"]  # noqa: Y015
+    _WhichOneofArgType__numa_node: _TypeAlias = _typing.Literal["_numa_node", b"_numa_node"]  # noqa: Y015
     _WhichOneofReturnType__power_mw: _TypeAlias = _typing.Literal["power_mw"]  # noqa: Y015
     _WhichOneofArgType__power_mw: _TypeAlias = _typing.Literal["_power_mw", b"_power_mw"]  # noqa: Y015
     _WhichOneofReturnType__temperature_c: _TypeAlias = _typing.Literal["temperature_c"]  # noqa: Y015
@@ -498,6 +529,8 @@ class Gpu(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_xid) -> _WhichOneofReturnType__last_xid | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_used_bytes) -> _WhichOneofReturnType__memory_used_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__numa_node) -> _WhichOneofReturnType__numa_node | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_mw) -> _WhichOneofReturnType__power_mw | None: ...
     @_typing.overload

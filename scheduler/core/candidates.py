@@ -4,7 +4,7 @@ Its content follows from the state alone, so that placement stays a function of 
 has changed since the last look, not the number of nodes.
 """
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -12,25 +12,30 @@ from typing import Final
 from ...spec.ids import NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
+from .labels import admits, unmet
 from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, matches
 from .packing import fit_of
 from .state import ClusterState
+from .topology import Domains, Path, Scope, by_domain, can_be_together, path_of, scopes_of
 
 MEMOS_MIN: Final = 64
 ENTRIES_MAX: Final = 1_000_000
 """Nodes in all memos together, beyond the least number of memos."""
 EVER_MAX: Final = 10_000
 
-FitKey = tuple[int, int, NodeId]
+FitKey = tuple[int, int, int, Path, NodeId]
+"""Preferred labels that it lacks, then fragmentation (packing.py); equals stand as the places do."""
 
 
 @dataclass(slots=True)
 class Candidates:
     """`fits`: how many tasks fit on each connected node where one does. `room`: their sum. `warming`: what
-    of `fits` is on nodes that still warm up.
+    of `fits` is on nodes that still warm up. `domains`: `fits` by place, the narrowest level
+    that matters first.
     """
 
     demand: GangDemand
+    levels: Scope = ()
     epoch: int = -1
     version: int = -1
     """Of the workload that `keys` are judged by."""
@@ -41,6 +46,24 @@ class Candidates:
     keys: dict[NodeId, FitKey] = field(default_factory=dict)
     order: list[FitKey] = field(default_factory=list)
     """Heap; an entry that is not in `keys` is stale."""
+    domains: tuple[Domains, ...] = ()
+
+    def most(self, avoid: Collection[NodeId] = ()) -> int:
+        """The most tasks that can be placed at once, some nodes not counted."""
+        if not self.demand.within or not self.domains:
+            return self.room - sum(self.fits.get(name, 0) for name in avoid)
+        return max(self.domains[0].rooms_without(avoid).values(), default=0)
+
+    def most_with(self, state: ClusterState, more: Mapping[NodeId, int]) -> int:
+        """The most when there were room for so many more on some nodes."""
+        if not self.demand.within or not self.domains:
+            return self.room + sum(more.values())
+        rooms = dict(self.domains[0].rooms)
+        for path, room in by_domain(
+            ((state.nodes[name], count) for name, count in more.items()), self.domains[0].scope
+        ).items():
+            rooms[path] = rooms.get(path, 0) + room
+        return max(rooms.values(), default=0)
 
     def best_first(self) -> Generator[NodeId, None, None]:
         """Every node with room, best first. Take what is needed and close it."""
@@ -48,9 +71,9 @@ class Candidates:
         try:
             while self.order:
                 key = heappop(self.order)
-                if self.keys.get(key[2]) == key and (not taken or taken[-1] != key):
+                if self.keys.get(key[-1]) == key and (not taken or taken[-1] != key):
                     taken.append(key)
-                    yield key[2]
+                    yield key[-1]
         finally:
             for key in taken:
                 heappush(self.order, key)
@@ -62,6 +85,7 @@ class Candidates:
             self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
             self.version = state.workload.version
             self.fits, self.warming, self.keys, self.order = {}, {}, {}, []
+            self.domains = tuple(Domains(scope) for scope in scopes_of(self.demand, self.levels))
             for name in state.nodes:
                 self._look(state, name)
             return
@@ -83,6 +107,8 @@ class Candidates:
         fits = 0
         if node is not None and takes_work(state, node):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
+        for level in self.domains:
+            level.put(name, node.inventory.labels if node is not None else (), fits)
         if not fits:
             self.keys.pop(name, None)
             return
@@ -96,8 +122,9 @@ class Candidates:
             heappush(self.order, key)
 
     def _key(self, state: ClusterState, name: NodeId) -> FitKey:
-        step, tie = fit_of(state.workload, state.nodes[name].inventory, state.loads[name], self.demand)
-        return step, tie, name
+        inventory = state.nodes[name].inventory
+        step, tie = fit_of(state.workload, inventory, state.loads[name], self.demand)
+        return unmet(inventory, self.demand), step, tie, path_of(inventory.labels, self.levels), name
 
 
 def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
@@ -106,7 +133,7 @@ def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
     if memo is None:
         if len(state.candidates) >= max(MEMOS_MIN, ENTRIES_MAX // max(1, len(state.nodes))):
             del state.candidates[next(iter(state.candidates))]
-        memo = state.candidates[demand] = Candidates(demand)
+        memo = state.candidates[demand] = Candidates(demand, state.settings.topology_levels)
     memo.follow(state)
     return memo
 
@@ -142,20 +169,16 @@ def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
 
 
 def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
-    room, nodes = 0, 0
-    for node in state.nodes.values():
-        if node.contact is NodeContact.LOST:
-            continue
-        nodes += 1
-        room += most_tasks(node.inventory, demand) if node.in_service else 0
-        if room >= demand.instance_count_min:
-            return True
-    return not nodes
+    nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
+    rooms = ((node, most_tasks(node.inventory, demand)) for node in nodes if node.in_service)
+    return not nodes or can_be_together(rooms, demand, state.settings.topology_levels)
 
 
 def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
     need, fits = demand.per_task, demand.instance_count_max
     if demand.environment and demand.environment not in inventory.environments:
+        return 0
+    if (inventory.taints or demand.constraints is not None) and not admits(inventory, demand):
         return 0
     if need.cpu_milli:
         fits = min(fits, load.free_cpu_milli // need.cpu_milli)

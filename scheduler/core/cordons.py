@@ -26,6 +26,7 @@ from .node_events import NodeCordoned, NodeUncordoned
 from .state import ClusterState
 from .stimuli import CordonNodes, UncordonNodes
 from .submit import request_stop
+from .topology import can_be_together
 
 Known = tuple[JobId, ...] | None
 NAMED_MAX = 3
@@ -100,7 +101,8 @@ def could_with_cordoned(state: ClusterState, demand: GangDemand) -> bool:
         for node in state.nodes.values()
         if node.contact is not NodeContact.LOST or node.cordon is not None
     ]
-    return sum(most_tasks(node.inventory, demand) for node in nodes) >= demand.instance_count_min
+    rooms = ((node, most_tasks(node.inventory, demand)) for node in nodes)
+    return can_be_together(rooms, demand, state.settings.topology_levels)
 
 
 def cordoned_text(state: ClusterState, demand: GangDemand) -> str:

@@ -6,6 +6,7 @@ grow, and does so at its next checkpoint, from that checkpoint: so it grows at m
 checkpoint. One gang at a time: what it leaves is counted before the next one moves.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 from ...spec.ids import JobId, Micros, NodeId
@@ -62,8 +63,9 @@ def could_have(state: ClusterState, job: Job) -> int:
     those that there is room for on nodes that are warm: on others all of it would wait for the imports.
     """
     found = candidates_for(state, job.demand)
-    own = sum(takes_work(state, state.nodes[task.node]) for task in job.tasks)
-    return min(job.demand.instance_count_max, own + found.room - sum(found.warming.values()))
+    more = Counter(task.node for task in job.tasks if takes_work(state, state.nodes[task.node]))
+    more.subtract(found.warming)
+    return min(job.demand.instance_count_max, found.most_with(state, more))
 
 
 def why_not_now(state: ClusterState, job: Job) -> str:

@@ -46,6 +46,10 @@ class NodeInventory:
     sick: tuple[SickGpu, ...] = ()
     warming: bool = False
     """Its warm pool still imports what ranks need: a start there waits for it."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Key and value, ascending by key."""
+    taints: tuple[tuple[str, str], ...] = ()
+    """Likewise; the value may be empty."""
 
 
 @dataclass(frozen=True, slots=True)

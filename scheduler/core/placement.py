@@ -5,26 +5,22 @@ A job that no node could ever run steps aside with its equals. A restarted job p
 go by node id, so that equal states give equal plans.
 """
 
-from collections import Counter
-from contextlib import closing
-
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .attempt_events import AttemptStarted, LaneParked, Place
-from .candidates import Candidates, can_ever, candidates_for, takes_work, tasks_that_fit
+from .candidates import can_ever, candidates_for, takes_work, tasks_that_fit
 from .effects import Effect, Plan, StartTask
-from .elastic import size_text, wanted
+from .elastic import size_text
 from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
 from .job import Job
 from .node import Load, Node, gpu_groups, gpus_matching
 from .order import lift
 from .packing import best_share
+from .slots import Slots, find_slots, free_ports
 from .state import ClusterState
 from .stranding import lost_nodes
 from .workload import Workload
-
-Slots = list[NodeId]
 
 
 def place(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
@@ -71,8 +67,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     """How many of its tasks the connected nodes could take, when its own there gave way."""
     room = candidates_for(state, job.demand)
     fits = dict(room.fits)
-    own = Counter(task.node for task in job.tasks)
-    for name in own:
+    for name in {task.node for task in job.tasks}:
         node = state.nodes[name]
         if takes_work(state, node):
             fits[name] = tasks_that_fit(node, _load_without(state, job, name), job.demand)
@@ -81,7 +76,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
         count and (name == master or free_ports(state, name)) for name, count in fits.items()
     ):
         return 0
-    return sum(fits.values())
+    return room.most_with(state, {name: count - room.fits.get(name, 0) for name, count in fits.items()})
 
 
 def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
@@ -103,82 +98,6 @@ def _move(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     if room_elsewhere(state, job) < job.demand.instance_count_min:
         return None if can_ever(state, job.demand) else Plan(None, (LaneParked(now_us, job.number),))
     return end_attempt(state, job, now_us, node_lost(state, lost_nodes(state, job)[0], now_us))
-
-
-def find_slots(state: ClusterState, job: Job) -> Slots | None:
-    """A node for each task, or None. Nodes that refused the job come last."""
-    room = candidates_for(state, job.demand)
-    avoid = frozenset(job.course.avoid)
-    slots = _find(state, job, room, avoid)
-    return _find(state, job, room, frozenset()) if slots is None and avoid else slots
-
-
-def _find(state: ClusterState, job: Job, room: Candidates, avoid: frozenset[NodeId]) -> Slots | None:
-    open_room = room.room - sum(room.fits.get(name, 0) for name in avoid)
-    if open_room < job.demand.instance_count_min:
-        return None
-    slots = _old_places(job, room, avoid, min(open_room, wanted(state, job)))
-    open_slots = [at for at, node in enumerate(slots) if node is None]
-    if open_slots:
-        chosen = _choose(room, avoid, Counter(node for node in slots if node is not None), len(open_slots))
-        for at, node in zip(open_slots, chosen, strict=True):
-            slots[at] = node
-    whole = [node for node in slots if node is not None]
-    return _rank0_first(state, whole, room, avoid) if job.demand.rendezvous else whole
-
-
-def _old_places(job: Job, room: Candidates, avoid: frozenset[NodeId], count: int) -> list[NodeId | None]:
-    """Each task where it was, as far as there is room; in a smaller gang, those that are left close up."""
-    used: Counter[NodeId] = Counter()
-    kept: list[NodeId | None] = []
-    for task in job.tasks:
-        fits = task.node not in avoid and room.fits.get(task.node, 0) > used[task.node]
-        kept.append(task.node if fits else None)
-        used[task.node] += fits
-    if len(kept) > count:
-        kept = [node for node in kept if node is not None]
-    return [*kept[:count], *[None] * (count - len(kept))]
-
-
-def _choose(room: Candidates, avoid: frozenset[NodeId], used: Counter[NodeId], count: int) -> Slots:
-    """Nodes of their own, the best first; when there are too few, shared ones, evenly. Tasks of a node stand
-    together, so that their ranks are neighbours."""
-    order: Slots = []
-    with closing(room.best_first()) as best:
-        for name in best:
-            if name not in avoid and not used[name]:
-                order.append(name)
-                if len(order) == count:
-                    return order
-    order += used
-    left = {name: room.fits[name] - used[name] for name in order}
-    chosen: Slots = []
-    while len(chosen) < count:
-        round_of = [name for name in order if left[name] > 0]
-        assert round_of, f"room for {len(chosen)} of {count} tasks, after it was counted"
-        for name in round_of:
-            left[name] -= 1
-        chosen += round_of
-    place_of = {name: at for at, name in enumerate(order)}
-    return sorted(chosen[:count], key=place_of.__getitem__)
-
-
-def _rank0_first(
-    state: ClusterState, slots: Slots, room: Candidates, avoid: frozenset[NodeId]
-) -> Slots | None:
-    """Rank 0 needs a node with a free rendezvous port: one of the chosen, else one that has room."""
-    for at, name in enumerate(slots):
-        if free_ports(state, name):
-            slots[0], slots[at] = slots[at], slots[0]
-            return slots
-    with closing(room.best_first()) as best:
-        spare = next((name for name in best if name not in avoid and free_ports(state, name)), None)
-    return None if spare is None else [spare, *slots[1:]]
-
-
-def free_ports(state: ClusterState, name: NodeId) -> list[int]:
-    taken = state.loads[name].ports
-    return [port for port in state.nodes[name].inventory.rendezvous_ports if port not in taken]
 
 
 def _port(state: ClusterState, job: Job, name: NodeId) -> int:

@@ -61,6 +61,8 @@ class Settings:
     forget_after_us: int = 7 * 86_400 * SECOND_US
     """A node that was LOST for so long, and holds nothing, is dropped."""
     order: Order = field(default_factory=Order)
+    topology_levels: tuple[str, ...] = ("block", "rack")
+    """Labels of nodes that say where they stand, the widest first."""
     jobs_max: int = 1_000_000
     nodes_max: int = 20_000
     checkpoints_max: int = 64

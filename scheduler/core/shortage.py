@@ -9,8 +9,8 @@ from .cordons import cordoned_text, could_with_cordoned
 from .gpus import sick_texts
 from .job import Job
 from .node import Load, Node, gpu_groups, gpus_matching, matches
-from .placement import free_ports
 from .reason import Reason
+from .slots import free_ports
 from .state import ClusterState
 
 SHOWN_NODES = 3

@@ -22,6 +22,7 @@ from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
+from ...spec.labels import fault_in_labels, fault_in_taints
 from ..core import stimuli
 from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
@@ -298,6 +299,8 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         raise LimitExceeded(f"an inventory of {message.ByteSize()} bytes; at most {INVENTORY_BYTES_MAX}")
     if not all(0 < port < 65536 for port in message.rendezvous_ports):
         raise InvalidRequest(f"rendezvous ports {list(message.rendezvous_ports)} are not all ports")
+    if fault := fault_in_labels(message.labels) or fault_in_taints(message.taints):
+        raise InvalidRequest(fault)
     whole = [gpu for gpu in message.gpus if not gpu.mig_enabled]
     return NodeInventory(
         name=message.name[:200],
@@ -312,6 +315,8 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         environments=tuple(sorted(message.environments)),
         rendezvous_ports=tuple(message.rendezvous_ports),
         warming=message.warm_pool == "starting",
+        labels=tuple(sorted(message.labels.items())),
+        taints=tuple(sorted(message.taints.items())),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
 

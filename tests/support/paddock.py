@@ -4,7 +4,7 @@ Scenarios are told in domain verbs: nodes join and go silent, jobs are submitted
 agents are obedient: they take each message that is sent to them, and speak only when the scenario says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from paceline.spec.errors import PacelineError
 from paceline.spec.failures import RETRIED, FailureClass
 from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import JobState
-from paceline.spec.resources import GangDemand, Resources
+from paceline.spec.resources import Constraints, GangDemand, Resources
 from support.memory_store import MemoryStore
 
 GIB = 1 << 30
@@ -41,6 +41,8 @@ def inventory(
     environments: Sequence[str] = (),
     ports: Sequence[int] = (41000, 41001, 41002),
     warming: bool = False,
+    labels: Mapping[str, str] | None = None,
+    taints: Sequence[str] = (),
 ) -> NodeInventory:
     return NodeInventory(
         name,
@@ -50,6 +52,8 @@ def inventory(
         tuple(environments),
         tuple(ports),
         warming=warming,
+        labels=tuple(sorted((labels or {}).items())),
+        taints=tuple(sorted((key, value) for key, _, value in (one.partition("=") for one in taints))),
     )
 
 
@@ -71,11 +75,14 @@ def shape(
     grace_s: float = 30,
     retry_on: Sequence[FailureClass] = RETRIED,
     backoff_s: float = 1,
+    constraints: Constraints | None = None,
 ) -> Shape:
     share_milli = round(gpus * 1000) if gpus < 1 else 0
     need = Resources(round(cpus * 1000), memory_gib * GIB, int(gpus), share_milli)
     bounds = (tasks if least is None else least, tasks if most is None else most)
-    demand = GangDemand(need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous)
+    demand = GangDemand(
+        need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous, constraints
+    )
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
     return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)))
 

@@ -1,0 +1,178 @@
+"""Which node each task of a gang goes to.
+
+A restarted job prefers the nodes it had. The others go to nodes of their own, the best first (packing.py),
+and share nodes only when these are too few. Where the job says how close together it shall be, that goes
+first (topology.py); where it does not, a gang still goes into one narrow domain, if the nodes there are as
+good as those anywhere. Ranks follow the place: tasks of a node, of a rack, of a block are neighbours.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from ...spec.ids import NodeId
+from .candidates import Candidates, candidates_for
+from .elastic import wanted
+from .job import Job
+from .state import ClusterState
+from .topology import Path, best_fitting, path_of, share_out
+
+Slots = list[NodeId]
+Area = Collection[NodeId] | None
+"""Of the cluster; None: all of it."""
+
+AREAS_MAX: Final = 32
+"""So many domains of a level are compared with the best nodes anywhere, for a gang that did not ask."""
+
+
+def find_slots(state: ClusterState, job: Job) -> Slots | None:
+    """A node for each task, or None. Nodes that refused the job come last."""
+    room = candidates_for(state, job.demand)
+    avoid = frozenset(job.course.avoid)
+    slots = _Search(state, job, room, avoid).find()
+    return _Search(state, job, room, frozenset()).find() if slots is None and avoid else slots
+
+
+def free_ports(state: ClusterState, name: NodeId) -> list[int]:
+    taken = state.loads[name].ports
+    return [port for port in state.nodes[name].inventory.rendezvous_ports if port not in taken]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """For one job, on the nodes that have room for its tasks, but for some."""
+
+    state: ClusterState
+    job: Job
+    room: Candidates
+    avoid: frozenset[NodeId]
+
+    def find(self) -> Slots | None:
+        most = self.room.most(self.avoid)
+        if most < self.job.demand.instance_count_min:
+            return None
+        count = min(most, wanted(self.state, self.job))
+        found = (self._fill(area, count) for area in self._areas(count))
+        return next((slots for slots in found if slots is not None), None)
+
+    def _areas(self, count: int) -> Iterator[Area]:
+        """Where to try, the best first. A gang that must be within one domain is tried nowhere else."""
+        demand, domains = self.job.demand, self.room.domains
+        asked = bool(domains and demand.constraints and demand.constraints.within)
+        if domains and domains[0].rooms:
+            kept = Counter(node for node in self._old_places(None, count) if node is not None)
+            yield from self._asked_for(kept, count) if asked else self._as_good(kept, count)
+        if not (asked and demand.within):
+            yield self.room.fits if asked else None
+
+    def _asked_for(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
+        """The domains with room for the gang, of the narrowest level first. Only a gang that must be in one
+        gives up nodes that it had for it."""
+        must = bool(self.job.demand.within)
+        for at, level in enumerate(self.room.domains[:1] if must else self.room.domains):
+            there: Counter[Path] = Counter()
+            for name, tasks in kept.items():
+                if name in level.homes:
+                    there[level.homes[name]] += tasks
+            for path in best_fitting(self.room.domains, at, count, self.avoid, there):
+                if must or there[path] == kept.total():
+                    yield level.members[path]
+
+    def _as_good(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
+        """A domain whose best nodes are no worse than the best anywhere; none for a gang that has nodes."""
+        keys, domains = self.room.keys, self.room.domains
+        best = [keys[name][:3] for name in islice(self._best(None), count)]
+        if kept or len(best) < count:
+            return
+        for at, level in enumerate(domains):
+            for path in islice(best_fitting(domains, at, count, self.avoid, {}), AREAS_MAX):
+                names = level.members[path]
+                if sorted(keys[name][:3] for name in names if name not in self.avoid)[:count] == best:
+                    yield names
+                    return
+
+    def _fill(self, area: Area, count: int) -> Slots | None:
+        """All tasks in an area that has room for them; None: no rendezvous port there."""
+        slots = self._old_places(area, count)
+        open_slots = [at for at, node in enumerate(slots) if node is None]
+        used = Counter(node for node in slots if node is not None)
+        for at, node in zip(open_slots, self._chosen(area, used, len(open_slots)), strict=True):
+            slots[at] = node
+        whole = [node for node in slots if node is not None]
+        return self._rank0_first(area, whole) if self.job.demand.rendezvous else whole
+
+    def _old_places(self, area: Area, count: int) -> list[NodeId | None]:
+        """Each task where it was, as far as there is room; in a smaller gang, those that are left close
+        up."""
+        used: Counter[NodeId] = Counter()
+        kept: list[NodeId | None] = []
+        for task in self.job.tasks:
+            node = task.node
+            fits = self.room.fits.get(node, 0) > used[node] and node not in self.avoid
+            fits = fits and (area is None or node in area)
+            kept.append(node if fits else None)
+            used[node] += fits
+        if len(kept) > count:
+            kept = [node for node in kept if node is not None]
+        return [*kept[:count], *[None] * (count - len(kept))]
+
+    def _chosen(self, area: Area, used: Counter[NodeId], count: int) -> Slots:
+        """Nodes for so many more tasks; those of one place stand together, nodes without labels as chosen."""
+        if area is None:
+            chosen = self._choose(None, used, count)
+        else:
+            left = {name: self.room.fits[name] - used[name] for name in area if name not in self.avoid}
+            left = {name: room for name, room in left.items() if room}
+            paths = {name: self._path(name) for name in left}
+            chosen = []
+            for names, tasks in share_out(left, paths, count):
+                chosen += self._choose(
+                    names, Counter({name: used[name] for name in names if used[name]}), tasks
+                )
+        return sorted(chosen, key=lambda name: (*path, name) if (path := self._path(name)) else ())
+
+    def _choose(self, area: Area, used: Counter[NodeId], count: int) -> Slots:
+        """Nodes of their own, the best first; when there are too few, shared ones, evenly. Tasks of a node
+        stand together, so that their ranks are neighbours."""
+        order = list(islice((name for name in self._best(area) if not used[name]), count))
+        if len(order) == count:
+            return order
+        order += used
+        left = {name: self.room.fits[name] - used[name] for name in order}
+        chosen: Slots = []
+        while len(chosen) < count:
+            round_of = [name for name in order if left[name] > 0]
+            assert round_of, f"room for {len(chosen)} of {count} tasks, after it was counted"
+            for name in round_of:
+                left[name] -= 1
+            chosen += round_of
+        place_of = {name: at for at, name in enumerate(order)}
+        return sorted(chosen[:count], key=place_of.__getitem__)
+
+    def _rank0_first(self, area: Area, slots: Slots) -> Slots | None:
+        """Rank 0 needs a node with a free rendezvous port: one of the chosen, else one that has room. What
+        stands around it comes with it to the front."""
+        first = next((name for name in slots if free_ports(self.state, name)), None)
+        if first is not None:
+            if first == slots[0]:
+                return slots
+            path = self._path(first)
+            return sorted(slots, key=lambda name: (self._path(name) != path, name != first))
+        spare = next((name for name in self._best(area) if free_ports(self.state, name)), None)
+        return None if spare is None else [spare, *slots[1:]]
+
+    def _best(self, area: Area) -> Iterator[NodeId]:
+        """Those of the area, the best first."""
+        if area is not None:
+            yield from (
+                key[-1] for key in sorted(self.room.keys[name] for name in area) if key[-1] not in self.avoid
+            )
+            return
+        with closing(self.room.best_first()) as best:
+            yield from (name for name in best if name not in self.avoid)
+
+    def _path(self, name: NodeId) -> Path:
+        return path_of(self.state.nodes[name].inventory.labels, self.room.levels)

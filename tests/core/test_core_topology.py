@@ -1,0 +1,166 @@
+"""Where gangs go on nodes with labels, taints and places: within racks and blocks, and what is said of it."""
+
+import pytest
+from paceline.spec.lifecycle import JobState
+from paceline.spec.resources import Constraints
+from support.paddock import Paddock, shape
+
+IN_RACK = Constraints(within="rack")
+IN_BLOCK = Constraints(within="block")
+NEAR = Constraints(within="rack", within_preferred=True)
+
+
+@pytest.fixture
+def paddock() -> Paddock:
+    return Paddock()
+
+
+def rack(paddock: Paddock, block: str, name: str, nodes: int, **facts: object) -> list[str]:
+    names = [f"{block}-{name}-{at}" for at in range(nodes)]
+    for each in names:
+        paddock.node_joins(each, **{"gpus": 8, "labels": {"block": block, "rack": name}, **facts})
+    return names
+
+
+def racks_of(paddock: Paddock, job: int) -> list[str]:
+    return [node.rpartition("-")[0] for node in paddock.nodes_of(job)]
+
+
+def test_a_gang_goes_into_the_rack_in_which_it_leaves_least_behind(paddock: Paddock) -> None:
+    for name, nodes in (("r1", 4), ("r2", 3), ("r3", 2)):
+        rack(paddock, "b1", name, nodes)
+    [two, three, four] = paddock.submit(*(shape(n, gpus=8, constraints=IN_RACK) for n in (2, 3, 4)))
+    assert racks_of(paddock, two) == ["b1-r3"] * 2
+    assert racks_of(paddock, three) == ["b1-r2"] * 3
+    assert racks_of(paddock, four) == ["b1-r1"] * 4
+
+
+def test_racks_of_one_name_in_two_blocks_are_two(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 1)
+    rack(paddock, "b2", "r1", 1)
+    [job] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    assert paddock.state_of(job) is JobState.QUEUED
+    assert paddock.why(job).never
+
+
+def test_of_equal_racks_the_one_in_the_fuller_block_is_taken(paddock: Paddock) -> None:
+    for block, racks in (("b1", 3), ("b2", 2)):
+        for at in range(racks):
+            rack(paddock, block, f"r{at}", 2)
+    [job] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    assert racks_of(paddock, job) == ["b2-r0"] * 2
+    [large] = paddock.submit(shape(6, gpus=8, constraints=IN_BLOCK))
+    assert racks_of(paddock, large) == ["b1-r0"] * 2 + ["b1-r1"] * 2 + ["b1-r2"] * 2
+
+
+def test_a_gang_that_would_rather_be_close_takes_the_narrowest_place_there_is(paddock: Paddock) -> None:
+    for block in ("b1", "b2"):
+        for name in ("r1", "r2"):
+            rack(paddock, block, name, 2)
+    [three] = paddock.submit(shape(3, gpus=8, constraints=NEAR))
+    assert racks_of(paddock, three) == ["b1-r1", "b1-r1", "b1-r2"]
+    [two] = paddock.submit(shape(2, gpus=8, constraints=NEAR))
+    assert racks_of(paddock, two) == ["b2-r1"] * 2
+    [rest] = paddock.submit(shape(3, gpus=8, constraints=NEAR))
+    assert racks_of(paddock, rest) == ["b1-r2", "b2-r2", "b2-r2"], "anywhere, in as few places as can be"
+
+
+def test_a_gang_that_asks_for_nothing_is_kept_together_where_that_costs_nothing(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 3)
+    rack(paddock, "b1", "r2", 2)
+    [job] = paddock.submit(shape(2, gpus=8))
+    assert racks_of(paddock, job) == ["b1-r2"] * 2
+    [four] = paddock.submit(shape(3, gpus=4))
+    assert racks_of(paddock, four) == ["b1-r1"] * 3
+
+
+def test_ranks_follow_the_place(paddock: Paddock) -> None:
+    """Whatever the nodes are called; rank 0 where a port is free, and its neighbours after it."""
+    for name, where, ports in (("a", "r2", (1,)), ("b", "r1", ()), ("c", "r2", (1,)), ("d", "r1", ())):
+        paddock.node_joins(name, labels={"rack": where}, ports=ports)
+    [job] = paddock.submit(shape(4, cpus=8))
+    assert paddock.nodes_of(job) == ["b", "d", "a", "c"]
+    paddock.cancel(job, 0)
+    paddock.starts(job)
+    for task in range(4):
+        paddock.task_ends(job, task)
+    [gang] = paddock.submit(shape(4, cpus=8, rendezvous=True))
+    assert paddock.nodes_of(gang) == ["a", "c", "b", "d"]
+
+
+def test_a_gang_goes_to_a_rack_with_a_rendezvous_port(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 2, ports=())
+    rack(paddock, "b1", "r2", 3)
+    [job] = paddock.submit(shape(2, gpus=8, rendezvous=True, constraints=IN_RACK))
+    assert racks_of(paddock, job) == ["b1-r2"] * 2
+
+
+def test_a_restarted_gang_stays_in_its_rack_and_leaves_it_only_when_it_must(paddock: Paddock) -> None:
+    names = rack(paddock, "b1", "r1", 3)
+    rack(paddock, "b1", "r2", 2)
+    rack(paddock, "b1", "r3", 3)
+    [filler] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    [job] = paddock.submit(shape(2, gpus=8, retries=3, constraints=IN_RACK))
+    assert racks_of(paddock, filler) == ["b1-r2"] * 2
+    assert paddock.nodes_of(job) == names[:2]
+    paddock.starts(job)
+    paddock.cordon(names[0])
+    fails(paddock, job)
+    assert paddock.nodes_of(job) == [names[2], names[1]], "each rank where it was, as far as that can be"
+    paddock.starts(job)
+    paddock.cordon(names[1])
+    fails(paddock, job)
+    paddock.pass_time(2)  # the second failure in a row
+    assert racks_of(paddock, job) == ["b1-r3"] * 2
+
+
+def fails(paddock: Paddock, job: int) -> None:
+    count = len(paddock.job(job).tasks)
+    paddock.rank_dies(job, 0)
+    for task in range(count):
+        paddock.task_ends(job, task, -9)
+
+
+def test_an_elastic_gang_takes_what_one_rack_has(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 2)
+    rack(paddock, "b1", "r2", 3)
+    [job] = paddock.submit(shape(4, least=2, most=8, gpus=8, constraints=IN_RACK))
+    assert racks_of(paddock, job) == ["b1-r2"] * 3
+
+
+def test_labels_are_wanted_preferred_and_taints_borne(paddock: Paddock) -> None:
+    paddock.node_joins("a", labels={"zone": "z1"})
+    paddock.node_joins("b", labels={"zone": "z2", "disk": "nvme"})
+    paddock.node_joins("c", labels={"zone": "z2"}, taints=["spot=eu"])
+    zone = (("zone", ("z2", "z3")),)
+    [there, fast, spot, any_spot] = paddock.submit(
+        shape(constraints=Constraints(labels=zone)),
+        shape(constraints=Constraints(prefer=(("disk", ("nvme",)),))),
+        shape(constraints=Constraints(labels=zone, prefer=(("disk", ("hdd",)),), tolerate=(("spot", "eu"),))),
+        shape(cpus=8, constraints=Constraints(tolerate=(("spot", ""),))),
+    )
+    assert paddock.nodes_of(there) == ["b"]
+    assert paddock.nodes_of(fast) == ["b"]
+    assert paddock.nodes_of(spot) == ["b"]
+    assert paddock.nodes_of(any_spot) == ["a"]
+    [whole] = paddock.submit(shape(cpus=8, constraints=Constraints(tolerate=(("spot", ""),))))
+    assert paddock.nodes_of(whole) == ["c"]
+
+
+def test_a_job_waits_for_labels_that_come(paddock: Paddock) -> None:
+    paddock.node_joins("a", labels={"zone": "z1"})
+    [job] = paddock.submit(shape(constraints=Constraints(labels=(("zone", ("z2",)),))))
+    assert paddock.why(job).never
+    paddock.node_joins("a", labels={"zone": "z2"})
+    assert paddock.nodes_of(job) == ["a"]
+
+
+def test_constraints_outlive_a_restart_of_the_scheduler(paddock: Paddock) -> None:
+    names = rack(paddock, "b1", "r1", 1)
+    [job] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    paddock.scheduler_restarts()
+    paddock.node_joins(names[0])
+    assert paddock.job(job).demand.constraints == IN_RACK
+    assert paddock.state.nodes[names[0]].inventory.labels == (("block", "b1"), ("rack", "r1"))  # type: ignore[index]
+    rack(paddock, "b1", "r1", 2)
+    assert racks_of(paddock, job) == ["b1-r1"] * 2
