@@ -279,6 +279,7 @@ def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
         needs=gpu.needs,
         since_us=gpu.since_us,
         quarantines=gpu.quarantines,
+        numa_node=gpu.numa_node,
     )
 
 

@@ -19,6 +19,8 @@ from ..spec.gpu_health import GpuState
 log = logging.getLogger(__name__)
 
 GPUS_MAX: Final = 256
+NUMA_WORDS: Final = 16
+"""Of 64 NUMA nodes each, as many as Linux can have."""
 
 _TOPOLOGY: Final = {
     pynvml.NVML_TOPOLOGY_INTERNAL: "pix",
@@ -83,6 +85,8 @@ class Gpu:
     memory_total_bytes: int = 0
     pci_bus_id: str = ""
     links: tuple[Link, ...] = ()
+    numa_node: int | None = None
+    """Of the host's memory that is nearest to it."""
     mig_enabled: bool = False
     mig_devices: tuple[str, ...] = ()
     memory_used_bytes: int | None = None
@@ -240,6 +244,7 @@ class Nvml:
             memory_total_bytes=int(memory.total) if memory is not None else 0,
             pci_bus_id=_bus_id(pci),
             links=self._links(index, handle),
+            numa_node=_numa_node(handle),
         )
 
     def _links(self, index: int, handle: Any) -> tuple[Link, ...]:
@@ -342,6 +347,13 @@ def _mig_devices(handle: Any) -> tuple[str, ...]:
         if uuid:
             found.append(uuid)
     return tuple(found)
+
+
+def _numa_node(handle: Any) -> int | None:
+    """NVML's own "NUMA node id" is another thing: of GPUs whose memory is a NUMA node itself."""
+    words = _ask(pynvml.nvmlDeviceGetMemoryAffinity, handle, NUMA_WORDS, pynvml.NVML_AFFINITY_SCOPE_NODE)
+    nodes = sum(word << 64 * at for at, word in enumerate(words or ()))
+    return nodes.bit_length() - 1 if nodes.bit_count() == 1 else None
 
 
 def _nvlinks(handle: Any) -> tuple[dict[str, int], int]:

@@ -71,6 +71,8 @@ class GangDemand:
 
     @property
     def within(self) -> str:
-        """The label of which all its nodes must have the same value; empty: none."""
+        """The label of which all its nodes must have the same value; empty: none, or a single task."""
         found = self.constraints
-        return "" if found is None or found.within_preferred else found.within
+        if found is None or found.within_preferred or self.instance_count_max == 1:
+            return ""
+        return found.within

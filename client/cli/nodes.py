@@ -67,7 +67,7 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
         out.hint(f"no nodes yet: `pace agent --scheduler {settings.with_found_scheduler().address}` on each")
         return
     rows = [_row(node) for node in sorted(cluster.nodes, key=lambda node: node.name)]
-    out.show_table(out.Table(COLUMNS, rows))
+    out.show_table(_without_empty(out.Table(COLUMNS, rows)))
 
 
 def _trust(settings: "Settings", output: str) -> None:
@@ -82,6 +82,17 @@ def _trust(settings: "Settings", output: str) -> None:
         out.show("nothing to do: the scheduler does not suspect itself, and replaces silent nodes by itself")
 
 
+def _without_empty(table: out.Table) -> out.Table:
+    """Most clusters have no labels."""
+    shown = [
+        at
+        for at, column in enumerate(COLUMNS)
+        if column.title != "labels" or any(row[at] for row in table.rows)
+    ]
+    rows = [tuple(row[at] for at in shown) for row in table.rows]
+    return out.Table(tuple(COLUMNS[at] for at in shown), rows)
+
+
 def _row(node: views.Node) -> tuple[str, ...]:
     return (
         node.name,
@@ -91,7 +102,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         _gpus(node),
         ", ".join(dict.fromkeys(gpu.name for gpu in node.gpus)) or "-",
         str(len(node.tasks)),
-        _labels(node) or "-",
+        _labels(node),
         node.warm_pool,
         node.address,
         "now" if node.contact is NodeContact.CONNECTED else _ago(node.last_heard_us),

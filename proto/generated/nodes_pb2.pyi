@@ -477,6 +477,7 @@ class Gpu(_message.Message):
     quarantines: _builtins.int
     """how often it has been other than ok there"""
     numa_node: _builtins.int
+    """of the host's memory that is nearest to it"""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuLink]: ...
     @_builtins.property

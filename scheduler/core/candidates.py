@@ -50,13 +50,13 @@ class Candidates:
 
     def most(self, avoid: Collection[NodeId] = ()) -> int:
         """The most tasks that can be placed at once, some nodes not counted."""
-        if not self.demand.within or not self.domains:
+        if not self.demand.within:
             return self.room - sum(self.fits.get(name, 0) for name in avoid)
         return max(self.domains[0].rooms_without(avoid).values(), default=0)
 
     def most_with(self, state: ClusterState, more: Mapping[NodeId, int]) -> int:
         """The most when there were room for so many more on some nodes."""
-        if not self.demand.within or not self.domains:
+        if not self.demand.within:
             return self.room + sum(more.values())
         rooms = dict(self.domains[0].rooms)
         for path, room in by_domain(

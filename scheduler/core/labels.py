@@ -49,6 +49,43 @@ def taint_text(taint: tuple[str, str]) -> str:
     return "=".join(filter(None, taint))
 
 
+def where_text(demand: GangDemand) -> str:
+    """` in one rack, on nodes with zone=a or b`; empty where any node will do."""
+    asked = demand.constraints
+    if asked is None:
+        return ""
+    close = f" in one {demand.within}" if demand.within else ""
+    labels = " and ".join(label_text(*one) for one in asked.labels)
+    return close + (f"{',' if close else ''} on nodes with {labels}" if labels else "")
+
+
+def left_out_text(nodes: Sequence[Node], demand: GangDemand) -> str:
+    """`3 of 12 nodes are not for it: 2 lack zone=a, 1 has the taint spot`; empty where all are."""
+    asked = demand.constraints or Constraints()
+    why: Counter[str] = Counter()
+    for node in nodes:
+        if not admits(node.inventory, demand):
+            why[_hindrance(node.inventory, asked)] += 1
+    if not why:
+        return ""
+    parts = [
+        f"{count} {text if count > 1 else text.replace('lack', 'lacks', 1).replace('have', 'has', 1)}"
+        for text, count in _most_common(why)
+    ]
+    count = why.total()
+    are = "is" if count == 1 else "are"
+    return f"{count} of {len(nodes)} nodes {are} not for it: {', '.join(parts)}"
+
+
+def _hindrance(inventory: NodeInventory, asked: Constraints) -> str:
+    labels = dict(inventory.labels)
+    for key, values in asked.labels:
+        if labels.get(key) not in values:
+            return f"lack {label_text(key, values)}"
+    taints = untolerated(inventory, asked)
+    return f"have the taint {taint_text(taints[0])}" if taints else f"lack a label {asked.within}"
+
+
 def barred_text(nodes: Sequence[Node], demand: GangDemand) -> str:
     """Why none of these nodes admits the gang; empty: one does."""
     if not nodes or any(admits(node.inventory, demand) for node in nodes):

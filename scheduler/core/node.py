@@ -18,6 +18,10 @@ class NodeGpu:
 
     index: int
     model: str
+    numa: int = -1
+    """NUMA node of the host; -1: not known."""
+    linked: int = -1
+    """The same for GPUs that NVLink joins, directly or by others; -1: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

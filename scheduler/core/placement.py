@@ -13,6 +13,7 @@ from .effects import Effect, Plan, StartTask
 from .elastic import size_text
 from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
+from .gpu_choice import choose_gpus, groups_of
 from .job import Job
 from .node import Load, Node, gpu_groups, gpus_matching
 from .order import lift
@@ -129,9 +130,10 @@ def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[P
 
 
 def _gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> tuple[int, ...]:
-    """The GPUs of one task there, where it fits: the first that do, of equals."""
+    """The GPUs of one task there, where it fits."""
     if demand.per_task.gpus:
-        return tuple(gpus_matching(sorted(load.free_gpus.items()), demand.gpu_models)[: demand.per_task.gpus])
+        free = gpus_matching(sorted(load.free_gpus.items()), demand.gpu_models)
+        return choose_gpus(free, groups_of(node.inventory.gpus), demand.per_task.gpus)
     groups = gpu_groups(node.inventory, load)
     model, left, _ = best_share(workload, groups, load.free_cpu_milli, demand)
     lefts = load.shared_gpus if left < WHOLE_GPU_MILLI else dict.fromkeys(load.free_gpus, left)

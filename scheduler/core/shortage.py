@@ -1,20 +1,24 @@
 """What is missing for a gang: on the nodes as they are free now, or as they are at all (never)."""
 
-from ...spec.ids import Micros
+from collections.abc import Collection
+
+from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_text, size_text
 from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
+from .closest import closest, holders_text, too_narrow_text
 from .cordons import cordoned_text, could_with_cordoned
 from .gpus import sick_texts
 from .job import Job
+from .labels import admits, barred_text, left_out_text, where_text
 from .node import Load, Node, gpu_groups, gpus_matching, matches
 from .reason import Reason
-from .slots import free_ports
+from .slots import find_slots
 from .state import ClusterState
+from .topology import Scope, most_together
 
 SHOWN_NODES = 3
-SHOWN_HOLDERS = 2
 START_AGENT = "start an agent: `pace agent --scheduler HOST:PORT`"
 
 
@@ -23,8 +27,12 @@ def unfit_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     if not could_with_cordoned(state, demand):
         return never_reason(state, demand, now_us)
     serving = [node for node in state.nodes.values() if node.in_service]
-    others = f"the other nodes could not run it: {_never_text(serving, demand)}; " if serving else ""
-    text = f"needs {demand_text(demand)}; {others}{cordoned_text(state, demand)}"
+    others = (
+        f"the other nodes could not run it: {_never_text(serving, demand, state.settings.topology_levels)}; "
+        if serving
+        else ""
+    )
+    text = f"{_needs(demand)}; {others}{cordoned_text(state, demand)}"
     hint = "it starts by itself when they are put back: `pace uncordon NODE`"
     return Reason("cordoned", text, hint, {"nodes": len(state.nodes), "cordoned": _cordoned(state)})
 
@@ -32,7 +40,7 @@ def unfit_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
 def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Reason:
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
-    text = _never_text(nodes, demand)
+    text = _never_text(nodes, demand, state.settings.topology_levels)
     lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
@@ -62,29 +70,39 @@ def resting_text(node: Node, now_us: Micros) -> str:
 def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     """What it needs, how much of it fits now, and who holds the rest where it would fit best."""
     demand = job.demand
-    needs = f"needs {demand_text(demand)}"
+    needs = _needs(demand)
     connected = [node for node in state.nodes.values() if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting and not state.claimed:
         return _nobody(state, demand, needs)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     least = demand.instance_count_min
-    fits = min(sum(fit_now.values()), least)
+    levels = state.settings.topology_levels
+    fits = min(most_together(((node, fit_now[node.node]) for node in connected), demand, levels), least)
     fields: dict[str, str | int] = {"tasks": least, "fit_now": fits, "nodes": len(connected)}
     if cordoned := _cordoned(state):
         fields["cordoned"] = cordoned
     if fits >= least:
         return _about_to_start(state, job, needs, fields)
     text = f"{needs}; {fits} of {least} fit now; {nodes_text(state, demand, now_us)}"
+    if demand.within and (close := closest(state, demand, fit_now)) is not None:
+        fields |= {"domain": close.name, "gpus_short": close.gpus_short}
+        text = f"{needs}; {close.text}; {nodes_text(state, demand, now_us, close.nodes)}"
     return Reason("not-now", text, "it starts by itself when there is room", fields)
 
 
-def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
-    """What is free where it would fit best, and who holds the rest."""
+def nodes_text(
+    state: ClusterState, demand: GangDemand, now_us: Micros, within: Collection[NodeId] | None = None
+) -> str:
+    """What is free where it would fit best, and who holds the rest; `within`: of these nodes."""
     connected = [node for node in state.nodes.values() if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     useful = sorted(
-        (node for node in connected if most_tasks(node.inventory, demand)),
+        (
+            node
+            for node in connected
+            if (within is None or node.node in within) and most_tasks(node.inventory, demand)
+        ),
         key=lambda node: (
             tasks_that_fit(node, state.loads[node.node], demand) - most_tasks(node.inventory, demand),
             node.name,
@@ -94,6 +112,7 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
     if len(useful) > SHOWN_NODES:
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
+    parts += filter(None, [left_out_text(connected, demand)])
     text = "; ".join(parts)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu_models, now_us)
@@ -106,6 +125,10 @@ def nodes_text(state: ClusterState, demand: GangDemand, now_us: Micros) -> str:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
     cordoned = cordoned_text(state, demand)
     return f"{text}; {cordoned}" if cordoned else text
+
+
+def _needs(demand: GangDemand) -> str:
+    return f"needs {demand_text(demand)}{where_text(demand)}"
 
 
 def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
@@ -125,9 +148,8 @@ def _cordoned(state: ClusterState) -> int:
 
 
 def _about_to_start(state: ClusterState, job: Job, needs: str, fields: dict[str, str | int]) -> Reason:
-    with_port = any(free_ports(state, name) for name in state.nodes)
-    if job.demand.rendezvous and not with_port:
-        text = f"{needs}; there is room, but no node has a rendezvous port free"
+    if job.demand.rendezvous and find_slots(state, job) is None:
+        text = f"{needs}; there is room, but no node of it has a rendezvous port free"
         return Reason("no-port", text, "ports are freed as attempts end", fields)
     return Reason("next", f"{needs}; there is room for it", "it is placed when its turn comes", fields)
 
@@ -153,24 +175,13 @@ def _node_text(state: ClusterState, node: Node, demand: GangDemand) -> str:
         )
     else:
         return f"{node.name} has room for {tasks_that_fit(node, load, demand)}"
-    return free + _holders_text(state, load, demand)
+    return free + holders_text(state, [load], demand)
 
 
-def _holders_text(state: ClusterState, load: Load, demand: GangDemand) -> str:
-    """Who holds most of what is short there."""
-    held: dict[int, int] = {}
-    for key, indices in load.tasks.items():
-        need = state.jobs[key.job].demand.per_task
-        gpu_milli = len(indices) * (need.gpu_milli or WHOLE_GPU_MILLI)
-        held[key.job] = held.get(key.job, 0) + (gpu_milli if demand.per_task.on_gpu else need.cpu_milli)
-    largest = sorted((-amount, number) for number, amount in held.items() if amount)[:SHOWN_HOLDERS]
-    if not largest:
-        return ""
-    parts = [f"job {number} holds {cpu_text(-amount)}" for amount, number in largest]
-    return f" ({', '.join(parts)} there)"
-
-
-def _never_text(nodes: list[Node], demand: GangDemand) -> str:
+def _never_text(nodes: list[Node], demand: GangDemand, levels: Scope) -> str:
+    if barred := barred_text(nodes, demand):
+        return barred
+    nodes = [node for node in nodes if admits(node.inventory, demand)]
     need, count = demand.per_task, len(nodes)
     of_nodes = f"of {count} node{'s' if count != 1 else ''}"
     if demand.environment:
@@ -190,9 +201,7 @@ def _never_text(nodes: list[Node], demand: GangDemand) -> str:
     memory_most = max(node.inventory.capacity.memory_bytes for node in nodes)
     if memory_most < need.memory_bytes:
         return f"the largest node has {size_text(memory_most)}, asked {size_text(need.memory_bytes)} per task"
-    room = sum(most_tasks(node.inventory, demand) for node in nodes)
-    asked = demand_text(demand)
-    return f"all {count} nodes together hold at most {room} such tasks when empty, asked {asked}"
+    return too_narrow_text(nodes, demand, levels)
 
 
 def _never_gpus(nodes: list[Node], demand: GangDemand, most: int) -> str:

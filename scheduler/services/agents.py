@@ -25,6 +25,7 @@ from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.labels import fault_in_labels, fault_in_taints
 from ..core import stimuli
 from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
+from ..core.gpu_choice import linked_groups
 from ..core.job import Job, TaskState
 from ..core.node import NodeGpu, NodeInventory, SickGpu
 from ..core.settings import Settings
@@ -302,11 +303,23 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
     if fault := fault_in_labels(message.labels) or fault_in_taints(message.taints):
         raise InvalidRequest(fault)
     whole = [gpu for gpu in message.gpus if not gpu.mig_enabled]
+    linked = linked_groups(
+        (gpu.index, link.peer_index) for gpu in whole for link in gpu.links if link.kind == "nvlink"
+    )
     return NodeInventory(
         name=message.name[:200],
         address=message.address[:200],
         capacity=resources_of(message.capacity),
-        gpus=tuple(NodeGpu(gpu.index, gpu.name) for gpu in whole if _state(gpu) is GpuState.OK),
+        gpus=tuple(
+            NodeGpu(
+                gpu.index,
+                gpu.name,
+                gpu.numa_node if gpu.HasField("numa_node") else -1,
+                linked.get(gpu.index, -1),
+            )
+            for gpu in whole
+            if _state(gpu) is GpuState.OK
+        ),
         sick=tuple(
             SickGpu(gpu.index, gpu.name[:200], _state(gpu), gpu.health[:_WHY_MAX], Micros(gpu.since_us))
             for gpu in whole

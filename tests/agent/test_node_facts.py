@@ -151,6 +151,10 @@ def test_readings_that_are_unknown_have_no_presence_on_the_wire() -> None:
         ({"cpus": float("nan")}, "slots"),
         ({"memory_bytes": 5}, "memory"),
         ({"labels": {"a b": "c"}}, "label"),
+        ({"labels": {"rack": ""}}, "label rack"),
+        ({"labels": {f"k{at}": "v" for at in range(65)}}, "65 labels are too many"),
+        ({"taints": {"": ""}}, "taint ''"),
+        ({"taints": {"spot": "a\nb"}}, "taint spot"),
         ({"environments": {"azureml": "bin/python"}}, "absolute"),
     ],
 )

@@ -43,8 +43,16 @@ def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
             "needs": "",
             "since_us": 0,
             "quarantines": 0,
+            "numa_node": None,
         }
     ]
+
+
+def test_each_gpu_says_which_numa_node_is_nearest(stub: Path, tmp_path: Path) -> None:
+    lines = "\n".join(h100(index, numa=numa) for index, numa in enumerate((0, 1, 70, None)))
+    with NvmlNode(stub, tmp_path, lines) as node:
+        node.ask("open")
+        assert [gpu["numa_node"] for gpu in read(node)["gpus"]] == [0, 1, 70, None]
 
 
 def test_what_a_device_does_not_give_is_unknown_and_no_error(stub: Path, tmp_path: Path) -> None:

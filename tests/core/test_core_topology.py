@@ -164,3 +164,102 @@ def test_constraints_outlive_a_restart_of_the_scheduler(paddock: Paddock) -> Non
     assert paddock.state.nodes[names[0]].inventory.labels == (("block", "b1"), ("rack", "r1"))  # type: ignore[index]
     rack(paddock, "b1", "r1", 2)
     assert racks_of(paddock, job) == ["b1-r1"] * 2
+
+
+def test_what_waits_for_one_rack_says_what_is_missing_there(paddock: Paddock) -> None:
+    names = rack(paddock, "b1", "r3", 2)
+    rack(paddock, "b1", "r4", 2)
+    [small, filler] = paddock.submit(shape(gpus=2), shape(2, gpus=8, constraints=IN_RACK))
+    assert (racks_of(paddock, small), racks_of(paddock, filler)) == (["b1-r3"], ["b1-r4"] * 2)
+    [job] = paddock.submit(shape(2, gpus=8, models=("H100",), constraints=IN_RACK))
+    [reason] = paddock.why(job).reasons
+    assert reason.code == "not-now"
+    assert reason.text == (
+        "needs 2 tasks x (8 H100 GPUs, 1 cpu) in one rack; needs 2 more H100 GPUs in one rack: rack b1/r3 has"
+        f" 14 of 16 H100 GPUs free (job {small} holds 2 there); 1 of 2 fit there, no more in the 1 other;"
+        f" {names[0]} has 6 H100 GPUs free of 8 (job {small} holds 2 there); {names[1]} has room for 1"
+    )
+    assert reason.fields["domain"] == "rack b1/r3"
+    assert reason.fields["gpus_short"] == 2
+
+
+def test_what_waits_for_cpus_in_one_rack_says_so(paddock: Paddock) -> None:
+    names = rack(paddock, "b1", "r1", 2, gpus=0)
+    [first] = paddock.submit(shape(cpus=2))
+    [job] = paddock.submit(shape(2, cpus=8, constraints=IN_RACK))
+    assert paddock.why(job).reasons[0].text == (
+        "needs 2 tasks x (8 cpus) in one rack; needs room for 1 more in one rack: 1 of 2 fit in rack b1/r1;"
+        f" {names[0]} has 6 of 8 cpus free (job {first} holds 2 there); {names[1]} has room for 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("constraints", "text"),
+    [
+        (
+            Constraints(labels=(("zone", ("a", "c")),)),
+            "no node has zone=a or c; 3 have zone=b, 1 has zone=d",
+        ),
+        (
+            Constraints(labels=(("disk", ("ssd",)), ("zone", ("b",)))),
+            "no node has disk=ssd; none has a label disk",
+        ),
+        (
+            Constraints(labels=(("gen", ("2",)), ("zone", ("d",)))),
+            "no node of the 2 with gen=2 has zone=d; 2 have zone=b",
+        ),
+        (
+            Constraints(labels=(("zone", ("d",)),)),
+            "the only node with zone=d has a taint that it does not tolerate: dedicated=vision (1)",
+        ),
+        (Constraints(within="clique"), "no node has a label clique, within which all of it shall be"),
+        (
+            Constraints(within="rack"),
+            "the largest rack holds 2 such tasks when empty (rack r1), asked 3 tasks x (8 cpus)",
+        ),
+    ],
+)
+def test_never_says_which_labels_there_are(paddock: Paddock, constraints: Constraints, text: str) -> None:
+    paddock.node_joins("n1", labels={"zone": "b", "gen": "2", "rack": "r1"})
+    paddock.node_joins("n2", labels={"zone": "b", "gen": "2", "rack": "r1"})
+    paddock.node_joins("n3", labels={"zone": "b", "gen": "1", "rack": "r2"})
+    paddock.node_joins("n4", labels={"zone": "d"}, taints=["dedicated=vision"])
+    [job] = paddock.submit(shape(3, cpus=8, constraints=constraints))
+    why = paddock.why(job)
+    assert why.never
+    assert text in why.reasons[0].text
+
+
+def test_what_waits_says_which_nodes_are_not_for_it(paddock: Paddock) -> None:
+    paddock.node_joins("n1", labels={"zone": "a"})
+    paddock.node_joins("n2", labels={"zone": "b"})
+    paddock.node_joins("n3", labels={"zone": "a"}, taints=["spot"])
+    zone = Constraints(labels=(("zone", ("a",)),))
+    [first, second] = paddock.submit(shape(cpus=8, constraints=zone), shape(cpus=8, constraints=zone))
+    assert paddock.why(second).reasons[0].text == (
+        "needs 1 task with 8 cpus on nodes with zone=a; 0 of 1 fit now; n1 has 0 of 8 cpus free (job"
+        f" {first} holds 8 there); 2 of 3 nodes are not for it: 1 has the taint spot, 1 lacks zone=a"
+    )
+
+
+def test_a_cordoned_rack_would_have_room(paddock: Paddock) -> None:
+    names = rack(paddock, "b1", "r1", 2)
+    rack(paddock, "b1", "r2", 1)
+    paddock.cordon(names[0], why="new disks")
+    [job] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    why = paddock.why(job)
+    assert not why.never
+    assert (
+        "1 of 3 nodes is cordoned (b1-r1-0: new disks, by ann): it would have room for 1 task"
+        in why.reasons[0].text
+    )
+    paddock.uncordon(names[0])
+    assert racks_of(paddock, job) == ["b1-r1"] * 2
+
+
+def test_room_without_a_port_in_any_one_rack_says_so(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 2, ports=())
+    rack(paddock, "b1", "r2", 1)
+    [job] = paddock.submit(shape(2, gpus=8, rendezvous=True, constraints=IN_RACK))
+    assert paddock.state_of(job) is JobState.QUEUED
+    assert paddock.why(job).reasons[0].code == "no-port"

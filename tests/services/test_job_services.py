@@ -284,6 +284,28 @@ async def test_nodes_show_inventory_samples_free_and_contact(tmp_path: Path) -> 
         assert node.HasField("reason") and node.reason.text
 
 
+async def test_labels_taints_and_links_of_gpus_come_to_placement(tmp_path: Path) -> None:
+    def gpu(index: int, numa: int, *peers: int) -> nodes_pb2.Gpu:
+        links = [nodes_pb2.GpuLink(peer_index=peer, kind="nvlink", width=4) for peer in peers]
+        return nodes_pb2.Gpu(index=index, name="NVIDIA A40", state="ok", numa_node=numa, links=links)
+
+    gpus = [gpu(0, 0), gpu(1, 0, 2), gpu(2, 0, 1), gpu(3, 1)]
+    async with (
+        wire(tmp_path) as wired,
+        wired.agent("n1", gpus=gpus, labels={"rack": "r1"}, taints={"spot": ""}) as agent,
+        wired.agent("n2", labels={"rack": "r2"}) as other,
+    ):
+        tolerant = {"tolerate": ["spot"], "labels": {"rack": ["r1", "r9"]}}
+        [job] = await wired.submit(resources={"gpus": 2}, placement=tolerant)
+        assert list((await agent.wait_start(job)).gpu_indices) == [1, 2]
+        [gang] = await wired.submit(resources={"instance_count": 2}, topology={"within": "rack"})
+        await other.wait_start(gang)
+        assert gang not in agent.starts
+        [never] = await wired.submit(placement={"labels": {"rack": "r3"}})
+        reply = await wired.jobs.Why(jobs_pb2.GetJobRequest(job=never))
+        assert "no node has rack=r3; 1 has rack=r1, 1 has rack=r2" in reply.reasons[0].text
+
+
 @pytest.mark.parametrize(
     ("hello", "error"),
     [
@@ -292,6 +314,9 @@ async def test_nodes_show_inventory_samples_free_and_contact(tmp_path: Path) -> 
         ({"node_id": "n" * 101}, InvalidRequest),
         ({"inventory": nodes_pb2.Inventory(rendezvous_ports=[0])}, InvalidRequest),
         ({"inventory": nodes_pb2.Inventory(labels={"x": "y" * 300_000})}, LimitExceeded),
+        ({"inventory": nodes_pb2.Inventory(labels={"a b": "c"})}, InvalidRequest),
+        ({"inventory": nodes_pb2.Inventory(labels={f"k{at}": "v" for at in range(65)})}, InvalidRequest),
+        ({"inventory": nodes_pb2.Inventory(taints={"spot": "\x1b[31m"})}, InvalidRequest),
         ({"inventory": nodes_pb2.Inventory(capacity=common_pb2.Resources(cpu_milli=-1))}, InvalidRequest),
         ({"tasks": [common_pb2.TaskKey()]}, InvalidRequest),
         ({"inventory": nodes_pb2.Inventory(gpus=[nodes_pb2.Gpu(state="fine")])}, InvalidRequest),

@@ -68,6 +68,12 @@ RESOURCES = mapping(
     },
 )
 
+LABELS = st.dictionaries(
+    st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._/-]{0,12}\Z"),
+    st.one_of(NAMES, st.integers(0, 99), st.lists(NAMES, min_size=1, max_size=3)),
+    max_size=3,
+)
+
 
 @st.composite
 def job_documents(draw: st.DrawFn) -> dict[str, Any]:
@@ -104,6 +110,15 @@ def job_documents(draw: st.DrawFn) -> dict[str, Any]:
                     {"process_count_per_instance": st.integers(1, 64)},
                 ),
                 "resources": RESOURCES,
+                "placement": mapping(
+                    {},
+                    {
+                        "labels": LABELS,
+                        "prefer": LABELS,
+                        "tolerate": st.one_of(NAMES, st.lists(NAMES, max_size=3)),
+                    },
+                ),
+                "topology": mapping({"within": NAMES}, {"mode": st.sampled_from(["required", "Preferred"])}),
                 "limits": mapping({}, {"timeout": st.integers(1, 10**6), "log_size": st.just("1Gi")}),
                 "services": st.dictionaries(LINES, PLAIN, max_size=2),
                 "priority": st.integers(-1000, 1000),

@@ -4,7 +4,7 @@
  *
  *   init CODE                       what nvmlInitWithFlags returns (default 0)
  *   driver VERSION
- *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap pending retire recovery events
+ *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap pending retire recovery events numa
  *                                   ('_' in a name reads as a space); a key that is left out is not supported
  *   slice GPU INDEX UUID            a MIG device
  *   link GPU LINK PEER|switch       an active NVLink
@@ -33,7 +33,7 @@ struct slice { int gpu; int used; char uuid[96]; };
 struct gpu {
     int index, there;
     char name[96], uuid[96], bus[32];
-    long long memory, used, util, temp, power, mig, ecc, remap, pending, retire, recovery, events;
+    long long memory, used, util, temp, power, mig, ecc, remap, pending, retire, recovery, events, numa;
     struct slice slices[SLICES];
     int link[LINKS]; /* -1 none, -2 switch, else the peer */
     int topology[GPUS];
@@ -104,6 +104,7 @@ static void read_gpu(char *rest) {
         else if (!strcmp(word, "retire")) gpu->retire = number(value);
         else if (!strcmp(word, "recovery")) gpu->recovery = number(value);
         else if (!strcmp(word, "events")) gpu->events = number(value);
+        else if (!strcmp(word, "numa")) gpu->numa = number(value);
     }
 }
 
@@ -139,7 +140,7 @@ static void read_script(void) {
     for (int g = 0; g < GPUS; g++) {
         struct gpu *gpu = &script.gpus[g];
         gpu->memory = gpu->used = gpu->util = gpu->temp = gpu->power = gpu->mig = gpu->ecc = gpu->remap = gpu->events = -1;
-        gpu->pending = gpu->retire = gpu->recovery = -1;
+        gpu->pending = gpu->retire = gpu->recovery = gpu->numa = -1;
         for (int l = 0; l < LINKS; l++) gpu->link[l] = -1;
         for (int p = 0; p < GPUS; p++) gpu->topology[p] = -1;
     }
@@ -301,6 +302,17 @@ int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned int link, unsigne
     ENTER(device);
     if (link >= LINKS || gpu->link[link] == -1) return leave(NOT_SUPPORTED);
     *type = gpu->link[link] == -2 ? 2 : 0;
+    return leave(OK);
+}
+#endif
+
+#ifndef OLD_DRIVER
+int nvmlDeviceGetMemoryAffinity(void *device, unsigned int size, unsigned long *nodes, unsigned int scope) {
+    ENTER(device);
+    if (!size || scope != 0) return leave(INVALID_ARGUMENT);
+    if (gpu->numa < 0) return leave(NOT_SUPPORTED);
+    memset(nodes, 0, size * sizeof *nodes);
+    nodes[gpu->numa / 64] = 1ul << gpu->numa % 64;
     return leave(OK);
 }
 #endif
