@@ -103,15 +103,18 @@ def best_fitting(
 ) -> Iterator[Path]:
     """Domains of `levels[at]` with room for `count` tasks: those that keep the most of what was there first,
     then those that leave the least behind."""
+    rooms = levels[at].rooms_without(avoid)
+    first = [path for path in kept if rooms.get(path, 0) >= count]
+    yield from sorted(first, key=lambda path: (-kept[path], rooms[path], path))
     wider = levels[at + 1].rooms if at + 1 < len(levels) else {}
-    ranked = [
-        (-kept.get(path, 0), room, wider.get(path[:-1], 0), path)
-        for path, room in levels[at].rooms_without(avoid).items()
-        if room >= count
-    ]
-    heapify(ranked)
-    while ranked:
-        yield heappop(ranked)[-1]
+    left = [(room, path) for path, room in rooms.items() if room >= count and path not in first]
+    while left:
+        least, _ = min(left)
+        equals = [(wider.get(path[:-1], 0), path) for room, path in left if room == least]
+        left = [(room, path) for room, path in left if room > least]
+        heapify(equals)
+        while equals:
+            yield heappop(equals)[1]
 
 
 def share_out(
