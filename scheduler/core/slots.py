@@ -83,9 +83,11 @@ class _Search:
 
     def _as_good(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
         """A domain whose best nodes are no worse than the best anywhere; none for a gang that has nodes."""
+        if kept:
+            return
         keys, domains = self.room.keys, self.room.domains
         best = [keys[name][:3] for name in islice(self._best(None), count)]
-        if kept or len(best) < count:
+        if len(best) < count:
             return
         for at, level in enumerate(domains):
             for path in islice(best_fitting(domains, at, count, self.avoid, {}), AREAS_MAX):

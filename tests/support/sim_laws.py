@@ -23,7 +23,7 @@ from paceline.scheduler.core.timers import TimerKey
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
 from paceline.spec.lifecycle import TRANSITIONS, JobState
-from paceline.spec.resources import WHOLE_GPU_MILLI
+from paceline.spec.resources import WHOLE_GPU_MILLI, Constraints
 
 
 class Watch:
@@ -105,6 +105,7 @@ def state_is_sane(state: ClusterState) -> None:
         assert job.number == number and not job.over, f"{job} is over, or not job {number}"
         if job.placed:
             _gang_is_whole(job)
+            _gang_is_where_it_may_be(state, job)
         assert job.course.suspicion is None or (job.placed and job.course.stop is None), f"suspected: {job}"
     _growth_is_possible(state)
     _loads_are_true(state)
@@ -126,6 +127,20 @@ def _gang_is_whole(job: Job) -> None:
     assert all(len(task.gpu_indices) == gpus for task in job.tasks), f"GPUs: {job}"
     assert not job.course.lingering, f"{job} was placed while leftovers may run"
     assert bool(job.course.rendezvous_port) == job.demand.rendezvous, f"rendezvous: {job}"
+
+
+def _gang_is_where_it_may_be(state: ClusterState, job: Job) -> None:
+    """By labels and taints, which no node changes under what runs there."""
+    asked = job.demand.constraints or Constraints()
+    found = [state.nodes[task.node].inventory for task in job.tasks]
+    for inventory in found:
+        labels = dict(inventory.labels)
+        assert all(labels.get(key) in values for key, values in asked.labels), f"not there: {job}"
+        borne = {key for key, _ in asked.tolerate}
+        assert all(key in borne for key, _ in inventory.taints), f"{inventory.name} is tainted: {job}"
+    if job.demand.within:
+        values = {dict(inventory.labels).get(job.demand.within) for inventory in found}
+        assert len(values) == 1 and None not in values, f"not within one {job.demand.within}: {job}"
 
 
 def _growth_is_possible(state: ClusterState) -> None:

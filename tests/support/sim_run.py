@@ -1,6 +1,7 @@
 """One simulated run: a cluster, its users and faults, from one seed; it raises on a broken law."""
 
 from collections.abc import Callable
+from random import Random
 
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Submitted
@@ -12,6 +13,7 @@ from paceline.scheduler.loop_engine import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import JobId, NodeId, TaskKey
+from paceline.spec.resources import Constraints
 from support.memory_store import MemoryStore
 from support.paddock import inventory, shape
 from support.sim_agent import Gangs, Node
@@ -22,6 +24,13 @@ from support.sim_world import MS, SECOND, START_US, World
 
 Evolve = Callable[[ClusterState, Event], Touched]
 DRAIN_MAX_US = 1_800 * SECOND
+WHERE = (
+    *(None,) * 5,
+    Constraints(within="rack"),
+    Constraints(within="rack", within_preferred=True),
+    Constraints(labels=(("rack", ("r1", "r9")),), tolerate=(("spot", ""),)),
+    Constraints(prefer=(("rack", ("r0",)),), tolerate=(("spot", ""),)),
+)
 
 
 class Run:
@@ -31,6 +40,8 @@ class Run:
         self.evolve = evolve
         self.world = World(seed)
         die = self.world.die
+        self.where = Random(seed)
+        """Says where nodes stand and jobs shall be."""
         self.slow = die.random() < 0.2
         """Long jobs, most of them exclusive, and long partitions: leases run out."""
         self.faults_us = (120 if self.slow else 30) * SECOND
@@ -53,7 +64,14 @@ class Run:
         self.saves = Saves(self)
         for at in range(die.randint(2, 5)):
             gpus = die.choice([0, 2, 4])
-            facts = inventory(f"n{at}", cpus=die.choice([2, 4, 8]), gpus=gpus, ports=range(5000, 5003))
+            facts = inventory(
+                f"n{at}",
+                cpus=die.choice([2, 4, 8]),
+                gpus=gpus,
+                ports=range(5000, 5003),
+                labels=self.where.choice([{}, {"rack": "r0"}, {"rack": "r1"}]),
+                taints=self.where.choice([(), (), ("spot",)]),
+            )
             self.nodes.append(Node(self, f"n{at}", facts))
         for at in range(die.randint(2, 6)):
             self.world.later(self.world.between(0, 20 * SECOND), self._submit, f"key-{at}")
@@ -103,6 +121,7 @@ class Run:
             grace_s=die.choice([0, 1, 5]),
             retry_on=die.choice([RETRIED, RETRIED, RETRY_CHOICES, RETRIED[:-2], ()]),
             backoff_s=die.choice([0, 0.1, 5]),
+            constraints=self.where.choice(WHERE),
         )
 
     def _ask(self, asked: s.Submit | s.CordonNodes | s.UncordonNodes) -> None:
@@ -240,7 +259,8 @@ class Run:
                 node.link.heal()
             node.start_agent()
         self.world.later(120 * SECOND, self._operator_trusts)
-        self.nodes.append(Node(self, "big", inventory("big", cpus=64, gpus=16, ports=range(6000, 6010))))
+        facts = inventory("big", cpus=64, gpus=16, ports=range(6000, 6010), labels={"rack": "r9"})
+        self.nodes.append(Node(self, "big", facts))
 
     def _operator_trusts(self) -> None:
         """Where most machines are gone for good, somebody must say so."""
