@@ -70,9 +70,11 @@ class GangDemand:
         return self.instance_count_min < self.instance_count_max
 
     @property
+    def near(self) -> str:
+        """The label of which its nodes shall have the same value, at best; empty: none, or one task."""
+        return self.constraints.within if self.constraints and self.instance_count_max > 1 else ""
+
+    @property
     def within(self) -> str:
-        """The label of which all its nodes must have the same value; empty: none, or a single task."""
-        found = self.constraints
-        if found is None or found.within_preferred or self.instance_count_max == 1:
-            return ""
-        return found.within
+        """The label of which its nodes must have the same value."""
+        return "" if self.constraints and self.constraints.within_preferred else self.near

@@ -38,9 +38,10 @@ def groups_of(gpus: Iterable[NodeGpu]) -> list[Group]:
     """Those of one NUMA node, and those that are linked, each once."""
     found: dict[tuple[str, int], set[int]] = {}
     for gpu in gpus:
-        for kind, number in (("numa", gpu.numa), ("linked", gpu.linked)):
-            if number >= 0:
-                found.setdefault((kind, number), set()).add(gpu.index)
+        if gpu.numa >= 0:
+            found.setdefault(("numa", gpu.numa), set()).add(gpu.index)
+        if gpu.linked >= 0:
+            found.setdefault(("linked", gpu.linked), set()).add(gpu.index)
     return list(dict.fromkeys(map(frozenset, found.values())))
 
 

@@ -2,8 +2,9 @@
 
 A restarted job prefers the nodes it had. The others go to nodes of their own, the best first (packing.py),
 and share nodes only when these are too few. Where the job says how close together it shall be, that goes
-first (topology.py); where it does not, a gang still goes into one narrow domain, if the nodes there are as
-good as those anywhere. Ranks follow the place: tasks of a node, of a rack, of a block are neighbours.
+first (topology.py); where it does not, it still goes into one narrow domain if the nodes there are as good as
+those anywhere: so domains that are begun fill up, and whole ones stay whole. Ranks follow the place: tasks of
+a node, of a rack, of a block are neighbours.
 """
 
 from collections import Counter
@@ -61,12 +62,11 @@ class _Search:
     def _areas(self, count: int) -> Iterator[Area]:
         """Where to try, the best first. A gang that must be within one domain is tried nowhere else."""
         demand, domains = self.job.demand, self.room.domains
-        asked = bool(domains and demand.constraints and demand.constraints.within)
         if domains and domains[0].rooms:
             kept = Counter(node for node in self._old_places(None, count) if node is not None)
-            yield from self._asked_for(kept, count) if asked else self._as_good(kept, count)
-        if not (asked and demand.within):
-            yield self.room.fits if asked else None
+            yield from self._asked_for(kept, count) if demand.near else self._as_good(kept, count)
+        if not demand.within:
+            yield self.room.fits if demand.near else None
 
     def _asked_for(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
         """The domains with room for the gang, of the narrowest level first. Only a gang that must be in one

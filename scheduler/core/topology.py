@@ -47,11 +47,8 @@ def scope_of(level: str, levels: Scope) -> Scope:
 
 
 def scopes_of(demand: GangDemand, levels: Scope) -> tuple[Scope, ...]:
-    """The levels in question for a gang, the narrowest that it would be within first."""
-    asked = demand.constraints.within if demand.constraints else ""
-    if demand.instance_count_max == 1:
-        return ()
-    narrowest = scope_of(asked, levels) if asked else levels
+    """The levels that matter for a gang, the narrowest that it would be within first."""
+    narrowest = scope_of(demand.near, levels) if demand.near else levels
     return tuple(narrowest[:depth] for depth in range(len(narrowest), 0, -1))
 
 
@@ -67,24 +64,34 @@ class Domains:
     scope: Scope
     rooms: dict[Path, int] = field(default_factory=dict)
     """Tasks, of domains in which there is room for one."""
+    sizes: dict[int, set[Path]] = field(default_factory=dict)
+    """The domains by their room."""
     members: dict[Path, dict[NodeId, int]] = field(default_factory=dict)
-    """And on which nodes how many."""
+    """On which nodes there is how much."""
     homes: dict[NodeId, Path] = field(default_factory=dict)
 
     def put(self, name: NodeId, labels: Labels, fits: int) -> None:
         """0: there is none on this node."""
         old = self.homes.pop(name, None)
         if old is not None:
-            left = self.rooms[old] - self.members[old].pop(name)
-            if left:
-                self.rooms[old] = left
-            else:
-                del self.rooms[old], self.members[old]
+            self._grow(old, -self.members[old].pop(name))
         new = domain_of(labels, self.scope) if fits else None
         if new is not None:
             self.homes[name] = new
-            self.rooms[new] = self.rooms.get(new, 0) + fits
             self.members.setdefault(new, {})[name] = fits
+            self._grow(new, fits)
+
+    def _grow(self, path: Path, more: int) -> None:
+        before = self.rooms.pop(path, 0)
+        if before:
+            self.sizes[before].remove(path)
+            if not self.sizes[before]:
+                del self.sizes[before]
+        if before + more:
+            self.rooms[path] = before + more
+            self.sizes.setdefault(before + more, set()).add(path)
+        else:
+            del self.members[path]
 
     def rooms_without(self, avoid: Iterable[NodeId]) -> dict[Path, int]:
         """What there is when some nodes are not counted."""
@@ -103,15 +110,16 @@ def best_fitting(
 ) -> Iterator[Path]:
     """Domains of `levels[at]` with room for `count` tasks: those that keep the most of what was there first,
     then those that leave the least behind."""
-    rooms = levels[at].rooms_without(avoid)
+    rooms, sizes = levels[at].rooms_without(avoid), levels[at].sizes
     first = [path for path in kept if rooms.get(path, 0) >= count]
     yield from sorted(first, key=lambda path: (-kept[path], rooms[path], path))
+    if rooms is not levels[at].rooms:
+        sizes = {}
+        for path, room in rooms.items():
+            sizes.setdefault(room, set()).add(path)
     wider = levels[at + 1].rooms if at + 1 < len(levels) else {}
-    left = [(room, path) for path, room in rooms.items() if room >= count and path not in first]
-    while left:
-        least, _ = min(left)
-        equals = [(wider.get(path[:-1], 0), path) for room, path in left if room == least]
-        left = [(room, path) for room, path in left if room > least]
+    for room in sorted(size for size in sizes if size >= count):
+        equals = [(wider.get(path[:-1], 0), path) for path in sizes[room] if path not in first]
         heapify(equals)
         while equals:
             yield heappop(equals)[1]

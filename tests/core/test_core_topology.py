@@ -74,6 +74,21 @@ def test_a_gang_that_asks_for_nothing_is_kept_together_where_that_costs_nothing(
     assert racks_of(paddock, four) == ["b1-r1"] * 3
 
 
+def test_a_rack_that_is_begun_fills_up_before_another_is_begun(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 2)
+    rack(paddock, "b1", "r2", 2)
+    rack(paddock, "b2", "r1", 1)
+    jobs = paddock.submit(*[shape(gpus=8)] * 3)
+    assert [racks_of(paddock, job) for job in jobs] == [["b2-r1"], ["b1-r1"], ["b1-r1"]]
+    for job in jobs[:2]:
+        paddock.starts(job)
+        paddock.finishes(job)
+    [one, two] = paddock.submit(shape(gpus=8), shape(gpus=8))
+    assert sorted(racks_of(paddock, one) + racks_of(paddock, two)) == ["b1-r1", "b2-r1"]
+    [gang] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
+    assert racks_of(paddock, gang) == ["b1-r2"] * 2
+
+
 def test_ranks_follow_the_place(paddock: Paddock) -> None:
     """Whatever the nodes are called; rank 0 where a port is free, and its neighbours after it."""
     for name, where, ports in (("a", "r2", (1,)), ("b", "r1", ()), ("c", "r2", (1,)), ("d", "r1", ())):
