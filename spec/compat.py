@@ -161,6 +161,8 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     if spec.resources.instance_count > 1 and spec.distribution is None:
         text = "without distribution each instance runs the command on its own, with no rendezvous"
         yield ("resources", "instance_count"), text
+    if spec.topology and max(spec.resources.instance_count, spec.resources.max_instance_count or 0) == 1:
+        yield ("topology",), "no effect: a single instance is always within one of them"
 
 
 def _environment_refusals(environment: str | Environment) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,7 @@ a node, of a rack, of a block are neighbours.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -71,15 +71,29 @@ class _Search:
     def _asked_for(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
         """The domains with room for the gang, of the narrowest level first. Only a gang that must be in one
         gives up nodes that it had for it."""
-        must = bool(self.job.demand.within)
+        demand = self.job.demand
+        must = bool(demand.within)
         for at, level in enumerate(self.room.domains[:1] if must else self.room.domains):
             there: Counter[Path] = Counter()
             for name, tasks in kept.items():
                 if name in level.homes:
                     there[level.homes[name]] += tasks
-            for path in best_fitting(self.room.domains, at, count, self.avoid, there):
+            paths: Iterable[Path] = best_fitting(self.room.domains, at, count, self.avoid, there)
+            if demand.constraints and demand.constraints.prefer:
+                lacks = {path: self._lacks(level.members[path], count) for path in paths}
+                paths = sorted(lacks, key=lambda path: (-there[path], lacks[path]))
+            for path in paths:
                 if must or there[path] == kept.total():
                     yield level.members[path]
+
+    def _lacks(self, area: Collection[NodeId], count: int) -> int:
+        """Preferred labels that its best nodes for so many tasks lack, over all tasks."""
+        lacks = 0
+        for name in self._best(area):
+            tasks = min(count, self.room.fits[name])
+            lacks += tasks * self.room.keys[name][0]
+            count -= tasks
+        return lacks
 
     def _as_good(self, kept: Counter[NodeId], count: int) -> Iterator[Collection[NodeId]]:
         """A domain whose best nodes are no worse than the best anywhere; none for a gang that has nodes."""

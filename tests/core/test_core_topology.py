@@ -35,6 +35,18 @@ def test_a_gang_goes_into_the_rack_in_which_it_leaves_least_behind(paddock: Padd
     assert racks_of(paddock, four) == ["b1-r1"] * 4
 
 
+def test_of_the_racks_that_will_do_one_with_preferred_nodes_is_taken(paddock: Paddock) -> None:
+    rack(paddock, "b1", "r1", 2)
+    rack(paddock, "b1", "r2", 3)
+    for at in range(3):
+        labels = {"block": "b1", "rack": "r3", **({"disk": "nvme"} if at else {})}
+        paddock.node_joins(f"b1-r3-{at}", gpus=8, labels=labels)
+    near = Constraints(prefer=(("disk", ("nvme",)),), within="rack")
+    [two, rest] = paddock.submit(*[shape(2, gpus=8, constraints=near)] * 2)
+    assert paddock.nodes_of(two) == ["b1-r3-1", "b1-r3-2"]
+    assert racks_of(paddock, rest) == ["b1-r1"] * 2
+
+
 def test_racks_of_one_name_in_two_blocks_are_two(paddock: Paddock) -> None:
     rack(paddock, "b1", "r1", 1)
     rack(paddock, "b2", "r1", 1)

@@ -40,6 +40,15 @@ def test_a_preference_is_no_requirement() -> None:
     assert demand.within == ""
 
 
+def test_topology_of_one_instance_has_no_effect_and_is_said_to_have_none() -> None:
+    spec, cautions = parse_job("command: x\ntopology: {within: rack}", "job.yaml")
+    assert spec.demand().within == ""
+    assert "job.yaml:2:1: topology: no effect: a single instance" in str(cautions[-1])
+    assert not parse_job(
+        "command: x\ntopology: {within: rack}\nresources: {max_instance_count: 2}", "job.yaml"
+    )[1]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
