@@ -16,10 +16,12 @@ from .effects import Plan
 from .job import Claim, Job
 from .node import Node
 from .order import weight_milli
-from .placement import free_ports, start
+from .placement import start
 from .queue import RESTART, lane_key
 from .reason import Reason
+from .slots import free_ports, in_place_order
 from .state import ClusterState
+from .topology import areas_of
 
 NAMED_MAX = 3
 
@@ -43,7 +45,7 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     portless = job.demand.rendezvous and master is None
     if not short and not portless:
         first = master if job.demand.rendezvous and master is not None else claim.nodes[0]
-        return start(state, job, sorted(claim.nodes, key=lambda name: name != first), now_us)
+        return start(state, job, in_place_order(state, claim.nodes, first), now_us)
     if not claim.victims or leaving(state, job, claim):
         return None
     names = named(state, [node.node for node in short]) if short else "no rendezvous port is"
@@ -59,17 +61,28 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     restarts = lane_key(job).turn == RESTART
     if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
         return None
+    able = (node for node in state.nodes.values() if takes_work(state, node))
+    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    found = [kept for area in areas if (kept := _least_taken(state, job, area)) is not None]
+    if not found:
+        return None
+    _, chosen = min(found)
+    return Plan(None, (PlacesClaimed(now_us, job.number, tuple(chosen)),))
+
+
+def _least_taken(state: ClusterState, job: Job, nodes: Sequence[Node]) -> tuple[int, list[NodeId]] | None:
+    """Those of which the least is taken, and how much that is; None: they are too few."""
     room = sorted(
         (_taken_milli(state, node), node.node, most)
-        for node in state.nodes.values()
-        if takes_work(state, node) and (most := most_tasks(node.inventory, job.demand))
+        for node in nodes
+        if (most := most_tasks(node.inventory, job.demand))
     )
-    wanted, chosen = job.demand.instance_count_min, list[NodeId]()
-    for _, name, most in room:
-        chosen += [name] * min(most if len(room) < wanted else 1, wanted - len(chosen))
-    if len(chosen) < wanted:
-        return None
-    return Plan(None, (PlacesClaimed(now_us, job.number, tuple(chosen)),))
+    wanted, chosen, taken = job.demand.instance_count_min, list[NodeId](), 0
+    for milli, name, most in room:
+        tasks = min(most if len(room) < wanted else 1, wanted - len(chosen))
+        taken += milli if tasks else 0
+        chosen += [name] * tasks
+    return (taken, chosen) if len(chosen) == wanted else None
 
 
 def leaving(state: ClusterState, job: Job, claim: Claim) -> list[Job]:

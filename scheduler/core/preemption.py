@@ -29,6 +29,7 @@ from .placement import copy_of, give_back
 from .settings import GPU_HOUR_US
 from .state import ClusterState
 from .submit import request_stop
+from .topology import areas_of
 
 RESTART_US = 30_000_000
 """What a stop and a new start are counted as where they were not measured."""
@@ -66,9 +67,14 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
     ]
     if not may:
         return None
-    clearing = Clearing(state, job, {victim.number: loss_us(victim, now_us) for victim in may})
-    if not clearing.find() or not clearing.victims:
+    losses = {victim.number: loss_us(victim, now_us) for victim in may}
+    able = (node for node in state.nodes.values() if takes_work(state, node))
+    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    found = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
+    found = [one for one in found if one.find() and one.victims]
+    if not found:
         return None
+    clearing = min(found, key=lambda one: sum(losses[number] for number in one.victims))
     victims = tuple(sorted(clearing.victims))
     events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(clearing.slots)), victims)]
     effects: list[Effect] = []
@@ -112,6 +118,8 @@ class Clearing:
     state: ClusterState
     job: Job
     losses: dict[JobId, int]
+    area: frozenset[NodeId]
+    """Nodes that take work, on which all of it shall be."""
     victims: set[JobId] = field(default_factory=set)
     slots: list[NodeId] = field(default_factory=list)
     """The node of each task."""
@@ -127,8 +135,7 @@ class Clearing:
         for number in sorted(self.losses, key=lambda number: (self.losses[number], number)):
             for name in dict.fromkeys(task.node for task in self.state.jobs[number].tasks):
                 self.here.setdefault(name, []).append(number)
-        able = [node.node for node in self.state.nodes.values() if takes_work(self.state, node)]
-        heap = [(cost, 0, name) for name in able if (cost := self._cost(name)) is not None]
+        heap = [(cost, 0, name) for name in self.area if (cost := self._cost(name)) is not None]
         heapify(heap)
         while heap and len(self.slots) < wanted:
             cost, used, name = heappop(heap)
@@ -153,8 +160,7 @@ class Clearing:
         self.used[name] = self.used.get(name, 0) + 1
         self.victims.update(freed)
         tasks = (task for number in freed for task in self.state.jobs[number].tasks)
-        able = (task.node for task in tasks if takes_work(self.state, self.state.nodes[task.node]))
-        touched = dict.fromkeys([name, *able])
+        touched = dict.fromkeys([name, *(task.node for task in tasks if task.node in self.area)])
         self.near |= touched
         return touched
 

@@ -204,7 +204,8 @@ def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
     losses = {job: loss for job, (_, loss) in zip(jobs, running, strict=True) if job in placed}
     [waiting] = paddock.submit(shape(tasks, gpus=gpus), priority=-9)
     assume(paddock.state_of(waiting) is JobState.QUEUED)
-    clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses))  # type: ignore[arg-type]
+    area = frozenset(paddock.state.nodes)
+    clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses), area)  # type: ignore[arg-type]
 
     def enough(gone: set[int]) -> bool:
         rooms = dict.fromkeys(("n1", "n2", "n3"), 4)

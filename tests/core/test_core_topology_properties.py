@@ -136,7 +136,7 @@ def plain_most(paddock: Paddock, demand: GangDemand, empty: bool) -> int:
     """By a plain count, domain by domain."""
     sums: dict[object, int] = {}
     for node in paddock.state.nodes.values():
-        if node.cordon is not None:
+        if node.cordon is not None or (not empty and node.node in paddock.state.claimed):
             continue
         load = paddock.state.loads[node.node]
         room = most_tasks(node.inventory, demand) if empty else tasks_that_fit(node, load, demand)
@@ -151,9 +151,8 @@ def plain_most(paddock: Paddock, demand: GangDemand, empty: bool) -> int:
 
 
 def assert_nobody_waits_in_vain(paddock: Paddock) -> None:
-    first = paddock.state.queue.first()
-    if first is not None:
-        demand = paddock.state.jobs[first].demand
+    for _, number in paddock.state.queue.firsts():
+        demand = paddock.state.jobs[number].demand
         assert plain_most(paddock, demand, False) < demand.instance_count_min
 
 
