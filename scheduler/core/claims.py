@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ...spec.ids import JobId, Micros, NodeId
-from ...spec.resources import GangDemand
 from .amounts import duration_text
 from .attempt_events import ClaimDropped, PlacesClaimed
 from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
@@ -20,9 +19,9 @@ from .order import weight_milli
 from .placement import start
 from .queue import RESTART, lane_key
 from .reason import Reason
-from .slots import free_ports
+from .slots import free_ports, in_place_order
 from .state import ClusterState
-from .topology import Path, domain_of, path_of, scope_of
+from .topology import areas_of
 
 NAMED_MAX = 3
 
@@ -46,9 +45,7 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     portless = job.demand.rendezvous and master is None
     if not short and not portless:
         first = master if job.demand.rendezvous and master is not None else claim.nodes[0]
-        others = list(claim.nodes)
-        others.remove(first)
-        return start(state, job, [first, *others], now_us)
+        return start(state, job, in_place_order(state, claim.nodes, first), now_us)
     if not claim.victims or leaving(state, job, claim):
         return None
     names = named(state, [node.node for node in short]) if short else "no rendezvous port is"
@@ -64,42 +61,28 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     restarts = lane_key(job).turn == RESTART
     if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
         return None
-    wanted, found = job.demand.instance_count_min, list[tuple[int, list[NodeId]]]()
-    for area in areas(state, job.demand):
-        room = sorted(
-            (_taken_milli(state, node), node.node, most)
-            for node in area
-            if (most := most_tasks(node.inventory, job.demand))
-        )
-        chosen: list[NodeId] = []
-        for _, name, most in room:
-            chosen += [name] * min(most if len(room) < wanted else 1, wanted - len(chosen))
-        if len(chosen) == wanted:
-            found.append((sum(taken for taken, name, _ in room if name in chosen), chosen))
+    able = (node for node in state.nodes.values() if takes_work(state, node))
+    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    found = [kept for area in areas if (kept := _least_taken(state, job, area)) is not None]
     if not found:
         return None
-    _, best = min(found)
-    return Plan(None, (PlacesClaimed(now_us, job.number, in_rank_order(state, best)),))
+    _, chosen = min(found)
+    return Plan(None, (PlacesClaimed(now_us, job.number, tuple(chosen)),))
 
 
-def areas(state: ClusterState, demand: GangDemand) -> list[list[Node]]:
-    """The nodes that take work; of a gang that must be within one domain, those of each domain."""
-    able = [node for node in state.nodes.values() if takes_work(state, node)]
-    if not demand.within:
-        return [able]
-    scope = scope_of(demand.within, state.settings.topology_levels)
-    domains: dict[Path, list[Node]] = {}
-    for node in able:
-        path = domain_of(node.inventory.labels, scope)
-        if path is not None:
-            domains.setdefault(path, []).append(node)
-    return [domains[path] for path in sorted(domains)]
-
-
-def in_rank_order(state: ClusterState, nodes: Sequence[NodeId]) -> tuple[NodeId, ...]:
-    """Neighbours by their place in the cluster."""
-    levels = state.settings.topology_levels
-    return tuple(sorted(nodes, key=lambda name: (path_of(state.nodes[name].inventory.labels, levels), name)))
+def _least_taken(state: ClusterState, job: Job, nodes: Sequence[Node]) -> tuple[int, list[NodeId]] | None:
+    """Those of which the least is taken, and how much that is; None: they are too few."""
+    room = sorted(
+        (_taken_milli(state, node), node.node, most)
+        for node in nodes
+        if (most := most_tasks(node.inventory, job.demand))
+    )
+    wanted, chosen, taken = job.demand.instance_count_min, list[NodeId](), 0
+    for milli, name, most in room:
+        tasks = min(most if len(room) < wanted else 1, wanted - len(chosen))
+        taken += milli if tasks else 0
+        chosen += [name] * tasks
+    return (taken, chosen) if len(chosen) == wanted else None
 
 
 def leaving(state: ClusterState, job: Job, claim: Claim) -> list[Job]:

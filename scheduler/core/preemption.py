@@ -18,18 +18,18 @@ from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .attempt_events import PlacesClaimed
-from .candidates import tasks_that_fit
-from .claims import areas, in_rank_order
+from .candidates import takes_work, tasks_that_fit
 from .effects import Effect, Plan
 from .events import Event
 from .grace import save_grace_us
 from .job import Job, Stop
-from .node import Load, Node
+from .node import Load
 from .order import gang_milli, served_us, standing_class
 from .placement import copy_of, give_back
 from .settings import GPU_HOUR_US
 from .state import ClusterState
 from .submit import request_stop
+from .topology import areas_of
 
 RESTART_US = 30_000_000
 """What a stop and a new start are counted as where they were not measured."""
@@ -68,13 +68,15 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
     if not may:
         return None
     losses = {victim.number: loss_us(victim, now_us) for victim in may}
-    clearings = [Clearing(state, job, losses, area) for area in areas(state, job.demand)]
-    found = [one for one in clearings if one.find() and one.victims]
+    able = (node for node in state.nodes.values() if takes_work(state, node))
+    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    found = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
+    found = [one for one in found if one.find() and one.victims]
     if not found:
         return None
-    best = min(found, key=lambda one: sum(losses[number] for number in one.victims))
-    victims = tuple(sorted(best.victims))
-    events: list[Event] = [PlacesClaimed(now_us, job.number, in_rank_order(state, best.slots), victims)]
+    clearing = min(found, key=lambda one: sum(losses[number] for number in one.victims))
+    victims = tuple(sorted(clearing.victims))
+    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(clearing.slots)), victims)]
     effects: list[Effect] = []
     for number in victims:
         victim = state.jobs[number]
@@ -116,7 +118,8 @@ class Clearing:
     state: ClusterState
     job: Job
     losses: dict[JobId, int]
-    area: Sequence[Node]
+    area: frozenset[NodeId]
+    """Nodes that take work, on which all of it shall be."""
     victims: set[JobId] = field(default_factory=set)
     slots: list[NodeId] = field(default_factory=list)
     """The node of each task."""
@@ -132,8 +135,7 @@ class Clearing:
         for number in sorted(self.losses, key=lambda number: (self.losses[number], number)):
             for name in dict.fromkeys(task.node for task in self.state.jobs[number].tasks):
                 self.here.setdefault(name, []).append(number)
-        able = {node.node for node in self.area}
-        heap = [(cost, 0, name) for name in able if (cost := self._cost(name)) is not None]
+        heap = [(cost, 0, name) for name in self.area if (cost := self._cost(name)) is not None]
         heapify(heap)
         while heap and len(self.slots) < wanted:
             cost, used, name = heappop(heap)
@@ -143,7 +145,7 @@ class Clearing:
             if (now, self.used.get(name, 0)) != (cost, used):
                 heappush(heap, (now, self.used.get(name, 0), name))
                 continue
-            for touched in self._take(name, able):
+            for touched in self._take(name):
                 if (cheaper := self._cost(touched)) is not None:
                     heappush(heap, (cheaper, self.used.get(touched, 0), touched))
         if len(self.slots) < wanted:
@@ -151,14 +153,14 @@ class Clearing:
         self._spare()
         return True
 
-    def _take(self, name: NodeId, able: set[NodeId]) -> Iterable[NodeId]:
+    def _take(self, name: NodeId) -> Iterable[NodeId]:
         """One more task goes there. The nodes where another may cost less now."""
         freed = self._needed(name) or []
         self.slots.append(name)
         self.used[name] = self.used.get(name, 0) + 1
         self.victims.update(freed)
         tasks = (task for number in freed for task in self.state.jobs[number].tasks)
-        touched = dict.fromkeys([name, *(task.node for task in tasks if task.node in able)])
+        touched = dict.fromkeys([name, *(task.node for task in tasks if task.node in self.area)])
         self.near |= touched
         return touched
 

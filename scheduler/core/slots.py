@@ -42,6 +42,13 @@ def free_ports(state: ClusterState, name: NodeId) -> list[int]:
     return [port for port in state.nodes[name].inventory.rendezvous_ports if port not in taken]
 
 
+def in_place_order(state: ClusterState, slots: Iterable[NodeId], first: NodeId) -> Slots:
+    """What stands around the first comes after it, then place by place; else as they were."""
+    levels = state.settings.topology_levels
+    paths = {name: path_of(state.nodes[name].inventory.labels, levels) for name in slots}
+    return sorted(slots, key=lambda name: (paths[name] != paths[first], name != first, paths[name]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Search:
     """For one job, on the nodes that have room for its tasks, but for some."""
@@ -175,8 +182,7 @@ class _Search:
         if first is not None:
             if first == slots[0]:
                 return slots
-            path = self._path(first)
-            return sorted(slots, key=lambda name: (self._path(name) != path, name != first))
+            return in_place_order(self.state, slots, first)
         spare = next((name for name in self._best(area) if free_ports(self.state, name)), None)
         return None if spare is None else [spare, *slots[1:]]
 

@@ -168,6 +168,19 @@ def can_be_together(rooms: Iterable[tuple[Node, int]], demand: GangDemand, level
     return False
 
 
+def areas_of(nodes: Iterable[Node], demand: GangDemand, levels: Scope) -> list[list[Node]]:
+    """The nodes that a gang may have together: those of each domain that it must be within, or all."""
+    if not demand.within:
+        return [list(nodes)]
+    scope = scope_of(demand.within, levels)
+    found: dict[Path, list[Node]] = {}
+    for node in nodes:
+        path = domain_of(node.inventory.labels, scope)
+        if path is not None:
+            found.setdefault(path, []).append(node)
+    return [found[path] for path in sorted(found)]
+
+
 def by_domain(rooms: Iterable[tuple[Node, int]], scope: Scope) -> dict[Path, int]:
     """Sums over the nodes of each domain."""
     sums: dict[Path, int] = {}

@@ -39,6 +39,11 @@ def test_an_agent_that_only_says_what_is_wrong_is_understood() -> None:
     assert note(node) == "GPU 0 drained: lost"
 
 
+def test_a_gpu_says_its_numa_node_where_that_is_known() -> None:
+    node = node_with(nodes_pb2.Gpu(index=0, numa_node=0), nodes_pb2.Gpu(index=1))
+    assert [gpu.numa_node for gpu in node.gpus] == [0, None]
+
+
 def test_a_state_of_another_version_says_so() -> None:
     with pytest.raises(InvalidRequest, match="GpuState 'melted'"):
         node_with(nodes_pb2.Gpu(index=0, state="melted"))

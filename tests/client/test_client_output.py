@@ -98,6 +98,7 @@ def test_the_nodes_table_fits_the_terminal(width: int, monkeypatch: pytest.Monke
         "6 of 8",
         "NVIDIA H100 80GB HBM3",
         "12",
+        "block=b1 rack=r3, tainted spot",
         "none: torch cannot be imported here: " + "z" * 100,
         "10.20.30.140",
         "now",

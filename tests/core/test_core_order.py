@@ -221,7 +221,7 @@ def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
     losses = {job: loss for job, (_, loss) in zip(jobs, running, strict=True) if job in placed}
     [waiting] = paddock.submit(shape(tasks, gpus=gpus), priority=-9)
     assume(paddock.state_of(waiting) is JobState.QUEUED)
-    area = list(paddock.state.nodes.values())
+    area = frozenset(paddock.state.nodes)
     clearing = Clearing(paddock.state, paddock.job(waiting), dict(losses), area)  # type: ignore[arg-type]
 
     def enough(gone: set[int]) -> bool:

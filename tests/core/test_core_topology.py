@@ -1,6 +1,8 @@
 """Where gangs go on nodes with labels, taints and places: within racks and blocks, and what is said of it."""
 
 import pytest
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.settings import Order, Settings
 from paceline.spec.lifecycle import JobState
 from paceline.spec.resources import Constraints
 from support.paddock import Paddock, shape
@@ -99,6 +101,22 @@ def test_a_rack_that_is_begun_fills_up_before_another_is_begun(paddock: Paddock)
     assert sorted(racks_of(paddock, one) + racks_of(paddock, two)) == ["b1-r1", "b2-r1"]
     [gang] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK))
     assert racks_of(paddock, gang) == ["b1-r2"] * 2
+
+
+def test_who_is_stopped_for_a_gang_makes_room_within_one_rack() -> None:
+    """Not where the least would be lost, but could not be used together."""
+    paddock = Paddock(Settings(order=Order(min_run_us=0)))
+    one, two, three = rack(paddock, "b1", "r1", 1) + rack(paddock, "b1", "r2", 2)
+    jobs = paddock.submit(*[shape(gpus=8, constraints=Constraints(labels=(("rack", ("r2",)),)))] * 2)
+    jobs += paddock.submit(shape(gpus=8))
+    assert [paddock.nodes_of(job) for job in jobs] == [[two], [three], [one]]
+    for job in jobs:
+        paddock.starts(job)
+    [gang] = paddock.submit(shape(2, gpus=8, constraints=IN_RACK), priority=5)
+    assert [bool(paddock.stops_sent(job)) for job in jobs] == [True, True, False]
+    for job in jobs[:2]:
+        paddock.says(job, 0, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
+    assert paddock.nodes_of(gang) == [two, three]
 
 
 def test_ranks_follow_the_place(paddock: Paddock) -> None:
