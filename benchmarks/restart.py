@@ -40,11 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             worker_beside_ray(report, given, runs, folder)
             node(report, given, runs, folder)
             report.notes.append(runs.verdict())
-    if given.quick:
-        report.left_out("adding a node: each run of it takes a minute")
-    else:
-        with tempfile.TemporaryDirectory(prefix="bench-growth-") as name:
-            growth.measure(report, given, Path(name))
+    with tempfile.TemporaryDirectory(prefix="bench-growth-") as name:
+        growth.measure(report, given, Path(name))
     report.finish(given)
 
 
