@@ -100,10 +100,12 @@ class Cluster:
         """Wait for a job; raises with its reason and the end of its output unless it succeeded."""
         done = self.client.wait(job, timeout_s)
         if done.state != JobState.SUCCEEDED:
-            output = b"".join(chunk.data for chunk in self.client.logs(job))
-            raise RuntimeError(
-                f"job {job}: {done.state}: {done.reason}\n{output.decode(errors='replace')[-2000:]}"
-            )
+            raise RuntimeError(f"job {job}: {done.state}: {done.reason}\n{self.said(job)}")
+
+    def said(self, job: int, attempt: int = 0) -> str:
+        """The end of the output of an attempt; 0: of the last."""
+        output = b"".join(chunk.data for chunk in self.client.logs(job, attempt=attempt))
+        return output.decode(errors="replace")[-2000:]
 
 
 def training(

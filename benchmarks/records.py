@@ -3,6 +3,7 @@ run.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class Growth:
     """When the last step with fewer ranks was done."""
     went_on_at: float
     """When all ranks had done the first step with more of them."""
+    first: int
+    """That step."""
     again: int
     """Steps of the smaller gang that were done once more."""
 
@@ -89,7 +92,7 @@ def growth(folder: Path, world: int) -> Growth | None:
     if len(ended) < world:
         return None
     again = len({step.step for step in small if step.step >= first})
-    return Growth(max(step.at for step in small), max(ended.values()), again)
+    return Growth(max(step.at for step in small), max(ended.values()), first, again)
 
 
 def repeated(folder: Path) -> list[str]:
@@ -113,11 +116,14 @@ def effective(folder: Path) -> dict[int, list[Step]]:
     return found
 
 
-def differences(folder: Path, whole: Path, *, rel_tol: float = 0.0) -> list[str]:
-    """In what the run differs from the uninterrupted one: missing or other steps, samples, losses (beyond
-    `rel_tol`). Empty: in nothing.
+def differences(folder: Path, whole: Path, *, rel_tol: float = 0.0, until: int = sys.maxsize) -> list[str]:
+    """In what the run differs from the uninterrupted one before step `until`: missing or other steps,
+    samples, losses (beyond `rel_tol`). Empty: in nothing.
     """
-    ours, theirs = effective(folder), effective(whole)
+    ours, theirs = (
+        {number: ranks for number, ranks in effective(run).items() if number < until}
+        for run in (folder, whole)
+    )
     found = [f"step {number}: only in one run" for number in sorted(ours.keys() ^ theirs.keys())]
     for number in sorted(ours.keys() & theirs.keys()):
         found += _differences(ours[number], theirs[number], rel_tol)

@@ -40,11 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             worker_beside_ray(report, given, runs, folder)
             node(report, given, runs, folder)
             report.notes.append(runs.verdict())
-    if given.quick:
-        report.left_out("adding a node: each run of it takes a minute")
-    else:
-        with tempfile.TemporaryDirectory(prefix="bench-growth-") as name:
-            growth.measure(report, given, Path(name))
+    with tempfile.TemporaryDirectory(prefix="bench-growth-") as name:
+        growth.measure(report, given, Path(name))
     report.finish(given)
 
 
@@ -111,9 +108,12 @@ class OurRuns:
 
     def kill_rank_in_loop(self) -> float:
         killed, stepped, job = self._disturbed(_kill_rank, instances=1, script=records.TRAIN_LOOP)
-        kinds = [entry.kind for entry in self._cluster.client.timeline(job).entries]
-        if "GangReformed" not in kinds:
-            raise AssertionError(f"job {job}: the survivor did not stay up: {kinds}")
+        entries = self._cluster.client.timeline(job).entries
+        if not any(entry.kind == "GangReformed" for entry in entries):
+            told = "\n".join(entry.text for entry in entries)
+            raise AssertionError(
+                f"job {job}: the survivor did not stay up:\n{told}\n{self._cluster.said(job, 1)}"
+            )
         return stepped - killed
 
     def kill_node(self) -> float:

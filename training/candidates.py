@@ -79,17 +79,16 @@ def check(
 
 
 def _read(candidate: Candidate, farther: Sequence[SmallFiles]) -> Manifest:
-    problems = []
     try:
         return manifest.read(candidate.path, candidate.manifest_hash)
     except StorageFailed as failure:
-        problems.append(failure.message)
+        kind, problems = type(failure), [failure.message]
     for one in farther if candidate.manifest_hash is not None else ():
         try:
             return manifest.accepted(one.read_small(candidate.name, manifest.NAME), candidate.manifest_hash)
         except StorageFailed as failure:
             problems.append(failure.message)
-    raise StorageFailed("; ".join(problems))
+    raise kind("; ".join(problems))
 
 
 def _from_copy(candidate: Candidate, copy: Path | None) -> Manifest | None:

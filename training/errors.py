@@ -45,6 +45,13 @@ class StorageFailed(PacelineError):
     retryable = True
 
 
+class Damaged(StorageFailed):
+    """What is there is not what was saved: it could be read, and differs, or a part of it is gone."""
+
+    code = "damaged"
+    retryable = False
+
+
 class NotAccepted(PacelineError):
     """The checkpoint is on disk, but the agent did not take note of it, so no restart will use it."""
 

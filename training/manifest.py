@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from .errors import StorageFailed
+from .errors import Damaged, StorageFailed
 from .metrics import to_json
 
 NAME = "manifest.json"
@@ -157,7 +157,7 @@ def read(folder: Path, manifest_hash: str | None) -> Manifest:
 def accepted(data: bytes, manifest_hash: str | None) -> Manifest:
     """As `read`, of what was read."""
     if manifest_hash is not None and hash_bytes(data) != manifest_hash:
-        raise StorageFailed(
+        raise Damaged(
             f"{NAME} is not the one that was accepted: hash {hash_bytes(data)}, expected {manifest_hash}"
         )
     try:
@@ -172,7 +172,9 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise StorageFailed(f"no {path.name}" if path.parent.is_dir() else "no such folder") from None
+        if path.parent.is_dir():
+            raise Damaged(f"no {path.name}") from None
+        raise StorageFailed("no such folder") from None
     except OSError as error:
         raise StorageFailed(f"{path.name}: {error.strerror}") from error
     if len(data) > MANIFEST_BYTES_MAX:
@@ -190,13 +192,24 @@ def difference(found: FileEntry, entry: FileEntry) -> str:
 def damage_of(path: Path, entry: FileEntry) -> str:
     """What is wrong with the file; empty when it is as the manifest says."""
     try:
+        check_file(path, entry)
+    except StorageFailed as failure:
+        return failure.message
+    return ""
+
+
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Raises Damaged when it is not as the manifest says, StorageFailed when that cannot be seen just now."""
+    try:
         size_bytes = path.stat().st_size
         same_size = size_bytes == entry.size_bytes
-        return difference(hash_file(path) if same_size else FileEntry(size_bytes, ""), entry)
+        found = hash_file(path) if same_size else FileEntry(size_bytes, "")
     except FileNotFoundError:
-        return "missing"
+        raise (Damaged if path.parent.is_dir() else StorageFailed)("missing") from None
     except OSError as error:
-        return str(error.strerror)
+        raise StorageFailed(str(error.strerror)) from error
+    if why := difference(found, entry):
+        raise Damaged(why)
 
 
 def _plain(name: str) -> str:

@@ -18,7 +18,7 @@ from .attaching import Attaching
 from .candidates import Candidate, SmallFiles, check
 from .dcp import METADATA, Loading, SafeReader
 from .environment import Environment
-from .errors import CheckpointMismatch, RestoreFailed, StorageFailed
+from .errors import CheckpointMismatch, Damaged, RestoreFailed, StorageFailed
 from .gang import Gang
 from .images import find
 from .link import ShimLink
@@ -28,6 +28,7 @@ from .orders import History
 from .outcome import Restored
 from .remote import Remote
 from .say import say
+from .scrub import STORAGE
 from .state import State
 from .tiers import Tiers
 
@@ -40,6 +41,8 @@ class _Verdict:
 
     problem: str = ""
     """Why it must be passed over."""
+    damage: str = ""
+    """The same, where that is damage to what it has in storage."""
     mismatch: str = ""
     """Why it does not fit the script."""
     failure: str = ""
@@ -55,11 +58,17 @@ class _Search:
     neighbours: Neighbours | None
     since_s: float = field(default_factory=time.monotonic)
     rejected: list[str] = field(default_factory=list)
+    damaged: list[tuple[Candidate, str]] = field(default_factory=list)
+    """What was seen of it in storage; a faster or a farther tier may have had it whole."""
     touched: bool = False
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.since_s
+
+    def note_damage(self, candidate: Candidate, why: str) -> None:
+        if why:
+            self.damaged.append((candidate, why))
 
 
 class Restorer:
@@ -108,12 +117,14 @@ class Restorer:
         _raise_agreed(verdicts, error)
         problem = _first_said(verdict.problem for verdict in verdicts)
         if problem:
+            search.note_damage(candidate, _first_said(verdict.damage for verdict in verdicts))
             return None, {}, tiers, problem
         assert reading is not None
         assert reading.document is not None
         values: dict[str, Any] = {}
         try:
             problem = tiers.verify(candidate, reading.document, reading.files, reading.images)
+            search.note_damage(candidate, tiers.damage)
             for part in reading.parts():
                 if not problem:
                     values, problem = self._load(search, reading, part, tiers)
@@ -194,6 +205,9 @@ class Restorer:
         if tier:
             say(f"restored step {step} from {tier} in {search.seconds:.3f} s")
         if self._link is not None:
+            for candidate, why in search.damaged:
+                place = {"step": candidate.step, "path": str(candidate.path), "copy": STORAGE}
+                self._link.ask({"op": "damaged", **place, "why": why})
             message = {"op": "restored", "step": step, "path": path, "seconds": search.seconds, "tier": tier}
             answer = self._link.ask({**message, "rejected": search.rejected})
             if answer is None or not answer.get("ok"):
@@ -266,6 +280,10 @@ class _Reading:
                 return data
             differs = "hash differs" if len(data) == entry.size_bytes else f"expected {entry.size_bytes}"
             problems.append(f"{METADATA}: {len(data)} bytes, {differs}")
+        try:
+            manifest.check_file(self._candidate.path / METADATA, entry)
+        except StorageFailed as failure:
+            raise type(failure)("; ".join(problems)) from failure
         raise StorageFailed("; ".join(problems))
 
     def _metadata_sources(self, document: Manifest) -> Iterator[Callable[[], bytes]]:
@@ -284,7 +302,8 @@ def _judge(error: Exception | None, *, touched: bool) -> _Verdict:
         return _Verdict(mismatch=error.message, touched=touched)
     if isinstance(error, StorageFailed | OSError | EOFError | pickle.UnpicklingError):
         text = error.message if isinstance(error, StorageFailed) else f"{type(error).__name__}: {error}"
-        return _Verdict(problem=text, touched=touched)
+        damage = text if isinstance(error, Damaged) else ""
+        return _Verdict(problem=text, damage=damage, touched=touched)
     if isinstance(error, ValueError | RuntimeError):  # DCP's words for sizes and keys that differ
         return _Verdict(mismatch=f"the checkpoint does not fit: {error}", touched=touched)
     return _Verdict(failure=f"{type(error).__name__}: {error}", touched=touched)

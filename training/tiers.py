@@ -14,6 +14,7 @@ from . import images, manifest
 from .candidates import Candidate
 from .copying import threads
 from .environment import Environment
+from .errors import Damaged, StorageFailed
 from .gang import Gang
 from .manifest import Manifest
 from .neighbours import Neighbours
@@ -60,6 +61,8 @@ class Tiers:
         self._why: dict[str, str] = {}
         self.images: dict[str, Path] = {}
         """Verified, and wanted here."""
+        self.damage = ""
+        """Of what it has in storage, as far as that was looked at; the same at all ranks."""
         self.mapped: dict[str, memoryview] = {}
         """Those of them that this rank has looked at."""
 
@@ -81,16 +84,29 @@ class Tiers:
         if not missing:
             return ""
         share = missing[self._gang.rank :: len(has)]
-        with ThreadPoolExecutor(threads()) as crew:
-            whys = crew.map(
-                lambda name: manifest.damage_of(candidate.path / name, document.files[name]), share
-            )
-            mine = {name: why for name, why in zip(share, whys, strict=True) if why}
-        said: list[dict[str, str]] = self._gang.gather(mine)
-        bad = {name: why for of_rank in said for name, why in of_rank.items()}
+        bad = self._bad_in_storage(candidate, document, share)
         if bad and self._remote is not None:
             bad = self._fetch(self._remote, candidate, document, has, bad)
         return next((f"{name}: {why}" for name, why in bad.items()), "")
+
+    def _bad_in_storage(
+        self, candidate: Candidate, document: Manifest, share: Collection[str]
+    ) -> dict[str, str]:
+        """File -> why; each rank looks at its share of them."""
+
+        def look(name: str) -> StorageFailed | None:
+            try:
+                manifest.check_file(candidate.path / name, document.files[name])
+            except StorageFailed as failure:
+                return failure
+            return None
+
+        with ThreadPoolExecutor(threads()) as crew:
+            found = list(zip(share, crew.map(look, share), strict=True))
+        mine = [(name, one.message, isinstance(one, Damaged)) for name, one in found if one is not None]
+        said = [of_file for of_rank in self._gang.gather(mine) for of_file in of_rank]
+        self.damage = next((f"{name}: {why}" for name, why, is_damage in said if is_damage), "")
+        return {name: why for name, why, _ in said}
 
     def _ask_peers(
         self,

@@ -53,9 +53,10 @@ def train(records: Path, steps: int, save_every: int, folder: Path | None) -> No
             if keeper and (step + 1) % save_every == 0:
                 keeper.save(step + 1, model, optimizer)
             rest(records)
-    # Without it, gloo's thread may still hold tensors of the last all_reduce and wait for the GIL,
-    # while the group's end waits for that thread: about one of thirty runs hung so (torch 2.13).
+    # gloo's thread may still hold tensors of the last all_reduce and wait for the GIL: no reducer may be the
+    # last to let go of the group, as it would wait for that thread with the GIL held (torch 2.13).
     dist.barrier()
+    del ddp
     dist.destroy_process_group()
 
 

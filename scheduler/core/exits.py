@@ -20,6 +20,7 @@ from .failures import (
     could_be_cause,
     death_text,
     doubt_of,
+    end_of_line,
     error_text,
     hint_of,
     is_before,
@@ -160,7 +161,7 @@ def told_anew(
 
 def _exit(job: Job, entry: Entry, said: Exited, failure: Failure | None, now_us: Micros) -> RankExited:
     rank = job.first_rank(entry.task.task) + said.local_rank
-    last_line = said.last_line if failure is None else error_text(said)
+    last_line = end_of_line(said.last_line) if failure is None else error_text(said)
     event = RankExited(
         now_us,
         entry.task,

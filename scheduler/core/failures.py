@@ -15,6 +15,8 @@ from .failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILING, Failure
 from .signals import how_it_exited, signal_of
 from .stimuli import Exited
 
+_TEXT_CHARS_MAX: Final = 200
+
 
 def is_before(one: Failure, other: Failure) -> bool:
     """`one` is rather the first failure than `other`."""
@@ -45,11 +47,17 @@ def class_of(death: Exited, *, trained: bool) -> FailureClass:
 
 
 def error_text(death: Exited) -> str:
-    """One line: the error where there is one, else the last line of output."""
+    """One line: the beginning of the error where there is one, else the end of the last line of output."""
     found = death.evidence
     if not _is_exception(death):
-        return death.last_line
-    return ": ".join(part for part in (found.error_type, found.message) if part)
+        return end_of_line(death.last_line)
+    text = ": ".join(part for part in (found.error_type, found.message) if part)
+    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:_TEXT_CHARS_MAX]} ..."
+
+
+def end_of_line(line: str) -> str:
+    """As much of it as a reason has room for; the whole is in the failure's report and in the log."""
+    return line if len(line) <= _TEXT_CHARS_MAX else f"... {line[-_TEXT_CHARS_MAX:]}"
 
 
 def death_text(death: Exited, rank: int, node_name: str) -> str:

@@ -131,8 +131,13 @@ def test_a_run_that_grew_is_the_same_run(tmp_path: Path) -> None:
     put(tmp_path / "grown", "q", (1, 7.0), (2, 8.0), world=2)
     assert records.growth(tmp_path / "grown", 2) is None
     put(tmp_path / "grown", "r", (1, 7.5), (2, 8.5), rank=1, world=2)
-    assert records.growth(tmp_path / "grown", 2) == records.Growth(stood_at=2.0, went_on_at=7.5, again=1)
+    assert records.growth(tmp_path / "grown", 2) == records.Growth(
+        stood_at=2.0, went_on_at=7.5, first=1, again=1
+    )
     assert records.differences(tmp_path / "grown", tmp_path / "whole") == []
+    put(tmp_path / "grown", "q", (1, 7.0), (2, 8.0), (3, 9.0), world=2)
+    assert records.differences(tmp_path / "grown", tmp_path / "whole", until=3) == []
+    assert records.differences(tmp_path / "grown", tmp_path / "whole") == ["step 3: only in one run"]
 
 
 def test_a_skipped_sample_is_found(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import FirstFailureFound
 from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILING, Evidence, Failure
-from paceline.scheduler.core.failures import class_of, could_be_cause, doubt_of, hint_of
+from paceline.scheduler.core.failures import class_of, could_be_cause, death_text, doubt_of, hint_of
 from paceline.scheduler.core.job import Shape
 from paceline.spec.failures import FAILURES, RETRY_CHOICES, FailureClass
 from paceline.spec.ids import Micros
@@ -385,3 +385,11 @@ def test_without_a_word_on_when_a_rank_is_taken_to_have_died_now(paddock: Paddoc
     paddock.pass_time(3)
     paddock.says(job, 0, said(3))
     assert first(paddock, job).died_us == paddock.now_us
+
+
+def test_a_reason_holds_the_part_of_a_long_line_that_says_most() -> None:
+    assert death_text(said(3, "lost: disk 7"), 0, "n1") == "rank 0 on n1 exited with code 3: lost: disk 7"
+    line = death_text(said(3, "loss=0.1 " * 50 + "lost: disk 7"), 0, "n1")
+    assert line.endswith("loss=0.1 lost: disk 7") and "code 3: ... " in line and len(line) < 250
+    error = death_text(raised("ValueError", "shape 3 " + "x" * 900), 0, "n1")
+    assert ": ValueError: shape 3 xx" in error and error.endswith("x ...") and len(error) < 250

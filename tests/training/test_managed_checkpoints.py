@@ -126,10 +126,15 @@ def test_a_damaged_one_is_passed_over_by_name(
     with FakeShim(after) as shim:
         restored = make_run(after).restore(model=model)
         [said] = shim.of("restored")
+        damaged = shim.of("damaged")
 
     assert restored.step == 1
     assert model.weight.tolist() == [[1.0, 1.0, 1.0]]
     assert said["step"] == 1
+    if Path(told[-1]["path"]).is_dir():
+        [one] = damaged
+        assert (one["step"], one["path"], one["copy"]) == (2, told[-1]["path"], "storage")
+        assert one["why"] in said["rejected"][0]
     assert said["rejected"] == list(restored.rejected)
     assert said["rejected"][0].startswith("step 2 (attempt 1): ")
     stderr = capfd.readouterr().err
