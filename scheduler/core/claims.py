@@ -18,6 +18,7 @@ from .job import Claim, Job
 from .node import Node
 from .order import weight_milli
 from .placement import start
+from .pools import pool_nodes
 from .queue import RESTART, lane_key
 from .reason import Reason
 from .slots import free_ports
@@ -84,7 +85,7 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
 
 def areas(state: ClusterState, demand: GangDemand) -> list[list[Node]]:
     """The nodes that take work; of a gang that must be within one domain, those of each domain."""
-    able = [node for node in state.nodes.values() if takes_work(state, node)]
+    able = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
     if not demand.within:
         return [able]
     scope = scope_of(demand.within, state.settings.topology_levels)
