@@ -18,11 +18,12 @@ from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
+from .policy_verbs import AsyncPolicyVerbs
 
 T = TypeVar("T")
 
 
-class AsyncClient(Base, AsyncCheckpointVerbs):
+class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

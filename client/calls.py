@@ -18,12 +18,14 @@ from ..proto.generated import (
     logs_pb2,
     nodes_pb2,
     nodes_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
 )
 from ..proto.payload import LogsStub, Payload
 from ..spec.errors import LimitExceeded
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import codecs, views
+from . import codecs, policy_views, views
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class Stubs:
         self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
         self.logs: Any = LogsStub(channel)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
+        self.policy: Any = policy_pb2_grpc.PolicyStub(channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A job document as it goes over the wire: canonical JSON with absolute paths, and the file's name."""
+    """A document as it goes over the wire: canonical JSON (a job's paths absolute), and the file's name."""
 
     document: str
     source: str
@@ -166,6 +169,21 @@ def fork(job_id: int, step: int, document: Sent, *, key: str, user: str) -> Call
     return Call(lambda stubs: stubs.jobs.Fork, request, _ids, SUBMIT_S)
 
 
+def hold(job_id: int, *, why: str, user: str) -> Call[views.Job]:
+    request = jobs_pb2.HoldRequest(job=job_id, why=why, user=user)
+    return Call(lambda stubs: stubs.jobs.Hold, request, codecs.to_job)
+
+
+def release(job_id: int, *, user: str) -> Call[views.Job]:
+    request = jobs_pb2.ReleaseRequest(job=job_id, user=user)
+    return Call(lambda stubs: stubs.jobs.Release, request, codecs.to_job)
+
+
+def set_priority(job_id: int, priority: int, *, user: str) -> Call[views.Job]:
+    request = jobs_pb2.SetPriorityRequest(job=job_id, priority=priority, user=user)
+    return Call(lambda stubs: stubs.jobs.SetPriority, request, codecs.to_job)
+
+
 def why(job_id: int) -> Call[views.Why]:
     return Call(lambda stubs: stubs.jobs.Why, jobs_pb2.GetJobRequest(job=job_id), codecs.to_why)
 
@@ -208,6 +226,34 @@ def drain(nodes: Sequence[str], *, why: str, deadline_s: float, key: str, by: st
 def uncordon(nodes: Sequence[str], *, key: str, by: str) -> Call[views.Cordoned]:
     request = nodes_pb2.UncordonRequest(key=key, nodes=nodes, by=by)
     return Call(lambda stubs: stubs.nodes.Uncordon, request, codecs.to_cordoned)
+
+
+def policy() -> Call[policy_views.Policy]:
+    return Call(lambda stubs: stubs.policy.Get, policy_pb2.GetPolicyRequest(), codecs.to_policy)
+
+
+def apply_policy(sent: Sent, *, dry_run: bool, key: str, by: str) -> Call[tuple[str, ...]]:
+    """What changes by it, a line each."""
+    request = policy_pb2.ApplyPolicyRequest(
+        key=key, document=sent.document, source=sent.source, by=by, dry_run=dry_run
+    )
+    return Call(lambda stubs: stubs.policy.Apply, request, lambda reply: tuple(reply.changes))
+
+
+def queues(*, user: str) -> Call[tuple[policy_views.Queue, ...]]:
+    return Call(
+        lambda stubs: stubs.policy.Queues,
+        policy_pb2.QueuesRequest(user=user),
+        lambda reply: tuple(codecs.to_queue(queue) for queue in reply.queues),
+    )
+
+
+def pools() -> Call[tuple[policy_views.Pool, ...]]:
+    return Call(
+        lambda stubs: stubs.policy.Pools,
+        policy_pb2.PoolsRequest(),
+        lambda reply: tuple(codecs.to_pool(pool) for pool in reply.pools),
+    )
 
 
 class WatchCursor:

@@ -7,7 +7,7 @@ rather than being shown as something it is not.
 from enum import StrEnum
 from typing import TypeVar
 
-from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
+from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2, policy_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.failures import FailureClass
@@ -15,7 +15,7 @@ from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
 from ..spec.resources import Resources
-from . import views
+from . import policy_views, views
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -51,6 +51,8 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         min_instance_count=message.min_instance_count,
         max_instance_count=message.max_instance_count,
         size=message.size,
+        queue=message.queue,
+        pool=message.pool,
         failure=to_failure(message.failure) if message.HasField("failure") else None,
         parent_job=JobId(message.parent_job) if message.parent_job else None,
         parent_step=message.parent_step if message.parent_job else None,
@@ -198,6 +200,55 @@ def to_cordon(message: nodes_pb2.CordonView) -> views.Cordon:
 def to_cordoned(message: nodes_pb2.CordonReply) -> views.Cordoned:
     return views.Cordoned(
         tuple(to_node(node) for node in message.nodes), tuple(JobId(job) for job in message.jobs)
+    )
+
+
+def to_policy(message: policy_pb2.PolicyView) -> policy_views.Policy:
+    return policy_views.Policy(message.document, message.by, _micros(message.changed_us))
+
+
+def to_queue(message: policy_pb2.QueueView) -> policy_views.Queue:
+    return policy_views.Queue(
+        path=message.path,
+        declared=message.declared,
+        weight=message.weight,
+        share=message.share,
+        guaranteed=to_quota(message.guaranteed),
+        max=to_quota(message.max),
+        max_per_user=to_quota(message.max_per_user),
+        users=None if message.open else tuple(message.users),
+        in_use=to_quota(message.in_use),
+        waiting=message.waiting,
+        used_gpu_hours=message.used_gpu_hours,
+        rank=message.rank or None,
+        user_in_use=to_quota(message.user_in_use),
+    )
+
+
+def to_quota(message: policy_pb2.QuotaAmount) -> policy_views.Quota:
+    return policy_views.Quota(
+        gpu_milli=message.gpu_milli if message.HasField("gpu_milli") else None,
+        cpu_milli=message.cpu_milli if message.HasField("cpu_milli") else None,
+        jobs=message.jobs if message.HasField("jobs") else None,
+    )
+
+
+def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
+    return policy_views.Pool(
+        name=message.name,
+        node_names=tuple(message.node_names),
+        labels=dict(message.labels),
+        users=None if message.all_users else tuple(message.users),
+        queues=None if message.all_queues else tuple(message.queues),
+        max_gpu_milli_per_job=message.max_gpu_milli_per_job or None,
+        default=message.default,
+        nodes=message.nodes,
+        connected=message.connected,
+        gpus=message.gpus,
+        gpus_free=message.gpus_free,
+        cpu_milli=message.cpu_milli,
+        cpu_milli_free=message.cpu_milli_free,
+        waiting=message.waiting,
     )
 
 

@@ -24,11 +24,12 @@ from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
+from .policy_verbs import PolicyVerbs
 
 T = TypeVar("T")
 
 
-class Client(Base, CheckpointVerbs):
+class Client(Base, CheckpointVerbs, PolicyVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -159,6 +159,10 @@ class Job:
     max_instance_count: int = 0
     size: str = ""
     """Of a gang that runs smaller than it may be: when it grows, and what that waits for."""
+    queue: str = ""
+    """Of the cluster's policy; empty: the root of the tree."""
+    pool: str = ""
+    """Empty: none."""
 
     @property
     def is_over(self) -> bool:

@@ -10,7 +10,7 @@ DOCUMENT_BYTES_MAX: Final = 1 << 20
 KEY_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
 NAME_CHARACTERS_MAX: Final = 200
 NODE_WHY_CHARACTERS_MAX: Final = 500
-"""Of the reason for which a node is taken out of service."""
+"""Of the reason for which a node is taken out of service, or a job held."""
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000

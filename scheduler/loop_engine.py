@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
+from .core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
+from .core.attempt_events import AttemptEnded, AttemptStarted
 from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.cordons import on_cordon, on_uncordon
@@ -20,9 +22,13 @@ from .core.elastic import plan_growth, somebody_waits
 from .core.events import DurableEvent, Event, LateFact, job_of
 from .core.evolve import evolve
 from .core.evolve_tasks import with_fact
+from .core.holds import on_hold, on_priority, on_release
 from .core.job import Job
 from .core.node import Node
 from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
+from .core.policy_changes import on_apply_policy
+from .core.policy_events import PolicyChanged
+from .core.queues import leaf_of_job, path_of
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState, Touched
@@ -50,8 +56,8 @@ from .core.stimuli import (
 from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
 from .core.turns import Turns
-from .records import event_row, forgotten_row, job_row, node_row, recover
-from .store.base import Batch, KeyRow, Loaded, MetricRow, NodeRow
+from .records import account_row, event_row, forgotten_row, job_row, node_row, policy_text, recover
+from .store.base import AccountRow, Batch, KeyRow, Loaded, MetricRow, NodeRow
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
 PLACEMENTS_MAX = 512
@@ -195,7 +201,9 @@ class Engine:
             case Cancel():
                 self._apply(draft, on_cancel(state, stimulus, now_us))
                 return draft.jobs.get(stimulus.job) or state.jobs[stimulus.job]
-            case Preempt() | Restore() | CordonNodes() | UncordonNodes():
+            case HoldJob() | ReleaseJob() | SetPriority():
+                return self._arrange(draft, stimulus, now_us)
+            case Preempt() | Restore() | CordonNodes() | UncordonNodes() | ApplyPolicy():
                 return self._once(draft, stimulus, now_us, known)
             case AskCheckpoint():
                 return self._apply(draft, on_ask_checkpoint(state, stimulus, now_us))
@@ -226,10 +234,20 @@ class Engine:
                 draft.documents[number] = new.document
         return answer
 
+    def _arrange(self, draft: _Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
+        match asked:
+            case HoldJob():
+                self._apply(draft, on_hold(self.state, asked, now_us))
+            case ReleaseJob():
+                self._apply(draft, on_release(self.state, asked, now_us))
+            case SetPriority():
+                self._apply(draft, on_priority(self.state, asked, now_us))
+        return self.state.jobs[asked.job]
+
     def _once(
         self,
         draft: _Draft,
-        asked: Preempt | Restore | CordonNodes | UncordonNodes,
+        asked: Preempt | Restore | CordonNodes | UncordonNodes | ApplyPolicy,
         now_us: Micros,
         known: Mapping[str, tuple[JobId, ...]],
     ) -> object:
@@ -246,6 +264,8 @@ class Engine:
                 plan = on_cordon(self.state, asked, now_us, made)
             case UncordonNodes():
                 plan = on_uncordon(self.state, asked, now_us, made)
+            case ApplyPolicy():
+                plan = on_apply_policy(self.state, asked, now_us, made)
         answer = self._apply(draft, plan)
         if made is None:
             jobs = (asked.job,) if isinstance(asked, Preempt | Restore) else answer
@@ -320,13 +340,28 @@ class Engine:
         ]
 
     def _batch(self, draft: _Draft) -> Batch:
+        policies = [policy_text(event) for _, event in draft.facts if isinstance(event, PolicyChanged)]
         return Batch(
             events=[event_row(seq, event) for seq, event in draft.facts],
             jobs=[job_row(job, draft.documents.get(number)) for number, job in draft.jobs.items()],
             nodes=list(draft.nodes.values()),
             keys=list(draft.keys.values()),
             metrics=draft.metrics,
+            accounts=self._account_rows(draft),
+            policy=policies[-1] if policies else None,
         )
+
+    def _account_rows(self, draft: _Draft) -> list[AccountRow]:
+        """Of the queues in which something began or ended; of all, when the half-life may have changed."""
+        accounts = self.state.usage.accounts
+        changed: dict[str, None] = {}
+        for _, event in draft.facts:
+            if isinstance(event, PolicyChanged):
+                changed = dict.fromkeys(accounts)
+                break
+            if isinstance(event, AttemptStarted | AttemptEnded):
+                changed |= dict.fromkeys(path_of(leaf_of_job(draft.jobs[event.job])))
+        return [account_row(path, accounts[path]) for path in changed]
 
     def _committed(self, draft: _Draft) -> list[Committed]:
         committed = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..spec.errors import Unavailable
+from .core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .core.stimuli import (
     AskCheckpoint,
     Cancel,
@@ -81,7 +82,9 @@ def _source(stimulus: Stimulus) -> str:
             return f"submit {stimulus.key}"
         case Cancel():
             return f"cancel of job {stimulus.job}"
-        case Preempt() | Restore() | AskCheckpoint() | CordonNodes() | UncordonNodes():
+        case HoldJob() | ReleaseJob() | SetPriority():
+            return f"{type(stimulus).__name__.lower()} of job {stimulus.job}"
+        case Preempt() | Restore() | AskCheckpoint() | CordonNodes() | UncordonNodes() | ApplyPolicy():
             return f"{type(stimulus).__name__.lower()} {stimulus.key}"
         case ContactLost() | TrustCluster() | Tick():
             return ""

@@ -15,18 +15,23 @@ import msgspec
 from ..spec.errors import StoreFailure
 from .core.events import DurableEvent, Event, job_of, node_of
 from .core.evolve import HANDLERS
+from .core.evolve_policy import take_policy
 from .core.indexes import enter_recovered, put_node
 from .core.job import FRESH, Course, Job, Shape
 from .core.node import Node
 from .core.node_events import NodeForgotten
+from .core.policy_events import PolicyChanged
 from .core.settings import Settings
 from .core.state import ClusterState
-from .store.base import EventRow, JobRow, Loaded, NodeRow
+from .core.usage import Account
+from .store.base import AccountRow, EventRow, JobRow, Loaded, NodeRow
 
 _encode: Final = msgspec.json.Encoder().encode
 _course_of: Final = msgspec.json.Decoder(Course).decode
 _shape_of: Final = msgspec.json.Decoder(Shape).decode
 _node_of: Final = msgspec.json.Decoder(Node).decode
+_account_of: Final = msgspec.json.Decoder(Account).decode
+_policy_of: Final = msgspec.json.Decoder(PolicyChanged).decode
 _event_of: Final[dict[str, Any]] = {
     kind.__name__: msgspec.json.Decoder(kind).decode for kind in HANDLERS if issubclass(kind, DurableEvent)
 }
@@ -74,6 +79,15 @@ def forgotten_row(event: NodeForgotten) -> NodeRow:
     return NodeRow(event.node, "")
 
 
+def account_row(queue: str, account: Account) -> AccountRow:
+    return AccountRow(queue, _encode(account).decode())
+
+
+def policy_text(event: PolicyChanged) -> str:
+    """Batch.policy: the event that brought the policy."""
+    return _encode(event).decode()
+
+
 def event_row(seq: int, event: Event) -> EventRow:
     return EventRow(
         seq, event.at_us, type(event).__name__, _encode(event).decode(), job_of(event), node_of(event)
@@ -105,22 +119,26 @@ def recover(loaded: Loaded, settings: Settings | None = None) -> ClusterState:
 
 
 def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
-    """Nodes first: jobs take their places on them."""
+    """The policy and the nodes first: jobs take their places on them."""
     state = ClusterState(settings or Settings())
     state.last_at_us = loaded.last_at_us
+    if loaded.policy:
+        take_policy(state, _policy_from_text(loaded.policy))
     for row in loaded.nodes:
         if row.record:
             put_node(state, None, _node_from_row(row))
     jobs: list[Job] = []
     asked: Counter[str] = Counter()
-    waiting: defaultdict[tuple[int, str], list[Job]] = defaultdict(list)
+    waiting: defaultdict[tuple[int, str, str], list[Job]] = defaultdict(list)
     for line in loaded.jobs:
         job = job_from_row(line)
         jobs.append(job)
         asked[line.demand] += 1
         if job.course is FRESH:
-            waiting[line.priority, line.demand].append(job)
+            waiting[line.priority, line.demand, job.user if state.queue.fair else ""].append(job)
     enter_recovered(state, jobs, waiting.values())
+    for entry in loaded.accounts:  # over those that the jobs have opened by taking their places
+        state.usage.accounts[entry.queue] = _account_from_row(entry)
     for text, count in asked.items():
         state.workload.learn(shape_from_text(text).demand, count)
     shapes = {id(job.shape): job.shape for job in jobs}
@@ -135,6 +153,20 @@ def _node_from_row(row: NodeRow) -> Node:
         return _node_of(row.record)
     except msgspec.DecodeError as error:
         raise _damaged(f"node {row.node}", error) from error
+
+
+def _account_from_row(row: AccountRow) -> Account:
+    try:
+        return _account_of(row.record)
+    except msgspec.DecodeError as error:
+        raise _damaged(f"the usage of queue {row.queue}", error) from error
+
+
+def _policy_from_text(text: str) -> PolicyChanged:
+    try:
+        return _policy_of(text)
+    except msgspec.DecodeError as error:
+        raise _damaged("the policy", error) from error
 
 
 @lru_cache(maxsize=4096)

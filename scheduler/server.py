@@ -28,6 +28,8 @@ from ..proto.generated import (
     logs_pb2,
     nodes_pb2,
     nodes_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
 )
 from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
@@ -41,6 +43,7 @@ from .services.jobs import JobService
 from .services.logs import LogService
 from .services.lookup import Lookup
 from .services.nodes import NodeService
+from .services.policy import PolicyService
 from .services.shipping import ShippingService
 from .store.base import Store
 
@@ -110,6 +113,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=loop.now_us)
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
+    policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
     payload.add_logs(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
@@ -150,7 +154,7 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = [
         service.full_name
-        for file in (jobs_pb2, logs_pb2, nodes_pb2, agent_pb2)
+        for file in (jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, agent_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)

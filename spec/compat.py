@@ -136,8 +136,8 @@ def _oversized(spec: JobSpec) -> Iterator[tuple[Path, str]]:
 
 
 def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
-    if spec.compute.removeprefix("azureml:") not in ("", "local"):
-        yield ("compute",), "there are no pools yet; the job runs on any node that fits"
+    if spec.pool:
+        yield ("compute",), "where the cluster has no pools, the job runs on any node that fits"
     for name in spec.services:
         yield ("services", name), "not started here"
     if spec.queue_settings.job_tier:

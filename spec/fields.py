@@ -24,6 +24,7 @@ MEMORY_BYTES_MAX: Final = 1 << 50
 GPUS_MAX: Final = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}\Z")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
@@ -49,6 +50,12 @@ def _name(value: str) -> str:
             "expected a name of letters, digits, '.', '_' and '-' that begins with a letter or digit,"
             f" at most {NAME_CHARS_MAX} characters; found {shown(value)}"
         )
+    return value
+
+
+def _queue(value: str) -> str:
+    if value and (len(value) > NAME_CHARS_MAX or not _QUEUE.match(value)):
+        raise refusal(f"expected the names that lead to a queue, as in research/vision; found {shown(value)}")
     return value
 
 
@@ -208,6 +215,7 @@ def _lower(value: Any) -> Any:
 Name = Annotated[
     str, AfterValidator(_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$"})
 ]
+QueuePath = Annotated[str, AfterValidator(_queue)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Line = Annotated[str, AfterValidator(_line)]

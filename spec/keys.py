@@ -1,4 +1,4 @@
-"""Which keys may stand where in a job document, read off the models, and which one was probably meant."""
+"""Which keys may stand where in a document, read off the models, and which one was probably meant."""
 
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -10,10 +10,10 @@ from .model import JobSpec
 from .problems import Path, nearest
 
 
-def valid_keys(path: Path) -> list[str] | None:
+def valid_keys(path: Path, root: type[BaseModel] = JobSpec) -> list[str] | None:
     """The keys that may stand in the mapping at `path`; None where any may, empty where none. A launcher's
     tag in the path says which one is meant."""
-    models: list[Any] = [JobSpec]
+    models: list[Any] = [root]
     for part in path:
         chosen = MODELS.get(str(part))
         models = [chosen] if chosen else [inner for model in models for inner in _below(model, str(part))]
@@ -22,23 +22,23 @@ def valid_keys(path: Path) -> list[str] | None:
     return list(dict.fromkeys(key for model in models for key in _fields(model)))
 
 
-def nearest_key(path: Path) -> str:
+def nearest_key(path: Path, root: type[BaseModel] = JobSpec) -> str:
     """The valid key that was probably meant by the last one of `path`: one beside it, or one elsewhere."""
     key = str(path[-1])
-    home = _homes().get(key, "")
-    return nearest(key, valid_keys(path[:-1]) or ()) or ("" if home == f"{path[0]}.{key}" else home)
+    home = _homes(root).get(key, "")
+    return nearest(key, valid_keys(path[:-1], root) or ()) or ("" if home == f"{path[0]}.{key}" else home)
 
 
 @cache
-def _homes() -> dict[str, str]:
+def _homes(root: type[BaseModel]) -> dict[str, str]:
     """Where each key of the inner mappings belongs, for a key that stands in the wrong one."""
     homes: dict[str, str] = {}
-    for key, annotation in _fields(JobSpec).items():
+    for key, annotation in _fields(root).items():
         for model in _inner(annotation):
             if get_origin(model) is not dict:
                 for name in _fields(model):
                     homes.setdefault(name, f"{key}.{name}")
-    return {name: home for name, home in homes.items() if name not in _fields(JobSpec)}
+    return {name: home for name, home in homes.items() if name not in _fields(root)}
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

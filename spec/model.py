@@ -27,6 +27,7 @@ from .fields import (
     Name,
     Number,
     PlainData,
+    QueuePath,
     Text,
     Variable,
     VariableText,
@@ -74,7 +75,7 @@ class JobSpec(Model):
     environment_variables: dict[Variable, VariableText] = Field(default={}, max_length=ENTRIES_MAX)
     """Set for every process; expressions are resolved."""
     compute: Line = ""
-    """`local` or absent: any node. Pools of nodes are not supported yet."""
+    """A pool of nodes of the cluster's policy. `local` or absent: its default pool, else any node."""
     distribution: DistributionValue | None = None
     """How processes find each other; absent: one process per instance, on its own."""
     resources: JobResources = JobResources()
@@ -93,6 +94,8 @@ class JobSpec(Model):
     """Not used here."""
     parent_job_name: Line = ""
     """Not used here."""
+    queue: QueuePath = ""
+    """The queue of the cluster's policy in which it waits, such as `research/vision`; absent: the default."""
     priority: Count = Field(default=0, ge=-1000, le=1000)
     """Higher goes first; 0 is usual."""
     retry: Retry = Retry()
@@ -153,6 +156,12 @@ class JobSpec(Model):
             return _environment_key(self.environment.name) + (f":{version}" if version else "")
         return self.environment.image
 
+    @property
+    def pool(self) -> str:
+        """The pool that `compute` names; empty: none."""
+        name = self.compute.removeprefix("azureml:")
+        return "" if name == "local" else name
+
     def input_values(self) -> dict[str, str]:
         """What each `${{inputs.NAME}}` becomes, as text."""
         return {
@@ -186,6 +195,7 @@ class JobSpec(Model):
             exclusive=self.exclusive,
             rendezvous=self.distribution is not None,
             constraints=self._constraints(),
+            pool=self.pool,
         )
 
     def _constraints(self) -> Constraints | None:

@@ -12,30 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
-from .distribution import MODELS
 from .document import DOCUMENT_BYTES_MAX, Document, parse, plain_document
 from .expressions import BadExpression, check_expressions
-from .keys import nearest_key
 from .model import JobSpec
 from .overrides import override
-from .parts import TAGS, DataInput
+from .parts import DataInput
 from .problems import PROBLEMS_MAX, InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number of sensible size",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a text",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "recursion_loop": "plain data",
-}
+from .validation import problems_of
 
 
 def parse_job(
@@ -63,7 +46,7 @@ def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
     try:
         spec = JobSpec.model_validate({key: value for key, value in plain.items() if key not in REFUSED_KEYS})
     except ValidationError as error:
-        problems += _problems(document, error)
+        problems += problems_of(document, error)
     texts = ((("command",), plain.get("command")), *_variable_texts(plain.get("environment_variables")))
     problems += _expression_problems(document, texts, plain.get("inputs"), plain.get("outputs"))
     if spec is not None:
@@ -82,7 +65,7 @@ def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
     try:
         spec = JobSpec.model_validate_json(text)
     except ValidationError as error:
-        raise InvalidDocument(_problems(document, error)) from error
+        raise InvalidDocument(problems_of(document, error)) from error
     texts = ((("command",), spec.command), *_variable_texts(spec.environment_variables))
     problems = [
         *(document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))),
@@ -183,57 +166,3 @@ def _at_expression(document: Document, path: Path, bad: BadExpression) -> Proble
         return problem
     line = document.text.count("\n", 0, at) + 1
     return replace(problem, line=line, column=at - document.text.rfind("\n", 0, at))
-
-
-def _problems(document: Document, error: ValidationError) -> list[Problem]:
-    items = error.errors(include_url=False)[:PROBLEMS_MAX]
-    problems = [_problem(document, item) for item in items]
-    if any(problem.key == "distribution.type" for problem in problems):
-        problems = [p for p in problems if p.key == "distribution.type" or not _below(p, "distribution")]
-    return problems
-
-
-def _below(problem: Problem, key: str) -> bool:
-    """True for what hangs on a mapping that is refused by its type: its other keys are not ours to judge."""
-    return problem.key.startswith(f"{key}.")
-
-
-def _problem(document: Document, item: Any) -> Problem:
-    kind, context = item["type"], item.get("ctx", {})
-    at_key = item["loc"][-1:] == ("[key]",)
-    tagged = tuple(part for part in item["loc"] if part not in TAGS)[: -1 if at_key else None]
-    path = tuple(part for part in tagged if part not in MODELS)
-    if kind == "paceline":
-        return document.problem((*path, *context["at"]), context["text"], at_key=at_key)
-    if kind == "extra_forbidden" and path:
-        return document.problem(path, "unknown key", at_key=True, nearest=nearest_key(tagged))
-    if kind == "missing" and path:
-        return document.problem(path[:-1], f"required key '{path[-1]}' is missing")
-    found = shown(item["input"])
-    if kind == "literal_error":
-        valid = [word.strip("' ") for word in context["expected"].replace(" or ", ",").split(",")]
-        text = f"expected {', '.join(valid)}; found {found}"
-        return document.problem(path, text, nearest=nearest(item["input"], valid))
-    expected = _EXPECTED.get(kind) or _bound(kind, context)
-    if expected:
-        if kind == "int_type" and isinstance(item["input"], str) and item["input"].strip("+-").isdecimal():
-            expected += " without quotes"
-        return document.problem(path, f"expected {expected}; found {found}")
-    return document.problem(path, escaped(str(item["msg"]))[:200])
-
-
-def _bound(kind: str, context: dict[str, Any]) -> str:
-    match kind:
-        case "greater_than_equal":
-            return f"at least {_plainly(context['ge'])}"
-        case "greater_than":
-            return f"more than {_plainly(context['gt'])}"
-        case "less_than_equal":
-            return f"at most {_plainly(context['le'])}"
-        case "too_long":
-            return f"at most {context['max_length']} entries"
-    return ""
-
-
-def _plainly(bound: float) -> str:
-    return str(int(bound)) if bound == int(bound) else str(bound)

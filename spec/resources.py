@@ -63,6 +63,8 @@ class GangDemand:
     """Rank 0's node must keep a TCPStore (distribution: pytorch)."""
     constraints: Constraints | None = None
     """None: any node without taints."""
+    pool: str = ""
+    """Only its nodes will do; empty: those that are not set apart by a pool."""
 
     @property
     def elastic(self) -> bool:

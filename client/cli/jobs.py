@@ -28,6 +28,7 @@ JOBS_COLUMNS = (
     out.Column("step", right=True, drop=2),
     out.Column("time", right=True, drop=1),
     out.Column("user", drop=5),
+    out.Column("queue", flex=True, drop=7),
     out.Column("reason", flex=True, drop=6),
 )
 
@@ -92,7 +93,7 @@ def show(settings: "Settings", job: int, output: str) -> None:
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
     cancel_requested, warnings, pace, document, parent_job, parent_step (of a
     fork), instances (of the attempt),
-    min_instance_count, max_instance_count, size (of a gang that is smaller
+    min_instance_count, max_instance_count, queue, pool, size (of a gang that is smaller
     than it may be: when it grows), failure (of the attempt that
     failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
     error_type, message, traceback, last_lines). Times are microseconds since
@@ -198,6 +199,7 @@ def _row(job: views.Job) -> tuple[str, ...]:
         "-" if job.step is None else str(job.step),
         out.human_time((job.finished_us or out.now_us()) - job.submitted_us),
         job.user,
+        job.queue or "-",
         job.reason.text if job.reason else "",
     )
 
@@ -251,8 +253,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
     yield "gang", f"{gang(job)}, each with {resources(job)}"
     yield from _size(job)
     yield from _saves(job)
-    if job.priority:
-        yield "priority", str(job.priority)
+    yield from _places(job)
     if job.step is not None:
         values = "  ".join(f"{out.clean(name)}={value:.6g}" for name, value in sorted(job.metrics.items()))
         yield "step", f"{job.step}  {values}".rstrip()
@@ -279,6 +280,16 @@ def _saves(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "fork", f"of job {job.parent_job}, from its checkpoint of step {job.parent_step}"
     if job.checkpoints and job.checkpoints[0].why:
         yield "last save", out.clean(f"step {job.checkpoints[0].step}, {job.checkpoints[0].why}")
+
+
+def _places(job: views.Job) -> Iterator[tuple[str, str]]:
+    """Where it stands in line, and for which nodes."""
+    if job.queue:
+        yield "queue", out.clean(job.queue)
+    if job.pool:
+        yield "pool", out.clean(job.pool)
+    if job.priority:
+        yield "priority", str(job.priority)
 
 
 def _size(job: views.Job) -> Iterator[tuple[str, str]]:

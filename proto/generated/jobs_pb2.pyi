@@ -226,6 +226,80 @@ class PreemptRequest(_message.Message):
 Global___PreemptRequest: _TypeAlias = PreemptRequest  # noqa: Y015
 
 @_typing.final
+class HoldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    job: _builtins.int
+    why: _builtins.str
+    """a line of at most 500 characters"""
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.int = ...,
+        why: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "user", b"user", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldRequest: _TypeAlias = HoldRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    job: _builtins.int
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.int = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class SetPriorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    job: _builtins.int
+    priority: _builtins.int
+    """-1,000 to 1,000"""
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "priority", b"priority", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPriorityRequest: _TypeAlias = SetPriorityRequest  # noqa: Y015
+
+@_typing.final
 class CheckpointRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,6 +500,8 @@ class JobView(_message.Message):
     PARENT_STEP_FIELD_NUMBER: _builtins.int
     MIN_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
     MAX_INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
@@ -455,6 +531,10 @@ class JobView(_message.Message):
     min_instance_count: _builtins.int
     """elastic where less than the next"""
     max_instance_count: _builtins.int
+    queue: _builtins.str
+    """empty: the root of the tree"""
+    pool: _builtins.str
+    """empty: none"""
     size: _builtins.str
     """of a gang that is smaller than it may be: when it grows, what that waits for"""
     @_builtins.property
@@ -517,12 +597,14 @@ class JobView(_message.Message):
         parent_step: _builtins.int = ...,
         min_instance_count: _builtins.int = ...,
         max_instance_count: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        pool: _builtins.str = ...,
         size: _builtins.str = ...,
         pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "priority", b"priority", "processes_per_task", b"processes_per_task", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "pool", b"pool", "priority", b"priority", "processes_per_task", b"processes_per_task", "queue", b"queue", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

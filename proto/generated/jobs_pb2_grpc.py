@@ -80,6 +80,21 @@ class JobsStub:
                 request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.SerializeToString,
                 response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/paceline.v1.Jobs/Hold',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.HoldRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/paceline.v1.Jobs/Release',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+                _registered_method=True)
+        self.SetPriority = channel.unary_unary(
+                '/paceline.v1.Jobs/SetPriority',
+                request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SetPriorityRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+                _registered_method=True)
         self.Why = channel.unary_unary(
                 '/paceline.v1.Jobs/Why',
                 request_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
@@ -160,6 +175,25 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hold(self, request, context):
+        """It is not to start until it is released; what runs of it goes on. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPriority(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Why(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -226,6 +260,21 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Fork,
                     request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.FromString,
                     response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.HoldRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.ReleaseRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
+            ),
+            'SetPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPriority,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.SetPriorityRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.SerializeToString,
             ),
             'Why': grpc.unary_unary_rpc_method_handler(
                     servicer.Why,
@@ -487,6 +536,87 @@ class Jobs:
             '/paceline.v1.Jobs/Fork',
             paceline_dot_proto_dot_v1_dot_jobs__pb2.ForkRequest.SerializeToString,
             paceline_dot_proto_dot_v1_dot_jobs__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Hold',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.HoldRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/Release',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.ReleaseRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Jobs/SetPriority',
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.SetPriorityRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_jobs__pb2.JobView.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class JobsStub:
     """The job goes on from that step in a new attempt; what it had saved since does not count any more."""
     Fork: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ForkRequest, _jobs_pb2.SubmitReply]
     """A new job whose first attempt goes on from another job's checkpoint."""
+    Hold: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.HoldRequest, _jobs_pb2.JobView]
+    """It is not to start until it is released; what runs of it goes on. Repeatable."""
+    Release: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ReleaseRequest, _jobs_pb2.JobView]
+    SetPriority: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SetPriorityRequest, _jobs_pb2.JobView]
     Why: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.WhyReply]
     Timeline: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.TimelineReply]
     Watch: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchRequest, _jobs_pb2.WatchReply]
@@ -71,6 +75,10 @@ class JobsAsyncStub(JobsStub):
     """The job goes on from that step in a new attempt; what it had saved since does not count any more."""
     Fork: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ForkRequest, _jobs_pb2.SubmitReply]  # type: ignore[assignment]
     """A new job whose first attempt goes on from another job's checkpoint."""
+    Hold: _aio.UnaryUnaryMultiCallable[_jobs_pb2.HoldRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
+    """It is not to start until it is released; what runs of it goes on. Repeatable."""
+    Release: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ReleaseRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
+    SetPriority: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SetPriorityRequest, _jobs_pb2.JobView]  # type: ignore[assignment]
     Why: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.WhyReply]  # type: ignore[assignment]
     Timeline: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.TimelineReply]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchRequest, _jobs_pb2.WatchReply]  # type: ignore[assignment]
@@ -146,6 +154,28 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.SubmitReply, _abc.Awaitable[_jobs_pb2.SubmitReply]]:
         """A new job whose first attempt goes on from another job's checkpoint."""
+
+    @_abc_1.abstractmethod
+    def Hold(
+        self,
+        request: _jobs_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]:
+        """It is not to start until it is released; what runs of it goes on. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _jobs_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]: ...
+
+    @_abc_1.abstractmethod
+    def SetPriority(
+        self,
+        request: _jobs_pb2.SetPriorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.JobView, _abc.Awaitable[_jobs_pb2.JobView]]: ...
 
     @_abc_1.abstractmethod
     def Why(

@@ -57,6 +57,11 @@ def gpus_text(count: int, models: tuple[str, ...] = ()) -> str:
     return f"{count} {kind + ' ' if kind else ''}GPU{'s' if count != 1 else ''}"
 
 
+def milli_gpus_text(gpu_milli: int) -> str:
+    """`1 GPU`, `2.5 GPUs`."""
+    return f"{gpu_milli / WHOLE_GPU_MILLI:g} GPU{'' if gpu_milli == WHOLE_GPU_MILLI else 's'}"
+
+
 def gpu_share_text(gpu_milli: int, models: tuple[str, ...] = ()) -> str:
     """`0.5 of a GPU`, `0.5 of an H100`."""
     kind = " or ".join(models) or "GPU"
@@ -81,10 +86,11 @@ def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
 def demand_text(demand: GangDemand, count: int | None = None) -> str:
     """`2 tasks x (4 GPUs, 8 cpus)`; of an elastic gang `1 to 4 tasks x (...)`. `count`: as it was placed."""
     each = resources_text(demand.per_task, demand.gpu_models)
+    pool = f" of pool {demand.pool}" if demand.pool else ""
     if count is None and demand.elastic:
-        return f"{demand.instance_count_min} to {demand.instance_count_max} tasks x ({each})"
+        return f"{demand.instance_count_min} to {demand.instance_count_max} tasks x ({each}){pool}"
     count = demand.instance_count if count is None else count
-    return f"1 task with {each}" if count == 1 else f"{count} tasks x ({each})"
+    return f"1 task with {each}{pool}" if count == 1 else f"{count} tasks x ({each}){pool}"
 
 
 def lost_text(step: int, saved_step: int, lost_us: int) -> str:

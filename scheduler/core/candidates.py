@@ -15,6 +15,7 @@ from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .labels import admits, unmet
 from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, matches
 from .packing import fit_of
+from .pools import in_pool
 from .state import ClusterState
 from .topology import Domains, Path, Scope, by_domain, can_be_together, path_of, scopes_of
 
@@ -105,7 +106,7 @@ class Candidates:
         self.warming.pop(name, None)
         node = state.nodes.get(name)
         fits = 0
-        if node is not None and takes_work(state, node):
+        if node is not None and takes_work(state, node) and in_pool(state.policy, node, self.demand.pool):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
         for level in self.domains:
             level.put(name, node.inventory.labels if node is not None else (), fits)
@@ -170,7 +171,11 @@ def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
 
 def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
-    rooms = ((node, most_tasks(node.inventory, demand)) for node in nodes if node.in_service)
+    rooms = (
+        (node, most_tasks(node.inventory, demand))
+        for node in nodes
+        if node.in_service and in_pool(state.policy, node, demand.pool)
+    )
     return not nodes or can_be_together(rooms, demand, state.settings.topology_levels)
 
 

@@ -17,6 +17,7 @@ from .job import Claim, Job
 from .node import Node
 from .order import weight_milli
 from .placement import start
+from .pools import pool_nodes
 from .queue import RESTART, lane_key
 from .reason import Reason
 from .slots import free_ports, in_place_order
@@ -61,7 +62,7 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     restarts = lane_key(job).turn == RESTART
     if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
         return None
-    able = (node for node in state.nodes.values() if takes_work(state, node))
+    able = (node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node))
     areas = areas_of(able, job.demand, state.settings.topology_levels)
     found = [kept for area in areas if (kept := _least_taken(state, job, area)) is not None]
     if not found:

@@ -23,6 +23,7 @@ from .grace import save_grace_us
 from .job import Job, Stop, TaskState
 from .node import Cordon, Node
 from .node_events import NodeCordoned, NodeUncordoned
+from .pools import pool_nodes
 from .state import ClusterState
 from .stimuli import CordonNodes, UncordonNodes
 from .submit import request_stop
@@ -98,7 +99,7 @@ def could_with_cordoned(state: ClusterState, demand: GangDemand) -> bool:
     """If all that are cordoned were put back, and empty; one that is being repaired may well be silent."""
     nodes = [
         node
-        for node in state.nodes.values()
+        for node in pool_nodes(state, demand.pool)
         if node.contact is not NodeContact.LOST or node.cordon is not None
     ]
     rooms = ((node, most_tasks(node.inventory, demand)) for node in nodes)
@@ -108,7 +109,8 @@ def could_with_cordoned(state: ClusterState, demand: GangDemand) -> bool:
 def cordoned_text(state: ClusterState, demand: GangDemand) -> str:
     """`2 of 5 nodes are cordoned (rack-3-a: new disks, by ann; rack-3-b, by bob): they would have room for 4
     tasks`; empty where they could not help."""
-    cordoned = sorted((node for node in state.nodes.values() if node.cordon), key=lambda node: node.name)
+    nodes = list(pool_nodes(state, demand.pool))
+    cordoned = sorted((node for node in nodes if node.cordon), key=lambda node: node.name)
     most = sum(most_tasks(node.inventory, demand) for node in cordoned)
     if not most:
         return ""
@@ -122,7 +124,7 @@ def cordoned_text(state: ClusterState, demand: GangDemand) -> str:
     one = len(cordoned) == 1
     count, empty = (room, "") if room else (most, " when empty")
     return (
-        f"{len(cordoned)} of {len(state.nodes)} nodes {'is' if one else 'are'} cordoned ({named}{more}): "
+        f"{len(cordoned)} of {len(nodes)} nodes {'is' if one else 'are'} cordoned ({named}{more}): "
         f"{'it' if one else 'they'} would have room for {count} task{'s' if count != 1 else ''}{empty}"
     )
 

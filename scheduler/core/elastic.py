@@ -17,6 +17,7 @@ from .candidates import candidates_for, takes_work
 from .effects import Plan
 from .job import Job, Stop
 from .order import first_in_line
+from .quota import is_allowed, tasks_allowed
 from .state import ClusterState
 from .submit import request_stop
 
@@ -24,9 +25,10 @@ from .submit import request_stop
 def wanted(state: ClusterState, job: Job) -> int:
     """The instances that a job which is placed now shall have, where there is room."""
     demand = job.demand
+    most = tasks_allowed(state, job)
     if demand.instance_count_max > demand.instance_count and not _waits_besides(state, job):
-        return demand.instance_count_max
-    return demand.instance_count
+        return min(most, demand.instance_count_max)
+    return min(most, demand.instance_count)
 
 
 def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
@@ -65,7 +67,8 @@ def could_have(state: ClusterState, job: Job) -> int:
     found = candidates_for(state, job.demand)
     more = Counter(task.node for task in job.tasks if takes_work(state, state.nodes[task.node]))
     more.subtract(found.warming)
-    return min(job.demand.instance_count_max, found.most_with(state, more))
+    most = min(job.demand.instance_count_max, len(job.tasks) + tasks_allowed(state, job))
+    return min(most, found.most_with(state, more))
 
 
 def why_not_now(state: ClusterState, job: Job) -> str:
@@ -81,8 +84,10 @@ def why_not_now(state: ClusterState, job: Job) -> str:
 
 
 def somebody_waits(state: ClusterState) -> bool:
-    """Those held back for a while count, and those that nodes are kept for."""
-    return bool(state.held or state.claims) or state.queue.waits
+    """Those held back for a while count, and those that nodes are kept for; not those at a limit."""
+    if state.held or state.claims or not state.policy.queues:
+        return bool(state.held or state.claims) or state.queue.waits
+    return any(is_allowed(state, state.jobs[number]) for _, number in state.queue.firsts())
 
 
 def first_waiting(state: ClusterState) -> JobId | None:

@@ -79,7 +79,7 @@ def end_attempt(
         avoid=avoid if then is JobState.QUEUED else None,
         held_until_us=Micros(now_us + held_us) if held_us and then is JobState.QUEUED else NEVER,
         failed_in_row=in_row,
-        service=service_class(state.settings.order, job, now_us) if then is JobState.QUEUED else 0,
+        service=service_class(state.order, job, now_us) if then is JobState.QUEUED else 0,
         lost=_lost(job, now_us, again=then is JobState.QUEUED),
     )
     why = f"attempt {job.attempt} is over: {ending.code}"

@@ -29,6 +29,7 @@ from .checkpoint_events import (
     PeerMemoryTold,
     RestoreRequested,
 )
+from .hold_events import JobHeld, JobReleased, PriorityChanged
 from .node_events import (
     ClusterSuspected,
     ClusterTrusted,
@@ -46,6 +47,7 @@ from .node_events import (
     SchedulerStarted,
     TimersPassed,
 )
+from .policy_events import PolicyChanged
 from .progress_events import (
     GangHung,
     PacesReported,
@@ -93,6 +95,9 @@ JobEvent = (
     | StopSeen
     | CheckpointRequested
     | RestoreRequested
+    | JobHeld
+    | JobReleased
+    | PriorityChanged
     | AttemptEnded
     | FirstFailureFound
     | LingererGone
@@ -112,7 +117,7 @@ NodeEvent = (
     | NodeUncordoned
     | NodeForgotten
 )
-ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted
+ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted | PolicyChanged
 DurableEvent = JobEvent | NodeEvent | ClusterEvent
 VolatileEvent = NodeHeard | MetricsReported | PacesReported | LaneParked | TimersPassed
 Event = DurableEvent | VolatileEvent

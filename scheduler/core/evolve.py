@@ -8,7 +8,15 @@ indexes true.
 from collections.abc import Iterable
 from typing import Final
 
-from . import evolve_attempts, evolve_checkpoints, evolve_nodes, evolve_progress, evolve_tasks
+from . import (
+    evolve_attempts,
+    evolve_checkpoints,
+    evolve_holds,
+    evolve_nodes,
+    evolve_policy,
+    evolve_progress,
+    evolve_tasks,
+)
 from .events import DurableEvent, Event
 from .settings import Settings
 from .state import ClusterState, Handlers, Touched
@@ -19,6 +27,8 @@ HANDLERS: Final[Handlers] = {
     **evolve_checkpoints.HANDLERS,
     **evolve_progress.HANDLERS,
     **evolve_nodes.HANDLERS,
+    **evolve_policy.HANDLERS,
+    **evolve_holds.HANDLERS,
 }
 
 

@@ -1,7 +1,7 @@
 """Keeps the indexes of a ClusterState true when a job or node changes. Only evolve and recovery come here.
 
-A job is in exactly one place: in line, held back, with a claim, placed on nodes, or (when over) nowhere. A
-stranded one is placed, and in line to move.
+A job is in exactly one place: in line, held back, on hold, with a claim, placed on nodes, or (when over)
+nowhere. A stranded one is placed, and in line to move.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,9 @@ def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
         if old is not None:
             _leave(state, old)
         _enter(state, new)
+    elif old.priority != new.priority and old.number in state.stranded:
+        state.queue.remove(old)
+        state.queue.add(new)
     if new.over:
         del state.jobs[new.number]
         state.small.discard(new.number)
@@ -143,6 +146,7 @@ def _place_changes(old: Job, new: Job) -> bool:
         or old.course.lingering is not new.course.lingering
         or old.course.held_until_us != new.course.held_until_us
         or old.course.claim is not new.course.claim
+        or (not new.placed and (old.course.hold is not new.course.hold or old.priority != new.priority))
     )
 
 
@@ -161,12 +165,15 @@ def _enter(state: ClusterState, job: Job) -> None:
             _note_claim(state, job, job.course.claim)
         elif _must_wait(state, job):
             state.held.add(job.number)
+        elif job.course.hold is not None:
+            state.on_hold.add(job.number)
         else:
             state.queue.add(job)
 
 
 def _note_claim(state: ClusterState, job: Job, claim: Claim) -> None:
     state.claims.add(job.number)
+    state.usage.claim(job, 1)
     state.freed += 1
     for name in claim.nodes:
         state.claimed[name] = job.number
@@ -175,6 +182,7 @@ def _note_claim(state: ClusterState, job: Job, claim: Claim) -> None:
 
 def _forget_claim(state: ClusterState, job: Job, claim: Claim) -> None:
     state.claims.remove(job.number)
+    state.usage.claim(job, -1)
     state.freed += 1
     for name in dict.fromkeys(claim.nodes):
         del state.claimed[name]
@@ -227,6 +235,8 @@ def _leave(state: ClusterState, job: Job) -> None:
             _forget_claim(state, job, job.course.claim)
         elif job.number in state.held:
             state.held.remove(job.number)
+        elif job.number in state.on_hold:
+            state.on_hold.remove(job.number)
         else:
             state.queue.remove(job)
 
@@ -235,6 +245,7 @@ def _take(state: ClusterState, job: Job) -> None:
     need = job.demand.per_task
     state.placed.add(job.number)
     state.lifted_milli += _lifted_milli(job)
+    state.usage.take(job, state.last_at_us, state.policy.half_life_us)
     for task in job.tasks:
         load = state.loads[task.node]
         load.take(need, task.gpu_indices)
@@ -252,6 +263,7 @@ def _give_back(state: ClusterState, job: Job) -> None:
     need = job.demand.per_task
     state.placed.remove(job.number)
     state.lifted_milli -= _lifted_milli(job)
+    state.usage.give_back(job, state.last_at_us, state.policy.half_life_us)
     state.freed += 1
     for task in job.tasks:
         load = state.loads[task.node]

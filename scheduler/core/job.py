@@ -43,6 +43,8 @@ class Shape:
 
     demand: GangDemand
     policy: Policy = Policy()
+    queue: str = ""
+    """Of the cluster's policy; its user has a line of their own below it, see queues.py."""
 
 
 class TaskState(StrEnum):
@@ -129,6 +131,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """An admin's word that a job is not to start until it is released."""
+
+    by: str
+    since_us: Micros
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SaveAsk:
     """Somebody wants a checkpoint of the current attempt; `pending` until it is there, or could not be
     made."""
@@ -205,6 +216,7 @@ class Course:
     rate: FaultRate = NO_RATE
     """Of its attempts that are over."""
     claim: Claim | None = None
+    hold: Hold | None = None
     gave_way_to: JobId | None = None
     """Of one that waits: whom it was stopped for."""
     served_us: int = 0

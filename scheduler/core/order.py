@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from .fair import Fair, Levels
 from .job import Job
-from .queue import RESTART, LaneKey, lane_key
+from .queue import RESTART, LaneKey
 from .settings import Order
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ def queued_us(job: Job, now_us: int) -> int:
 
 def may_lift(state: "ClusterState") -> bool:
     """Those that were lifted for their patience hold less than their part of the cluster."""
-    return state.lifted_milli * 100 < state.settings.order.lifted_percent * state.capacity_milli
+    return state.lifted_milli * 100 < state.order.lifted_percent * state.capacity_milli
 
 
 def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
     """The classes that its patience lifts a waiting job by."""
-    patience_us = state.settings.order.patience_us
+    patience_us = state.order.patience_us
     if not patience_us or not may_lift(state):
         return 0
     return queued_us(job, now_us) // patience_us
@@ -76,7 +77,7 @@ def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
 def standing_class(state: "ClusterState", job: Job, now_us: Micros) -> int:
     """The class that a job counts as: it may be below 0."""
     if job.placed:
-        return service_class(state.settings.order, job, now_us) - job.course.lifted
+        return service_class(state.order, job, now_us) - job.course.lifted
     return job.course.service - lift(state, job, now_us)
 
 
@@ -84,21 +85,28 @@ class Standing(NamedTuple):
     """Sorts as the line stands."""
 
     turn: int
+    fair: Fair
+    """Of the line among others, see fair.py; empty where the policy has no queues, and of restarts."""
     minus_priority: int
     service: int
     job: JobId
 
 
-def standing(state: "ClusterState", key: LaneKey, job: Job, now_us: Micros) -> Standing:
-    """Of the first of a lane."""
+def standing(
+    state: "ClusterState", key: LaneKey, job: Job, now_us: Micros, levels: Levels | None = None
+) -> Standing:
+    """Of the first of a lane. `levels`: as they are now, to share."""
     service = 0 if key.turn == RESTART else standing_class(state, job, now_us)
-    return Standing(key.turn, key.minus_priority, service, job.number)
+    fair: Fair = ()
+    if state.queue.fair and key.turn != RESTART:
+        fair = (levels or Levels(state, now_us)).of(key.leaf, job.shape.queue, key.minus_priority)
+    return Standing(key.turn, fair, key.minus_priority, service, job.number)
 
 
 def first_in_line(state: "ClusterState", now_us: Micros) -> JobId | None:
     """Parked lanes are passed over."""
-    jobs = state.jobs
-    standings = (standing(state, key, jobs[number], now_us) for key, number in state.queue.firsts())
+    jobs, levels = state.jobs, Levels(state, now_us)
+    standings = (standing(state, key, jobs[number], now_us, levels) for key, number in state.queue.firsts())
     first = min(standings, default=None)
     return None if first is None else first.job
 
@@ -106,15 +114,16 @@ def first_in_line(state: "ClusterState", now_us: Micros) -> JobId | None:
 def ahead_of(state: "ClusterState", job: Job, now_us: Micros) -> tuple[int, JobId | None]:
     """How many stand before it (parked lanes do not count), and the first of them. Of those that are not
     first in their lane, patience is left out."""
-    own_key = lane_key(job)
-    mine = standing(state, own_key, job, now_us)
+    levels = Levels(state, now_us)
+    mine = standing(state, state.queue.key_of(job), job, now_us, levels)
     count = 0
     for key, number in state.queue.firsts():
         lane = state.queue.lanes[key]
+        first = standing(state, key, state.jobs[number], now_us, levels)
         count += sum(
-            Standing(key.turn, key.minus_priority, key.service, other) < mine
+            Standing(key.turn, first.fair, key.minus_priority, key.service, other) < mine
             for other in lane.jobs
             if other != number and other not in lane.gone and other != job.number
         )
-        count += standing(state, key, state.jobs[number], now_us) < mine
+        count += first < mine
     return count, first_in_line(state, now_us) if count else None

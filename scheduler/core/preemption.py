@@ -1,8 +1,9 @@
 """Who is stopped so that another can start: the set of running jobs that loses least, of those that may be.
 
 May be stopped, after it has run for a while: a job of lower priority; and one of the same priority that was
-served more (order.py), if it has saved a checkpoint: it will lose little. Not one that is being stopped, nor
-one that would not be tried again, nor one whose nodes are silent.
+served more (order.py), if it has saved a checkpoint: it will lose little; and, so that a queue has what it is
+guaranteed, one of a queue that borrows (quota.py). Not one that is being stopped, nor one that would not be
+tried again, nor one whose nodes are silent.
 
 Nodes are cleared greedily: the next task goes where making room for it loses least, what was freed before
 counted; in the end whoever turns out not to be needed stays. Nobody is told to go unless all of the gang fits
@@ -21,11 +22,15 @@ from .attempt_events import PlacesClaimed
 from .candidates import takes_work, tasks_that_fit
 from .effects import Effect, Plan
 from .events import Event
+from .fair import Levels
 from .grace import save_grace_us
 from .job import Job, Stop
 from .node import Load
 from .order import gang_milli, served_us, standing_class
 from .placement import copy_of, give_back
+from .pools import pool_nodes
+from .queues import leaf_of_job
+from .quota import Reclaim
 from .settings import GPU_HOUR_US
 from .state import ClusterState
 from .submit import request_stop
@@ -58,29 +63,16 @@ def stoppable(state: ClusterState, now_us: Micros) -> list[Stoppable]:
 def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> Plan[None] | None:
     """Claims nodes for it and gives notice to those that must leave, of `those`. None: not even all that may
     be stopped for it would do."""
-    own = standing_class(state, job, now_us)
-    may = [
-        state.jobs[one.job]
-        for one in those
-        if (one.priority < job.priority or (one.saved and one.priority == job.priority and one.service > own))
-        and state.jobs[one.job].course.stop is None
-    ]
-    if not may:
+    found = _found(state, job, those, now_us)
+    if found is None:
         return None
-    losses = {victim.number: loss_us(victim, now_us) for victim in may}
-    able = (node for node in state.nodes.values() if takes_work(state, node))
-    areas = areas_of(able, job.demand, state.settings.topology_levels)
-    found = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
-    found = [one for one in found if one.find() and one.victims]
-    if not found:
-        return None
-    clearing = min(found, key=lambda one: sum(losses[number] for number in one.victims))
-    victims = tuple(sorted(clearing.victims))
-    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(clearing.slots)), victims)]
+    best, reclaim = found
+    victims = tuple(sorted(best.victims))
+    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(best.slots)), victims)]
     effects: list[Effect] = []
     for number in victims:
         victim = state.jobs[number]
-        why = _why(job, victim, now_us)
+        why = reclaim.why(victim) or _why(job, victim, now_us)
         stop = Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(victim), why=why, for_job=job.number)
         plan = request_stop(state, victim, stop)
         events += plan.events
@@ -88,9 +80,61 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
     return Plan(None, tuple(events), tuple(effects))
 
 
+def _found(
+    state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros
+) -> tuple["Clearing", Reclaim] | None:
+    """Whom to stop. A queue has its guarantee back from those who borrow, from each no more than that: who
+    loses least is looked for among all of them, and then among so many as may be taken together."""
+    reclaim = Reclaim(state, job)
+    others = [one for one in those if state.jobs[one.job].course.stop is None]
+    outranked = _outranked(state, job, others, now_us)
+    able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
+    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
+    for may in (borrowing, _together(reclaim, borrowing, now_us)):
+        losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}
+        if not losses:
+            return None
+        clearings = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
+        found = [one for one in clearings if one.find() and one.victims]
+        if not found:
+            return None
+        best = min(found, key=lambda one: sum(losses[number] for number in one.victims))
+        plain = {victim.number for victim in outranked}
+        if reclaim.takes_all(state.jobs[number] for number in sorted(best.victims - plain)):
+            return best, reclaim
+    return None
+
+
+def _outranked(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> list[Job]:
+    """Of lower priority, or served more; where the policy has queues, of its own queue, or (served more, too)
+    of one that stands behind it."""
+    own, levels = standing_class(state, job, now_us), Levels(state, now_us)
+    may = []
+    for one in those:
+        served_more = one.saved and one.service > own
+        victim = state.jobs[one.job]
+        if not state.queue.fair or victim.shape.queue == job.shape.queue:
+            if one.priority < job.priority or (served_more and one.priority == job.priority):
+                may.append(victim)
+        elif served_more and levels.of(leaf_of_job(job), "", 0) < levels.of(leaf_of_job(victim), "", 0):
+            may.append(victim)
+    return may
+
+
+def _together(reclaim: Reclaim, borrowing: Sequence[Job], now_us: Micros) -> list[Job]:
+    """As many as may be taken at once, those that lose least first."""
+    inner, chosen = Reclaim(reclaim.state, reclaim.job), []
+    for victim in sorted(borrowing, key=lambda one: (loss_us(one, now_us), one.number)):
+        if inner.may_take(victim):
+            inner.take(victim)
+            chosen.append(victim)
+    return chosen
+
+
 def _is_stoppable(state: ClusterState, job: Job, now_us: Micros) -> bool:
     course = job.course
-    if now_us - course.attempt_us < state.settings.order.min_run_us or course.stop is not None:
+    if now_us - course.attempt_us < state.order.min_run_us or course.stop is not None:
         return False
     if course.state is not JobState.RUNNING:
         return False

@@ -1,4 +1,5 @@
-"""The jobs that wait, in lanes of equals: of one turn, priority, class of service and demand, by number.
+"""The jobs that wait, in lanes of equals: of one turn, priority, class of service and demand (and, where the
+policy has queues, of one user in one queue), by number.
 
 When the first of a lane can never run, none of them can, and the lane steps aside (is parked) until the nodes
 change. How the lanes stand to each other is said by turns.py: it changes with time.
@@ -6,13 +7,14 @@ change. How the lanes stand to each other is said by turns.py: it changes with t
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...spec.ids import JobId
 from ...spec.resources import GangDemand
 from .job import Job
+from .queues import leaf_of_job
 
 RESTART, FIRST_TIME = 0, 1
 
@@ -24,6 +26,8 @@ class LaneKey(NamedTuple):
     service: int
     """Class of service, see order.py; 0 of restarts: these go by number."""
     demand: GangDemand
+    leaf: str = ""
+    """In the tree of queues; empty where the policy has none, and of restarts."""
 
 
 @dataclass(slots=True)
@@ -50,9 +54,26 @@ class Queue:
     length: int = 0
     version: int = 0
     """Grows with each change of who stands where."""
+    fair: bool = False
+    """The policy has queues: each leaf has lanes of its own."""
 
     def __len__(self) -> int:
         return self.length
+
+    def key_of(self, job: Job) -> LaneKey:
+        """The lane that it stands in."""
+        key = lane_key(job)
+        return key._replace(leaf=leaf_of_job(job)) if self.fair and key.turn != RESTART else key
+
+    def set_fair(self, fair: bool, jobs: Mapping[JobId, Job]) -> None:
+        """Everybody stands in line anew where that is another line."""
+        if fair == self.fair:
+            return
+        lanes, self.lanes, self.length, self.fair = self.lanes, {}, 0, fair
+        for lane in lanes.values():
+            for number in lane.jobs:
+                if number not in lane.gone:
+                    self.add(jobs[number])
 
     def firsts(self) -> Iterator[tuple[LaneKey, JobId]]:
         """Of each lane that is not parked."""
@@ -67,11 +88,11 @@ class Queue:
 
     def waits_besides(self, job: Job) -> bool:
         """Somebody else does."""
-        own = lane_key(job)
+        own = self.key_of(job)
         return any(len(lane) > (key == own) for key, lane in self.lanes.items() if not lane.parked)
 
     def add(self, job: Job) -> None:
-        lane = self.lanes.setdefault(lane_key(job), Lane())
+        lane = self.lanes.setdefault(self.key_of(job), Lane())
         self.length += 1
         self.version += 1
         if job.number in lane.gone:  # left and came back before it was trimmed: it stands where it stood
@@ -83,14 +104,14 @@ class Queue:
 
     def add_all(self, jobs: Sequence[Job]) -> None:
         """As `add` for each, when all are of one lane."""
-        lane = self.lanes.setdefault(lane_key(jobs[0]), Lane())
+        lane = self.lanes.setdefault(self.key_of(jobs[0]), Lane())
         lane.gone.difference_update(back := {job.number for job in jobs} & lane.gone)
         lane.jobs = deque(sorted((*lane.jobs, *(job.number for job in jobs if job.number not in back))))
         self.length += len(jobs)
         self.version += 1
 
     def remove(self, job: Job) -> None:
-        key = lane_key(job)
+        key = self.key_of(job)
         lane = self.lanes[key]
         self.length -= 1
         self.version += 1
@@ -99,7 +120,7 @@ class Queue:
 
     def park(self, job: Job) -> None:
         """The lane of `job` steps aside."""
-        self.lanes[lane_key(job)].parked = True
+        self.lanes[self.key_of(job)].parked = True
         self.version += 1
 
     def unpark_all(self) -> None:

@@ -14,10 +14,12 @@ from .claims import claim_reason
 from .cordons import cordon_text, tasks_left
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text
+from .holds import hold_reason
 from .job import Job, TaskState, may_grow
 from .node import Cordon, Node
 from .order import ahead_of
 from .placement import room_elsewhere
+from .quota import limit_reason
 from .reason import Reason
 from .shortage import lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
 from .state import ClusterState
@@ -84,11 +86,16 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     last = _last_attempt(job)
     if job.number in state.held:
         return Why((_held_reason(state, job, now_us), *last))
+    if job.course.hold is not None:
+        return Why((hold_reason(job, job.course.hold, now_us), *last))
     if not can_ever(state, job.demand):
         unfit = unfit_reason(state, job.demand, now_us)
         return Why((unfit, *last), never=unfit.code == "never")
     if job.number in state.claims:
         return Why((claim_reason(state, job, now_us), *last))
+    limit = limit_reason(state, job)
+    if limit is not None:
+        return Why((limit, *last), never=limit.code == "never")
     ahead, first = ahead_of(state, job, now_us)
     shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)

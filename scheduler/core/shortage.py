@@ -13,6 +13,7 @@ from .gpus import sick_texts
 from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
 from .node import Load, Node, gpu_groups, gpus_matching, matches
+from .pools import pool_nodes
 from .reason import Reason
 from .slots import find_slots
 from .state import ClusterState
@@ -26,7 +27,7 @@ def unfit_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     """The nodes in service could never run it; with those that are cordoned it may be another matter."""
     if not could_with_cordoned(state, demand):
         return never_reason(state, demand, now_us)
-    serving = [node for node in state.nodes.values() if node.in_service]
+    serving = [node for node in pool_nodes(state, demand.pool) if node.in_service]
     others = (
         f"the other nodes could not run it: {_never_text(serving, demand, state.settings.topology_levels)}; "
         if serving
@@ -39,7 +40,9 @@ def unfit_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
 
 def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Reason:
     """No node of this cluster could ever run it; nodes that are lost do not count."""
-    nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
+    nodes = [node for node in pool_nodes(state, demand.pool) if node.contact is not NodeContact.LOST]
+    if not nodes:
+        return _nobody(state, demand, _needs(demand))
     text = _never_text(nodes, demand, state.settings.topology_levels)
     lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
@@ -54,7 +57,7 @@ def lost_that_fit(state: ClusterState, demand: GangDemand) -> int:
     """Nodes that could help if they returned."""
     return sum(
         node.contact is NodeContact.LOST and most_tasks(node.inventory, demand) > 0
-        for node in state.nodes.values()
+        for node in pool_nodes(state, demand.pool)
     )
 
 
@@ -71,7 +74,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     """What it needs, how much of it fits now, and who holds the rest where it would fit best."""
     demand = job.demand
     needs = _needs(demand)
-    connected = [node for node in state.nodes.values() if takes_work(state, node)]
+    connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting and not state.claimed:
         return _nobody(state, demand, needs)
@@ -95,7 +98,7 @@ def nodes_text(
     state: ClusterState, demand: GangDemand, now_us: Micros, within: Collection[NodeId] | None = None
 ) -> str:
     """What is free where it would fit best, and who holds the rest; `within`: of these nodes."""
-    connected = [node for node in state.nodes.values() if takes_work(state, node)]
+    connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     useful = sorted(
         (
@@ -132,9 +135,14 @@ def _needs(demand: GangDemand) -> str:
 
 
 def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
-    if not state.nodes:
-        return Reason("no-nodes", f"{needs}; no node has joined yet", START_AGENT)
-    others = [node for node in state.nodes.values() if node.cordon is None]
+    nodes = list(pool_nodes(state, demand.pool))
+    if not nodes and not demand.pool and state.nodes:
+        hint = "name one of the pools with `compute`: `pace pools` lists them"
+        return Reason("no-nodes", f"{needs}; all {len(state.nodes)} nodes are set apart by pools", hint)
+    if not nodes:
+        which = f"node of pool {demand.pool}" if demand.pool else "node"
+        return Reason("no-nodes", f"{needs}; no {which} has joined yet", START_AGENT)
+    others = [node for node in nodes if node.cordon is None]
     silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
     lost = len(others) - silent
     text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"

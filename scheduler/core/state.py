@@ -1,8 +1,8 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
-`jobs`, `nodes`, the counters and the suspicion are the state proper. `loads`, `queue`, `held`, `stranded`,
-`small`, `placed`, `claims`, `resting`, `timers` are indexes: they follow from the state proper and are built
-anew by recovery.
+`jobs`, `nodes`, the policy, the counters and the suspicion are the state proper. `loads`, `queue`, `held`,
+`stranded`, `small`, `placed`, `claims`, `resting`, `timers` are indexes: they follow from the state proper
+and are built anew by recovery.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
+from .cluster_policy import NO_POLICY, ClusterPolicy, QueueTree
 from .job import NEVER, Job, Shape
 from .node import Load, Node
 from .pace import GangPaces
 from .queue import Queue
 from .rates import NO_RATE, FaultRate
-from .settings import Settings
+from .settings import Order, Settings
 from .timers import Timers
+from .usage import Usage
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ class ClusterState:
     """An operator said that the silent nodes are gone; holds until no node is silent."""
     trusted_us: Micros = NEVER
     """Since when silence counts again: the scheduler's start, or the end of a suspicion."""
+    policy: ClusterPolicy = NO_POLICY
+    policy_by: str = ""
+    policy_us: Micros = NEVER
+    """Who put it in force, and when; never: nobody has."""
+    tree: QueueTree = field(default_factory=QueueTree)
+    """Of the policy's queues: an index."""
     jobs: dict[JobId, Job] = field(default_factory=dict)
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     shapes: dict[Shape, Shape] = field(default_factory=dict)
@@ -60,6 +68,8 @@ class ClusterState:
     queue: Queue = field(default_factory=Queue)
     held: set[JobId] = field(default_factory=set)
     """QUEUED, but not in line yet: a refusal's backoff, or leftovers of an exclusive attempt."""
+    on_hold: set[JobId] = field(default_factory=set)
+    """QUEUED, and not in line until an admin releases them."""
     stranded: set[JobId] = field(default_factory=set)
     """Placed and fenced, with a part on a LOST node: also in line, see stranding.py."""
     small: set[JobId] = field(default_factory=set)
@@ -81,6 +91,8 @@ class ClusterState:
     """Of gangs in this cluster: beside the state, see rates.py."""
     workload: Workload = field(default_factory=Workload)
     """What was submitted: beside the state, too, see workload.py."""
+    usage: Usage = field(default_factory=Usage)
+    """What queues and users have (an index), and have had (kept)."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)
@@ -89,6 +101,11 @@ class ClusterState:
     """Memos of what the nodes can take: now, and at all."""
     freed: int = 0
     """Grows when something becomes free or a node can take work: what did not fit is tried again."""
+
+    @property
+    def order(self) -> Order:
+        """The knobs of the order in which jobs start."""
+        return self.policy.order or self.settings.order
 
 
 Touched = Job | Node | None

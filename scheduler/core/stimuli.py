@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
+from .admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .failure import NOTHING, Evidence
 from .hang import RankLook
 from .job import NEVER, Checkpoint, Parent, Shape
@@ -163,10 +164,13 @@ class Tick:
     """Time has passed; the loop makes these itself. Answer: None."""
 
 
-Keyed = Submit | Preempt | Restore | CordonNodes | UncordonNodes
+Keyed = Submit | Preempt | Restore | CordonNodes | UncordonNodes | ApplyPolicy
 """Its key is kept, so that the same again changes nothing."""
 Stimulus = (
     Keyed
+    | HoldJob
+    | ReleaseJob
+    | SetPriority
     | AskCheckpoint
     | Cancel
     | Hello

@@ -5,6 +5,7 @@ from dataclasses import replace
 from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState
+from .admission import admitted
 from .attempt_events import JobEnded, JobSubmitted, StopRequested
 from .effects import Effect, Plan, StopTask, Submitted
 from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
@@ -19,7 +20,7 @@ from .stranding import within_reach
 def on_submit(
     state: ClusterState, asked: Submit, now_us: Micros, known: tuple[JobId, ...] | None
 ) -> Plan[Submitted]:
-    """`known`: what the key made when it was used before. Raises LimitExceeded."""
+    """`known`: what the key made when it was used before. Raises LimitExceeded; see admission.py, too."""
     if known is not None:
         return Plan(Submitted(known, repeated=True))
     most = state.settings.jobs_max
@@ -38,7 +39,7 @@ def on_submit(
             new.name,
             asked.user,
             new.priority,
-            new.shape,
+            admitted(state.policy, new, asked.user),
             asked.parent,
             asked.checkpoint,
         )

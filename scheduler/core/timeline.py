@@ -33,6 +33,7 @@ from .ending import COUNTED
 from .events import Event, node_of
 from .gpus import sick_text
 from .hang import place_of, step_of
+from .hold_events import JobHeld, JobReleased, PriorityChanged
 from .job import NEVER, Stop
 from .node_events import (
     ClusterSuspected,
@@ -49,6 +50,7 @@ from .node_events import (
     NodeUnknown,
     SchedulerStarted,
 )
+from .policy_events import PolicyChanged
 from .progress_events import GangHung, RanksInspected, StragglerFound, SuspicionCleared, TaskStalled
 from .signals import how_it_exited
 from .task_events import (
@@ -127,6 +129,12 @@ def _wish_text(event: Event, names: Names) -> str:
         case RestoreRequested():
             by = f" by {event.by}" if event.by else ""
             return f"sent back{by} to the checkpoint of step {event.step}: later ones do not count any more"
+        case JobHeld():
+            return f"held by {event.by} until it is released{f': {event.why}' if event.why else ''}"
+        case JobReleased():
+            return f"released by {event.by}"
+        case PriorityChanged():
+            return f"given priority {event.priority} by {event.by}"
     return ""
 
 
@@ -315,4 +323,6 @@ def _cluster_text(event: Event) -> str:
             return f"{event.silent} of {event.known} nodes are silent at once: none is replaced"
         case ClusterTrusted():
             return f"silence counts again: {event.by or 'contact has returned'}"
+        case PolicyChanged():
+            return f"policy changed by {event.by}: {'; '.join(event.changes)}"
     return type(event).__name__

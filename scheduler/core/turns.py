@@ -1,4 +1,5 @@
-"""The walk along the line: everybody who fits starts, in the order of order.py; who does not is passed over.
+"""The walk along the line: everybody who fits starts, in the order of order.py; who does not is passed over,
+and so is who would be above a limit of a queue or user (quota.py).
 
 That nobody waits for ever without reason is seen to by three means: a job may have others stopped that were
 served more, or count for less (preemption.py); nodes are kept for it meanwhile (claims.py); and one that was
@@ -15,21 +16,22 @@ from typing import Final
 
 from ...spec.ids import Micros
 from ...spec.resources import GangDemand
+from .candidates import can_ever, candidates_for
 from .claims import reserve, settle
 from .effects import Plan
+from .fair import Levels
 from .job import Job
-from .order import Standing, lift, standing, standing_class
+from .order import Standing, lift, standing
 from .placement import place
 from .preemption import Stoppable, make_room, stoppable
-from .queue import RESTART, LaneKey, lane_key
+from .queue import RESTART, LaneKey
+from .queues import leaf_of_job
+from .quota import is_allowed
 from .state import ClusterState
 
 KINDS_MAX: Final = 10_000
 CLAIMS_MAX: Final = 64
 """Jobs that nodes are kept for at one time."""
-
-Asker = tuple[GangDemand, int, int]
-"""A demand, with minus its priority and the class that it counts as."""
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Turns:
 
     stuck: dict[GangDemand, int] = field(default_factory=dict)
     """With `freed` when it did not fit."""
-    denied: dict[Asker, Micros] = field(default_factory=dict)
+    denied: dict[LaneKey, Micros] = field(default_factory=dict)
     """For whom no room could be made, and when."""
     settled: tuple[int, int] | None = None
     """Who stood in line, and what was free, when nobody could move."""
@@ -58,7 +60,7 @@ class Turns:
             yield plan
         if not moved:
             self.settled = (state.queue.version, state.freed)
-            order = state.settings.order
+            order = state.order
             waits = order.preemption and bool(state.placed) and state.queue.waits
             self.review_us = Micros(now_us + order.review_us) if waits else None
 
@@ -67,23 +69,55 @@ class Turns:
             plan = settle(state, state.jobs[number], now_us)
             if plan is not None:
                 yield plan
+        levels = Levels(state, now_us)
         line: list[tuple[Standing, LaneKey]] = [
-            (standing(state, key, state.jobs[number], now_us), key) for key, number in state.queue.firsts()
+            (standing(state, key, state.jobs[number], now_us, levels), key)
+            for key, number in state.queue.firsts()
+            if self._may_move(state, key, now_us)
         ]
         heapify(line)
         while line:
             first, key = line[0]
+            if not self._may_move(state, key, now_us):
+                heappop(line)
+                continue
             job = state.jobs[first.job]
-            plan = self._turn(state, job, now_us)
+            if first.fair and first < (now := standing(state, key, job, now_us, levels)):
+                heapreplace(line, (now, key))  # others of its queues have started since
+                continue
+            plan = self._turn(state, job, now_us) if is_allowed(state, job) else None
             if plan is not None:
                 yield plan
+                levels.forget(leaf_of_job(job))
                 if job.placed:  # stranded: it stands in line anew, before those that follow
                     return
             lane = state.queue.lanes.get(key)
             if plan is None or lane is None or lane.parked:
                 heappop(line)
             else:
-                heapreplace(line, (standing(state, key, state.jobs[lane.jobs[0]], now_us), key))
+                heapreplace(line, (standing(state, key, state.jobs[lane.jobs[0]], now_us, levels), key))
+
+    def _may_move(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
+        """A restart always; others when there is room for such a gang, or it is time to see whether room can
+        be made: most lanes are passed over here, and cost no more."""
+        if key.turn == RESTART or not self._is_denied(state, key, now_us):
+            return True
+        demand = key.demand
+        if self.stuck.get(demand) == state.freed:
+            return False
+        if candidates_for(state, demand).room >= demand.instance_count_min or not can_ever(state, demand):
+            return True
+        self._note_stuck(state, demand)
+        return False
+
+    def _is_denied(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
+        before_us = self.denied.get(key)
+        return before_us is not None and now_us < before_us + state.order.review_us
+
+    def _note_stuck(self, state: ClusterState, demand: GangDemand) -> None:
+        if len(self.stuck) >= KINDS_MAX:
+            self.stuck.clear()
+        self.stuck[demand] = state.freed
 
     def _turn(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         if job.placed:
@@ -92,27 +126,22 @@ class Turns:
             plan = place(state, job, now_us)
             if plan is not None:
                 return plan
-            if len(self.stuck) >= KINDS_MAX:
-                self.stuck.clear()
-            self.stuck[job.demand] = state.freed
+            self._note_stuck(state, job.demand)
         return self._make_room(state, job, now_us)
 
     def _make_room(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
-        order = state.settings.order
-        asker = (job.demand, -job.priority, standing_class(state, job, now_us))
-        before_us = self.denied.get(asker)
-        waits = before_us is not None and now_us < before_us + order.review_us
-        if waits or len(state.claims) >= CLAIMS_MAX:
+        key = state.queue.key_of(job)
+        if self._is_denied(state, key, now_us) or len(state.claims) >= CLAIMS_MAX:
             return None
         plan = None
-        if order.preemption:
+        if state.order.preemption:
             if self.stoppable is None:
                 self.stoppable = stoppable(state, now_us)
             plan = make_room(state, job, self.stoppable, now_us)
-        if plan is None and (lane_key(job).turn == RESTART or lift(state, job, now_us)):
+        if plan is None and (key.turn == RESTART or lift(state, job, now_us)):
             plan = reserve(state, job, now_us)
         if plan is None:
             if len(self.denied) >= KINDS_MAX:
                 self.denied.clear()
-            self.denied[asker] = now_us
+            self.denied[key] = now_us
         return plan

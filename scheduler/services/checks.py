@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from ...proto.limits import KEY_PATTERN, NAME_CHARACTERS_MAX
+from ...proto.limits import KEY_PATTERN, NAME_CHARACTERS_MAX, NODE_WHY_CHARACTERS_MAX
 from ...spec.errors import InvalidRequest
 
 _KEY: Final = re.compile(KEY_PATTERN)
@@ -16,6 +16,14 @@ def check_asked(key: str, user: str) -> None:
             f"{key[:80]!r} is no idempotency key; expected 1 to 64 characters of A-Z a-z 0-9 _ -"
         )
     check_user(user)
+
+
+def check_why(why: str) -> None:
+    """Raises InvalidRequest."""
+    if len(why) > NODE_WHY_CHARACTERS_MAX or not why.isprintable():
+        raise InvalidRequest(
+            f"`why` is no line of text: expected at most {NODE_WHY_CHARACTERS_MAX} printable characters"
+        )
 
 
 def check_user(user: str) -> None:

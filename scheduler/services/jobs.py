@@ -40,6 +40,7 @@ from ..store.base import EventRow
 from .checkpoints import CheckpointCalls
 from .checks import check_asked
 from .documents import Documents
+from .holds import HoldCalls
 from .lookup import Lookup, no_job
 from .messages import add_document, add_output, entry_message, job_message, reason_message
 from .starts import output_folders
@@ -53,7 +54,7 @@ _PARSE_AT_ONCE: Final = 50
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class JobService(CheckpointCalls):
+class JobService(HoldCalls, CheckpointCalls):
     """Role: client."""
 
     def __init__(
@@ -261,7 +262,9 @@ def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
         backoff_start_us=round(spec.retry.backoff.start_s * _SECOND_US),
         backoff_max_us=round(spec.retry.backoff.max_s * _SECOND_US),
     )
-    return stimuli.NewJob(spec.label, spec.effective_priority, Shape(spec.demand(), policy), document)
+    return stimuli.NewJob(
+        spec.label, spec.effective_priority, Shape(spec.demand(), policy, spec.queue), document
+    )
 
 
 def _state(name: str) -> JobState:

@@ -48,6 +48,8 @@ def job_message(
         min_instance_count=demand.instance_count_min,
         max_instance_count=demand.instance_count_max,
         size=size,
+        queue=job.shape.queue,
+        pool=demand.pool,
         processes_per_task=demand.processes_per_task,
         per_task=resources_message(demand.per_task),
         tasks=[_task_message(job, task, node_names) for task in course.tasks],

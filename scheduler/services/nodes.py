@@ -10,7 +10,6 @@ from ...proto.codecs import resources_message, task_key_message
 from ...proto.generated import nodes_pb2, nodes_pb2_grpc
 from ...proto.limits import (
     NAME_CHARACTERS_MAX,
-    NODE_WHY_CHARACTERS_MAX,
     PAGE_BYTES_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
@@ -27,7 +26,7 @@ from ..core.state import ClusterState
 from ..core.stimuli import CordonNodes, TrustCluster, UncordonNodes
 from ..loop import Loop
 from .agents import Samples
-from .checks import check_asked, check_user
+from .checks import check_asked, check_user, check_why
 from .messages import reason_message
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -77,10 +76,7 @@ class NodeService(nodes_pb2_grpc.NodesServicer):
     async def Cordon(self, request: nodes_pb2.CordonRequest, context: _Context) -> nodes_pb2.CordonReply:
         check_asked(request.key, request.by)
         _check_names(request.nodes)
-        if len(request.why) > NODE_WHY_CHARACTERS_MAX or not request.why.isprintable():
-            raise InvalidRequest(
-                f"`why` is no line of text: expected at most {NODE_WHY_CHARACTERS_MAX} printable characters"
-            )
+        check_why(request.why)
         if not 0 <= request.deadline_s <= _DEADLINE_MAX_S:
             raise InvalidRequest(f"deadline_s is {request.deadline_s}; expected 0 to {_DEADLINE_MAX_S}")
         asked = CordonNodes(

@@ -13,10 +13,12 @@ class Ahead:
 
     schema_version: str
     insert_meta: str
+    upsert_meta: str
     insert_event: str
     upsert_job: str
     upsert_document: str
     upsert_node: str
+    upsert_account: str
     insert_key: str
     insert_metric: str
     meta: str
@@ -24,6 +26,7 @@ class Ahead:
     last_job: str
     jobs_of_state: str
     nodes: str
+    accounts: str
     key: str
     job: str
     documents: str

@@ -48,6 +48,13 @@ class NodeRow(NamedTuple):
     record: str
 
 
+class AccountRow(NamedTuple):
+    """What a queue has used, as it was last written."""
+
+    queue: str
+    record: str
+
+
 class KeyRow(NamedTuple):
     """An idempotency key and the jobs that it made."""
 
@@ -70,13 +77,16 @@ class MetricRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction writes. Jobs and nodes are upserts."""
+    """What one transaction writes. Jobs, nodes and accounts are upserts."""
 
     events: Sequence[EventRow] = ()
     jobs: Sequence[JobRow] = ()
     nodes: Sequence[NodeRow] = ()
     keys: Sequence[KeyRow] = ()
     metrics: Sequence[MetricRow] = ()
+    accounts: Sequence[AccountRow] = ()
+    policy: str | None = None
+    """The cluster's policy as JSON; None leaves it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,9 @@ class Loaded:
     """Not in a terminal state, in the order of their numbers; `document` is None (read when needed). To be
     gone through once, before the next commit: may come from the store row by row, and raise StoreFailure."""
     nodes: Sequence[NodeRow] = field(default=())
+    accounts: Sequence[AccountRow] = field(default=())
+    policy: str = ""
+    """Empty: none was ever stored."""
 
 
 class Store(Protocol):

@@ -11,6 +11,10 @@ SQLITE: Final = Ahead(
     insert_meta=(
         'INSERT INTO meta (name, value) VALUES (?, ?)'
     ),
+    upsert_meta=(
+        'INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = '
+        'excluded.value'
+    ),
     insert_event=(
         'INSERT INTO events (seq, at_us, kind, body, job, node) VALUES (?, ?, ?, ?, ?, ?)'
     ),
@@ -28,6 +32,10 @@ SQLITE: Final = Ahead(
     upsert_node=(
         'INSERT INTO nodes (node, record) VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET record = '
         'excluded.record'
+    ),
+    upsert_account=(
+        'INSERT INTO accounts (queue, record) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET '
+        'record = excluded.record'
     ),
     insert_key=(
         'INSERT INTO keys ("key", at_us, jobs) VALUES (?, ?, ?)'
@@ -54,6 +62,9 @@ SQLITE: Final = Ahead(
     nodes=(
         'SELECT nodes.node, nodes.record FROM nodes ORDER BY nodes.node'
     ),
+    accounts=(
+        'SELECT accounts.queue, accounts.record FROM accounts ORDER BY accounts.queue'
+    ),
     key=(
         'SELECT keys."key", keys.at_us, keys.jobs FROM keys WHERE keys."key" = ?'
     ),
@@ -76,6 +87,10 @@ POSTGRES: Final = Ahead(
     insert_meta=(
         'INSERT INTO meta (name, value) VALUES (%s::VARCHAR, %s::VARCHAR)'
     ),
+    upsert_meta=(
+        'INSERT INTO meta (name, value) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (name) DO '
+        'UPDATE SET value = excluded.value'
+    ),
     insert_event=(
         'INSERT INTO events (seq, at_us, kind, body, job, node) VALUES (%s::BIGINT, %s::BIGINT, '
         '%s::VARCHAR, %s::VARCHAR, %s::BIGINT, %s::VARCHAR)'
@@ -95,6 +110,10 @@ POSTGRES: Final = Ahead(
     upsert_node=(
         'INSERT INTO nodes (node, record) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (node) DO '
         'UPDATE SET record = excluded.record'
+    ),
+    upsert_account=(
+        'INSERT INTO accounts (queue, record) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (queue)'
+        ' DO UPDATE SET record = excluded.record'
     ),
     insert_key=(
         'INSERT INTO keys (key, at_us, jobs) VALUES (%s::VARCHAR, %s::BIGINT, %s::VARCHAR)'
@@ -120,6 +139,9 @@ POSTGRES: Final = Ahead(
     ),
     nodes=(
         'SELECT nodes.node, nodes.record FROM nodes ORDER BY nodes.node'
+    ),
+    accounts=(
+        'SELECT accounts.queue, accounts.record FROM accounts ORDER BY accounts.queue'
     ),
     key=(
         'SELECT keys.key, keys.at_us, keys.jobs FROM keys WHERE keys.key = %s::VARCHAR'

@@ -20,13 +20,15 @@ from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import TERMINAL, JobState
 from .ahead import DOCUMENTS_AT_ONCE, Ahead
-from .base import Batch, EventRow, JobRow, KeyRow, Loaded, MetricRow, NodeRow
+from .base import AccountRow, Batch, EventRow, JobRow, KeyRow, Loaded, MetricRow, NodeRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
 T = TypeVar("T")
 
+POLICY: Final = "policy"
+"""Its row in the table `meta`."""
 LIVE_STATES: Final = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
 
 _job_values = attrgetter(*(name for name in JobRow._fields if name != "document"))
@@ -84,8 +86,18 @@ class SqlStore:
         last_seq, last_at_us = self._one(doing, self._ahead.last_event) or (0, 0)
         [last_job] = self._one(doing, self._ahead.last_job)
         nodes = _made(NodeRow, self._all(doing, self._ahead.nodes))
+        accounts = _made(AccountRow, self._all(doing, self._ahead.accounts))
+        policy = self._one(doing, self._ahead.meta, POLICY)
         self._last_seq = last_seq
-        return Loaded(last_seq, JobId(last_job or 0), Micros(last_at_us), self._live_jobs(), nodes)
+        return Loaded(
+            last_seq,
+            JobId(last_job or 0),
+            Micros(last_at_us),
+            self._live_jobs(),
+            nodes,
+            accounts,
+            "" if policy is None else policy[0],
+        )
 
     def _live_jobs(self) -> Iterator[JobRow]:
         """Row by row: the text of all jobs is large, and of no use once a job is made of it."""
@@ -177,6 +189,10 @@ class SqlStore:
                 self._ahead.insert_key,
                 [(key.key, key.at_us, msgspec.json.encode(key.jobs).decode()) for key in batch.keys],
             )
+        if batch.accounts:
+            cursor.executemany(self._ahead.upsert_account, batch.accounts)
+        if batch.policy is not None:
+            cursor.execute(self._ahead.upsert_meta, (POLICY, batch.policy))
         if batch.metrics:
             cursor.executemany(
                 self._ahead.insert_metric, [_metric_values(metric) for metric in batch.metrics]

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from ...spec.ids import JobId
 from .ahead import DOCUMENTS_AT_ONCE, Ahead
-from .tables import alembic_version, documents, events, jobs, keys, meta, metrics, nodes
+from .tables import accounts, alembic_version, documents, events, jobs, keys, meta, metrics, nodes
 
 _DIALECTS: Final[dict[str, Dialect]] = {
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
@@ -54,10 +54,12 @@ def compiled_ahead(database: str) -> Ahead:
     return Ahead(
         schema_version=text(select(alembic_version.c.version_num)),
         insert_meta=text(insert(meta)),
+        upsert_meta=upsert(meta),
         insert_event=text(insert(events)),
         upsert_job=upsert(jobs),
         upsert_document=upsert(documents),
         upsert_node=upsert(nodes),
+        upsert_account=upsert(accounts),
         insert_key=text(insert(keys)),
         insert_metric=text(insert(metrics).inline().values(given)),
         meta=text(select(meta.c.value).where(meta.c.name == bindparam("name"))),
@@ -65,6 +67,7 @@ def compiled_ahead(database: str) -> Ahead:
         last_job=text(select(func.max(jobs.c.job))),
         jobs_of_state=text(select(jobs).where(jobs.c.state == bindparam("state")).order_by(jobs.c.job)),
         nodes=text(select(nodes).order_by(nodes.c.node)),
+        accounts=text(select(accounts).order_by(accounts.c.queue)),
         key=text(select(keys).where(keys.c.key == bindparam("key"))),
         job=text(
             select(jobs, documents.c.document)

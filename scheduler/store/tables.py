@@ -65,6 +65,13 @@ nodes: Final = Table(
     Column("record", Text, nullable=False),
 )
 
+accounts: Final = Table(
+    "accounts",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
 keys: Final = Table(
     "keys",
     metadata,

@@ -15,7 +15,16 @@ from pathlib import Path
 
 import pytest
 from paceline.scheduler.store import open_store
-from paceline.scheduler.store.base import Batch, EventRow, JobRow, KeyRow, MetricRow, NodeRow, Store
+from paceline.scheduler.store.base import (
+    AccountRow,
+    Batch,
+    EventRow,
+    JobRow,
+    KeyRow,
+    MetricRow,
+    NodeRow,
+    Store,
+)
 from paceline.spec.errors import StoreFailure
 from paceline.spec.ids import JobId, Micros, NodeId
 
@@ -94,6 +103,7 @@ class StoreConformance:
             events=[event(1, job=1), event(2, kind="Other", body='{"x":2}')],
             jobs=[job(1, document='{"command":"true"}'), job(2, state="RUNNING")],
             nodes=[NodeRow(NodeId("n1"), '{"n":1}')],
+            accounts=[AccountRow("", "{}"), AccountRow("a/b", '{"s":1.5}')],
             keys=[KeyRow("key-1", Micros(7), (JobId(1), JobId(2)))],
             metrics=[MetricRow(JobId(1), 1, 0, 10, "loss", 0.25, Micros(9))],
         )
@@ -103,11 +113,23 @@ class StoreConformance:
         assert (loaded.last_seq, loaded.last_job, loaded.last_at_us) == (2, 2, 1_000_002)
         assert list(loaded.jobs) == [job(1), job(2, state="RUNNING")]
         assert list(loaded.nodes) == list(rows.nodes)
+        assert list(loaded.accounts) == list(rows.accounts)
         assert list(again.events()) == list(rows.events)
         assert again.key("key-1") == rows.keys[0]
         assert list(again.metrics(JobId(1))) == list(rows.metrics)
         assert again.job(JobId(1)) == rows.jobs[0]
         assert again.documents([JobId(1), JobId(2)]) == {1: '{"command":"true"}'}
+
+    def test_the_policy_is_the_last_that_was_written(self, store: Store, open_: Callable[[], Store]) -> None:
+        assert store.load().policy == ""
+        store.commit(Batch(policy='{"p":1}'))
+        store.commit(Batch(jobs=[job(1)]))
+        assert store.load().policy == '{"p":1}'
+        for text in HARD_TEXTS:
+            store.commit(Batch(policy=text))
+            assert store.load().policy == text
+        store.commit(Batch(policy='{"p":2}'))
+        assert open_().load().policy == '{"p":2}'
 
     def test_the_cluster_id_is_made_once(self, store: Store, open_: Callable[[], Store]) -> None:
         made = store.cluster_id
@@ -119,6 +141,11 @@ class StoreConformance:
         store.commit(Batch(jobs=[job(1, state="RUNNING", record="2")], nodes=[NodeRow(NodeId("n"), "2")]))
         assert store.job(JobId(1)) == job(1, state="RUNNING", record="2", document="first")
         assert list(store.load().nodes) == [NodeRow(NodeId("n"), "2")]
+
+    def test_accounts_are_upserts(self, store: Store) -> None:
+        store.commit(Batch(accounts=[AccountRow("b", "1"), AccountRow("a", "1")]))
+        store.commit(Batch(accounts=[AccountRow("b", "2"), AccountRow("b", "3")]))
+        assert list(store.load().accounts) == [AccountRow("a", "1"), AccountRow("b", "3")]
 
     def test_the_last_write_of_a_batch_counts(self, store: Store) -> None:
         store.commit(Batch(jobs=[job(1), job(1, state="RUNNING"), job(1, state="FAILED")]))

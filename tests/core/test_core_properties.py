@@ -10,6 +10,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted, Place
 from paceline.scheduler.core.candidates import can_ever, candidates_for, most_tasks, tasks_that_fit
 from paceline.scheduler.core.checkpoint_events import CheckpointAccepted
+from paceline.scheduler.core.cluster_policy import QueuePolicy
 from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
 from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
@@ -159,8 +160,14 @@ keys = st.builds(TaskKey, ints, ints, ints)
 shapes = st.builds(Shape)
 st.register_type_strategy(Resources, st.builds(Resources, ints, ints, ints, ints))
 st.register_type_strategy(TaskKey, keys)
+st.register_type_strategy(QueuePolicy, st.builds(QueuePolicy, weight=st.floats(0.1, 100)))
 st.register_type_strategy(
-    Mapping, lambda kind: values if float in get_args(kind) else st.dictionaries(texts, texts, max_size=3)
+    Mapping,
+    lambda kind: (
+        values
+        if float in get_args(kind)
+        else st.dictionaries(texts, st.from_type(get_args(kind)[1]) if get_args(kind) else texts, max_size=3)
+    ),
 )
 
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "contextlib",
     "dataclasses",
     "enum",
+    "fnmatch",
     "functools",
     "heapq",
     "itertools",

@@ -17,13 +17,13 @@ WARNED = {
         "5:3: distribution.port: not used: a free port is chosen; RAY_ADDRESS names it",
         "6:3: distribution.include_dashboard: not used: no dashboard is started",
     ],
-    "curated_by_id": ["3:1: compute: there are no pools yet; the job runs on any node that fits"],
+    "curated_by_id": ["3:1: compute: where the cluster has no pools, the job runs on any node that fits"],
     "conda_on_image": [
         "8:3: environment.conda_file: nothing is installed; a node must map"
         " 'mcr.microsoft.com/azureml/base:1' to an interpreter that has these packages"
     ],
     "distributed": [
-        "22:1: compute: there are no pools yet; the job runs on any node that fits",
+        "22:1: compute: where the cluster has no pools, the job runs on any node that fits",
         SHM.format(28),
     ],
     "everything": [
@@ -108,6 +108,7 @@ def test_what_a_distributed_job_means() -> None:
         processes_per_task=4,
         environment="AzureML-acpt-pytorch-2.2-cuda12.1",
         rendezvous=True,
+        pool="gpu-cluster",
     )
     assert spec.rooted("/jobs").resolved_command({"model": "/out/model"}) == (
         "python train.py --epochs 3 --lr 0.001 --data /jobs/images --model /out/model"

@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from paceline.scheduler.store import migrate, open_store, tables
-from paceline.scheduler.store.base import EventRow, JobRow, KeyRow, MetricRow, NodeRow
+from paceline.scheduler.store.base import AccountRow, EventRow, JobRow, KeyRow, MetricRow, NodeRow
 from paceline.scheduler.store.migrate import SCHEMA_VERSION
 from paceline.spec.errors import StoreFailure
 from sqlalchemy import create_engine
@@ -34,6 +34,7 @@ def test_migrations_and_tables_agree(tmp_path: Path) -> None:
 def test_rows_have_their_fields_in_the_order_of_the_columns() -> None:
     columns = {table.name: tuple(table.c.keys()) for table in tables.metadata.tables.values()}
     assert columns == {
+        "accounts": AccountRow._fields,
         "documents": ("job", "document"),
         "events": EventRow._fields,
         "jobs": tuple(name for name in JobRow._fields if name != "document"),
@@ -52,12 +53,12 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "v0002_bad.py").write_text(
-        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (folder / "v0003_bad.py").write_text(
+        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.execute('DROP TABLE keys')\n    op.execute('ALTER TABLE nothing ADD x')\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0003")
     with pytest.raises(StoreFailure, match="nothing"):
         open_store(path)
     monkeypatch.undo()
@@ -79,16 +80,16 @@ def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "v0002_more.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.add_column('nodes', sa.Column('more', sa.Text))\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0002")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0003")
     newer = open_store(path)
     assert newer.load().last_seq == 1
     newer.close()
     monkeypatch.undo()
-    with pytest.raises(StoreFailure, match="0002"):
+    with pytest.raises(StoreFailure, match="0003"):
         open_store(path)
 
 

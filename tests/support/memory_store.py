@@ -6,6 +6,7 @@ For the loop's and the core's own tests and for the simulation; it keeps rows as
 from collections.abc import Iterable, Sequence
 
 from paceline.scheduler.store.base import (
+    AccountRow,
     Batch,
     EventRow,
     JobRow,
@@ -33,6 +34,8 @@ class MemoryStore:
         self.node_rows: dict[NodeId, NodeRow] = {}
         self.key_rows: dict[str, KeyRow] = {}
         self.metric_rows: list[MetricRow] = []
+        self.account_rows: dict[str, AccountRow] = {}
+        self.policy = ""
         self.commits = 0
         self.fail_before: set[int] = set()
         self.fail_after: set[int] = set()
@@ -41,7 +44,9 @@ class MemoryStore:
         last_at_us = self.event_rows[-1].at_us if self.event_rows else Micros(0)
         jobs = [self.job_rows[number]._replace(document=None) for number in sorted(self.live)]
         last_job = max(self.job_rows, default=JobId(0))
-        return Loaded(len(self.event_rows), last_job, last_at_us, jobs, list(self.node_rows.values()))
+        nodes = list(self.node_rows.values())
+        accounts = list(self.account_rows.values())
+        return Loaded(len(self.event_rows), last_job, last_at_us, jobs, nodes, accounts, self.policy)
 
     def commit(self, batch: Batch) -> None:
         self.commits += 1
@@ -54,6 +59,8 @@ class MemoryStore:
         self.node_rows |= {row.node: row for row in batch.nodes}
         self.key_rows |= {row.key: row for row in batch.keys}
         self.metric_rows += batch.metrics
+        self.account_rows |= {row.queue: row for row in batch.accounts}
+        self.policy = self.policy if batch.policy is None else batch.policy
         if self.commits in self.fail_after:
             raise StoreFailure(f"commit {self.commits} was killed after it took effect")
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
+from paceline.scheduler.core.cluster_policy import ClusterPolicy
 from paceline.scheduler.core.effects import Effect, StartTask, StopTask, Submitted
 from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import replay
@@ -76,15 +78,17 @@ def shape(
     retry_on: Sequence[FailureClass] = RETRIED,
     backoff_s: float = 1,
     constraints: Constraints | None = None,
+    queue: str = "",
+    pool: str = "",
 ) -> Shape:
     share_milli = round(gpus * 1000) if gpus < 1 else 0
     need = Resources(round(cpus * 1000), memory_gib * GIB, int(gpus), share_milli)
     bounds = (tasks if least is None else least, tasks if most is None else most)
     demand = GangDemand(
-        need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous, constraints
+        need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous, constraints, pool
     )
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
-    return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)))
+    return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)), queue)
 
 
 class Paddock:
@@ -151,6 +155,18 @@ class Paddock:
 
     def uncordon(self, *names: str, key: str = "") -> list[int]:
         return self._asks(s.UncordonNodes(key or self._new_key(), names, "ann"))
+
+    def hold(self, job: int, why: str = "") -> None:
+        self.tell(HoldJob(JobId(job), "ann", why))
+
+    def release(self, job: int) -> None:
+        self.tell(ReleaseJob(JobId(job), "ann"))
+
+    def has_priority(self, job: int, priority: int) -> None:
+        self.tell(SetPriority(JobId(job), "ann", priority))
+
+    def policy_becomes(self, policy: ClusterPolicy, *, by: str = "ann", key: str = "") -> None:
+        self.tell(ApplyPolicy(key or self._new_key(), by, policy))
 
     def says(self, job: int, task: int, *said: s.Said, attempt: int | None = None) -> Any:
         """The task's journal goes on; entries are numbered by themselves."""

@@ -54,14 +54,16 @@ def picture(state: ClusterState) -> dict[str, Any]:
     return {
         "last_job": state.last_job,
         "last_seq": state.last_seq,
+        "policy": (state.policy, state.policy_by, state.policy_us),
         "jobs": {number: durable(job) for number, job in state.jobs.items()},
         "nodes": {
             name: (node.inventory, node.contact is NodeContact.LOST, node.cordon)
             for name, node in state.nodes.items()
         },
         "loads": state.loads,
+        "usage": state.usage,
         "waiting": sorted(waiting),
-        "in line or held": len(state.queue) + len(state.held),
+        "in line or held": len(state.queue) + len(state.held) + len(state.on_hold),
     }
 
 

@@ -16,7 +16,7 @@ from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.node import Cordon, Load
 from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
 from paceline.scheduler.core.order import gang_milli, weight_milli
-from paceline.scheduler.core.queue import FIRST_TIME, RESTART, lane_key
+from paceline.scheduler.core.queue import FIRST_TIME, RESTART
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timers import TimerKey
@@ -113,6 +113,7 @@ def state_is_sane(state: ClusterState) -> None:
     _line_stands_in_order(state)
     _claims_and_weights_are_true(state)
     _counts_are_true(state)
+    _usage_is_true(state)
     placed = {number for number, job in state.jobs.items() if job.placed}
     assert state.paces.keys() <= placed, f"{list(state.paces)} have step times, {placed} run"
     _clocks_ring_in_time(state)
@@ -141,6 +142,28 @@ def _gang_is_where_it_may_be(state: ClusterState, job: Job) -> None:
     if job.demand.within:
         values = {dict(inventory.labels).get(job.demand.within) for inventory in found}
         assert len(values) == 1 and None not in values, f"not within one {job.demand.within}: {job}"
+
+
+def _usage_is_true(state: ClusterState) -> None:
+    """What queues and users have, added up anew; an account is never ahead, nor below nothing."""
+    queues: dict[str, list[int]] = {}
+    users: dict[tuple[str, str], list[int]] = {}
+    for job in (job for job in state.jobs.values() if job.placed):
+        need = job.demand.per_task
+        gpu_milli = len(job.tasks) * (need.gpus * WHOLE_GPU_MILLI + need.gpu_milli)
+        amount = (gpu_milli, len(job.tasks) * need.cpu_milli, 1)
+        names = [name for name in job.shape.queue.split("/") if name]
+        names += [job.user] if job.user and names[-1:] != [job.user] else []
+        for depth in range(len(names) + 1):
+            path = "/".join(names[:depth])
+            for sums in (queues.setdefault(path, [0, 0, 0]), users.setdefault((path, job.user), [0, 0, 0])):
+                sums[:] = [had + more for had, more in zip(sums, amount, strict=True)]
+    usage = state.usage
+    assert queues == {path: [one.gpu_milli, one.cpu_milli, one.jobs] for path, one in usage.queues.items()}
+    assert users == {key: [one.gpu_milli, one.cpu_milli, one.jobs] for key, one in usage.users.items()}
+    assert queues.keys() <= usage.accounts.keys(), "what runs is not charged"
+    for path, account in usage.accounts.items():
+        assert account.at_us <= state.last_at_us and account.gpu_s >= 0, f"{path}: {account}"
 
 
 def _growth_is_possible(state: ClusterState) -> None:
@@ -226,7 +249,9 @@ def _everyone_waits_once(state: ClusterState) -> None:
     }
     claiming = {number for number in waiting if state.jobs[number].course.claim is not None}
     assert claiming == state.claims, f"{claiming} have claims, not {state.claims}"
-    expected = waiting - state.held - claiming | stranded
+    on_hold = {number for number in waiting - state.held - claiming if state.jobs[number].course.hold}
+    assert on_hold == state.on_hold, f"{on_hold} are on hold, not {state.on_hold}"
+    expected = waiting - state.held - claiming - on_hold | stranded
     assert standing == expected, f"{standing} stand in line, not {expected}"
 
 
@@ -235,7 +260,9 @@ def _line_stands_in_order(state: ClusterState) -> None:
     for key, lane in state.queue.lanes.items():
         line = [number for number in lane.jobs if number not in lane.gone]
         assert line == sorted(set(line)) and len(line) == len(lane), f"lane {key}: {lane}"
-        assert all(lane_key(state.jobs[number]) == key for number in line), f"lane {key} holds {line}"
+        assert all(state.queue.key_of(state.jobs[number]) == key for number in line), (
+            f"lane {key} holds {line}"
+        )
         assert key.turn in (RESTART, FIRST_TIME) and line, f"lane {key} is empty"
     assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in line"
 

@@ -20,6 +20,7 @@ from paceline.proto.generated import (
     logs_pb2_grpc,
     nodes_pb2,
     nodes_pb2_grpc,
+    policy_pb2_grpc,
 )
 from paceline.scheduler.config import SchedulerConfig
 from paceline.scheduler.opening import open_state
@@ -40,6 +41,7 @@ class Wire:
         self.jobs: Any = jobs_pb2_grpc.JobsStub(self._client)
         self.logs: Any = logs_pb2_grpc.LogsStub(self._client)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(self._client)
+        self.policy: Any = policy_pb2_grpc.PolicyStub(self._client)
         self.sessions: Any = agent_pb2_grpc.AgentSessionStub(self._agent)
         self.shipping: Any = logs_pb2_grpc.LogShippingStub(self._agent)
 

@@ -1,0 +1,79 @@
+"""Where a new job belongs: its queue and its pool, by the cluster's policy. Or why it may not be there."""
+
+from dataclasses import replace
+
+from ...spec.errors import InvalidRequest, NotFound, PacelineError
+from ...spec.problems import nearest
+from .amounts import milli_gpus_text
+from .cluster_policy import ROOT, ClusterPolicy, PoolPolicy
+from .job import Shape
+from .queues import parent_of, path_of
+from .stimuli import NewJob
+
+NAMED_MAX = 5
+
+
+def admitted(policy: ClusterPolicy, new: NewJob, user: str) -> Shape:
+    """What it asks, with the queue and the pool that it comes to. Raises NotFound with the nearest name,
+    InvalidRequest where it may not go."""
+    queue = _queue(policy, new, user)
+    pool = _pool(policy, new, user, queue)
+    if queue == new.shape.queue and pool == new.shape.demand.pool:
+        return new.shape
+    return replace(new.shape, queue=queue, demand=replace(new.shape.demand, pool=pool))
+
+
+def _queue(policy: ClusterPolicy, new: NewJob, user: str) -> str:
+    queue = new.shape.queue or policy.default_queue
+    if queue not in policy.queues and queue.rpartition("/")[2] == user:
+        queue = parent_of(queue)  # the user's own leaf
+    if queue != ROOT and queue not in policy.queues:
+        raise _unknown("queue", queue, new, [path for path in policy.queues if path])
+    for path in path_of(queue):
+        allowed = policy.queues[path].users if path in policy.queues else None
+        if allowed is not None and user not in allowed:
+            text = f"queue {path} is for {_named(allowed)}; {user or 'nobody'} may not submit to it"
+            raise InvalidRequest(_of(new, text), hint="`pace queues` lists what there is", queue=path)
+    return queue
+
+
+def _pool(policy: ClusterPolicy, new: NewJob, user: str, queue: str) -> str:
+    name = new.shape.demand.pool
+    if not policy.pools:
+        return ""  # any node, as the client was told
+    if not name:
+        return next((name for name, pool in policy.pools.items() if pool.default), "")
+    pool = policy.pools.get(name)
+    if pool is None:
+        raise _unknown("pool", name, new, list(policy.pools))
+    refusal = _refusal(pool, name, new, user, queue)
+    if refusal:
+        raise InvalidRequest(_of(new, refusal), hint="`pace pools` lists what there is", pool=name)
+    return name
+
+
+def _refusal(pool: PoolPolicy, name: str, new: NewJob, user: str, queue: str) -> str:
+    if pool.users is not None and user not in pool.users:
+        return f"pool {name} is for {_named(pool.users)}; not for {user or 'nobody'}"
+    if pool.queues is not None and not set(path_of(queue)) & set(pool.queues):
+        return f"pool {name} is for the queues {_named(pool.queues)}; not for {queue or 'the root'}"
+    need, most = new.shape.demand.per_task, pool.max_gpu_milli_per_job
+    asked = new.shape.demand.instance_count_min * (need.gpus * 1000 + need.gpu_milli)
+    if most is not None and asked > most:
+        return f"pool {name} takes jobs of at most {milli_gpus_text(most)}; asked {milli_gpus_text(asked)}"
+    return ""
+
+
+def _unknown(kind: str, name: str, new: NewJob, known: list[str]) -> PacelineError:
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"`pace {kind}s` lists what there is"
+    return NotFound(_of(new, f"there is no {kind} {name}"), hint=hint, **{kind: name})
+
+
+def _of(new: NewJob, text: str) -> str:
+    return f"job {new.name}: {text}"
+
+
+def _named(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return (", ".join(names[:NAMED_MAX]) or "nobody") + more

@@ -1,0 +1,28 @@
+"""What a change of policy means for the state: see policy_events."""
+
+from typing import Final
+
+from .cluster_policy import tree_of
+from .policy_events import PolicyChanged
+from .state import ClusterState, Handlers, Touched
+
+
+def take_policy(state: ClusterState, event: PolicyChanged) -> None:
+    """Whatever was found not to fit, or to be impossible, is looked at again."""
+    state.policy, state.policy_by, state.policy_us = event.policy, event.by, event.at_us
+    state.tree = tree_of(event.policy)
+    state.queue.set_fair(bool(event.policy.queues), state.jobs)
+    state.queue.unpark_all()
+    state.ever.clear()
+    state.candidates.clear()
+    state.freed += 1
+
+
+def _policy_changed(state: ClusterState, event: PolicyChanged) -> Touched:
+    if event.policy.half_life_us != state.policy.half_life_us:
+        state.usage.settle(event.at_us, state.policy.half_life_us)
+    take_policy(state, event)
+    return None
+
+
+HANDLERS: Final[Handlers] = {PolicyChanged: _policy_changed}

@@ -1,0 +1,80 @@
+"""Which line goes next, by guarantee and by fair share.
+
+Among the queues (and users) beside one another, those that have less than they are guaranteed go first, then
+those that have used the least for their weight; and so on below the one that was chosen. So one line stands
+before another if, where their ways through the tree part, its queue is the better one: what happens in one
+part of the organisation moves nobody in another. Equals are one group below; who is still equal goes by job.
+
+Source: Fair Tree (R. Cox and L. Morrison, 2014: https://slurm.schedmd.com/fair_tree.html), whose Level FS is
+weight / usage among siblings. Other than there, usage is exact at every decision instead of recalculated
+every few minutes, and what runs is charged some minutes ahead: who has used nothing yet cannot take all at
+once.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ...spec.ids import Micros
+from .cluster_policy import Amount
+from .queues import path_of
+
+if TYPE_CHECKING:
+    from .state import ClusterState
+    from .usage import InUse
+
+AHEAD_S: Final = 600
+"""What runs is charged so long ahead."""
+
+Level = tuple[bool, int, float]
+"""Not below its guarantee; minus the priority, of a line; charge for its weight."""
+Fair = tuple[Level, ...]
+"""Sorts as lines go: from the level below the root down."""
+
+
+@dataclass(slots=True)
+class Levels:
+    """The tree's levels at one time; each is worked out once, until what is in use there changes."""
+
+    state: "ClusterState"
+    now_us: Micros
+    known: dict[str, tuple[bool, float]] = field(default_factory=dict)
+
+    def of(self, leaf: str, queue: str, minus_priority: int) -> Fair:
+        """Where the jobs of that priority in a line stand. In a queue that has none below it priorities go
+        before what its users have used; else a user's own jobs alone are ordered by them."""
+        *above, last = path_of(leaf)[1:] or ("",)
+        levels = [(not_below, 0, charge) for not_below, charge in map(self._level, above)]
+        not_below, charge = self._level(last)
+        own = 0 if queue in self.state.tree.parted else minus_priority
+        return (*levels, (not_below, own, charge))
+
+    def forget(self, leaf: str) -> None:
+        """Something began or ended there."""
+        for path in path_of(leaf):
+            self.known.pop(path, None)
+
+    def _level(self, path: str) -> tuple[bool, float]:
+        found = self.known.get(path)
+        if found is None:
+            found = self.known[path] = self._look(path)
+        return found
+
+    def _look(self, path: str) -> tuple[bool, float]:
+        queue = self.state.policy.queues.get(path)
+        charge = charge_gpu_s(self.state, path, self.now_us)
+        if queue is None:
+            return True, charge
+        return not below(queue.guaranteed, self.state.usage.bound(path)), charge / queue.weight
+
+
+def charge_gpu_s(state: "ClusterState", path: str, now_us: Micros) -> float:
+    """What it has used, decayed, and is sure to use, in GPU-seconds."""
+    usage = state.usage
+    used = usage.account(path, now_us, state.policy.half_life_us).gpu_s
+    return used + usage.of(path).charge_milli * AHEAD_S / 1000
+
+
+def below(guaranteed: Amount, has: "InUse") -> bool:
+    """It has less than that of something."""
+    gpus, cpus = guaranteed.gpu_milli, guaranteed.cpu_milli
+    return (gpus is not None and has.gpu_milli < gpus) or (cpus is not None and has.cpu_milli < cpus)

@@ -1,0 +1,147 @@
+"""`pace policy`, `queues`, `quota`, `pools`, and the SDK's verbs: what they say, and what they refuse."""
+
+import getpass
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from paceline.client.aio import AsyncClient
+from paceline.spec.cluster_policy import PolicySpec
+from support.cluster import Cluster
+
+Pace = Callable[..., int]
+Output = Callable[[], str]
+USER = getpass.getuser()
+
+POLICY = """\
+queues:
+  research:
+    weight: 2
+    guaranteed: {cpus: 4}
+    queues:
+      vision: {max: {cpus: 6}}
+      speech: {users: [nobody-here]}
+  prod: {max_per_user: {jobs: 1}}
+default_queue: research/vision
+pools:
+  fast: {nodes: "*-0", queues: [prod]}
+  rest: {nodes: "*-1", default: true}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_policy(cluster: Cluster) -> Iterator[None]:
+    yield
+    for job in cluster.client.jobs(states=["QUEUED", "STARTING", "RUNNING"]):
+        cluster.client.cancel(job.job, grace_s=0.01)
+        cluster.client.wait(job.job)
+    cluster.client.apply_policy(PolicySpec())
+
+
+@pytest.fixture
+def output(capfd: pytest.CaptureFixture[str]) -> Output:
+    return lambda: capfd.readouterr().out
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+def test_a_policy_is_tried_applied_and_shown(pace: Pace, file: Path, output: Output) -> None:
+    assert pace("policy", "apply", file, "--dry-run") == 0
+    told = output()
+    assert "queue research: new, weight 2, guaranteed 4 cpus\n" in told
+    assert pace("policy", "show", "-o", "json") == 0
+    assert json.loads(output())["document"]["queues"] == {}, "a dry run changes nothing"
+    assert pace("policy", "apply", file) == 0
+    assert output() == told
+    assert pace("policy", "apply", file) == 0
+    assert output() == "nothing changes: this policy is in force already\n"
+    assert pace("policy", "show") == 0
+    first, _, rest = output().partition("\n")
+    assert first.startswith(f"# applied by {USER} ")
+    file.write_text(rest)
+    assert pace("policy", "apply", file, "-o", "json") == 0
+    assert json.loads(output()) == {"changes": [], "applied": True}, "what is shown can be applied"
+
+
+def test_what_is_wrong_is_told_by_line_before_anything_is_sent(
+    pace: Pace, file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(POLICY.replace("weight", "wieght").replace("research/vision", "research/vison"))
+    assert pace("policy", "apply", file) == 2
+    assert (
+        f"{file}:3:5: queues.research.wieght: unknown key; did you mean 'weight'?" in capfd.readouterr().err
+    )
+
+
+def test_a_job_says_its_queue_and_pool_and_is_refused_where_it_may_not_be(
+    pace: Pace, cluster: Cluster, file: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cluster.client.apply_policy(file)
+    job = cluster.submit_text("command: sleep 60\nqueue: prod\ncompute: fast")
+    found = cluster.wait_state(job, "RUNNING")
+    assert (found.queue, found.pool, found.tasks[0].node) == ("prod", "fast", "local-0")
+    assert pace("show", job) == 0
+    assert "  queue        prod\n  pool         fast\n" in capfd.readouterr().out
+    other = cluster.wait_state(cluster.submit_text("command: sleep 60"), "RUNNING")
+    assert (other.queue, other.pool, other.tasks[0].node) == ("research/vision", "rest", "local-1")
+    for text, code, said in (
+        ("queue: reserch/vision", 3, "there is no queue reserch/vision\n  did you mean research/vision?"),
+        ("queue: research/speech", 2, f"queue research/speech is for nobody-here; {USER} may not submit"),
+        ("compute: fst", 3, "there is no pool fst\n  did you mean fast?"),
+        ("compute: fast", 2, "pool fast is for the queues prod; not for research/vision"),
+    ):
+        (tmp_path / "job.yaml").write_text(f"command: echo\n{text}\n")
+        assert pace("submit", tmp_path / "job.yaml") == code
+        assert said in capfd.readouterr().err
+    file.write_text(POLICY.replace("prod", "produce"))
+    assert pace("policy", "apply", file) == 6
+    assert "queue prod is gone by this policy, and 1 job waits or runs there" in capfd.readouterr().err
+
+
+def test_what_there_is_of_queues_quotas_and_pools(
+    pace: Pace, cluster: Cluster, file: Path, output: Output
+) -> None:
+    assert pace("quota") == 0
+    assert output() == f"no limits and no guarantees for {USER}\n"
+    cluster.client.apply_policy(file)
+    for text in ("queue: prod\ncompute: fast", "resources: {cpus: 3}"):
+        cluster.wait_state(cluster.submit_text(f"command: sleep 60\n{text}"), "RUNNING")
+    cluster.submit_text("command: sleep 60\nresources: {cpus: 2}")
+    assert pace("queues") == 0
+    rows = [line.split() for line in output().splitlines()]
+    assert rows[0][:4] == ["queue", "weight", "GPUs", "min"]
+    assert rows[1] == ["(all)", "1", "0", "-", "-", "4", "2", "1", "0.0", "1"]
+    assert [row[0] for row in rows[1:]] == ["(all)", "prod", USER, "research", "speech", "vision", USER]
+    assert pace("queues", "-o", "json") == 0
+    by_path = {queue["path"]: queue for queue in json.loads(output())["queues"]}
+    assert by_path["research"]["share"] == pytest.approx(2 / 3)
+    assert by_path["research/vision"]["max"] == {"gpu_milli": None, "cpu_milli": 6000, "jobs": None}
+    assert by_path["research/vision/" + USER]["in_use"]["cpu_milli"] == 3000
+    assert pace("quota") == 0
+    lines = output().splitlines()
+    assert any(line.split() == ["prod", "jobs", USER, "1", "-", "1"] for line in lines)
+    assert any(line.split() == ["research", "cpus", "all", "3", "4", "-"] for line in lines)
+    assert pace("quota", "research") == 0
+    assert "cpus" in output()
+    assert pace("quota", "reserch") == 3
+    assert pace("pools") == 0
+    told = output()
+    assert [line.split() for line in told.splitlines()][1:] == [
+        ["fast", "1", "-", "3", "of", "4", "0", "queues", "prod"],
+        ["rest", "(default)", "1", "-", "1", "of", "4", "1", "all"],
+    ]
+    assert all(len(line) <= 80 for line in told.splitlines())
+
+
+async def test_the_async_client_has_the_same_verbs(cluster: Cluster, file: Path) -> None:
+    async with AsyncClient(state=cluster.state) as client:
+        assert len(await client.apply_policy(file, dry_run=True)) == 7
+        assert (await client.policy()).by == USER
+        assert [queue.path for queue in await client.queues(user=USER)] == [""]
+        assert await client.pools() == ()
