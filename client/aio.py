@@ -14,6 +14,7 @@ from ..proto.failures import error_of
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
+from .answer_verbs import AsyncAnswerVerbs
 from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
 from .documents import JobSource, Prepared, prepare
@@ -22,7 +23,7 @@ from .patience import Patience
 T = TypeVar("T")
 
 
-class AsyncClient(Base, AsyncCheckpointVerbs):
+class AsyncClient(Base, AsyncCheckpointVerbs, AsyncAnswerVerbs):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..proto.generated import (
+    answers_pb2,
+    answers_pb2_grpc,
     common_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -40,6 +42,7 @@ class Stubs:
     """The services over one channel; a blocking and an asyncio channel are used alike."""
 
     def __init__(self, channel: Any) -> None:
+        self.answers: Any = answers_pb2_grpc.AnswersStub(channel)
         self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
         self.logs: Any = LogsStub(channel)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
@@ -276,7 +279,26 @@ class LogCursor:
         return job.is_over or 0 < self._attempt < job.attempt
 
 
-Cursor = WatchCursor | LogCursor
+class UsageCursor:
+    """A sum over all jobs, told while it is made; one that broke off is made anew."""
+
+    ends_by_itself = True
+
+    def __init__(self, by: str, since_us: int) -> None:
+        self.job = 0
+        self._request = answers_pb2.UsageRequest(by=by, since_us=since_us)
+
+    def open(self, stubs: Stubs) -> tuple[Any, Any]:
+        return stubs.answers.Usage, self._request
+
+    def accept(self, message: Any) -> views.UsageSoFar | views.Usage:
+        return codecs.to_usage(message, self._request.by, self._request.since_us)
+
+    def gives_all(self, job: views.Job) -> bool:
+        return True
+
+
+Cursor = WatchCursor | LogCursor | UsageCursor
 
 
 def _ids(reply: jobs_pb2.SubmitReply) -> tuple[JobId, ...]:

@@ -7,7 +7,7 @@ rather than being shown as something it is not.
 from enum import StrEnum
 from typing import TypeVar
 
-from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
+from ..proto.generated import answers_pb2, common_pb2, jobs_pb2, logs_pb2, nodes_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.failures import FailureClass
@@ -148,6 +148,24 @@ def to_timeline(message: jobs_pb2.TimelineReply) -> views.Timeline:
             hung_us=ledger.hung_us,
         ),
     )
+
+
+def to_usage(message: answers_pb2.UsageReply, by: str, since_us: int) -> views.UsageSoFar | views.Usage:
+    if not message.until_us:
+        return views.UsageSoFar(message.jobs_read, message.jobs)
+    rows = (
+        views.UsageRow(
+            name=row.name,
+            jobs=row.jobs,
+            allocated_gpu_hours=row.allocated_gpu_s / 3600,
+            productive_gpu_hours=row.productive_gpu_s / 3600,
+            lost_gpu_hours=row.lost_gpu_s / 3600,
+            other_gpu_hours=row.other_gpu_s / 3600,
+            allocated_cpu_hours=row.allocated_cpu_s / 3600,
+        )
+        for row in message.rows
+    )
+    return views.Usage(by, _micros(since_us), Micros(message.until_us), message.jobs, tuple(rows))
 
 
 def to_change(message: jobs_pb2.WatchReply) -> views.Change:

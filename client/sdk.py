@@ -20,6 +20,7 @@ from ..proto.failures import error_of
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
+from .answer_verbs import AnswerVerbs
 from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
@@ -28,7 +29,7 @@ from .patience import Patience
 T = TypeVar("T")
 
 
-class Client(Base, CheckpointVerbs):
+class Client(Base, CheckpointVerbs, AnswerVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

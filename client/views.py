@@ -341,6 +341,45 @@ class Trust:
     """Nodes that are silent and not yet given up."""
 
 
+@dataclass(frozen=True, slots=True)
+class UsageSoFar:
+    """How far a sum over all jobs has come."""
+
+    jobs_read: int
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What jobs of one user, queue or project have used."""
+
+    name: str
+    """Empty: they name none."""
+    jobs: int
+    """That held something in that time."""
+    allocated_gpu_hours: float
+    """The sum of the three below."""
+    productive_gpu_hours: float
+    lost_gpu_hours: float
+    """Work that was done again after a fault or a preemption."""
+    other_gpu_hours: float
+    """Starts, stalls of saves, gangs that hung."""
+    allocated_cpu_hours: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """GPU hours by user, queue or project, most first."""
+
+    by: str
+    since_us: Micros | None
+    """None: from the first job on."""
+    until_us: Micros
+    jobs: int
+    """That were looked at."""
+    rows: tuple[UsageRow, ...]
+
+
 def to_json(value: Any) -> Any:
     """A result as what json.dumps takes: dataclasses as objects with their own field names, ids as text."""
     if isinstance(value, TaskKey):

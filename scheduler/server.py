@@ -23,6 +23,8 @@ from ..proto.channels import SERVER_OPTIONS, split_address
 from ..proto.generated import (
     agent_pb2,
     agent_pb2_grpc,
+    answers_pb2,
+    answers_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -36,6 +38,7 @@ from .config import SchedulerConfig
 from .logs import LogStore
 from .loop import Loop
 from .services.agents import AgentService, Samples
+from .services.answers import AnswerService
 from .services.documents import Documents
 from .services.jobs import JobService
 from .services.logs import LogService
@@ -109,6 +112,8 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     lookup = Lookup(loop, store)
     jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=loop.now_us)
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
+    answers = AnswerService(store, now_us=loop.now_us)
+    answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
     payload.add_logs(LogService(lookup, logs), server)
@@ -150,7 +155,7 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = [
         service.full_name
-        for file in (jobs_pb2, logs_pb2, nodes_pb2, agent_pb2)
+        for file in (answers_pb2, jobs_pb2, logs_pb2, nodes_pb2, agent_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)

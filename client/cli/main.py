@@ -44,6 +44,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "cancel": ("jobs", "Cancel jobs."),
         "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
     },
+    "Answers": {
+        "usage": ("usage", "Sum up GPU hours by user, queue or project."),
+    },
     "Checkpoints": {
         "checkpoints": ("checkpoints", "List a job's checkpoints, and what became of them."),
         "checkpoint": ("checkpoints", "Have a running job save now."),

@@ -1,0 +1,59 @@
+"""The clients' verbs on what has been and what would be: blocking and asyncio, on the transports of sdk.py
+and aio.py. None of them changes anything.
+"""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+from ..spec.errors import Unavailable
+from . import calls, views
+
+T = TypeVar("T")
+OnProgress = Callable[[views.UsageSoFar], None]
+
+
+class AnswerVerbs:
+    """Of the blocking client."""
+
+    def usage(
+        self, by: str = "user", *, since_us: int = 0, on_progress: OnProgress | None = None
+    ) -> views.Usage:
+        """GPU hours by "user", "queue" or "project", of all jobs since then. Raises InvalidRequest."""
+        for told in self._stream(calls.UsageCursor(by, since_us)):
+            if isinstance(told, views.Usage):
+                return told
+            if on_progress is not None:
+                on_progress(told)
+        raise _cut_short()
+
+    @abstractmethod
+    def _call(self, call: calls.Call[T]) -> T: ...
+
+    @abstractmethod
+    def _stream(self, cursor: calls.Cursor) -> Iterator[Any]: ...
+
+
+class AsyncAnswerVerbs:
+    """Of the asyncio client; see AnswerVerbs."""
+
+    async def usage(
+        self, by: str = "user", *, since_us: int = 0, on_progress: OnProgress | None = None
+    ) -> views.Usage:
+        """GPU hours; see AnswerVerbs.usage."""
+        async for told in self._stream(calls.UsageCursor(by, since_us)):
+            if isinstance(told, views.Usage):
+                return told
+            if on_progress is not None:
+                on_progress(told)
+        raise _cut_short()
+
+    @abstractmethod
+    async def _call(self, call: calls.Call[T]) -> T: ...
+
+    @abstractmethod
+    def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]: ...
+
+
+def _cut_short() -> Unavailable:
+    return Unavailable("the scheduler broke its answer off", hint="ask again")
