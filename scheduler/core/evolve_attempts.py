@@ -95,6 +95,8 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
         held_until_us=event.held_until_us,
     )
+    if not again:
+        state.runs.learn(new)
     return put_job(state, job, new)
 
 

@@ -16,6 +16,7 @@ from .node import Load, Node
 from .pace import GangPaces
 from .queue import Queue
 from .rates import NO_RATE, FaultRate
+from .runs import Runs
 from .settings import Settings
 from .timers import Timers
 from .workload import Workload
@@ -71,6 +72,8 @@ class ClusterState:
     """Of gangs in this cluster: beside the state, see rates.py."""
     workload: Workload = field(default_factory=Workload)
     """What was submitted: beside the state, too, see workload.py."""
+    runs: Runs = field(default_factory=Runs)
+    """How long jobs ran that are over: beside the state, see runs.py."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)
