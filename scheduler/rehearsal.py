@@ -73,6 +73,8 @@ class Course:
     """Held now."""
     gpu_milli_us: int = 0
     """Held, times how long."""
+    filled: tuple[Micros, int] = (Micros(0), 0)
+    """When a job last started, and `gpu_milli_us` then."""
     events: int = 0
 
 
@@ -202,6 +204,7 @@ class Rehearsal:
     def _on_started(self, job: Job, event: AttemptStarted) -> None:
         self.course.starts.append(Start(event.at_us, job.number, event.places))
         self._hold(job, len(event.places))
+        self.course.filled = (event.at_us, self.course.gpu_milli_us)
         if job.number not in self.course.started_us:
             self.course.started_us[job.number] = event.at_us
             if self._ending:

@@ -1,0 +1,71 @@
+"""The forecaster's own process: `python -m paceline.scheduler.forecast_worker`.
+
+Questions on stdin, forecasts on stdout, one after the other, each with its length before it (eight bytes, big
+endian). It ends when its stdin does, also in the middle of a forecast: then nobody waits for it.
+"""
+
+import os
+import sys
+from queue import SimpleQueue
+from threading import Thread
+from typing import BinaryIO, Final
+
+import msgspec
+
+from ..spec.errors import PacelineError
+from .forecast import Forecast, Question, Snapshot, forecast
+
+LENGTH_BYTES: Final = 8
+_NICE: Final = 10
+
+
+class Asked(msgspec.Struct, frozen=True):
+    snapshot: Snapshot
+    question: Question
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A forecast, or why there is none."""
+
+    forecast: Forecast | None = None
+    error: str = ""
+    hint: str = ""
+
+
+encode_asked: Final = msgspec.msgpack.Encoder().encode
+decode_told: Final = msgspec.msgpack.Decoder(Told).decode
+_decode_asked: Final = msgspec.msgpack.Decoder(Asked).decode
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def main() -> None:
+    os.nice(_NICE)
+    asked: SimpleQueue[bytes] = SimpleQueue()
+    Thread(target=_read, args=(sys.stdin.buffer, asked), daemon=True).start()
+    while True:
+        sys.stdout.buffer.write(framed(msgspec.msgpack.encode(_answer(asked.get()))))
+        sys.stdout.buffer.flush()
+
+
+def _answer(body: bytes) -> Told:
+    try:
+        asked = _decode_asked(body)
+        return Told(forecast(asked.snapshot, asked.question))
+    except PacelineError as error:
+        return Told(error=error.message, hint=error.hint)
+
+
+def _read(stdin: BinaryIO, asked: "SimpleQueue[bytes]") -> None:
+    while True:
+        head = stdin.read(LENGTH_BYTES)
+        body = stdin.read(int.from_bytes(head, "big"))
+        if len(head) < LENGTH_BYTES or not body:
+            os._exit(0)
+        asked.put(body)
+
+
+if __name__ == "__main__":
+    main()
