@@ -93,9 +93,9 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncAnswerVerbs):
         """Ask a job to stop; see Client.cancel."""
         return await self._call(calls.cancel(job, grace_s=grace_s))
 
-    async def why(self, job: int) -> views.Why:
-        """Why it waits, or how it ended."""
-        return await self._call(calls.why(job))
+    async def why(self, job: int, *, patience_s: float = 0.0) -> views.Why:
+        """Why it waits, or how it ended. `patience_s`: for the predicted start, where it is not known yet."""
+        return await self._call(calls.why(job, patience_s=patience_s))
 
     async def timeline(self, job: int) -> views.Timeline:
         """What happened, and where the time went."""

@@ -3,11 +3,12 @@ and aio.py. None of them changes anything.
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..spec.errors import Unavailable
 from . import calls, views
+from .documents import Prepared
 
 T = TypeVar("T")
 OnProgress = Callable[[views.UsageSoFar], None]
@@ -26,6 +27,24 @@ class AnswerVerbs:
             if on_progress is not None:
                 on_progress(told)
         raise _cut_short()
+
+    def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> views.Plan:
+        """Where they would go, when they would start, whom they would preempt; nothing is kept."""
+        call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
+        return self._call(call)
+
+    def simulate(
+        self,
+        *,
+        add: Sequence[Prepared] = (),
+        remove: Sequence[str] = (),
+        until_s: float = 0.0,
+        seed: int = 0,
+    ) -> views.Simulated:
+        """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
+        sent = [job.sent for job in add]
+        call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
+        return self._call(call)
 
     @abstractmethod
     def _call(self, call: calls.Call[T]) -> T: ...
@@ -47,6 +66,24 @@ class AsyncAnswerVerbs:
             if on_progress is not None:
                 on_progress(told)
         raise _cut_short()
+
+    async def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> views.Plan:
+        """Where they would go, when they would start, whom they would preempt; nothing is kept."""
+        call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
+        return await self._call(call)
+
+    async def simulate(
+        self,
+        *,
+        add: Sequence[Prepared] = (),
+        remove: Sequence[str] = (),
+        until_s: float = 0.0,
+        seed: int = 0,
+    ) -> views.Simulated:
+        """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
+        sent = [job.sent for job in add]
+        call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
+        return await self._call(call)
 
     @abstractmethod
     async def _call(self, call: calls.Call[T]) -> T: ...

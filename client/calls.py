@@ -36,6 +36,8 @@ BYTES_PER_SUBMIT_MAX = 2 << 20
 
 UNARY_S = 10.0
 SUBMIT_S = 30.0
+FORECAST_S = 130.0
+"""Two forecasts, each with its own bound at the scheduler."""
 
 
 class Stubs:
@@ -169,8 +171,23 @@ def fork(job_id: int, step: int, document: Sent, *, key: str, user: str) -> Call
     return Call(lambda stubs: stubs.jobs.Fork, request, _ids, SUBMIT_S)
 
 
-def why(job_id: int) -> Call[views.Why]:
-    return Call(lambda stubs: stubs.jobs.Why, jobs_pb2.GetJobRequest(job=job_id), codecs.to_why)
+def why(job_id: int, *, patience_s: float) -> Call[views.Why]:
+    request = jobs_pb2.GetJobRequest(job=job_id, patience_s=patience_s)
+    return Call(lambda stubs: stubs.jobs.Why, request, codecs.to_why, UNARY_S + patience_s)
+
+
+def plan(documents: Sequence[Sent], *, user: str, seed: int) -> Call[views.Plan]:
+    request = answers_pb2.PlanRequest(jobs=_documents(documents), user=user, seed=seed)
+    return Call(lambda stubs: stubs.answers.Plan, request, codecs.to_plan, FORECAST_S)
+
+
+def simulate(
+    documents: Sequence[Sent], remove: Sequence[str], *, until_s: float, user: str, seed: int
+) -> Call[views.Simulated]:
+    request = answers_pb2.SimulateRequest(
+        add=_documents(documents), remove=remove, until_s=until_s, user=user, seed=seed
+    )
+    return Call(lambda stubs: stubs.answers.Simulate, request, codecs.to_simulated, FORECAST_S)
 
 
 def timeline(job_id: int) -> Call[views.Timeline]:
@@ -299,6 +316,10 @@ class UsageCursor:
 
 
 Cursor = WatchCursor | LogCursor | UsageCursor
+
+
+def _documents(documents: Sequence[Sent]) -> list[jobs_pb2.JobDocument]:
+    return [jobs_pb2.JobDocument(document=sent.document, source=sent.source) for sent in documents]
 
 
 def _ids(reply: jobs_pb2.SubmitReply) -> tuple[JobId, ...]:

@@ -168,6 +168,60 @@ def to_usage(message: answers_pb2.UsageReply, by: str, since_us: int) -> views.U
     return views.Usage(by, _micros(since_us), Micros(message.until_us), message.jobs, tuple(rows))
 
 
+def to_plan(message: answers_pb2.PlanReply) -> views.Plan:
+    return views.Plan(tuple(_planned(job) for job in message.jobs), message.cut)
+
+
+def _planned(message: answers_pb2.PlannedJob) -> views.PlannedJob:
+    start = message.start
+    return views.PlannedJob(
+        name=message.name,
+        start=views.Start(
+            at_us=Micros(start.at_us),
+            early_us=Micros(start.early_us),
+            late_us=_micros(start.late_us),
+            draws=start.draws,
+            started=start.started,
+        )
+        if message.HasField("start")
+        else None,
+        tasks=tuple(views.PlannedTask(task.node, tuple(task.gpu_indices)) for task in message.tasks),
+        reasons=tuple(to_reason(reason) for reason in message.reasons),
+        never=message.never,
+        stops=tuple(
+            views.PlannedStop(JobId(stop.job), stop.name, stop.user, stop.outcome, stop.why)
+            for stop in message.stops
+        ),
+        warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
+    )
+
+
+def to_simulated(message: answers_pb2.SimulateReply) -> views.Simulated:
+    changed = to_outlook(message.changed) if message.HasField("changed") else None
+    return views.Simulated(to_outlook(message.as_is), changed)
+
+
+def to_outlook(message: answers_pb2.Outlook) -> views.Outlook:
+    return views.Outlook(
+        jobs=message.jobs,
+        started=message.started,
+        ended=message.ended,
+        stops=message.stops,
+        wait_mean_s=message.wait_mean_s,
+        wait_median_s=message.wait_median_s,
+        wait_p95_s=message.wait_p95_s,
+        jct_mean_s=message.jct_mean_s,
+        gpu_allocation=message.gpu_allocation,
+        span_s=message.span_s,
+        draws=message.draws,
+        cut=message.cut,
+        classes=tuple(
+            views.ClassWait(one.name, one.jobs, one.wait_mean_s, one.wait_p95_s) for one in message.classes
+        ),
+        points=tuple(views.Point(point.at_s, point.queued, point.gpus) for point in message.points),
+    )
+
+
 def to_change(message: jobs_pb2.WatchReply) -> views.Change:
     return views.Change(entry=to_entry(message.entry), job=to_job(message.job))
 

@@ -100,9 +100,9 @@ class Client(Base, CheckpointVerbs, AnswerVerbs):
         """Ask a job to stop; `grace_s` between SIGTERM and SIGKILL, 0: the job's own. May be repeated."""
         return self._call(calls.cancel(job, grace_s=grace_s))
 
-    def why(self, job: int) -> views.Why:
-        """Why it waits, or how it ended."""
-        return self._call(calls.why(job))
+    def why(self, job: int, *, patience_s: float = 0.0) -> views.Why:
+        """Why it waits, or how it ended. `patience_s`: for the predicted start, where it is not known yet."""
+        return self._call(calls.why(job, patience_s=patience_s))
 
     def timeline(self, job: int) -> views.Timeline:
         """What happened, and where the time went."""

@@ -29,8 +29,8 @@ from .rehearsal import Course, DryEngine, Rehearsal, silent
 from .store.base import JobRow, Loaded, NodeRow
 
 DRAWS: Final = 8
-EVENTS_MAX: Final = 120_000
-"""Of all draws together."""
+EVENTS_MAX: Final = 24_000
+"""Of all draws together: seconds."""
 HORIZON_US: Final = 30 * 86_400 * SECOND_US
 POINTS_MAX: Final = 500
 _CLASSES: Final = ((0, "no GPU"), (1, "1 GPU"), (7, "2-7 GPUs"), (8, "8 GPUs"), (63, "9-63 GPUs"))
@@ -292,7 +292,7 @@ def run_on(rehearsal: Rehearsal, draw: Draw, until_us: int, events_max: int, wai
     course, state = rehearsal.course, rehearsal.engine.state
     waits = set(waits)
     only_starts = bool(waits)
-    _mark(rehearsal, draw)
+    mark(rehearsal, draw)
     while True:
         if only_starts and len(waits) <= len(course.started_us) + len(course.ended_us):
             waits -= course.started_us.keys() | course.ended_us.keys()
@@ -307,7 +307,7 @@ def run_on(rehearsal: Rehearsal, draw: Draw, until_us: int, events_max: int, wai
             if rehearsal.next_us is not None and rehearsal.next_us < 10**17 and state.jobs:
                 draw.cut = f"cut {rehearsal_days(draw, until_us)} from now"
             break
-        _mark(rehearsal, draw)
+        mark(rehearsal, draw)
 
 
 def rehearsal_days(draw: Draw, at_us: int = 0) -> str:
@@ -315,7 +315,7 @@ def rehearsal_days(draw: Draw, at_us: int = 0) -> str:
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-def _mark(rehearsal: Rehearsal, draw: Draw) -> None:
+def mark(rehearsal: Rehearsal, draw: Draw) -> None:
     """Every second one is left out when they are many: a long course has as many as a short one."""
     state = rehearsal.engine.state
     draw.end_us = rehearsal.now_us

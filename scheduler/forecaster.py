@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
 
 from ..spec.errors import InvalidRequest, NotFound, Unavailable
 from ..spec.ids import JobId, Micros
@@ -29,7 +29,9 @@ from .forecast_worker import LENGTH_BYTES, Asked, decode_told, encode_asked, fra
 from .loop import Loop
 from .records import job_row, node_row
 
-JOBS_MAX: Final = 20_000
+T = TypeVar("T")
+
+JOBS_MAX: Final = 5_000
 """Waiting ones that a snapshot holds, as they stand by restart, priority and number."""
 FRESH_S: Final = 2.0
 STALE_S: Final = 60.0
@@ -91,6 +93,10 @@ class Forecaster:
             await asyncio.wait({self._making}, timeout=patience_s)
             age_s = time.monotonic() - self._made_s
         return self._standing if age_s < max(STALE_S, 8 * self._took_s) else None
+
+    async def look(self, read: Callable[[ClusterState], T]) -> T:
+        """At the live state, for names."""
+        return await self._loop.read(read)
 
     async def close(self) -> None:
         if self._making is not None:

@@ -45,6 +45,9 @@ class PitStop:
     restart_us: int = 20 * SECOND_US
 
 
+PIT_STOP: Final = PitStop()
+
+
 class Start(NamedTuple):
     at_us: Micros
     job: JobId
@@ -100,7 +103,7 @@ class Rehearsal:
     """Begins with what the engine's state says is placed; `lasts_us`: what is left of a run, asked once."""
 
     def __init__(
-        self, engine: Engine, now_us: Micros, lasts_us: Callable[[Job], int], pit_stop: PitStop = PitStop()
+        self, engine: Engine, now_us: Micros, lasts_us: Callable[[Job], int], pit_stop: PitStop = PIT_STOP
     ) -> None:
         self.engine = engine
         self.now_us = now_us

@@ -35,6 +35,8 @@ from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
 from ..spec.errors import Unavailable
 from .config import SchedulerConfig
+from .experience import gather_experience
+from .forecaster import Forecaster
 from .logs import LogStore
 from .loop import Loop
 from .services.agents import AgentService, Samples
@@ -83,10 +85,13 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
                     address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
                 )
                 record = _write_record(config.state, made)
+                experience = asyncio.create_task(gather_experience(loop, store))
                 try:
                     yield made
                 finally:
                     record.unlink(missing_ok=True)
+                    experience.cancel()
+                    await asyncio.gather(experience, return_exceptions=True)
         finally:
             await loop.close()
     finally:
@@ -110,9 +115,10 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     documents = Documents(store)
     samples = Samples()
     lookup = Lookup(loop, store)
-    jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=loop.now_us)
+    forecaster = Forecaster(loop, loop.now_us)
+    jobs = JobService(lookup, documents, forecaster, storage=config.storage_folder, now_us=loop.now_us)
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
-    answers = AnswerService(store, now_us=loop.now_us)
+    answers = AnswerService(store, documents, forecaster, now_us=loop.now_us)
     answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
@@ -142,6 +148,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         shipping.end_all("the scheduler is stopping")
         logs.end_all()
         await agents.drained()
+        await forecaster.close()
         await loop.close()
         await stopping
         logs.close()

@@ -45,6 +45,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
     },
     "Answers": {
+        "plan": ("plans", "Say where job files would go and when they would start."),
+        "simulate": ("plans", "Run the live queue, or a trace, forward under a change."),
         "usage": ("usage", "Sum up GPU hours by user, queue or project."),
     },
     "Checkpoints": {

@@ -46,6 +46,21 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Hours(click.ParamType[float]):
+    """A number of hours, at most 30 days; in seconds."""
+
+    name = "hours"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            hours = float(value)
+        except (TypeError, ValueError):
+            hours = -1.0
+        if not 0 <= hours <= 720:
+            self.fail(f"{value!r} is no number of hours from 0 to 720", param, ctx)
+        return hours * 3600
+
+
 class Moment(click.ParamType[int]):
     """A day, a time of a day, or how long ago; in microseconds since 1970, by this machine's clock."""
 
