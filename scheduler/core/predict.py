@@ -19,14 +19,13 @@ from typing import Final
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState
+from ...spec.progress import TOTAL_STEPS
 from .job import Job
 from .runs import Runs, attained_us
 from .settings import SECOND_US
 from .state import ClusterState
 
 LEVELS: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-TOTAL_STEPS: Final = "total_steps"
-"""The metric by which a run says how many steps it plans."""
 RUNS_MIN: Final = 4
 """That lasted longer; with fewer, the next wider circle is asked."""
 UNKNOWN_US: Final = 3600 * SECOND_US

@@ -15,7 +15,7 @@ from ...proto.generated import answers_pb2
 from ...spec.ids import JobId, Micros
 from ..core import attempt_events, checkpoint_events, progress_events, task_events
 from ..core.events import Event
-from ..core.usage import NOTHING_USED, Usage, usage_of
+from ..core.spent import NOTHING_SPENT, Spent, spent_by
 from ..records import event_from_row, job_from_row
 from ..store.base import JobRow, Store
 
@@ -58,7 +58,7 @@ class UsageReader:
         self._store, self._by = store, by
         self._since_us, self._now_us = since_us, now_us
         self._before: JobId | None = None
-        self._sums: defaultdict[str, Usage] = defaultdict(lambda: NOTHING_USED)
+        self._sums: defaultdict[str, Spent] = defaultdict(lambda: NOTHING_SPENT)
         self.jobs_read = 0
         self.jobs = 0
 
@@ -94,12 +94,12 @@ class UsageReader:
             return lambda row: said.get(row.job, unsaid).queue
         return lambda row: said.get(row.job, unsaid).experiment_name
 
-    def _usage(self, row: JobRow) -> Usage:
+    def _usage(self, row: JobRow) -> Spent:
         job = job_from_row(row)
         if not job.attempt:
-            return NOTHING_USED
+            return NOTHING_SPENT
         events = takewhile(lambda event: event.at_us <= self._now_us, self._history(row.job))
-        return usage_of(events, job.demand.per_task, self._since_us, self._now_us)
+        return spent_by(events, job.demand.per_task, self._since_us, self._now_us)
 
     def _history(self, job: JobId) -> Iterator[Event]:
         after_seq = 0
@@ -111,7 +111,7 @@ class UsageReader:
             after_seq = rows[-1].seq
 
 
-def _row(name: str, usage: Usage) -> answers_pb2.UsageRow:
+def _row(name: str, usage: Spent) -> answers_pb2.UsageRow:
     return answers_pb2.UsageRow(
         name=name,
         jobs=usage.jobs,

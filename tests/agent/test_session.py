@@ -177,11 +177,7 @@ async def test_what_was_not_acknowledged_is_told_again(tmp_path: Path) -> None:
 
 
 async def test_many_entries_go_in_bounded_batches_and_a_bounded_window(tmp_path: Path) -> None:
-    async with joined(tmp_path, heartbeat_s=60.0) as (
-        scheduler,
-        _,
-        node,
-    ):  # a new stream would move the window
+    async with joined(tmp_path, heartbeat_s=60.0) as (scheduler, _, node):  # a new stream would move the window
         scheduler.acknowledging = False
         scheduler.start(request_for(key(1)))
         scheduler.start(request_for(key(2)))

@@ -11,7 +11,6 @@ from paceline.scheduler.core.pace import RankPace
 from paceline.scheduler.core.predict import (
     LEVELS,
     RUNS_MIN,
-    TOTAL_STEPS,
     UNKNOWN_US,
     Basis,
     Prediction,
@@ -24,6 +23,7 @@ from paceline.scheduler.core.rates import FaultRate
 from paceline.scheduler.core.runs import ALL_RUNS_MAX, NAME_RUNS_MAX, NAMES_MAX, Runs
 from paceline.spec.ids import JobId, Micros
 from paceline.spec.lifecycle import JobState
+from paceline.spec.progress import TOTAL_STEPS
 from support.paddock import Paddock, shape
 
 MINUTE = 60_000_000

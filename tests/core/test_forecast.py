@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.job import Shape
-from paceline.scheduler.core.predict import TOTAL_STEPS
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
 from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
 from paceline.spec.errors import NotFound
 from paceline.spec.ids import JobId, Micros
+from paceline.spec.progress import TOTAL_STEPS
 from support.paddock import Paddock, shape
 
 MINUTE = 60_000_000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.usage import NOTHING_USED, Usage, usage_of
+from paceline.scheduler.core.spent import NOTHING_SPENT, Spent, spent_by
 from paceline.spec.ids import Micros
 from support.paddock import START_US, Paddock, shape
 
@@ -29,11 +29,11 @@ def story() -> tuple[Paddock, int]:
     return paddock, job
 
 
-def used(paddock: Paddock, job: int, since_s: float = -1, until_s: float | None = None) -> Usage:
+def used(paddock: Paddock, job: int, since_s: float = -1, until_s: float | None = None) -> Spent:
     need = paddock.job(job).demand.per_task
     until_us = Micros(paddock.now_us if until_s is None else START_US + round(until_s * 1e6))
     events = [event for event in paddock.history(job) if event.at_us <= until_us]
-    return usage_of(events, need, Micros(START_US + round(since_s * 1e6)), until_us)
+    return spent_by(events, need, Micros(START_US + round(since_s * 1e6)), until_us)
 
 
 def test_a_job_that_waits_has_used_nothing() -> None:
@@ -41,7 +41,7 @@ def test_a_job_that_waits_has_used_nothing() -> None:
     paddock.node_joins("n1", gpus=8)
     [job] = paddock.submit(shape(gpus=9))
     paddock.pass_time(1)
-    assert used(paddock, job) == NOTHING_USED
+    assert used(paddock, job) == NOTHING_SPENT
 
 
 def test_what_was_held_is_productive_lost_or_other() -> None:

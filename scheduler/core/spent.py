@@ -17,7 +17,7 @@ from .ledger import Book
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Spent:
     jobs: int = 0
     """That held something in that time."""
     allocated: int = 0
@@ -30,8 +30,8 @@ class Usage:
     def other(self) -> int:
         return self.allocated - self.productive - self.lost
 
-    def plus(self, other: "Usage") -> "Usage":
-        return Usage(
+    def plus(self, other: "Spent") -> "Spent":
+        return Spent(
             self.jobs + other.jobs,
             self.allocated + other.allocated,
             self.productive + other.productive,
@@ -40,10 +40,10 @@ class Usage:
         )
 
 
-NOTHING_USED = Usage()
+NOTHING_SPENT = Spent()
 
 
-def usage_of(events: Iterable[Event], need: Resources, since_us: Micros, now_us: Micros) -> Usage:
+def spent_by(events: Iterable[Event], need: Resources, since_us: Micros, now_us: Micros) -> Spent:
     """`events`: all of one job, in order; `need`: of each of its tasks. Counted from `since_us` on.
 
     Work that was productive before and is lost since then counts as lost, and is taken off what was
@@ -59,7 +59,7 @@ def usage_of(events: Iterable[Event], need: Resources, since_us: Micros, now_us:
     held = sum(meter.sums.values())
     gpu_milli = need.gpus * WHOLE_GPU_MILLI + need.gpu_milli
     productive, lost = meter.sums["productive_us"], meter.sums["lost_us"]
-    return Usage(
+    return Spent(
         int(held > 0), held * gpu_milli, productive * gpu_milli, lost * gpu_milli, held * need.cpu_milli
     )
 
