@@ -46,6 +46,10 @@ class AnswerVerbs:
         call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
         return self._call(call)
 
+    def decision(self, seq: int) -> views.Decision:
+        """A placement or a stop of the past, taken again; `seq` as in a timeline. Raises NotFound."""
+        return self._call(calls.decision(seq))
+
     @abstractmethod
     def _call(self, call: calls.Call[T]) -> T: ...
 
@@ -84,6 +88,10 @@ class AsyncAnswerVerbs:
         sent = [job.sent for job in add]
         call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
         return await self._call(call)
+
+    async def decision(self, seq: int) -> views.Decision:
+        """A placement or a stop of the past, taken again; `seq` as in a timeline. Raises NotFound."""
+        return await self._call(calls.decision(seq))
 
     @abstractmethod
     async def _call(self, call: calls.Call[T]) -> T: ...

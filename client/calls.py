@@ -181,6 +181,11 @@ def plan(documents: Sequence[Sent], *, user: str, seed: int) -> Call[views.Plan]
     return Call(lambda stubs: stubs.answers.Plan, request, codecs.to_plan, FORECAST_S)
 
 
+def decision(seq: int) -> Call[views.Decision]:
+    request = answers_pb2.DecisionRequest(seq=seq)
+    return Call(lambda stubs: stubs.answers.Decision, request, codecs.to_decision, FORECAST_S)
+
+
 def simulate(
     documents: Sequence[Sent], remove: Sequence[str], *, until_s: float, user: str, seed: int
 ) -> Call[views.Simulated]:

@@ -196,6 +196,25 @@ def _planned(message: answers_pb2.PlannedJob) -> views.PlannedJob:
     )
 
 
+def to_decision(message: answers_pb2.DecisionReply) -> views.Decision:
+    return views.Decision(
+        seq=message.seq,
+        at_us=Micros(message.at_us),
+        kind=message.kind,
+        job=JobId(message.job),
+        text=message.text,
+        reasons=tuple(to_reason(reason) for reason in message.reasons),
+        nodes=tuple(
+            views.SeenNode(NodeId(one.node_id), one.node, one.fits, one.step, one.tie, one.chosen)
+            for one in message.nodes
+        ),
+        nodes_fit=message.nodes_fit,
+        nodes_in_service=message.nodes_in_service,
+        again=message.again,
+        instead=message.instead,
+    )
+
+
 def to_simulated(message: answers_pb2.SimulateReply) -> views.Simulated:
     changed = to_outlook(message.changed) if message.HasField("changed") else None
     return views.Simulated(to_outlook(message.as_is), changed)

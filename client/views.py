@@ -398,6 +398,41 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenNode:
+    """A node, as a placement saw it. `step` and `tie`: less is better."""
+
+    node_id: NodeId
+    node: str
+    fits: int
+    """Tasks of the job for which it had room."""
+    step: int
+    """Growth of the cluster's fragmentation."""
+    tie: int
+    chosen: int
+    """Tasks that went there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A placement or a stop of the past, and what comes out when it is taken again."""
+
+    seq: int
+    at_us: Micros
+    kind: str
+    job: JobId
+    text: str
+    reasons: tuple[Reason, ...]
+    """As `why` would have said just before."""
+    nodes: tuple[SeenNode, ...]
+    nodes_fit: int
+    nodes_in_service: int
+    again: bool
+    """The same came out."""
+    instead: str
+    """What came out, where it was not the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClassWait:
     """Waits of gangs of about one size."""
 

@@ -1,6 +1,6 @@
 """The forecaster's own process: `python -m paceline.scheduler.forecast_worker`.
 
-Questions on stdin, forecasts on stdout, one after the other, each with its length before it (eight bytes, big
+Questions on stdin, answers on stdout, one after the other, each with its length before it (eight bytes, big
 endian). It ends when its stdin does, also in the middle of a forecast: then nobody waits for it.
 """
 
@@ -13,28 +13,41 @@ from typing import BinaryIO, Final
 import msgspec
 
 from ..spec.errors import PacelineError
+from .core.settings import Settings
+from .decisions import Decision, decide_again
 from .forecast import Forecast, Question, Snapshot, forecast
+from .store.base import EventRow
 
 LENGTH_BYTES: Final = 8
 _NICE: Final = 10
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked(msgspec.Struct, frozen=True, tag=True):
+    """Answer: a forecast."""
+
     snapshot: Snapshot
     question: Question
 
 
+class AskedAgain(msgspec.Struct, frozen=True, tag=True):
+    """Answer: the decision that is the last of these events."""
+
+    rows: list[EventRow]
+    settings: Settings
+
+
 class Told(msgspec.Struct, frozen=True):
-    """A forecast, or why there is none."""
+    """What was asked for, or why there is none."""
 
     forecast: Forecast | None = None
+    decision: Decision | None = None
     error: str = ""
     hint: str = ""
 
 
 encode_asked: Final = msgspec.msgpack.Encoder().encode
 decode_told: Final = msgspec.msgpack.Decoder(Told).decode
-_decode_asked: Final = msgspec.msgpack.Decoder(Asked).decode
+_decode_asked: Final = msgspec.msgpack.Decoder(Asked | AskedAgain).decode
 
 
 def framed(body: bytes) -> bytes:
@@ -52,8 +65,11 @@ def main() -> None:
 
 def _answer(body: bytes) -> Told:
     try:
-        asked = _decode_asked(body)
-        return Told(forecast(asked.snapshot, asked.question))
+        match _decode_asked(body):
+            case Asked(snapshot, question):
+                return Told(forecast=forecast(snapshot, question))
+            case AskedAgain(rows, settings):
+                return Told(decision=decide_again(rows, settings))
     except PacelineError as error:
         return Told(error=error.message, hint=error.hint)
 

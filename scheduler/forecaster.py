@@ -24,10 +24,12 @@ from .core.runs import Runs
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.workload import Kind
+from .decisions import Decision
 from .forecast import Forecast, Question, Snapshot
-from .forecast_worker import LENGTH_BYTES, Asked, decode_told, encode_asked, framed
+from .forecast_worker import LENGTH_BYTES, Asked, AskedAgain, decode_told, encode_asked, framed
 from .loop import Loop
 from .records import job_row, node_row
+from .store.base import EventRow
 
 T = TypeVar("T")
 
@@ -83,6 +85,16 @@ class Forecaster:
         if told.forecast is None:
             raise InvalidRequest(told.error, hint=told.hint)
         return told.forecast
+
+    async def decide_again(self, rows: list[EventRow]) -> Decision:
+        """The last of these events. Raises InvalidRequest where it is no decision, and Unavailable."""
+        async with self._turn:
+            settings = await self._loop.read(lambda state: state.settings)
+            body = await asyncio.to_thread(lambda: encode_asked(AskedAgain(rows, settings)))
+            told = decode_told(await self._exchange(body))
+        if told.decision is None:
+            raise InvalidRequest(told.error, hint=told.hint)
+        return told.decision
 
     async def standing(self, patience_s: float) -> Forecast | None:
         """What becomes of what waits now. None: it takes longer than that."""

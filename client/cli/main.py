@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Answers": {
         "plan": ("plans", "Say where job files would go and when they would start."),
         "simulate": ("plans", "Run the live queue, or a trace, forward under a change."),
+        "decision": ("decisions", "Take a decision of the past again, and show what it saw."),
         "usage": ("usage", "Sum up GPU hours by user, queue or project."),
     },
     "Checkpoints": {

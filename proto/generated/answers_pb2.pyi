@@ -501,3 +501,119 @@ class Point(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Point: _TypeAlias = Point  # noqa: Y015
+
+@_typing.final
+class DecisionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """of the event in a job's timeline"""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionRequest: _TypeAlias = DecisionRequest  # noqa: Y015
+
+@_typing.final
+class DecisionReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_FIT_FIELD_NUMBER: _builtins.int
+    NODES_IN_SERVICE_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    INSTEAD_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    at_us: _builtins.int
+    kind: _builtins.str
+    job: _builtins.int
+    text: _builtins.str
+    nodes_fit: _builtins.int
+    """nodes with room for a task"""
+    nodes_in_service: _builtins.int
+    again: _builtins.bool
+    """the same came out"""
+    instead: _builtins.str
+    """what came out, where it was not the same"""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Reason]:
+        """as `pace why` would have said just before"""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeenNode]:
+        """of a placement: the best and the chosen"""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        at_us: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        job: _builtins.int = ...,
+        text: _builtins.str = ...,
+        reasons: _abc.Iterable[_common_pb2.Reason] | None = ...,
+        nodes: _abc.Iterable[Global___SeenNode] | None = ...,
+        nodes_fit: _builtins.int = ...,
+        nodes_in_service: _builtins.int = ...,
+        again: _builtins.bool = ...,
+        instead: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "at_us", b"at_us", "instead", b"instead", "job", b"job", "kind", b"kind", "nodes", b"nodes", "nodes_fit", b"nodes_fit", "nodes_in_service", b"nodes_in_service", "reasons", b"reasons", "seq", b"seq", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionReply: _TypeAlias = DecisionReply  # noqa: Y015
+
+@_typing.final
+class SeenNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TIE_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    node: _builtins.str
+    fits: _builtins.int
+    """tasks of the job for which it had room"""
+    step: _builtins.int
+    """growth of fragmentation in steps: less is better"""
+    tie: _builtins.int
+    """among equals: less is better"""
+    chosen: _builtins.int
+    """tasks that went there"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        fits: _builtins.int = ...,
+        step: _builtins.int = ...,
+        tie: _builtins.int = ...,
+        chosen: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "fits", b"fits", "node", b"node", "node_id", b"node_id", "step", b"step", "tie", b"tie"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeenNode: _TypeAlias = SeenNode  # noqa: Y015

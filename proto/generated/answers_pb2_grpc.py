@@ -50,6 +50,11 @@ class AnswersStub:
                 request_serializer=paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateRequest.SerializeToString,
                 response_deserializer=paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateReply.FromString,
                 _registered_method=True)
+        self.Decision = channel.unary_unary(
+                '/paceline.v1.Answers/Decision',
+                request_serializer=paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionRequest.SerializeToString,
+                response_deserializer=paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionReply.FromString,
+                _registered_method=True)
 
 
 class AnswersServicer:
@@ -77,6 +82,13 @@ class AnswersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Decision(self, request, context):
+        """A placement or a stop of the past, taken again from the history that it was taken from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnswersServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_AnswersServicer_to_server(servicer, server):
                     servicer.Simulate,
                     request_deserializer=paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateRequest.FromString,
                     response_serializer=paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateReply.SerializeToString,
+            ),
+            'Decision': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decision,
+                    request_deserializer=paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionRequest.FromString,
+                    response_serializer=paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class Answers:
             '/paceline.v1.Answers/Simulate',
             paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateRequest.SerializeToString,
             paceline_dot_proto_dot_v1_dot_answers__pb2.SimulateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.Answers/Decision',
+            paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionRequest.SerializeToString,
+            paceline_dot_proto_dot_v1_dot_answers__pb2.DecisionReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class AnswersStub:
     """Where these jobs would go, when they would start, and whom they would preempt; nothing of them is kept."""
     Simulate: _grpc.UnaryUnaryMultiCallable[_answers_pb2.SimulateRequest, _answers_pb2.SimulateReply]
     """The live queue and cluster run forward, as they are and under a change."""
+    Decision: _grpc.UnaryUnaryMultiCallable[_answers_pb2.DecisionRequest, _answers_pb2.DecisionReply]
+    """A placement or a stop of the past, taken again from the history that it was taken from."""
 
 @_typing.type_check_only
 class AnswersAsyncStub(AnswersStub):
@@ -51,6 +53,8 @@ class AnswersAsyncStub(AnswersStub):
     """Where these jobs would go, when they would start, and whom they would preempt; nothing of them is kept."""
     Simulate: _aio.UnaryUnaryMultiCallable[_answers_pb2.SimulateRequest, _answers_pb2.SimulateReply]  # type: ignore[assignment]
     """The live queue and cluster run forward, as they are and under a change."""
+    Decision: _aio.UnaryUnaryMultiCallable[_answers_pb2.DecisionRequest, _answers_pb2.DecisionReply]  # type: ignore[assignment]
+    """A placement or a stop of the past, taken again from the history that it was taken from."""
 
 class AnswersServicer(metaclass=_abc_1.ABCMeta):
     """Role: client. What has been, and what would be: nothing here changes anything."""
@@ -78,5 +82,13 @@ class AnswersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_answers_pb2.SimulateReply, _abc.Awaitable[_answers_pb2.SimulateReply]]:
         """The live queue and cluster run forward, as they are and under a change."""
+
+    @_abc_1.abstractmethod
+    def Decision(
+        self,
+        request: _answers_pb2.DecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_answers_pb2.DecisionReply, _abc.Awaitable[_answers_pb2.DecisionReply]]:
+        """A placement or a stop of the past, taken again from the history that it was taken from."""
 
 def add_AnswersServicer_to_server(servicer: AnswersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,15 +9,16 @@ import grpc.aio
 from ...proto.generated import answers_pb2, answers_pb2_grpc, jobs_pb2
 from ...proto.limits import NAME_CHARACTERS_MAX, SUBMIT_JOBS_MAX
 from ...spec.compat import warnings_of
-from ...spec.errors import InvalidRequest
+from ...spec.errors import InvalidRequest, LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.problems import escaped
 from ..core.state import ClusterState
 from ..core.stimuli import NewJob
+from ..decisions import EVENTS_MAX, Decision
 from ..forecast import HORIZON_US, Expected, Forecast, Outlook, Question
 from ..forecaster import Forecaster
-from ..store.base import Store
+from ..store.base import EventRow, Store
 from .checks import check_user
 from .documents import Documents
 from .expected import start_reason
@@ -27,6 +28,7 @@ from .usage import UsageReader
 
 _BY: Final = ("user", "queue", "project")
 _TELL_S: Final = 0.5
+_EVENTS_AT_ONCE: Final = 10_000
 _PLANNED_MAX: Final = 100
 _REMOVED_MAX: Final = 1000
 _SECOND_US: Final = 1_000_000
@@ -106,6 +108,28 @@ class AnswerService(answers_pb2_grpc.AnswersServicer):
             reply.changed.CopyFrom(outlook_message(told.outlook, told.draws, told.cut))
         return reply
 
+    async def Decision(
+        self, request: answers_pb2.DecisionRequest, context: _Context
+    ) -> answers_pb2.DecisionReply:
+        if request.seq < 1:
+            raise InvalidRequest(f"seq is {request.seq}; expected the seq of an event")
+        if request.seq > EVENTS_MAX:
+            raise LimitExceeded(
+                f"{request.seq:,} events lead to that decision; at most {EVENTS_MAX:,} are gone through",
+                seq=request.seq,
+                limit=EVENTS_MAX,
+            )
+        rows: list[EventRow] = []
+        while len(rows) < request.seq:
+            limit = min(_EVENTS_AT_ONCE, request.seq - len(rows))
+            page = await asyncio.to_thread(self._store.events, after_seq=len(rows), limit=limit)
+            if not page:
+                raise NotFound(
+                    f"there is no event {request.seq}", hint="`pace timeline JOB -o json` has them"
+                )
+            rows += page
+        return decision_message(await self._forecaster.decide_again(rows))
+
     def _new_jobs(self, specs: Sequence[JobSpec]) -> list[NewJob]:
         """The core never looks into a document."""
         return [new_job(spec, "{}") for spec in specs]
@@ -133,6 +157,27 @@ def outlook_message(outlook: Outlook, draws: int, cut: str) -> answers_pb2.Outlo
             for point in outlook.points
         ],
         stops=round(outlook.stops),
+    )
+
+
+def decision_message(told: Decision) -> answers_pb2.DecisionReply:
+    return answers_pb2.DecisionReply(
+        seq=told.seq,
+        at_us=told.at_us,
+        kind=told.kind,
+        job=told.job,
+        text=told.text,
+        reasons=[reason_message(reason) for reason in told.reasons],
+        nodes=[
+            answers_pb2.SeenNode(
+                node_id=one.node, node=one.name, fits=one.fits, step=one.step, tie=one.tie, chosen=one.chosen
+            )
+            for one in told.nodes
+        ],
+        nodes_fit=told.nodes_fit,
+        nodes_in_service=told.nodes_in_service,
+        again=told.again,
+        instead=told.instead,
     )
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import answers_pb2, jobs_pb2
-from paceline.spec.errors import InvalidRequest, NotFound, Unavailable
+from paceline.spec.errors import InvalidRequest, LimitExceeded, NotFound, Unavailable
 from support.wire import Wire, until, wire
 
 
@@ -181,3 +181,22 @@ async def _planned(wired: Wire, plan: answers_pb2.PlanRequest) -> answers_pb2.Pl
         reply: answers_pb2.PlanReply = await wired.answers.Plan(plan)
         return reply
     return None
+
+
+async def test_a_decision_is_taken_again_from_the_store(tmp_path: Path) -> None:
+    async with wire(tmp_path) as wired, wired.agent() as agent:
+        [job] = await wired.submit(resources={"cpus": 2})
+        await agent.run(job)
+        timeline = await wired.jobs.Timeline(jobs_pb2.GetJobRequest(job=job))
+        [placed] = [entry.seq for entry in timeline.entries if entry.kind == "AttemptStarted"]
+        reply = await wired.answers.Decision(answers_pb2.DecisionRequest(seq=placed))
+        assert reply.again and (reply.job, reply.nodes_fit, reply.nodes_in_service) == (job, 1, 1)
+        assert [(node.node, node.chosen) for node in reply.nodes] == [("n1-name", 1)]
+        assert reply.text == next(entry.text for entry in timeline.entries if entry.seq == placed)
+        for seq, error, word in ((0, InvalidRequest, "seq"), (1, InvalidRequest, "no decision")):
+            with pytest.raises(error, match=word), translated():
+                await wired.answers.Decision(answers_pb2.DecisionRequest(seq=seq))
+        with pytest.raises(NotFound, match="no event 99999"), translated():
+            await wired.answers.Decision(answers_pb2.DecisionRequest(seq=99_999))
+        with pytest.raises(LimitExceeded), translated():
+            await wired.answers.Decision(answers_pb2.DecisionRequest(seq=10**9))
