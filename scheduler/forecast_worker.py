@@ -64,12 +64,11 @@ def main() -> None:
 
 
 def _answer(body: bytes) -> Told:
+    asked: Asked | AskedAgain = _decode_asked(body)
     try:
-        match _decode_asked(body):
-            case Asked(snapshot, question):
-                return Told(forecast=forecast(snapshot, question))
-            case AskedAgain(rows, settings):
-                return Told(decision=decide_again(rows, settings))
+        if isinstance(asked, Asked):
+            return Told(forecast=forecast(asked.snapshot, asked.question))
+        return Told(decision=decide_again(asked.rows, asked.settings))
     except PacelineError as error:
         return Told(error=error.message, hint=error.hint)
 

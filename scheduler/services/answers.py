@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import grpc.aio
+from msgspec import structs
 
 from ...proto.generated import answers_pb2, answers_pb2_grpc, jobs_pb2
 from ...proto.limits import NAME_CHARACTERS_MAX, SUBMIT_JOBS_MAX
@@ -97,12 +98,12 @@ class AnswerService(answers_pb2_grpc.AnswersServicer):
             raise InvalidRequest(f"until_s is {request.until_s}; expected 0 to {HORIZON_US // _SECOND_US}")
         specs = await parsed(self._documents, request.add)
         horizon_us = round(request.until_s * _SECOND_US) or HORIZON_US
-        common = {"seed": request.seed, "horizon_us": horizon_us, "to_end": True}
-        as_is = await self._forecaster.ask(Question(**common))
+        as_it_is = Question(seed=request.seed, horizon_us=horizon_us, to_end=True)
+        as_is = await self._forecaster.ask(as_it_is)
         reply = answers_pb2.SimulateReply(as_is=outlook_message(as_is.outlook, as_is.draws, as_is.cut))
         if specs or request.remove:
-            question = Question(
-                add=self._new_jobs(specs), user=request.user, remove=list(request.remove), **common
+            question = structs.replace(
+                as_it_is, add=self._new_jobs(specs), user=request.user, remove=list(request.remove)
             )
             told = await self._forecaster.ask(question)
             reply.changed.CopyFrom(outlook_message(told.outlook, told.draws, told.cut))
