@@ -29,7 +29,7 @@ from .rehearsal import Course, DryEngine, Rehearsal, silent
 from .store.base import JobRow, Loaded, NodeRow
 
 DRAWS: Final = 8
-EVENTS_MAX: Final = 24_000
+EVENTS_MAX: Final = 16_000
 """Of all draws together: seconds."""
 HORIZON_US: Final = 30 * 86_400 * SECOND_US
 POINTS_MAX: Final = 500
@@ -359,7 +359,7 @@ def outlook(draws: Sequence[Draw]) -> Outlook:
         wait_median_s=_at(waits_s, 0.5),
         wait_p95_s=_at(waits_s, 0.95),
         jct_mean_s=_mean(jcts_s),
-        gpu_allocation=held / filled if filled else 0.0,
+        gpu_allocation=min(1.0, held / filled) if filled else 0.0,
         span_s=sum(draw.end_us - draw.begun_us for draw in draws) / count / SECOND_US,
         stops=counts["stops"] / count,
         classes=[_class_wait(name, by_class[name], count) for name in names if name in by_class],

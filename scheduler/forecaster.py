@@ -33,7 +33,7 @@ from .store.base import EventRow
 
 T = TypeVar("T")
 
-JOBS_MAX: Final = 5_000
+JOBS_MAX: Final = 4_000
 """Waiting ones that a snapshot holds, as they stand by restart, priority and number."""
 FRESH_S: Final = 2.0
 STALE_S: Final = 60.0

@@ -179,7 +179,11 @@ _FIGURES: tuple[tuple[str, Any], ...] = (
 
 def _class_wait(side: views.Outlook, name: str) -> str:
     found = next((one for one in side.classes if one.name == name), None)
-    return "-" if found is None else f"{_seconds(found.wait_mean_s)} ({found.jobs} jobs)"
+    return (
+        "-"
+        if found is None
+        else f"{_seconds(found.wait_mean_s)} ({found.jobs} job{'s' if found.jobs != 1 else ''})"
+    )
 
 
 def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> views.Outlook:

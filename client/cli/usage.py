@@ -87,7 +87,9 @@ def _row(by: str, row: views.UsageRow) -> tuple[str, ...]:
 
 
 def hours(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+    if 0 < value < 0.005:
+        return "<0.01"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _share(part: float, whole: float) -> str:

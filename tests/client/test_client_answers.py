@@ -152,7 +152,13 @@ def test_times_and_hours_read_well() -> None:
     text = at_clock(views.Reason("expected", "", "", fields))
     assert text.endswith("to later]") and text.count(":") >= 2
     assert at_clock(views.Reason("behind", "")) == ""
-    assert [hours(value) for value in (0, 0.1234, 12.34, 1234.5)] == ["0", "0.123", "12.3", "1,234"]
+    assert [hours(value) for value in (0, 0.001, 0.1234, 12.34, 1234.5)] == [
+        "0.00",
+        "<0.01",
+        "0.12",
+        "12.3",
+        "1,234",
+    ]
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(

@@ -69,9 +69,19 @@ def test_a_job_is_judged_by_earlier_runs_of_its_name() -> None:
 
 def test_one_that_has_lasted_is_judged_by_those_that_lasted_longer() -> None:
     runs = learnt(*(ended(minutes * MINUTE) for minutes in (1, 1, 1, 60, 70, 80, 90, 100)))
-    assert by_runs(runs, waiting(), 0).median_us == 65 * MINUTE
+    assert by_runs(runs, waiting(), 0).median_us == 70 * MINUTE
     found = by_runs(runs, waiting(), 10 * MINUTE)
     assert (found.median_us, found.runs) == (70 * MINUTE, 5)
+
+
+def test_runs_that_are_alike_say_more_than_wider_circles() -> None:
+    others = [ended(hours * HOUR, user="bob", name="x") for hours in range(1, 41)]
+    alike = [ended(30 * MINUTE + second * 1_000_000) for second in range(8)]
+    sharp = by_runs(learnt(*others, *alike), waiting(), 0)
+    assert 30 * MINUTE <= sharp.p10_us <= sharp.median_us <= 31 * MINUTE
+    scattered = [ended(minutes * MINUTE) for minutes in (1, 2, 4, 30, 120, 600)]
+    wide = by_runs(learnt(*others, *scattered), waiting(), 0)
+    assert wide.basis is Basis.NAME and wide.p90_us > 10 * HOUR
 
 
 def test_the_next_wider_circle_is_asked_where_few_lasted_longer() -> None:
