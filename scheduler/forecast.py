@@ -150,6 +150,8 @@ class Draw:
     submitted_us: dict[JobId, Micros]
     sizes: dict[JobId, int]
     """GPUs of each gang, rounded up."""
+    begun: frozenset[JobId]
+    """Jobs that had started before."""
     begun_us: Micros
     end_us: Micros
     gpus_milli: int
@@ -214,6 +216,7 @@ class _Forecasting:
             rehearsal.course,
             {one: job.submitted_us for one, job in self._jobs.items()},
             {one: gang_gpus(job.demand) for one, job in self._jobs.items()},
+            frozenset(one for one, job in self._jobs.items() if job.attempt),
             now_us,
             now_us,
             gpus_milli,
@@ -334,14 +337,15 @@ def outlook(draws: Sequence[Draw]) -> Outlook:
     held = filled = 0.0
     for draw in draws:
         course = draw.course
-        for job, at_us in course.started_us.items():
+        first_starts = {job: at for job, at in course.started_us.items() if job not in draw.begun}
+        for job, at_us in first_starts.items():
             wait_us = at_us - draw.submitted_us[job]
             waits_s.append(wait_us)
             by_class[_class_of(draw.sizes[job])].append(wait_us)
         jcts_s += [(at_us - draw.submitted_us[job]) / SECOND_US for job, at_us in course.ended_us.items()]
         counts.update(
             jobs=len(draw.submitted_us),
-            started=len(course.started_us),
+            started=len(first_starts),
             ended=len(course.ended_us),
             stops=len(course.stops),
         )

@@ -108,6 +108,7 @@ def simulate(
         rehearsal.course,
         {JobId(n): Micros(round(arrivals[n - 1].submit_s * SECOND_US)) for n in numbers},
         {JobId(n): arrivals[n - 1].tasks * arrivals[n - 1].gpus for n in numbers},
+        frozenset(),
         Micros(0),
         Micros(0),
         gpus_in_service(rehearsal.engine.state),

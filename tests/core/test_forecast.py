@@ -112,6 +112,9 @@ def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
     [stop] = without.stops
     assert (stop.outcome, stop.job in (first, second)) == ("preempted", True)
     assert without.outlook.ended == as_is.outlook.ended == 3
+    assert without.outlook.started == 1 and without.outlook.classes[0].jobs == 1, (
+        "a restart is no first start"
+    )
     assert without.outlook.jct_mean_s > as_is.outlook.jct_mean_s
     with pytest.raises(NotFound, match="n9"):
         asked(paddock, Question(remove=["n9"]))
