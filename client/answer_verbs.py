@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..spec.errors import Unavailable
-from . import calls, views
+from . import answer_views, calls
 from .documents import Prepared
 
 T = TypeVar("T")
-OnProgress = Callable[[views.UsageSoFar], None]
+OnProgress = Callable[[answer_views.UsageSoFar], None]
 
 
 class AnswerVerbs:
@@ -19,16 +19,16 @@ class AnswerVerbs:
 
     def usage(
         self, by: str = "user", *, since_us: int = 0, on_progress: OnProgress | None = None
-    ) -> views.Usage:
+    ) -> answer_views.Usage:
         """GPU hours by "user", "queue" or "project", of all jobs since then. Raises InvalidRequest."""
         for told in self._stream(calls.UsageCursor(by, since_us)):
-            if isinstance(told, views.Usage):
+            if isinstance(told, answer_views.Usage):
                 return told
             if on_progress is not None:
                 on_progress(told)
         raise _cut_short()
 
-    def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> views.Plan:
+    def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
         call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
         return self._call(call)
@@ -40,13 +40,13 @@ class AnswerVerbs:
         remove: Sequence[str] = (),
         until_s: float = 0.0,
         seed: int = 0,
-    ) -> views.Simulated:
+    ) -> answer_views.Simulated:
         """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
         sent = [job.sent for job in add]
         call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
         return self._call(call)
 
-    def decision(self, seq: int) -> views.Decision:
+    def decision(self, seq: int) -> answer_views.Decision:
         """A placement or a stop of the past, taken again; `seq` as in a timeline. Raises NotFound."""
         return self._call(calls.decision(seq))
 
@@ -62,16 +62,16 @@ class AsyncAnswerVerbs:
 
     async def usage(
         self, by: str = "user", *, since_us: int = 0, on_progress: OnProgress | None = None
-    ) -> views.Usage:
+    ) -> answer_views.Usage:
         """GPU hours; see AnswerVerbs.usage."""
         async for told in self._stream(calls.UsageCursor(by, since_us)):
-            if isinstance(told, views.Usage):
+            if isinstance(told, answer_views.Usage):
                 return told
             if on_progress is not None:
                 on_progress(told)
         raise _cut_short()
 
-    async def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> views.Plan:
+    async def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
         call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
         return await self._call(call)
@@ -83,13 +83,13 @@ class AsyncAnswerVerbs:
         remove: Sequence[str] = (),
         until_s: float = 0.0,
         seed: int = 0,
-    ) -> views.Simulated:
+    ) -> answer_views.Simulated:
         """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
         sent = [job.sent for job in add]
         call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
         return await self._call(call)
 
-    async def decision(self, seq: int) -> views.Decision:
+    async def decision(self, seq: int) -> answer_views.Decision:
         """A placement or a stop of the past, taken again; `seq` as in a timeline. Raises NotFound."""
         return await self._call(calls.decision(seq))
 

@@ -25,7 +25,7 @@ from ..proto.payload import LogsStub, Payload
 from ..spec.errors import LimitExceeded
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import codecs, views
+from . import answer_codecs, answer_views, codecs, views
 
 T = TypeVar("T")
 
@@ -176,23 +176,23 @@ def why(job_id: int, *, patience_s: float) -> Call[views.Why]:
     return Call(lambda stubs: stubs.jobs.Why, request, codecs.to_why, UNARY_S + patience_s)
 
 
-def plan(documents: Sequence[Sent], *, user: str, seed: int) -> Call[views.Plan]:
+def plan(documents: Sequence[Sent], *, user: str, seed: int) -> Call[answer_views.Plan]:
     request = answers_pb2.PlanRequest(jobs=_documents(documents), user=user, seed=seed)
-    return Call(lambda stubs: stubs.answers.Plan, request, codecs.to_plan, FORECAST_S)
+    return Call(lambda stubs: stubs.answers.Plan, request, answer_codecs.to_plan, FORECAST_S)
 
 
-def decision(seq: int) -> Call[views.Decision]:
+def decision(seq: int) -> Call[answer_views.Decision]:
     request = answers_pb2.DecisionRequest(seq=seq)
-    return Call(lambda stubs: stubs.answers.Decision, request, codecs.to_decision, FORECAST_S)
+    return Call(lambda stubs: stubs.answers.Decision, request, answer_codecs.to_decision, FORECAST_S)
 
 
 def simulate(
     documents: Sequence[Sent], remove: Sequence[str], *, until_s: float, user: str, seed: int
-) -> Call[views.Simulated]:
+) -> Call[answer_views.Simulated]:
     request = answers_pb2.SimulateRequest(
         add=_documents(documents), remove=remove, until_s=until_s, user=user, seed=seed
     )
-    return Call(lambda stubs: stubs.answers.Simulate, request, codecs.to_simulated, FORECAST_S)
+    return Call(lambda stubs: stubs.answers.Simulate, request, answer_codecs.to_simulated, FORECAST_S)
 
 
 def timeline(job_id: int) -> Call[views.Timeline]:
@@ -313,8 +313,8 @@ class UsageCursor:
     def open(self, stubs: Stubs) -> tuple[Any, Any]:
         return stubs.answers.Usage, self._request
 
-    def accept(self, message: Any) -> views.UsageSoFar | views.Usage:
-        return codecs.to_usage(message, self._request.by, self._request.since_us)
+    def accept(self, message: Any) -> answer_views.UsageSoFar | answer_views.Usage:
+        return answer_codecs.to_usage(message, self._request.by, self._request.since_us)
 
     def gives_all(self, job: views.Job) -> bool:
         return True

@@ -7,7 +7,7 @@ rather than being shown as something it is not.
 from enum import StrEnum
 from typing import TypeVar
 
-from ..proto.generated import answers_pb2, common_pb2, jobs_pb2, logs_pb2, nodes_pb2
+from ..proto.generated import common_pb2, jobs_pb2, logs_pb2, nodes_pb2
 from ..proto.payload import Payload
 from ..spec.errors import InvalidRequest
 from ..spec.failures import FailureClass
@@ -22,7 +22,7 @@ E = TypeVar("E", bound=StrEnum)
 
 def to_job(message: jobs_pb2.JobView) -> views.Job:
     state = _enum(JobState, message.state)
-    finished_us = _micros(message.finished_us)
+    finished_us = micros(message.finished_us)
     return views.Job(
         job=JobId(message.job),
         name=message.name,
@@ -31,7 +31,7 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         attempt=Attempt(message.attempt),
         priority=message.priority,
         submitted_us=Micros(message.submitted_us),
-        started_us=_micros(message.started_us),
+        started_us=micros(message.started_us),
         finished_us=finished_us,
         reason=_reason_or_none(message.HasField("reason"), message.reason),
         exit_code=None if finished_us is None else message.exit_code,
@@ -66,7 +66,7 @@ def to_failure(message: jobs_pb2.Failure) -> views.Failure:
         node=message.node,
         rank=message.rank if message.HasField("rank") else None,
         exit_code=message.exit_code if message.HasField("exit_code") else None,
-        at_us=_micros(message.at_us),
+        at_us=micros(message.at_us),
         error_type=message.error_type,
         message=message.message,
         traceback=message.traceback,
@@ -150,97 +150,6 @@ def to_timeline(message: jobs_pb2.TimelineReply) -> views.Timeline:
     )
 
 
-def to_usage(message: answers_pb2.UsageReply, by: str, since_us: int) -> views.UsageSoFar | views.Usage:
-    if not message.until_us:
-        return views.UsageSoFar(message.jobs_read, message.jobs)
-    rows = (
-        views.UsageRow(
-            name=row.name,
-            jobs=row.jobs,
-            allocated_gpu_hours=row.allocated_gpu_s / 3600,
-            productive_gpu_hours=row.productive_gpu_s / 3600,
-            lost_gpu_hours=row.lost_gpu_s / 3600,
-            other_gpu_hours=row.other_gpu_s / 3600,
-            allocated_cpu_hours=row.allocated_cpu_s / 3600,
-        )
-        for row in message.rows
-    )
-    return views.Usage(by, _micros(since_us), Micros(message.until_us), message.jobs, tuple(rows))
-
-
-def to_plan(message: answers_pb2.PlanReply) -> views.Plan:
-    return views.Plan(tuple(_planned(job) for job in message.jobs), message.cut)
-
-
-def _planned(message: answers_pb2.PlannedJob) -> views.PlannedJob:
-    start = message.start
-    return views.PlannedJob(
-        name=message.name,
-        start=views.Start(
-            at_us=Micros(start.at_us),
-            early_us=Micros(start.early_us),
-            late_us=_micros(start.late_us),
-            draws=start.draws,
-            started=start.started,
-        )
-        if message.HasField("start")
-        else None,
-        tasks=tuple(views.PlannedTask(task.node, tuple(task.gpu_indices)) for task in message.tasks),
-        reasons=tuple(to_reason(reason) for reason in message.reasons),
-        never=message.never,
-        stops=tuple(
-            views.PlannedStop(JobId(stop.job), stop.name, stop.user, stop.outcome, stop.why)
-            for stop in message.stops
-        ),
-        warnings=tuple(views.Warning(warning.key, warning.text) for warning in message.warnings),
-    )
-
-
-def to_decision(message: answers_pb2.DecisionReply) -> views.Decision:
-    return views.Decision(
-        seq=message.seq,
-        at_us=Micros(message.at_us),
-        kind=message.kind,
-        job=JobId(message.job),
-        text=message.text,
-        reasons=tuple(to_reason(reason) for reason in message.reasons),
-        nodes=tuple(
-            views.SeenNode(NodeId(one.node_id), one.node, one.fits, one.step, one.tie, one.chosen)
-            for one in message.nodes
-        ),
-        nodes_fit=message.nodes_fit,
-        nodes_in_service=message.nodes_in_service,
-        again=message.again,
-        instead=message.instead,
-    )
-
-
-def to_simulated(message: answers_pb2.SimulateReply) -> views.Simulated:
-    changed = to_outlook(message.changed) if message.HasField("changed") else None
-    return views.Simulated(to_outlook(message.as_is), changed)
-
-
-def to_outlook(message: answers_pb2.Outlook) -> views.Outlook:
-    return views.Outlook(
-        jobs=message.jobs,
-        started=message.started,
-        ended=message.ended,
-        stops=message.stops,
-        wait_mean_s=message.wait_mean_s,
-        wait_median_s=message.wait_median_s,
-        wait_p95_s=message.wait_p95_s,
-        jct_mean_s=message.jct_mean_s,
-        gpu_allocation=message.gpu_allocation,
-        span_s=message.span_s,
-        draws=message.draws,
-        cut=message.cut,
-        classes=tuple(
-            views.ClassWait(one.name, one.jobs, one.wait_mean_s, one.wait_p95_s) for one in message.classes
-        ),
-        points=tuple(views.Point(point.at_s, point.queued, point.gpus) for point in message.points),
-    )
-
-
 def to_change(message: jobs_pb2.WatchReply) -> views.Change:
     return views.Change(entry=to_entry(message.entry), job=to_job(message.job))
 
@@ -308,7 +217,7 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         health=message.health,
         state=_enum(GpuState, message.state or _state_by(message.health)),
         needs=message.needs,
-        since_us=_micros(message.since_us),
+        since_us=micros(message.since_us),
         quarantines=message.quarantines,
     )
 
@@ -330,7 +239,7 @@ def _reason_or_none(present: bool, message: common_pb2.Reason) -> views.Reason |
     return to_reason(message) if present and (message.code or message.text) else None
 
 
-def _micros(value: int) -> Micros | None:
+def micros(value: int) -> Micros | None:
     return Micros(value) if value else None
 
 

@@ -6,34 +6,29 @@ its median; it is the one that is shown where one course must be. Bounded by eve
 forecast says when it was cut by either.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from ..spec.ids import JobId, Micros, NodeId
-from ..spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .core import stimuli as s
 from .core.job import Job
 from .core.pace import GangPaces, RankPace
-from .core.predict import Prediction, basis_text, level_of, predict, quantile
+from .core.predict import Prediction, basis_text, level_of, predict
 from .core.reason import Reason
 from .core.reasons import why
 from .core.runs import Durations, Runs
 from .core.settings import SECOND_US, Settings
-from .core.state import ClusterState
 from .core.workload import Kind
-from .rehearsal import Course, DryEngine, Rehearsal, silent
+from .outlook import Draw, Outlook, gang_gpus, gpus_in_service, mark, outlook
+from .rehearsal import DryEngine, Rehearsal, silent
 from .store.base import JobRow, Loaded, NodeRow
 
 DRAWS: Final = 8
 EVENTS_MAX: Final = 16_000
 """Of all draws together: seconds."""
 HORIZON_US: Final = 30 * 86_400 * SECOND_US
-POINTS_MAX: Final = 500
-_CLASSES: Final = ((0, "no GPU"), (1, "1 GPU"), (7, "2-7 GPUs"), (8, "8 GPUs"), (63, "9-63 GPUs"))
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -91,37 +86,6 @@ class Stopped(msgspec.Struct, frozen=True):
     why: str
 
 
-class ClassWait(msgspec.Struct, frozen=True):
-    name: str
-    jobs: int
-    mean_s: float
-    p95_s: float
-
-
-class Point(msgspec.Struct, frozen=True):
-    at_s: float
-    queued: int
-    gpus: float
-
-
-class Outlook(msgspec.Struct, frozen=True):
-    """Means over the draws. Waits are counted from the submission, of jobs that first start from now on."""
-
-    jobs: float = 0
-    started: float = 0
-    ended: float = 0
-    wait_mean_s: float = 0
-    wait_median_s: float = 0
-    wait_p95_s: float = 0
-    jct_mean_s: float = 0
-    gpu_allocation: float = 0
-    """Of the GPUs in service, until the last start."""
-    span_s: float = 0
-    stops: float = 0
-    classes: list[ClassWait] = []
-    points: list[Point] = []
-
-
 class Forecast(msgspec.Struct, frozen=True):
     now_us: Micros
     last_seq: int
@@ -140,23 +104,6 @@ class Forecast(msgspec.Struct, frozen=True):
     """Why those that were added do not start at once."""
     never: list[JobId]
     outlook: Outlook
-
-
-@dataclass(slots=True)
-class Draw:
-    """One course, and what its summary needs."""
-
-    course: Course
-    submitted_us: dict[JobId, Micros]
-    sizes: dict[JobId, int]
-    """GPUs of each gang, rounded up."""
-    begun: frozenset[JobId]
-    """Jobs that had started before."""
-    begun_us: Micros
-    end_us: Micros
-    gpus_milli: int
-    points: list[Point] = field(default_factory=list)
-    cut: str = ""
 
 
 def forecast(snapshot: Snapshot, question: Question) -> Forecast:
@@ -295,114 +242,27 @@ def run_on(rehearsal: Rehearsal, draw: Draw, until_us: int, events_max: int, wai
     course, state = rehearsal.course, rehearsal.engine.state
     waits = set(waits)
     only_starts = bool(waits)
+    moments = 0
     mark(rehearsal, draw)
-    while True:
+    while only_starts or state.jobs:
         if only_starts and len(waits) <= len(course.started_us) + len(course.ended_us):
             waits -= course.started_us.keys() | course.ended_us.keys()
             if not waits:
-                break
-        if not only_starts and not state.jobs:
-            break
-        if course.events > events_max:
+                return
+        if max(course.events, moments) > events_max:
             draw.cut = f"cut after {events_max:,} events, {rehearsal_days(draw)} from now"
-            break
+            return
         if not rehearsal.advance(until_us):
-            if rehearsal.next_us is not None and rehearsal.next_us < 10**17 and state.jobs:
+            if rehearsal.busy:
                 draw.cut = f"cut {rehearsal_days(draw, until_us)} from now"
-            break
+            return
+        moments += 1
         mark(rehearsal, draw)
 
 
 def rehearsal_days(draw: Draw, at_us: int = 0) -> str:
     hours = ((at_us or draw.end_us) - draw.begun_us) / 3600e6
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def mark(rehearsal: Rehearsal, draw: Draw) -> None:
-    """Every second one is left out when they are many: a long course has as many as a short one."""
-    state = rehearsal.engine.state
-    draw.end_us = rehearsal.now_us
-    at_s = (rehearsal.now_us - draw.begun_us) / SECOND_US
-    gpus = rehearsal.course.gpu_milli / WHOLE_GPU_MILLI
-    draw.points.append(Point(at_s, len(state.queue) + len(state.held), gpus))
-    if len(draw.points) > 4 * POINTS_MAX:
-        draw.points = draw.points[::2]
-
-
-def outlook(draws: Sequence[Draw]) -> Outlook:
-    waits_s: list[int] = []
-    by_class: defaultdict[str, list[int]] = defaultdict(list)
-    jcts_s: list[float] = []
-    counts: Counter[str] = Counter()
-    held = filled = 0.0
-    for draw in draws:
-        course = draw.course
-        first_starts = {job: at for job, at in course.started_us.items() if job not in draw.begun}
-        for job, at_us in first_starts.items():
-            wait_us = at_us - draw.submitted_us[job]
-            waits_s.append(wait_us)
-            by_class[_class_of(draw.sizes[job])].append(wait_us)
-        jcts_s += [(at_us - draw.submitted_us[job]) / SECOND_US for job, at_us in course.ended_us.items()]
-        counts.update(
-            jobs=len(draw.submitted_us),
-            started=len(first_starts),
-            ended=len(course.ended_us),
-            stops=len(course.stops),
-        )
-        at_us, gpu_milli_us = course.filled if course.starts else (draw.end_us, course.gpu_milli_us)
-        held += gpu_milli_us
-        filled += draw.gpus_milli * (at_us - draw.begun_us)
-    waits_s.sort()
-    first, count = draws[0], len(draws)
-    names = [name for _, name in _CLASSES] + [_LARGEST]
-    return Outlook(
-        jobs=counts["jobs"] / count,
-        started=counts["started"] / count,
-        ended=counts["ended"] / count,
-        wait_mean_s=_mean(waits_s) / SECOND_US,
-        wait_median_s=_at(waits_s, 0.5),
-        wait_p95_s=_at(waits_s, 0.95),
-        jct_mean_s=_mean(jcts_s),
-        gpu_allocation=min(1.0, held / filled) if filled else 0.0,
-        span_s=sum(draw.end_us - draw.begun_us for draw in draws) / count / SECOND_US,
-        stops=counts["stops"] / count,
-        classes=[_class_wait(name, by_class[name], count) for name in names if name in by_class],
-        points=first.points[:: max(1, -(-len(first.points) // POINTS_MAX))],
-    )
-
-
-_LARGEST: Final = "64 or more GPUs"
-
-
-def gang_gpus(demand: GangDemand) -> int:
-    need = demand.per_task
-    milli = demand.instance_count * (need.gpus * WHOLE_GPU_MILLI + need.gpu_milli)
-    return -(-milli // WHOLE_GPU_MILLI)
-
-
-def gpus_in_service(state: ClusterState, without: frozenset[str] = frozenset()) -> int:
-    """In thousandths."""
-    nodes = (node for node in state.nodes.values() if node.in_service)
-    return WHOLE_GPU_MILLI * sum(
-        len(node.inventory.gpus) for node in nodes if not {node.node, node.name} & without
-    )
-
-
-def _class_of(gpus: int) -> str:
-    return next((name for most, name in _CLASSES if gpus <= most), _LARGEST)
-
-
-def _class_wait(name: str, waits_us: list[int], draws: int) -> ClassWait:
-    ordered = sorted(waits_us)
-    return ClassWait(name, round(len(ordered) / draws), _mean(ordered) / SECOND_US, _at(ordered, 0.95))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _at(ordered_us: Sequence[int], level: float) -> float:
-    return quantile(ordered_us, level) / SECOND_US if ordered_us else 0.0
 
 
 def _level_of(starts: Sequence[int], level: float, draws: int) -> int:

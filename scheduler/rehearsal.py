@@ -124,6 +124,11 @@ class Rehearsal:
             return due_us
         return self._moments[0].at_us if due_us is None else min(due_us, self._moments[0].at_us)
 
+    @property
+    def busy(self) -> bool:
+        """Somebody runs, or comes back into line: else nobody who waits will ever start."""
+        return bool(self._moments or self.engine.state.held)
+
     def tell(self, *told: s.Stimulus) -> list[object]:
         """The answers. What it starts has started before the next moment. Raises the first refusal."""
         answers: list[object] = []
@@ -143,9 +148,9 @@ class Rehearsal:
         self.now_us = at_us
 
     def advance(self, until_us: int) -> bool:
-        """On to the next moment at which something happens; False: not until then."""
+        """On to the next moment at which something happens; False: not until then, or not `busy`."""
         next_us = self.next_us
-        if next_us is None or next_us > until_us:
+        if next_us is None or next_us > until_us or not self.busy:
             return False
         self.go_to(Micros(max(self.now_us, next_us)))
         told: list[s.Stimulus] = []

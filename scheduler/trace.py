@@ -22,7 +22,8 @@ from .core import stimuli as s
 from .core.job import Job, Shape
 from .core.node import NodeGpu, NodeInventory
 from .core.settings import SECOND_US, Settings
-from .forecast import HORIZON_US, Draw, gpus_in_service, mark, outlook
+from .forecast import HORIZON_US
+from .outlook import Draw, gpus_in_service, mark, outlook
 from .rehearsal import PIT_STOP, DryEngine, PitStop, Rehearsal, silent
 from .store.base import Loaded
 

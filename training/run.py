@@ -280,9 +280,8 @@ class Run:
             self._link.close(_FLUSH_AT_EXIT_S)
 
     # For the step loop.
-
     def progressed(self, step: int) -> None:
-        """Say how far the run is, now and then, where the script does not."""
+        """Say how far the run is, where the script does not."""
         if self.rank == 0 and time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
             self._post(step, {})
 

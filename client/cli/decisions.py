@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import views
+from .. import answer_views
 from . import output as out
 from .options import connection, json_option, open_client
 
@@ -46,7 +46,7 @@ def decision(settings: "Settings", seq: int, output: str) -> None:
         out.show_table(out.Table(COLUMNS, [_row(node) for node in found.nodes]))
 
 
-def decision_lines(found: views.Decision) -> list[str]:
+def decision_lines(found: answer_views.Decision) -> list[str]:
     lines = [f"decision {found.seq}, {out.clock(found.at_us)}: job {found.job}, {out.clean(found.text)}"]
     lines += [f"  before it: {out.clean(reason.text)}" for reason in found.reasons]
     if found.nodes:
@@ -58,5 +58,5 @@ def decision_lines(found: views.Decision) -> list[str]:
     return lines
 
 
-def _row(node: views.SeenNode) -> tuple[str, ...]:
+def _row(node: answer_views.SeenNode) -> tuple[str, ...]:
     return (node.node, str(node.fits), str(node.step), str(node.tie), str(node.chosen or "-"))

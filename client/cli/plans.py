@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...spec.errors import InvalidRequest, PacelineError
-from .. import views
+from .. import answer_views
 from . import output as out
 from .clocks import at_clock
 from .options import Hours, connection, json_option, open_client
@@ -55,7 +55,7 @@ def show_plan(settings: "Settings", prepared: "list[Prepared]", seed: int, outpu
     out.hint("nothing was submitted")
 
 
-def plan_lines(job: views.PlannedJob) -> list[str]:
+def plan_lines(job: answer_views.PlannedJob) -> list[str]:
     lines = [f"{out.clean(job.name)} would be accepted"]
     if job.never:
         lines.append("  never: no node of this cluster could ever run it")
@@ -75,7 +75,7 @@ def plan_lines(job: views.PlannedJob) -> list[str]:
     return lines
 
 
-def _gpus(task: views.PlannedTask) -> str:
+def _gpus(task: answer_views.PlannedTask) -> str:
     numbers = ", ".join(map(str, task.gpu_indices))
     return f" (GPU{'s' if len(task.gpu_indices) > 1 else ''} {numbers})" if numbers else ""
 
@@ -129,7 +129,7 @@ def simulate(
 
         check_plot(plot)
     if trace is not None:
-        found = views.Simulated(_of_trace(trace, nodes or 0, gpus or 0, until_s), None)
+        found = answer_views.Simulated(_of_trace(trace, nodes or 0, gpus or 0, until_s), None)
     else:
         prepared = [prepare_file(file, (), "") for file in adds]
         with open_client(settings) as client, out.working("simulating"):
@@ -146,7 +146,7 @@ def simulate(
         out.hint(f"drawn: {plot}")
 
 
-def show_simulated(found: views.Simulated) -> None:
+def show_simulated(found: answer_views.Simulated) -> None:
     sides = [found.as_is] if found.changed is None else [found.as_is, found.changed]
     titles = ["as it is", "changed"] if found.changed is not None else ["result"]
     columns = (out.Column(""), *(out.Column(title, right=True) for title in titles))
@@ -177,7 +177,7 @@ _FIGURES: tuple[tuple[str, Any], ...] = (
 )
 
 
-def _class_wait(side: views.Outlook, name: str) -> str:
+def _class_wait(side: answer_views.Outlook, name: str) -> str:
     found = next((one for one in side.classes if one.name == name), None)
     return (
         "-"
@@ -186,7 +186,7 @@ def _class_wait(side: views.Outlook, name: str) -> str:
     )
 
 
-def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> views.Outlook:
+def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> answer_views.Outlook:
     """In a process of its own: the client does not import the scheduler."""
     args = [str(Path(trace).absolute()), str(nodes), str(gpus), str(until_s)]
     done = subprocess.run(
@@ -201,6 +201,6 @@ def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> views.Outloo
     told = json.loads(done.stdout)
     if "error" in told:
         raise InvalidRequest(told["error"], hint=told["hint"])
-    classes = tuple(views.ClassWait(**one) for one in told.pop("classes"))
-    points = tuple(views.Point(**one) for one in told.pop("points"))
-    return views.Outlook(**told, classes=classes, points=points)
+    classes = tuple(answer_views.ClassWait(**one) for one in told.pop("classes"))
+    points = tuple(answer_views.Point(**one) for one in told.pop("points"))
+    return answer_views.Outlook(**told, classes=classes, points=points)

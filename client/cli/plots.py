@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...spec.errors import InvalidRequest
-from .. import views
+from .. import answer_views
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -22,7 +22,7 @@ def check_plot(path: str) -> None:
         raise InvalidRequest("--plot needs matplotlib", hint="pip install 'paceline[plots]'")
 
 
-def draw(found: views.Simulated, path: str) -> None:
+def draw(found: answer_views.Simulated, path: str) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -47,7 +47,7 @@ def draw(found: views.Simulated, path: str) -> None:
     pyplot.close(figure)
 
 
-def _draw_waits(axes: Any, sides: list[tuple[str, views.Outlook]]) -> None:
+def _draw_waits(axes: Any, sides: list[tuple[str, answer_views.Outlook]]) -> None:
     names = list(dict.fromkeys(one.name for _, side in sides for one in side.classes))
     width = 0.8 / len(sides)
     for at, (label, side) in enumerate(sides):

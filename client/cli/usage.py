@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import views
+from .. import answer_views
 from . import output as out
 from .options import Moment, connection, json_option, open_client
 
@@ -68,13 +68,13 @@ class _Progress:
     def __init__(self) -> None:
         self._told_s = time.monotonic()
 
-    def __call__(self, so_far: views.UsageSoFar) -> None:
+    def __call__(self, so_far: answer_views.UsageSoFar) -> None:
         if time.monotonic() - self._told_s >= TELL_S:
             self._told_s = time.monotonic()
             out.hint(f"{so_far.jobs_read} of {so_far.jobs} jobs are read ...")
 
 
-def _row(by: str, row: views.UsageRow) -> tuple[str, ...]:
+def _row(by: str, row: answer_views.UsageRow) -> tuple[str, ...]:
     return (
         row.name or NONE_SAID[by],
         str(row.jobs),

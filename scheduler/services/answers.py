@@ -17,8 +17,9 @@ from ...spec.problems import escaped
 from ..core.state import ClusterState
 from ..core.stimuli import NewJob
 from ..decisions import EVENTS_MAX, Decision
-from ..forecast import HORIZON_US, Expected, Forecast, Outlook, Question
+from ..forecast import HORIZON_US, Expected, Forecast, Question
 from ..forecaster import Forecaster
+from ..outlook import Outlook
 from ..store.base import EventRow, Store
 from .checks import check_user
 from .documents import Documents

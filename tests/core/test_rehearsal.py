@@ -120,6 +120,12 @@ def test_a_node_that_is_drained_is_left() -> None:
     assert rehearsal.course.starts[-1].places[0].node != first
 
 
+def test_who_can_never_start_keeps_nobody_busy() -> None:
+    rehearsal = empty({1: 10}, inventory("n1", gpus=1))
+    submit(rehearsal, shape(gpus=1), shape(gpus=2))
+    assert run(rehearsal) == {1: 0} and not rehearsal.busy
+
+
 def test_the_same_again_is_the_same() -> None:
     def course() -> object:
         rehearsal = empty({job: 10 + 7 * job % 13 for job in range(1, 41)}, inventory("n1", gpus=4, cpus=64))
