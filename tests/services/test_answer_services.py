@@ -9,8 +9,13 @@ import psutil
 import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import answers_pb2, jobs_pb2
+from paceline.scheduler.core.settings import Settings
 from paceline.spec.errors import InvalidRequest, LimitExceeded, NotFound, Unavailable
 from support.wire import Wire, until, wire
+
+
+QUIET = Settings(heartbeat_us=60_000_000)
+"""Nodes that say nothing for as long as a test may take are still there."""
 
 
 async def usage(wired: Wire, by: str, since_us: int = 0) -> answers_pb2.UsageReply:
@@ -21,7 +26,7 @@ async def usage(wired: Wire, by: str, since_us: int = 0) -> answers_pb2.UsageRep
 
 
 async def test_usage_is_summed_over_running_and_finished_jobs(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent(cpus=8) as agent:
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent(cpus=8) as agent:
         [first] = await wired.submit(experiment_name="vision", resources={"cpus": 2})
         await agent.end(await agent.run(first))
         [second] = await wired.submit(experiment_name="vision", resources={"cpus": 1})
@@ -49,7 +54,7 @@ async def test_usage_is_summed_over_running_and_finished_jobs(tmp_path: Path) ->
     ("bad", "word"), [({"by": "cat"}, "user, queue, project"), ({"since_us": -1}, "since")]
 )
 async def test_a_usage_that_makes_no_sense_is_refused(tmp_path: Path, bad: Any, word: str) -> None:
-    async with wire(tmp_path) as wired:
+    async with wire(tmp_path, settings=QUIET) as wired:
         with pytest.raises(InvalidRequest, match=word), translated():
             await usage(wired, **{"by": "user", **bad})
 
@@ -66,7 +71,7 @@ async def why(wired: Wire, job: int, patience_s: float = 30) -> dict[str, Any]:
 
 
 async def test_why_says_when_a_job_is_expected_to_start_and_who_is_before_it(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent() as agent:
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent() as agent:
         for _ in range(4):
             [job] = await wired.submit(name="short", resources={"cpus": 4})
             await agent.end(await agent.run(job))
@@ -103,7 +108,7 @@ async def until_expected(wired: Wire, job: int) -> dict[str, Any]:
 
 
 async def test_a_plan_says_where_and_when_and_keeps_nothing(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent() as agent:
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent() as agent:
         [running] = await wired.submit(resources={"cpus": 3})
         await agent.run(running)
         documents = [
@@ -126,7 +131,7 @@ async def test_a_plan_says_where_and_when_and_keeps_nothing(tmp_path: Path) -> N
 
 
 async def test_a_simulation_shows_what_a_change_does(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent("n1"), wired.agent("n2"):
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent("n1"), wired.agent("n2"):
         await wired.submit(6, resources={"cpus": 4})
         request = answers_pb2.SimulateRequest(remove=["n2-name"], add=[job_document()], seed=3)
         reply = await wired.answers.Simulate(request)
@@ -152,19 +157,19 @@ async def test_a_simulation_shows_what_a_change_does(tmp_path: Path) -> None:
     ],
 )
 async def test_what_makes_no_sense_is_refused(tmp_path: Path, call: str, request_: Any, word: str) -> None:
-    async with wire(tmp_path) as wired:
+    async with wire(tmp_path, settings=QUIET) as wired:
         with pytest.raises(InvalidRequest, match=word), translated():
             await getattr(wired.answers, call)(request_)
 
 
 async def test_a_node_that_is_not_there_cannot_be_taken_away(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent():
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent():
         with pytest.raises(NotFound, match="there is no node n9"), translated():
             await wired.answers.Simulate(answers_pb2.SimulateRequest(remove=["n9"]))
 
 
 async def test_a_forecaster_that_was_killed_is_started_anew(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent():
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent():
         plan = answers_pb2.PlanRequest(jobs=[job_document()])
         await wired.answers.Plan(plan)
         mine = psutil.Process()
@@ -184,7 +189,7 @@ async def _planned(wired: Wire, plan: answers_pb2.PlanRequest) -> answers_pb2.Pl
 
 
 async def test_a_decision_is_taken_again_from_the_store(tmp_path: Path) -> None:
-    async with wire(tmp_path) as wired, wired.agent() as agent:
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent() as agent:
         [job] = await wired.submit(resources={"cpus": 2})
         await agent.run(job)
         timeline = await wired.jobs.Timeline(jobs_pb2.GetJobRequest(job=job))
