@@ -125,9 +125,9 @@ class _Forecasting:
     def run(self) -> Forecast:
         draws: list[Draw] = []
         left = self._question.events_max
-        while len(draws) < self._question.draws and (not draws or draws[0].course.events <= left):
+        while len(draws) < self._question.draws and (not draws or draws[0].looked <= left):
             draws.append(self._draw(len(draws), left))
-            left -= draws[-1].course.events
+            left -= draws[-1].looked
         first = draws[0].course
         asked = [number for number, job in self._jobs.items() if not job.placed]
         expected = {number: self._expected(number, draws) for number in asked}
@@ -242,21 +242,20 @@ def run_on(rehearsal: Rehearsal, draw: Draw, until_us: int, events_max: int, wai
     course, state = rehearsal.course, rehearsal.engine.state
     waits = set(waits)
     only_starts = bool(waits)
-    moments = 0
     mark(rehearsal, draw)
     while only_starts or state.jobs:
         if only_starts and len(waits) <= len(course.started_us) + len(course.ended_us):
             waits -= course.started_us.keys() | course.ended_us.keys()
             if not waits:
                 return
-        if max(course.events, moments) > events_max:
+        draw.looked = max(course.events, draw.looked + 1)
+        if draw.looked > events_max:
             draw.cut = f"cut after {events_max:,} events, {rehearsal_days(draw)} from now"
             return
         if not rehearsal.advance(until_us):
             if rehearsal.busy:
                 draw.cut = f"cut {rehearsal_days(draw, until_us)} from now"
             return
-        moments += 1
         mark(rehearsal, draw)
 
 

@@ -64,6 +64,8 @@ class Draw:
     gpus_milli: int
     points: list[Point] = field(default_factory=list)
     cut: str = ""
+    looked: int = 0
+    """Events, or moments where these are more: what the bound counts."""
 
 
 def mark(rehearsal: Rehearsal, draw: Draw) -> None:

@@ -13,7 +13,6 @@ from paceline.scheduler.core.settings import Settings
 from paceline.spec.errors import InvalidRequest, LimitExceeded, NotFound, Unavailable
 from support.wire import Wire, until, wire
 
-
 QUIET = Settings(heartbeat_us=60_000_000)
 """Nodes that say nothing for as long as a test may take are still there."""
 
@@ -75,7 +74,7 @@ async def test_why_says_when_a_job_is_expected_to_start_and_who_is_before_it(tmp
         for _ in range(4):
             [job] = await wired.submit(name="short", resources={"cpus": 4})
             await agent.end(await agent.run(job))
-        [running] = await wired.submit(name="short", resources={"cpus": 4})
+        [running] = await wired.submit(name="short", resources={"cpus": 4}, priority=9)
         await agent.run(running)
         await wired.wait_state(running, "RUNNING")
         [last] = await wired.submit(resources={"cpus": 4})
