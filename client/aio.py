@@ -14,6 +14,7 @@ from ..proto.failures import error_of
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
+from .answer_verbs import AsyncAnswerVerbs
 from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
 from .documents import JobSource, Prepared, prepare
@@ -23,7 +24,7 @@ from .policy_verbs import AsyncPolicyVerbs
 T = TypeVar("T")
 
 
-class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs):
+class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -93,9 +94,9 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs):
         """Ask a job to stop; see Client.cancel."""
         return await self._call(calls.cancel(job, grace_s=grace_s))
 
-    async def why(self, job: int) -> views.Why:
-        """Why it waits, or how it ended."""
-        return await self._call(calls.why(job))
+    async def why(self, job: int, *, patience_s: float = 0.0) -> views.Why:
+        """Why it waits, or how it ended. `patience_s`: for the predicted start, where it is not known yet."""
+        return await self._call(calls.why(job, patience_s=patience_s))
 
     async def timeline(self, job: int) -> views.Timeline:
         """What happened, and where the time went."""

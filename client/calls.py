@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..proto.generated import (
+    answers_pb2,
+    answers_pb2_grpc,
     common_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -25,7 +27,7 @@ from ..proto.payload import LogsStub, Payload
 from ..spec.errors import LimitExceeded
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import codecs, policy_views, views
+from . import answer_codecs, answer_views, codecs, policy_views, views
 
 T = TypeVar("T")
 
@@ -36,12 +38,15 @@ BYTES_PER_SUBMIT_MAX = 2 << 20
 
 UNARY_S = 10.0
 SUBMIT_S = 30.0
+FORECAST_S = 130.0
+"""Two forecasts, each with its own bound at the scheduler."""
 
 
 class Stubs:
     """The services over one channel; a blocking and an asyncio channel are used alike."""
 
     def __init__(self, channel: Any) -> None:
+        self.answers: Any = answers_pb2_grpc.AnswersStub(channel)
         self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
         self.logs: Any = LogsStub(channel)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
@@ -184,8 +189,28 @@ def set_priority(job_id: int, priority: int, *, user: str) -> Call[views.Job]:
     return Call(lambda stubs: stubs.jobs.SetPriority, request, codecs.to_job)
 
 
-def why(job_id: int) -> Call[views.Why]:
-    return Call(lambda stubs: stubs.jobs.Why, jobs_pb2.GetJobRequest(job=job_id), codecs.to_why)
+def why(job_id: int, *, patience_s: float) -> Call[views.Why]:
+    request = jobs_pb2.GetJobRequest(job=job_id, patience_s=patience_s)
+    return Call(lambda stubs: stubs.jobs.Why, request, codecs.to_why, UNARY_S + patience_s)
+
+
+def plan(documents: Sequence[Sent], *, user: str, seed: int) -> Call[answer_views.Plan]:
+    request = answers_pb2.PlanRequest(jobs=_documents(documents), user=user, seed=seed)
+    return Call(lambda stubs: stubs.answers.Plan, request, answer_codecs.to_plan, FORECAST_S)
+
+
+def decision(seq: int) -> Call[answer_views.Decision]:
+    request = answers_pb2.DecisionRequest(seq=seq)
+    return Call(lambda stubs: stubs.answers.Decision, request, answer_codecs.to_decision, FORECAST_S)
+
+
+def simulate(
+    documents: Sequence[Sent], remove: Sequence[str], *, until_s: float, user: str, seed: int
+) -> Call[answer_views.Simulated]:
+    request = answers_pb2.SimulateRequest(
+        add=_documents(documents), remove=remove, until_s=until_s, user=user, seed=seed
+    )
+    return Call(lambda stubs: stubs.answers.Simulate, request, answer_codecs.to_simulated, FORECAST_S)
 
 
 def timeline(job_id: int) -> Call[views.Timeline]:
@@ -322,7 +347,30 @@ class LogCursor:
         return job.is_over or 0 < self._attempt < job.attempt
 
 
-Cursor = WatchCursor | LogCursor
+class UsageCursor:
+    """A sum over all jobs, told while it is made; one that broke off is made anew."""
+
+    ends_by_itself = True
+
+    def __init__(self, by: str, since_us: int) -> None:
+        self.job = 0
+        self._request = answers_pb2.UsageRequest(by=by, since_us=since_us)
+
+    def open(self, stubs: Stubs) -> tuple[Any, Any]:
+        return stubs.answers.Usage, self._request
+
+    def accept(self, message: Any) -> answer_views.UsageSoFar | answer_views.Usage:
+        return answer_codecs.to_usage(message, self._request.by, self._request.since_us)
+
+    def gives_all(self, job: views.Job) -> bool:
+        return True
+
+
+Cursor = WatchCursor | LogCursor | UsageCursor
+
+
+def _documents(documents: Sequence[Sent]) -> list[jobs_pb2.JobDocument]:
+    return [jobs_pb2.JobDocument(document=sent.document, source=sent.source) for sent in documents]
 
 
 def _ids(reply: jobs_pb2.SubmitReply) -> tuple[JobId, ...]:

@@ -22,7 +22,7 @@ E = TypeVar("E", bound=StrEnum)
 
 def to_job(message: jobs_pb2.JobView) -> views.Job:
     state = _enum(JobState, message.state)
-    finished_us = _micros(message.finished_us)
+    finished_us = micros(message.finished_us)
     return views.Job(
         job=JobId(message.job),
         name=message.name,
@@ -31,7 +31,7 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         attempt=Attempt(message.attempt),
         priority=message.priority,
         submitted_us=Micros(message.submitted_us),
-        started_us=_micros(message.started_us),
+        started_us=micros(message.started_us),
         finished_us=finished_us,
         reason=_reason_or_none(message.HasField("reason"), message.reason),
         exit_code=None if finished_us is None else message.exit_code,
@@ -68,7 +68,7 @@ def to_failure(message: jobs_pb2.Failure) -> views.Failure:
         node=message.node,
         rank=message.rank if message.HasField("rank") else None,
         exit_code=message.exit_code if message.HasField("exit_code") else None,
-        at_us=_micros(message.at_us),
+        at_us=micros(message.at_us),
         error_type=message.error_type,
         message=message.message,
         traceback=message.traceback,
@@ -204,7 +204,7 @@ def to_cordoned(message: nodes_pb2.CordonReply) -> views.Cordoned:
 
 
 def to_policy(message: policy_pb2.PolicyView) -> policy_views.Policy:
-    return policy_views.Policy(message.document, message.by, _micros(message.changed_us))
+    return policy_views.Policy(message.document, message.by, micros(message.changed_us))
 
 
 def to_queue(message: policy_pb2.QueueView) -> policy_views.Queue:
@@ -269,7 +269,7 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         health=message.health,
         state=_enum(GpuState, message.state or _state_by(message.health)),
         needs=message.needs,
-        since_us=_micros(message.since_us),
+        since_us=micros(message.since_us),
         quarantines=message.quarantines,
         numa_node=message.numa_node if message.HasField("numa_node") else None,
     )
@@ -292,7 +292,7 @@ def _reason_or_none(present: bool, message: common_pb2.Reason) -> views.Reason |
     return to_reason(message) if present and (message.code or message.text) else None
 
 
-def _micros(value: int) -> Micros | None:
+def micros(value: int) -> Micros | None:
     return Micros(value) if value else None
 
 

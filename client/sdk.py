@@ -20,6 +20,7 @@ from ..proto.failures import error_of
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
+from .answer_verbs import AnswerVerbs
 from .base import Base, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
@@ -29,7 +30,7 @@ from .policy_verbs import PolicyVerbs
 T = TypeVar("T")
 
 
-class Client(Base, CheckpointVerbs, PolicyVerbs):
+class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,9 +101,9 @@ class Client(Base, CheckpointVerbs, PolicyVerbs):
         """Ask a job to stop; `grace_s` between SIGTERM and SIGKILL, 0: the job's own. May be repeated."""
         return self._call(calls.cancel(job, grace_s=grace_s))
 
-    def why(self, job: int) -> views.Why:
-        """Why it waits, or how it ended."""
-        return self._call(calls.why(job))
+    def why(self, job: int, *, patience_s: float = 0.0) -> views.Why:
+        """Why it waits, or how it ended. `patience_s`: for the predicted start, where it is not known yet."""
+        return self._call(calls.why(job, patience_s=patience_s))
 
     def timeline(self, job: int) -> views.Timeline:
         """What happened, and where the time went."""

@@ -32,6 +32,7 @@ class WrongRole(Unauthenticated):
 
 
 _ROLES: Final[dict[str, Role]] = {
+    "paceline.v1.Answers": Role.CLIENT,
     "paceline.v1.Jobs": Role.CLIENT,
     "paceline.v1.Logs": Role.CLIENT,
     "paceline.v1.Nodes": Role.CLIENT,

@@ -17,6 +17,7 @@ from ..spec.ids import JobId, Micros, NodeId
 from .core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .core.effects import Acked, Effect, SaveAsked, Submitted, Welcome
 from .core.job import Job
+from .core.runs import Runs
 from .core.settings import Settings
 from .core.state import ClusterState
 from .core.stimuli import (
@@ -102,6 +103,7 @@ class Loop:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._engine: Engine | None = None
+        self._runs = Runs()
         self._committing = False
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -126,6 +128,12 @@ class Loop:
     def now_us(self) -> int:
         """The scheduler's time: goes at the clock's pace, and is never before what the store has seen."""
         return self._clock() + self._behind_us
+
+    def remember(self, runs: Runs) -> None:
+        """What was learnt before this start, and of jobs that have ended since then, too."""
+        self._runs = runs
+        if self._engine is not None:
+            self._engine.state.runs = runs
 
     @property
     def ready(self) -> bool:
@@ -346,6 +354,7 @@ class Loop:
         engine = await asyncio.get_running_loop().run_in_executor(
             self._thread, lambda: Engine(self._store.load(), self._settings)
         )
+        engine.state.runs = self._runs
         # A clock that was set back must not stand still until it has caught up: timers would never be due.
         self._behind_us += max(0, engine.state.last_at_us - self.now_us())
         await self._commit(engine.begin(Micros(self.now_us())))

@@ -23,6 +23,8 @@ from ..proto.channels import SERVER_OPTIONS, split_address
 from ..proto.generated import (
     agent_pb2,
     agent_pb2_grpc,
+    answers_pb2,
+    answers_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -35,9 +37,12 @@ from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
 from ..spec.errors import Unavailable
 from .config import SchedulerConfig
+from .experience import gather_experience
+from .forecaster import Forecaster
 from .logs import LogStore
 from .loop import Loop
 from .services.agents import AgentService, Samples
+from .services.answers import AnswerService
 from .services.documents import Documents
 from .services.jobs import JobService
 from .services.logs import LogService
@@ -83,10 +88,13 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
                     address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
                 )
                 record = _write_record(config.state, made)
+                experience = asyncio.create_task(gather_experience(loop, store))
                 try:
                     yield made
                 finally:
                     record.unlink(missing_ok=True)
+                    experience.cancel()
+                    await asyncio.gather(experience, return_exceptions=True)
         finally:
             await loop.close()
     finally:
@@ -110,8 +118,11 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     documents = Documents(store)
     samples = Samples()
     lookup = Lookup(loop, store)
-    jobs = JobService(lookup, documents, storage=config.storage_folder, now_us=loop.now_us)
+    forecaster = Forecaster(loop, loop.now_us)
+    jobs = JobService(lookup, documents, forecaster, storage=config.storage_folder, now_us=loop.now_us)
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
+    answers = AnswerService(store, documents, forecaster, now_us=loop.now_us)
+    answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
     logs = LogStore(config.state / "logs")
@@ -141,6 +152,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         shipping.end_all("the scheduler is stopping")
         logs.end_all()
         await agents.drained()
+        await forecaster.close()
         await loop.close()
         await stopping
         logs.close()
@@ -154,7 +166,7 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = [
         service.full_name
-        for file in (jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, agent_pb2)
+        for file in (answers_pb2, jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, agent_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)

@@ -47,6 +47,7 @@ class PacelineCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         values = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        self._run.total_steps = max(0, state.max_steps)
         self._run.report(state.global_step, **values)
 
     def on_save(

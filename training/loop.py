@@ -136,6 +136,7 @@ class StepLoop:
             self._run.flush()
             return False
         self._make_step(done + 1)
+        self._run.progressed(self._standing.done)
         self._last_peers = None
         return True
 

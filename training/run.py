@@ -8,12 +8,14 @@ the same steps.
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
 from ..spec.every import AUTO, parse_every
+from ..spec.progress import TOTAL_STEPS
 from ..spec.retention import Retention
 from .environment import Environment, read_environment
 from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
@@ -37,11 +39,19 @@ if TYPE_CHECKING:
 
 _FLUSH_AT_EXIT_S = 1.0
 _TELL_S = 2.0
+_PROGRESS_EVERY_S = 10.0
 _current: "Run | None" = None
 
 
-def init(*, checkpoints: str | os.PathLike[str] = "checkpoints", keep_last: int = 3) -> "Run":
+def init(
+    *,
+    total_steps: int | None = None,
+    checkpoints: str | os.PathLike[str] = "checkpoints",
+    keep_last: int = 3,
+) -> "Run":
     """This process's run; the same object each time.
+
+    `total_steps`, where they are known: the scheduler then says when the run will be over, by its pace.
 
     `checkpoints` and `keep_last` (0: keep all) concern runs outside Paceline only; inside, the job has its
     own folder and the job file says what to keep.
@@ -55,6 +65,8 @@ def init(*, checkpoints: str | os.PathLike[str] = "checkpoints", keep_last: int 
         if _current.job:
             watch_optimizers()
             answer_stack_signal()
+    if total_steps is not None:
+        _current.total_steps = total_steps
     return _current
 
 
@@ -78,6 +90,9 @@ class Run:
         self._step = -1
         """The last that the script told of."""
         self._lazy_checkpoints: Checkpoints | None = None
+        self.total_steps = 0
+        """That the run plans; 0: it does not say."""
+        self._reported_s = self._planned_s = -_PROGRESS_EVERY_S
 
     @property
     def rank(self) -> int:
@@ -110,9 +125,7 @@ class Run:
         self._remember(checked)
         self._step = checked_step
         BEAT.reported(checked_step)
-        if self._link is not None:
-            message = {"op": "metrics", "rank": self.rank, "step": checked_step, "values": checked}
-            self._link.post(message)
+        self._post(checked_step, checked)
 
     def save(
         self,
@@ -254,6 +267,7 @@ class Run:
         """
         from .loop import Plan, StepLoop, wrap_for
 
+        self.total_steps = steps
         plan = Plan(step, steps, model, optimizer, wrap or wrap_for, save_every, more)
         return StepLoop(self, plan).run()
 
@@ -266,6 +280,10 @@ class Run:
             self._link.close(_FLUSH_AT_EXIT_S)
 
     # For the step loop.
+    def progressed(self, step: int) -> None:
+        """Say how far the run is, where the script does not."""
+        if self.rank == 0 and time.monotonic() - self._reported_s >= _PROGRESS_EVERY_S:
+            self._post(step, {})
 
     @property
     def gang(self) -> Gang:
@@ -308,6 +326,16 @@ class Run:
         self._lazy_schedule = self._lazy_checkpoints = None
         if history is not None:
             self._checkpoints().go_on_from(history)
+
+    def _post(self, step: int, values: Mapping[str, float]) -> None:
+        """The planned steps go along again and again: of reports in quick succession the last one counts."""
+        if self._link is None:
+            return
+        self._reported_s = time.monotonic()
+        if self.total_steps > 0 and self._reported_s - self._planned_s >= _PROGRESS_EVERY_S:
+            self._planned_s = self._reported_s
+            values = {**values, TOTAL_STEPS: float(self.total_steps)}
+        self._link.post({"op": "metrics", "rank": self.rank, "step": step, "values": dict(values)})
 
     def _checkpoints(self) -> "Checkpoints":
         if self._lazy_checkpoints is None:

@@ -10,6 +10,7 @@ from ...spec.errors import Conflict, NotFound, PacelineError
 from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
+from .clocks import at_clock
 from .failures import failure_lines
 from .main import EXIT_CODES, tell
 from .options import JobNumber, connection, job_argument, json_option, open_client
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 LIMIT_MAX = 100_000
+PATIENCE_S = 2.0
+"""For a forecast that is not made yet."""
 
 JOBS_COLUMNS = (
     out.Column("job", right=True),
@@ -119,7 +122,7 @@ def why(settings: "Settings", job: int, output: str) -> None:
     fields), never (true: no node of this cluster could ever run it).
     """
     with open_client(settings) as client:
-        found = client.why(job)
+        found = client.why(job, patience_s=PATIENCE_S)
     if output == "json":
         out.show_json(found)
         return
@@ -181,7 +184,7 @@ def why_lines(found: views.Why) -> Iterator[tuple[str, str]]:
     elif job.state is JobState.QUEUED and found.reasons:
         yield "  not now: it will run when what it waits for is there", ""
     for rank, reason in enumerate(found.reasons, start=1):
-        yield f"  {rank}. {out.clean(reason.text)}", ""
+        yield f"  {rank}. {out.clean(reason.text)}{at_clock(reason)}", ""
         if reason.hint:
             yield f"     {out.clean(reason.hint)}", "dim"
     if not found.reasons:

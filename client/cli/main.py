@@ -47,6 +47,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "priority": ("holds", "Give a job another priority."),
         "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
     },
+    "Answers": {
+        "plan": ("plans", "Say where job files would go and when they would start."),
+        "simulate": ("plans", "Run the live queue, or a trace, forward under a change."),
+        "decision": ("decisions", "Take a decision of the past again, and show what it saw."),
+        "usage": ("usage", "Sum up GPU hours by user, queue or project."),
+    },
     "Checkpoints": {
         "checkpoints": ("checkpoints", "List a job's checkpoints, and what became of them."),
         "checkpoint": ("checkpoints", "Have a running job save now."),

@@ -46,6 +46,49 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Hours(click.ParamType[float]):
+    """A number of hours, at most 30 days; in seconds."""
+
+    name = "hours"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            hours = float(value)
+        except (TypeError, ValueError):
+            hours = -1.0
+        if not 0 <= hours <= 720:
+            self.fail(f"{value!r} is no number of hours from 0 to 720", param, ctx)
+        return hours * 3600
+
+
+class Moment(click.ParamType[int]):
+    """A day, a time of a day, or how long ago; in microseconds since 1970, by this machine's clock."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        import time
+        from datetime import datetime
+
+        from ...spec.every import parse_seconds
+
+        text = str(value).strip()
+        days = text.removesuffix(" days").removesuffix(" day").removesuffix(" d")
+        try:
+            if days != text:
+                return round((time.time() - float(days) * 86_400) * 1e6)
+            if text[:4].isdigit() and text[4:5] == "-":
+                return round(datetime.fromisoformat(text).timestamp() * 1e6)
+            return round((time.time() - parse_seconds(text)) * 1e6)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no time; expected a day (2026-11-01), a time (2026-11-01T08:00), "
+                "or how long ago (`90 min`, `12 h`, `7 d`)",
+                param,
+                ctx,
+            )
+
+
 job_argument = click.argument("job", type=JobNumber(), metavar="JOB")
 
 state_option = click.option(

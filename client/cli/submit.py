@@ -21,6 +21,7 @@ STDIN = "-"
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as inputs.lr=0.1.")
 @click.option("--name", default="", help="Name the job, instead of what the file says.")
 @click.option("-f", "--follow", is_flag=True, help="Show its output until it is over; return its exit code.")
+@click.option("--dry-run", is_flag=True, help="Say what would become of them; submit nothing.")
 @json_option
 @connection
 def submit(
@@ -30,6 +31,7 @@ def submit(
     overrides: tuple[str, ...],
     name: str,
     follow: bool,
+    dry_run: bool,
     output: str,
 ) -> int:
     """Submit job files (`-`: standard input). All are checked before the first is sent, and all go or none.
@@ -39,11 +41,16 @@ def submit(
 
     \b
     JSON: {"jobs": [{"job", "name", "file", "warnings"}, ...]}; keys of a
-    warning: source, line, column, key, text.
+    warning: source, line, column, key, text. With --dry-run: as `pace plan`.
     """
     if follow and (len(files) > 1 or output == "json"):
         raise click.UsageError("--follow takes one job, and text")
-    prepared = [_prepare(file, overrides, name) for file in files]
+    prepared = [prepare_file(file, overrides, name) for file in files]
+    if dry_run:
+        from .plans import show_plan
+
+        show_plan(settings, prepared, 0, output)
+        return 0
     with open_client(settings) as client:
         numbers = client.submit_prepared(prepared)
     if output == "json":
@@ -66,7 +73,7 @@ def submit(
     return 0
 
 
-def _prepare(file: str, overrides: tuple[str, ...], name: str) -> "Prepared":
+def prepare_file(file: str, overrides: tuple[str, ...], name: str) -> "Prepared":
     from .. import documents
 
     if file != STDIN:

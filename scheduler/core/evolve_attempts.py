@@ -108,6 +108,8 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
         service=event.service,
         waits_since_us=event.at_us,
     )
+    if not again:
+        state.runs.learn(new)
     return put_job(state, job, new)
 
 

@@ -44,7 +44,7 @@ class Ledger:
 
 def ledger_of(events: Iterable[Event], now_us: Micros) -> Ledger:
     """`events`: all of one job, in order. A job that is not over is counted up to `now_us`."""
-    book = _Book()
+    book = Book()
     for event in events:
         book.enter(event)
     if not book.over:
@@ -52,7 +52,7 @@ def ledger_of(events: Iterable[Event], now_us: Micros) -> Ledger:
     return book.close()
 
 
-class _Book:
+class Book:
     """A cursor that moves through the job's time; each stretch goes to the account of the phase it was in."""
 
     def __init__(self) -> None:

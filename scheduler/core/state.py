@@ -18,6 +18,7 @@ from .node import Load, Node
 from .pace import GangPaces
 from .queue import Queue
 from .rates import NO_RATE, FaultRate
+from .runs import Runs
 from .settings import Order, Settings
 from .timers import Timers
 from .usage import Usage
@@ -93,6 +94,8 @@ class ClusterState:
     """What was submitted: beside the state, too, see workload.py."""
     usage: Usage = field(default_factory=Usage)
     """What queues and users have (an index), and have had (kept)."""
+    runs: Runs = field(default_factory=Runs)
+    """How long jobs ran that are over: beside the state, see runs.py."""
     timers: Timers = field(default_factory=Timers)
     contacts: dict[NodeContact, int] = field(default_factory=lambda: dict.fromkeys(NodeContact, 0))
     changes: Changes = field(default_factory=Changes)

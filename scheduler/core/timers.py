@@ -18,8 +18,7 @@ class Timers:
     set_for: dict[TimerKey, Micros] = field(default_factory=dict)
 
     def next_us(self) -> Micros | None:
-        """When to look again; nothing can be due before. Entries that were dropped or moved are cleared off
-        the top."""
+        """When to look again; nothing can be due before. What was dropped is no reason to look."""
         while self.heap and self.set_for.get(self.heap[0][1]) != self.heap[0][0]:
             heappop(self.heap)
         return self.heap[0][0] if self.heap else None

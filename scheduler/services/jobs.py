@@ -5,7 +5,7 @@ A live job is read from the loop, a finished one from the store; a listing is re
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +14,8 @@ import grpc.aio
 
 from ...proto.codecs import job_id_of, page_of
 from ...proto.generated import jobs_pb2
-from ...proto.limits import (
-    DOCUMENT_BYTES_MAX,
-    NAME_CHARACTERS_MAX,
-    PAGE_BYTES_MAX,
-    SUBMIT_JOBS_MAX,
-)
-from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
+from ...proto.limits import PAGE_BYTES_MAX, SUBMIT_JOBS_MAX
+from ...spec.errors import Conflict, InvalidRequest, NotFound
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.lifecycle import TERMINAL, JobState
@@ -29,27 +24,29 @@ from ...spec.retention import Retention
 from ..core import stimuli
 from ..core.attempt_events import AttemptStarted
 from ..core.events import Event, node_of
-from ..core.job import Job, Policy, Shape
+from ..core.job import Job
 from ..core.ledger import ledger_of
 from ..core.paces import pace_lines
 from ..core.reason import Reason
 from ..core.reasons import SMALLER, why
 from ..core.state import ClusterState
+from ..forecaster import Forecaster
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
 from ..store.base import EventRow
 from .checkpoints import CheckpointCalls
 from .checks import check_asked
 from .documents import Documents
+from .expected import expected_reasons
 from .holds import HoldCalls
 from .lookup import Lookup, no_job
 from .messages import add_document, add_output, entry_message, job_message, reason_message
 from .starts import output_folders
+from .submissions import new_job, parsed
 
 _SECOND_US: Final = 1_000_000
 _WAITS_BUDGET_S: Final = 0.005
 _EVENTS_AT_ONCE: Final = 1000
-_PARSE_AT_ONCE: Final = 50
-"""Documents of one submit that are parsed before other calls get their turn."""
+_PATIENCE_MAX_S: Final = 10.0
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -58,19 +55,26 @@ class JobService(HoldCalls, CheckpointCalls):
     """Role: client."""
 
     def __init__(
-        self, lookup: Lookup, documents: Documents, *, storage: Path, now_us: Callable[[], int]
+        self,
+        lookup: Lookup,
+        documents: Documents,
+        forecaster: Forecaster,
+        *,
+        storage: Path,
+        now_us: Callable[[], int],
     ) -> None:
         self._lookup = lookup
         self._loop = lookup.loop
         self._store = lookup.store
         self._now_us = now_us
         self._documents = documents
+        self._forecaster = forecaster
         self._storage = storage
 
     async def Submit(self, request: jobs_pb2.SubmitRequest, context: _Context) -> jobs_pb2.SubmitReply:
         _check_submit(request)
-        specs = await self._parsed(request.jobs)
-        jobs = tuple(_new_job(spec, self._documents.canonical(spec)) for spec in specs)
+        specs = await parsed(self._documents, request.jobs)
+        jobs = tuple(new_job(spec, self._documents.canonical(spec)) for spec in specs)
         done = await self._loop.submit(stimuli.Submit(request.key, request.user, jobs))
         if not done.repeated:
             self._documents.remember(done.jobs, specs)
@@ -130,8 +134,14 @@ class JobService(HoldCalls, CheckpointCalls):
         view = await self._view(number)
         job = await self._lookup.job(number)
         said = await self._loop.read(lambda state: why(state, job, Micros(self._now_us())))
+        told = None
+        if job.state is JobState.QUEUED and not said.never:
+            told = await self._forecaster.standing(min(request.patience_s, _PATIENCE_MAX_S))
+        more = await self._loop.read(lambda state: expected_reasons(state, job, told, Micros(self._now_us())))
         return jobs_pb2.WhyReply(
-            job=view, reasons=[reason_message(reason) for reason in said.reasons], never=said.never
+            job=view,
+            reasons=[reason_message(reason) for reason in (*said.reasons, *more)],
+            never=said.never,
         )
 
     async def Timeline(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.TimelineReply:
@@ -217,8 +227,8 @@ class JobService(HoldCalls, CheckpointCalls):
         spec = (await self._documents.of_jobs([number])).get(number)
         return spec.checkpoint.retention if spec is not None else Retention()
 
-    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
-        return _new_job(spec, self._documents.canonical(spec))
+    def _asnew_job(self, spec: JobSpec) -> stimuli.NewJob:
+        return new_job(spec, self._documents.canonical(spec))
 
     def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:
         try:
@@ -230,41 +240,11 @@ class JobService(HoldCalls, CheckpointCalls):
         outputs = output_folders(self._storage, job.number, job.attempt, spec) if job.attempt else {}
         add_document(view, document, spec, outputs)
 
-    async def _parsed(self, documents: Sequence[jobs_pb2.JobDocument]) -> list[JobSpec]:
-        specs = []
-        for at, each in enumerate(documents):
-            if len(each.document) > DOCUMENT_BYTES_MAX:
-                raise LimitExceeded(
-                    f"{escaped(each.source[:200])}: the document has {len(each.document)} characters;"
-                    f" at most {DOCUMENT_BYTES_MAX}",
-                    hint="keep data out of the job file: name a file in `inputs`",
-                )
-            specs.append(
-                self._documents.parse(each.document, each.source[:NAME_CHARACTERS_MAX] or f"job {at}")
-            )
-            if at % _PARSE_AT_ONCE == _PARSE_AT_ONCE - 1:
-                await asyncio.sleep(0)
-        return specs
-
 
 def _check_submit(request: jobs_pb2.SubmitRequest) -> None:
     check_asked(request.key, request.user)
     if not 1 <= len(request.jobs) <= SUBMIT_JOBS_MAX:
         raise InvalidRequest(f"{len(request.jobs)} jobs in one call; expected 1 to {SUBMIT_JOBS_MAX}")
-
-
-def _new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
-    policy = Policy(
-        retries_max=spec.retry.max_attempts - 1,
-        timeout_us=(spec.limits.timeout or 0) * _SECOND_US,
-        grace_us=round(spec.grace_s * _SECOND_US),
-        retry_on=spec.retry.on,
-        backoff_start_us=round(spec.retry.backoff.start_s * _SECOND_US),
-        backoff_max_us=round(spec.retry.backoff.max_s * _SECOND_US),
-    )
-    return stimuli.NewJob(
-        spec.label, spec.effective_priority, Shape(spec.demand(), policy, spec.queue), document
-    )
 
 
 def _state(name: str) -> JobState:

@@ -98,7 +98,7 @@ def add_document(view: jobs_pb2.JobView, document: str, spec: JobSpec, outputs: 
     view.document = document
     view.outputs.update(outputs)
     for path, text in warnings_of(spec):
-        view.warnings.add(key=_dotted(path), text=text)
+        view.warnings.add(key=dotted(path), text=text)
 
 
 def _task_message(job: Job, task: TaskRun, node_names: Mapping[NodeId, str]) -> jobs_pb2.TaskView:
@@ -150,5 +150,5 @@ def entry_message(row: EventRow, event: Event, names: Mapping[NodeId, str]) -> j
     )
 
 
-def _dotted(path: DocumentPath) -> str:
+def dotted(path: DocumentPath) -> str:
     return ".".join(str(step) for step in path)

@@ -47,7 +47,8 @@ def test_the_engine_starts_each_job_once_and_ends_with_an_empty_cluster() -> Non
         for job, waited in zip(jobs, waits_s, strict=True)
     ]
     changes = sorted(
-        [(at, gpus) for at, gpus, _ in events] + [(at + lasts, -gpus) for at, gpus, lasts in events]
+        [(round(at, 3), gpus) for at, gpus, _ in events]
+        + [(round(at + lasts, 3), -gpus) for at, gpus, lasts in events]
     )
     taken = 0
     for _, gpus in changes:

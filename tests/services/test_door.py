@@ -23,6 +23,8 @@ from paceline.proto.channels import (
 from paceline.proto.failures import DETAILS_KEY, translated
 from paceline.proto.generated import (
     agent_pb2_grpc,
+    answers_pb2,
+    answers_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -42,6 +44,9 @@ from paceline.spec.errors import (
 from support.wire import wire
 
 CALLS = {
+    "paceline.v1.Answers": lambda channel: answers_pb2_grpc.AnswersStub(channel).Usage(
+        answers_pb2.UsageRequest()
+    ),
     "paceline.v1.Jobs": lambda channel: jobs_pb2_grpc.JobsStub(channel).List(jobs_pb2.ListJobsRequest()),
     "paceline.v1.Jobs/Watch": lambda channel: jobs_pb2_grpc.JobsStub(channel).Watch(jobs_pb2.WatchRequest()),
     "paceline.v1.Logs": lambda channel: logs_pb2_grpc.LogsStub(channel).Follow(logs_pb2.FollowRequest()),

@@ -13,6 +13,7 @@ from paceline.proto.channels import open_aio_channel, target
 from paceline.proto.generated import (
     agent_pb2,
     agent_pb2_grpc,
+    answers_pb2_grpc,
     common_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -38,6 +39,7 @@ class Wire:
         self.config = config
         self._client = open_aio_channel(target(made.address, made.tokens.client, ca_file=made.ca_file))
         self._agent = open_aio_channel(target(made.address, made.tokens.agent, ca_file=made.ca_file))
+        self.answers: Any = answers_pb2_grpc.AnswersStub(self._client)
         self.jobs: Any = jobs_pb2_grpc.JobsStub(self._client)
         self.logs: Any = logs_pb2_grpc.LogsStub(self._client)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(self._client)

@@ -68,6 +68,28 @@ def test_reports_reach_the_shim_as_numbers(make_run: MakeRun, task: FakeTask, sh
     assert (second["step"], second["values"]) == (4, {"loss": 1.5})
 
 
+def test_planned_steps_go_along_now_and_then(make_run: MakeRun, task: FakeTask, shim: FakeShim) -> None:
+    run = make_run(task)
+    run.total_steps = 500
+    run.report(1, loss=2)
+    run.report(2, loss=1)
+    wait_until(lambda: len(shim.of("metrics")) == 2, "both arrive")
+    assert [each["values"] for each in shim.of("metrics")] == [
+        {"loss": 2.0, "total_steps": 500.0},
+        {"loss": 1.0},
+    ]
+
+
+def test_a_loop_tells_its_progress_where_the_script_does_not(
+    make_run: MakeRun, task: FakeTask, shim: FakeShim
+) -> None:
+    run, model = make_run(task), torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert run.loop(lambda number, model: optimizer.step(), steps=3, model=model, optimizer=optimizer) == 3
+    wait_until(lambda: shim.of("metrics"), "it arrives")
+    assert [(each["step"], each["values"]) for each in shim.of("metrics")] == [(1, {"total_steps": 3.0})]
+
+
 @pytest.mark.parametrize(("step", "values", "words"), [
     (1, {"loss": "0.5"}, "loss='0.5'"),
     (1, {"loss": None}, "loss=None"),

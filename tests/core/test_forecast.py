@@ -1,0 +1,156 @@
+"""The live state run forward: when who waits starts, after whom, and what a change would do."""
+
+import msgspec
+import pytest
+from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.job import Shape
+from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
+from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
+from paceline.spec.errors import NotFound
+from paceline.spec.ids import JobId, Micros
+from paceline.spec.progress import TOTAL_STEPS
+from support.paddock import Paddock, shape
+
+MINUTE = 60_000_000
+
+
+def asked(paddock: Paddock, question: Question | None = None) -> Forecast:
+    """As it goes over the pipe."""
+    question = question or Question()
+    body = msgspec.msgpack.encode(snapshot_of(take(paddock.state, Micros(paddock.now_us), question)))
+    return forecast(msgspec.msgpack.decode(body, type=Snapshot), question)
+
+
+def minutes(paddock: Paddock, at_us: int) -> float:
+    return (at_us - paddock.now_us) / MINUTE
+
+
+def new(one: Shape, name: str = "train", priority: int = 0) -> s.NewJob:
+    return s.NewJob(name, priority, one, "{}")
+
+
+def practised(*minutes: float, gpus: int = 2) -> Paddock:
+    """A node with GPUs, on which runs of ann's train have lasted so long."""
+    paddock = Paddock()
+    paddock.node_joins("n1", gpus=gpus)
+    for each in minutes:
+        [job] = paddock.submit(shape(gpus=gpus))
+        paddock.starts(job)
+        paddock.pass_time(each * 60, step_s=10)
+        paddock.finishes(job)
+    return paddock
+
+
+def test_who_waits_is_expected_when_who_runs_ends() -> None:
+    paddock = practised(10, 10, 10, 10, 20)
+    running, waits = paddock.submit(shape(gpus=2), shape(gpus=2))
+    paddock.starts(running)
+    paddock.pass_time(120, step_s=10)
+    found = asked(paddock)
+    expected = found.jobs[JobId(waits)]
+    assert minutes(paddock, expected.at_us) == pytest.approx(8, abs=1.5)
+    assert expected.early_us <= expected.at_us <= expected.late_us
+    assert (expected.after, expected.started) == (running, found.draws)
+    assert found.ends[JobId(running)][1] == "judged by 5 earlier runs of ann's train"
+    assert (found.order, found.cut, found.left_out) == ([waits], "", 0)
+
+
+def test_a_run_that_tells_its_progress_makes_the_forecast_sharp() -> None:
+    paddock = practised()
+    running, waits = paddock.submit(shape(gpus=2), shape(gpus=2))
+    paddock.starts(running)
+    paddock.pass_time(100)
+    paddock.says(running, 0, s.Metrics(0, 100, {TOTAL_STEPS: 400}))
+    found = asked(paddock)
+    assert minutes(paddock, found.jobs[JobId(waits)].at_us) == pytest.approx(5, rel=0.3)
+    assert found.ends[JobId(running)][1] == "judged by its pace, at step 100 of 400"
+
+
+def test_jobs_start_in_line() -> None:
+    paddock = practised(10, 10, 10, 10)
+    [running, *waiting] = paddock.submit(*[shape(gpus=2)] * 4)
+    [urgent] = paddock.submit(shape(gpus=2), priority=5)
+    found = asked(paddock, Question(draws=1))
+    assert found.order == [urgent, *waiting]
+    assert [minutes(paddock, found.jobs[one].at_us) for one in found.order] == [10, 20, 30, 40]
+    assert found.jobs[JobId(waiting[0])].after == urgent != running
+
+
+def test_what_can_never_run_is_not_expected() -> None:
+    paddock = practised(10)
+    [waits] = paddock.submit(shape(gpus=8))
+    found = asked(paddock)
+    assert found.jobs[JobId(waits)].started == 0 and found.jobs[JobId(waits)].at_us == 0
+    assert found.order == []
+
+
+def test_a_dry_run_says_where_and_when_and_keeps_nothing() -> None:
+    paddock = practised(10, 10, 10, 10, gpus=4)
+    before = paddock.state.last_seq
+    add = [new(shape(gpus=1)), new(shape(gpus=4)), new(shape(gpus=9))]
+    found = asked(paddock, Question(add=add, user="ann"))
+    at_once, later, never = found.added
+    assert found.jobs[at_once].at_us == paddock.now_us
+    assert found.jobs[at_once].places == [("n1", (0,))]
+    assert minutes(paddock, found.jobs[later].at_us) == 10
+    assert found.jobs[later].after == at_once
+    assert found.reasons[later][0].code == "not-now" and "job 5 holds 1 there" in found.reasons[later][0].text
+    assert found.never == [never] and found.reasons[never][0].code == "never"
+    assert paddock.state.last_seq == before and len(paddock.state.jobs) == 0
+
+
+def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
+    paddock = practised(10, 10, 10, 10)
+    paddock.node_joins("n2", gpus=2)
+    first, second, third = paddock.submit(*[shape(gpus=2)] * 3)
+    for job in (first, second):
+        paddock.starts(job)
+    as_is = asked(paddock, Question(draws=1, to_end=True))
+    without = asked(paddock, Question(draws=1, to_end=True, remove=["n2"]))
+    assert minutes(paddock, as_is.jobs[JobId(third)].at_us) == 10
+    assert minutes(paddock, without.jobs[JobId(third)].at_us) > 10
+    [stop] = without.stops
+    assert (stop.outcome, stop.job in (first, second)) == ("preempted", True)
+    assert without.outlook.ended == as_is.outlook.ended == 3
+    assert without.outlook.started == 1 and without.outlook.classes[0].jobs == 1, (
+        "a restart is no first start"
+    )
+    assert without.outlook.jct_mean_s > as_is.outlook.jct_mean_s
+    with pytest.raises(NotFound, match="n9"):
+        asked(paddock, Question(remove=["n9"]))
+
+
+def test_the_outlook_sums_up() -> None:
+    paddock = practised(10, 10, 10, 10)
+    paddock.submit(shape(gpus=2), shape(gpus=2), shape(gpus=1))
+    outlook = asked(paddock, Question(draws=1, to_end=True)).outlook
+    assert (outlook.jobs, outlook.started, outlook.ended) == (3, 2, 3)
+    assert outlook.wait_mean_s == 900 and outlook.jct_mean_s == (600 + 1200 + 1800) / 3
+    assert outlook.gpu_allocation == 1.0
+    assert [(each.name, each.jobs, each.mean_s) for each in outlook.classes] == [
+        ("1 GPU", 1, 1200),
+        ("2-7 GPUs", 1, 600),
+    ]
+    assert [(point.at_s, point.queued, point.gpus) for point in outlook.points] == [
+        (0, 2, 2),
+        (600, 1, 2),
+        (1200, 0, 1),
+        (1800, 0, 0),
+    ]
+
+
+def test_the_same_seed_gives_the_same_forecast() -> None:
+    paddock = practised(3, 5, 10, 30, 60)
+    paddock.submit(*[shape(gpus=1)] * 10)
+    assert asked(paddock, Question(seed=3)) == asked(paddock, Question(seed=3))
+    assert asked(paddock, Question(seed=3)) != asked(paddock, Question(seed=4))
+
+
+def test_a_forecast_is_bounded_and_says_so() -> None:
+    paddock = practised(10, 10, 10, 10)
+    paddock.submit(*[shape(gpus=2)] * 50)
+    cut = asked(paddock, Question(events_max=60))
+    assert cut.draws == 1 and cut.cut.startswith("cut after 60 events, ")
+    near = asked(paddock, Question(horizon_us=25 * MINUTE, draws=1))
+    assert near.cut == "cut 0.4 h from now" and len(near.order) == 2
+    assert HORIZON_US > 25 * MINUTE and JOBS_MAX > 50
