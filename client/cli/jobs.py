@@ -95,12 +95,11 @@ def show(settings: "Settings", job: int, output: str) -> None:
     started_us, finished_us, reason, exit_code, instance_count,
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
     cancel_requested, warnings, pace, document, parent_job, parent_step (of a
-    fork), instances (of the attempt),
-    min_instance_count, max_instance_count, queue, pool, size (of a gang that is smaller
-    than it may be: when it grows), failure (of the attempt that
-    failed last: kind, attempt, hint, node_id, node, rank, exit_code, at_us,
-    error_type, message, traceback, last_lines). Times are microseconds since
-    1970; null: not yet.
+    fork), instances (of the attempt), min_instance_count, max_instance_count,
+    queue, pool, size (of a gang that is smaller than it may be: when it
+    grows), failure (of the attempt that failed last: kind, attempt, hint,
+    node_id, node, rank, exit_code, at_us, error_type, message, traceback,
+    last_lines). Times are microseconds since 1970; null: not yet.
     """
     with open_client(settings) as client:
         found = client.job(job)

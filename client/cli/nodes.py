@@ -40,10 +40,10 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
     containment, warm_pool, labels, taints, environments, version,
-    driver_version, tasks, reason, cordon ({by, why, since_us, drains, tasks_left}, or null:
-    in service). A GPU's state is ok, drained (no new work) or quarantined
-    (what ran on it was restarted elsewhere); health says why, since_us since
-    when, needs what the driver asks for.
+    driver_version, tasks, reason, cordon ({by, why, since_us, drains,
+    tasks_left}, or null: in service). A GPU's state is ok, drained (no new
+    work) or quarantined (what ran on it was restarted elsewhere); health says
+    why, since_us since when, needs what the driver asks for.
 
     When most nodes vanish at once, the scheduler rather suspects itself and
     replaces none. With --trust you say that they are really gone: the jobs

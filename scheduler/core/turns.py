@@ -89,7 +89,10 @@ class Turns:
             if plan is not None:
                 yield plan
                 levels.forget(leaf_of_job(job))
-                if job.placed:  # stranded: it stands in line anew, before those that follow
+                if job.placed:  # stranded: it has its new places before anybody else has them
+                    moved = place(state, state.jobs[job.number], now_us)
+                    if moved is not None:
+                        yield moved
                     return
             lane = state.queue.lanes.get(key)
             if plan is None or lane is None or lane.parked:

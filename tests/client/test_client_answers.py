@@ -90,13 +90,13 @@ def test_a_trace_needs_no_scheduler(
 
     monkeypatch.setenv("PACELINE_STATE", str(tmp_path / "none"))
     trace = tmp_path / "t.csv"
-    trace.write_text("submit_s,duration_s,gpus\n0,3600,8\n0,3600,8\n")
+    trace.write_text("submit_s,duration_s,gpus\n0,480,8\n0,480,8\n")
     args = ["simulate", "--trace", str(trace), "--nodes", "1", "--gpus", "8"]
     assert cli.run(args) == 0
-    assert ["mean", "wait", "30m", "00s"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mean", "wait", "4m", "00s"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     assert cli.run([*args, "-o", "json"]) == 0
     told = json.loads(capsys.readouterr().out)["as_is"]
-    assert (told["wait_mean_s"], told["gpu_allocation"], told["classes"][0]["name"]) == (1800, 1.0, "8 GPUs")
+    assert (told["wait_mean_s"], told["gpu_allocation"], told["classes"][0]["name"]) == (240, 1.0, "8 GPUs")
     assert cli.run(args[:3]) == 2
     assert cli.run([*args, "--remove", "n1"]) == 2
     trace.write_text("submit_s\n1\n")

@@ -59,6 +59,7 @@ ROWS = [
         "123456",
         "3m 05s",
         "ada",
+        "org/vision",
         "needs 2 more H100 in one rack; r3 has 6 of 8 free",
     ),
     (
@@ -70,9 +71,10 @@ ROWS = [
         "-",
         "0.21 s",
         "a-user-with-a-long-name",
+        "",
         "exit code 1: " + "y" * 300,
     ),
-    ("6", "日本語の名前" * 8, "QUEUED", "-", "128x8", "-", "5d 03h", "eve", ""),
+    ("6", "日本語の名前" * 8, "QUEUED", "-", "128x8", "-", "5d 03h", "eve", "", ""),
 ]
 
 

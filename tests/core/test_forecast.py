@@ -109,7 +109,7 @@ def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
     without = asked(paddock, Question(draws=1, to_end=True, remove=["n2"]))
     assert minutes(paddock, as_is.jobs[JobId(third)].at_us) == 10
     assert minutes(paddock, without.jobs[JobId(third)].at_us) > 10
-    [stop] = without.stops
+    stop = without.stops[0]
     assert (stop.outcome, stop.job in (first, second)) == ("preempted", True)
     assert without.outlook.ended == as_is.outlook.ended == 3
     assert without.outlook.started == 1 and without.outlook.classes[0].jobs == 1, (

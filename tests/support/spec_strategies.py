@@ -118,7 +118,7 @@ def job_documents(draw: st.DrawFn) -> dict[str, Any]:
                         "tolerate": st.one_of(NAMES, st.lists(NAMES, max_size=3)),
                     },
                 ),
-                "topology": mapping({"within": NAMES}, {"mode": st.sampled_from(["required", "Preferred"])}),
+                "topology": mapping({"within": NAMES}, {"mode": st.sampled_from(["required", "preferred"])}),
                 "limits": mapping({}, {"timeout": st.integers(1, 10**6), "log_size": st.just("1Gi")}),
                 "services": st.dictionaries(LINES, PLAIN, max_size=2),
                 "priority": st.integers(-1000, 1000),
