@@ -108,6 +108,8 @@ class Stop:
     """What for, where the outcome does not say it all."""
     for_job: JobId | None = None
     """Whom the scheduler stops it for."""
+    goes_on: bool = False
+    """It has where to go on at once: it does not give way to the other in line."""
 
 
 @dataclass(frozen=True, slots=True)
