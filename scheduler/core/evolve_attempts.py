@@ -129,7 +129,8 @@ def _job_ended(state: ClusterState, event: JobEnded) -> Touched:
 
 def _places_claimed(state: ClusterState, event: PlacesClaimed) -> Touched:
     job = state.jobs[event.job]
-    return put_job(state, job, with_course(job, claim=Claim(event.at_us, event.nodes, event.victims)))
+    claim = Claim(event.at_us, event.nodes, event.victims, event.moves)
+    return put_job(state, job, with_course(job, claim=claim))
 
 
 def _claim_dropped(state: ClusterState, event: ClaimDropped) -> Touched:
