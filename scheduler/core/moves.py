@@ -7,13 +7,14 @@ on copies of the loads: nobody moves in vain, and nobody is left waiting. All of
 the gang's claim (claims.py): who moves starts there as soon as it has left, and the gang after the last.
 
 The search is bounded: sets of at most MOVES_MAX jobs, of the CANDIDATES_MAX that lose least, by what is lost
-in all. Sources: migration against fragmentation in Gandiva (OSDI 2018), and the Kubernetes descheduler's
-HighNodeUtilization, which evicts only what has room on other nodes.
+in all; the first SETS_MAX that would make room are tried. Sources: migration against fragmentation in
+Gandiva (OSDI 2018), and the Kubernetes descheduler's HighNodeUtilization, which evicts only what has room on
+other nodes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Final, NamedTuple
 
 from ...spec.ids import Micros, NodeId
@@ -29,7 +30,7 @@ from .job import Job, Move, Stop
 from .node import Load, Node, gpu_groups, matches
 from .order import gang_milli
 from .placement import copy_of, give_back, gpus_of
-from .pools import pool_nodes
+from .pools import in_pool, pool_nodes
 from .preemption import Stoppable, loss_us, stoppable
 from .reason import Reason
 from .slots import free_ports
@@ -41,6 +42,8 @@ MOVES_MAX: Final = 3
 CANDIDATES_MAX: Final = 16
 TASKS_MAX: Final = 128
 """Of the gang and those that move together."""
+SETS_MAX: Final = 100
+"""Of those that would make room for the gang."""
 STEPS_MAX: Final = 500
 """Places that are tried for one set."""
 
@@ -66,10 +69,10 @@ def find_moves(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us
         if _may_move(state, one, job)
     )[:CANDIDATES_MAX]
     sets = (chosen for count in range(1, MOVES_MAX + 1) for chosen in combinations(movable, count))
-    for chosen in sorted(sets, key=lambda one: (sum(loss for loss, _ in one), one)):
-        moved = [state.jobs[number] for _, number in chosen]
-        if not _makes_room(state, job, moved, room):
-            continue
+    cheapest = sorted(sets, key=lambda one: (sum(loss for loss, _ in one), one))
+    all_moved = ([state.jobs[number] for _, number in chosen] for chosen in cheapest)
+    making = (moved for moved in all_moved if _makes_room(state, job, moved, room))
+    for moved in islice(making, SETS_MAX):
         places = _Seating(state, job, moved).find()
         if places is not None:
             moves = tuple(Move(one.number, tuple(to)) for one, to in zip(moved, places[1:], strict=True))
@@ -103,7 +106,7 @@ def moves_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason | None
     found = find_moves(state, job, stoppable(state, now_us), now_us)
     if found is None:
         return None
-    parts = []
+    parts: list[str] = []
     for move in found.moves:
         moved = state.jobs[move.job]
         where = _names(state, tuple(task.node for task in moved.tasks))
@@ -221,12 +224,12 @@ class _Seating:
     def _areas(self, at: int) -> Iterator[list[NodeId]]:
         """Nodes that it may have together, those with the least room for it first: large room stays whole."""
         demand, state = self._job(at).demand, self.state
-        names = {*candidates_for(state, demand).fits, *self.loads}
-        able = {node.node for node in pool_nodes(state, demand.pool) if takes_work(state, node)}
-        fits = {
-            name: tasks_that_fit(state.nodes[name], self._load(name), demand) for name in sorted(names & able)
-        }
-        nodes = [state.nodes[name] for name, count in fits.items() if count]
+        fits = dict(candidates_for(state, demand).fits)
+        for name, load in self.loads.items():
+            node = state.nodes[name]
+            if takes_work(state, node) and in_pool(state.policy, node, demand.pool):
+                fits[name] = tasks_that_fit(node, load, demand)
+        nodes = [state.nodes[name] for name, count in sorted(fits.items()) if count]
         for area in areas_of(nodes, demand, state.settings.topology_levels):
             yield sorted((node.node for node in area), key=lambda name: (fits[name], name))
 
