@@ -112,6 +112,8 @@ class OrderSpec(Model):
     """Of the cluster: what those that were lifted so may have before others are."""
     preemption: OnOff = True
     """Whether running jobs are ever stopped for waiting ones."""
+    defragment: OnOff = False
+    """Whether running jobs are moved to other nodes where a gang does not fit for fragmentation only."""
 
 
 class PolicySpec(Model):

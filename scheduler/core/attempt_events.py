@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
-from .job import NEVER, Checkpoint, Ending, Parent, Shape, Stop
+from .job import NEVER, Checkpoint, Ending, Move, Parent, Shape, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +127,14 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class PlacesClaimed:
-    """Nodes are kept for a waiting job: those that were told to leave them make room for all of it."""
+    """Nodes are kept for a waiting job: those that were told to leave them make room for all of it. `moves`:
+    who of these goes on elsewhere, and where."""
 
     at_us: Micros
     job: JobId
     nodes: tuple[NodeId, ...]
     victims: tuple[JobId, ...] = ()
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

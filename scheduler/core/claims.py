@@ -2,13 +2,15 @@
 
 A claim begins with notice to those that are to leave (preemption.py), or with nobody's (`reserve`). It ends
 with the start of the job; or is dropped when a node takes no work any more, or when all that were told have
-left and it does not fit after all: then the job stands in line as before.
+left and it does not fit after all: then the job stands in line as before. Who moves to make room (moves.py)
+has room kept under the same claim, and goes on there before the job starts.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 from ...spec.ids import JobId, Micros, NodeId
+from ...spec.lifecycle import JobState
 from .amounts import duration_text
 from .attempt_events import ClaimDropped, PlacesClaimed
 from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
@@ -32,26 +34,49 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     leave."""
     claim = job.course.claim
     assert claim is not None
-    nodes = [state.nodes[name] for name in dict.fromkeys(claim.nodes)]
+    nodes = [state.nodes[name] for name in claim.kept]
     gone = next((node for node in nodes if not node.in_service), None)
     if gone is not None:
         return Plan(None, (ClaimDropped(now_us, job.number, f"{gone.name} takes no work now"),))
     if not all(is_able(state, node) for node in nodes):
         return None
-    tasks = Counter(claim.nodes)
-    short = [
-        node for node in nodes if tasks_that_fit(node, state.loads[node.node], job.demand) < tasks[node.node]
-    ]
-    master = next((name for name in tasks if free_ports(state, name)), None)
-    portless = job.demand.rendezvous and master is None
-    if not short and not portless:
-        first = master if job.demand.rendezvous and master is not None else claim.nodes[0]
-        return start(state, job, in_place_order(state, claim.nodes, first), now_us)
-    if not claim.victims or leaving(state, job, claim):
+    for move in claim.moves:
+        moved = state.jobs.get(move.job)
+        if moved is not None and _stands_in_line(state, moved) and not _lacks(state, moved, move.nodes):
+            return _start_on(state, moved, move.nodes, now_us)
+    left = leaving(state, job, claim)
+    if claim.moves and left:
         return None
-    names = named(state, [node.node for node in short]) if short else "no rendezvous port is"
-    why = f"{names} has no room for it after all" if short else f"{names} free there"
-    return Plan(None, (ClaimDropped(now_us, job.number, why),))
+    lacks = _lacks(state, job, claim.nodes)
+    if not lacks:
+        return _start_on(state, job, claim.nodes, now_us)
+    if not claim.victims or left:
+        return None
+    return Plan(None, (ClaimDropped(now_us, job.number, lacks),))
+
+
+def _stands_in_line(state: ClusterState, job: Job) -> bool:
+    elsewhere = (state.held, state.on_hold, state.claims)
+    return job.state is JobState.QUEUED and not any(job.number in those for those in elsewhere)
+
+
+def _lacks(state: ClusterState, job: Job, names: Sequence[NodeId]) -> str:
+    """Why it cannot start on these nodes now; empty: it can."""
+    short = [
+        name
+        for name, tasks in Counter(names).items()
+        if tasks_that_fit(state.nodes[name], state.loads[name], job.demand) < tasks
+    ]
+    if short:
+        return f"{named(state, short)} too full for it after all"
+    portless = job.demand.rendezvous and not any(free_ports(state, name) for name in names)
+    return "no rendezvous port is free there" if portless else ""
+
+
+def _start_on(state: ClusterState, job: Job, names: Sequence[NodeId], now_us: Micros) -> Plan[None]:
+    """Where nothing lacks."""
+    ports = (name for name in names if not job.demand.rendezvous or free_ports(state, name))
+    return start(state, job, in_place_order(state, names, next(ports)), now_us)
 
 
 def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:

@@ -85,6 +85,7 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
     fault = again and event.ending.outcome in FAULTS
     state.rate = state.rate.with_end(node_us, fault=fault)
     for_job = course.stop.for_job if again and course.stop is not None else None
+    goes_on = course.stop is not None and course.stop.goes_on
     resized = event.ending.outcome is AttemptOutcome.RESIZED
     free = again and not event.counted and not resized and for_job is None
     new = with_course(
@@ -103,7 +104,7 @@ def _attempt_ended(state: ClusterState, event: AttemptEnded) -> Touched:
         lingering=tuple(Lingering(job.key(task), course.tasks[task].node) for task in event.lingering),
         avoid=course.avoid if event.avoid is None else (*course.avoid, event.avoid),
         held_until_us=event.held_until_us,
-        gave_way_to=for_job,
+        gave_way_to=None if goes_on else for_job,
         served_us=course.served_us + attempt_service_us(job, event.at_us),
         service=event.service,
         waits_since_us=event.at_us,
@@ -128,7 +129,8 @@ def _job_ended(state: ClusterState, event: JobEnded) -> Touched:
 
 def _places_claimed(state: ClusterState, event: PlacesClaimed) -> Touched:
     job = state.jobs[event.job]
-    return put_job(state, job, with_course(job, claim=Claim(event.at_us, event.nodes, event.victims)))
+    claim = Claim(event.at_us, event.nodes, event.victims, event.moves)
+    return put_job(state, job, with_course(job, claim=claim))
 
 
 def _claim_dropped(state: ClusterState, event: ClaimDropped) -> Touched:

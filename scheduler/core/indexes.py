@@ -175,7 +175,7 @@ def _note_claim(state: ClusterState, job: Job, claim: Claim) -> None:
     state.claims.add(job.number)
     state.usage.claim(job, 1)
     state.freed += 1
-    for name in claim.nodes:
+    for name in claim.kept:
         state.claimed[name] = job.number
         state.changes.add(name, len(state.nodes))
 
@@ -184,7 +184,7 @@ def _forget_claim(state: ClusterState, job: Job, claim: Claim) -> None:
     state.claims.remove(job.number)
     state.usage.claim(job, -1)
     state.freed += 1
-    for name in dict.fromkeys(claim.nodes):
+    for name in claim.kept:
         del state.claimed[name]
         state.changes.add(name, len(state.nodes))
 

@@ -108,6 +108,8 @@ class Stop:
     """What for, where the outcome does not say it all."""
     for_job: JobId | None = None
     """Whom the scheduler stops it for."""
+    goes_on: bool = False
+    """It has where to go on at once: it does not give way to the other in line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,15 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """A running job that leaves to make room, and where it goes on."""
+
+    job: JobId
+    nodes: tuple[NodeId, ...]
+    """Of each task."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Nodes that are kept for a waiting job until all of it fits there."""
 
@@ -128,6 +139,14 @@ class Claim:
     """Of each task."""
     victims: tuple[JobId, ...] = ()
     """Who was told to make room."""
+    moves: tuple[Move, ...] = ()
+    """Those of them that have room kept for them, too."""
+
+    @property
+    def kept(self) -> tuple[NodeId, ...]:
+        """All of its nodes, each once."""
+        moved = (name for move in self.moves for name in move.nodes)
+        return tuple(dict.fromkeys((*self.nodes, *moved)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,13 +123,13 @@ def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[P
     places = []
     for name in slots:
         load = left[name] if name in left else left.setdefault(name, copy_of(state.loads[name]))
-        gpus = _gpus_of(state.workload, state.nodes[name], load, demand)
+        gpus = gpus_of(state.workload, state.nodes[name], load, demand)
         load.take(need, gpus)
         places.append(Place(name, gpus))
     return tuple(places)
 
 
-def _gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> tuple[int, ...]:
+def gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> tuple[int, ...]:
     """The GPUs of one task there, where it fits."""
     if demand.per_task.gpus:
         free = gpus_matching(sorted(load.free_gpus.items()), demand.gpu_models)

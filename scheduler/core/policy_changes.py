@@ -134,6 +134,7 @@ def _other_words(policy: ClusterPolicy) -> Words:
         "order.patience": duration_text(order.patience_us),
         "order.lifted_percent": str(order.lifted_percent),
         "order.preemption": "on" if order.preemption else "off",
+        "order.defragment": "on" if order.defragment else "off",
     }
 
 

@@ -8,6 +8,7 @@ tried again, nor one whose nodes are silent.
 Nodes are cleared greedily: the next task goes where making room for it loses least, what was freed before
 counted; in the end whoever turns out not to be needed stays. Nobody is told to go unless all of the gang fits
 then. (Exact choice is a set cover; greedy with pruning is how Borg's and Kubernetes' schedulers choose, too.)
+Before anybody is stopped whole, elastic gangs are made smaller (shrinking.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,13 +26,14 @@ from .events import Event
 from .fair import Levels
 from .grace import save_grace_us
 from .job import Job, Stop
-from .node import Load
+from .node import Load, Node
 from .order import gang_milli, served_us, standing_class
 from .placement import copy_of, give_back
 from .pools import pool_nodes
 from .queues import leaf_of_job
 from .quota import Reclaim
 from .settings import GPU_HOUR_US
+from .shrinking import Shrunk, goes_on_without, shrink
 from .state import ClusterState
 from .submit import request_stop
 from .topology import areas_of
@@ -73,7 +75,11 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
     for number in victims:
         victim = state.jobs[number]
         why = reclaim.why(victim) or _why(job, victim, now_us)
-        stop = Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(victim), why=why, for_job=job.number)
+        smaller = goes_on_without(state, victim, best.slots)
+        if smaller:
+            why = f"gives up {_given_text(state, victim, best.slots)}: {why}"
+        grace_us = save_grace_us(victim)
+        stop = Stop(AttemptOutcome.PREEMPTED, now_us, grace_us, "", why, job.number, smaller)
         plan = request_stop(state, victim, stop)
         events += plan.events
         effects += plan.effects
@@ -82,7 +88,7 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
 
 def _found(
     state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros
-) -> tuple["Clearing", Reclaim] | None:
+) -> tuple["Clearing | Shrunk", Reclaim] | None:
     """Whom to stop. A queue has its guarantee back from those who borrow, from each no more than that: who
     loses least is looked for among all of them, and then among so many as may be taken together."""
     reclaim = Reclaim(state, job)
@@ -95,15 +101,22 @@ def _found(
         losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}
         if not losses:
             return None
-        clearings = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
-        found = [one for one in clearings if one.find() and one.victims]
-        if not found:
+        best = shrink(state, job, losses, areas) or _cleared(state, job, losses, areas)
+        if best is None:
             return None
-        best = min(found, key=lambda one: sum(losses[number] for number in one.victims))
         plain = {victim.number for victim in outranked}
         if reclaim.takes_all(state.jobs[number] for number in sorted(best.victims - plain)):
             return best, reclaim
     return None
+
+
+def _cleared(
+    state: ClusterState, job: Job, losses: dict[JobId, int], areas: Sequence[Iterable[Node]]
+) -> "Clearing | None":
+    """Of all areas the one where least is lost."""
+    clearings = [Clearing(state, job, losses, frozenset(node.node for node in area)) for area in areas]
+    found = [one for one in clearings if one.find() and one.victims]
+    return min(found, key=lambda one: sum(losses[number] for number in one.victims), default=None)
 
 
 def _outranked(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> list[Job]:
@@ -267,3 +280,8 @@ def _why(job: Job, victim: Job, now_us: Micros) -> str:
         return f"job {job.number} has priority {job.priority}, this one {victim.priority}"
     mine, its = served_us(victim, now_us) / GPU_HOUR_US, served_us(job, now_us) / GPU_HOUR_US
     return f"job {job.number} goes first: it has had {its:.1f} GPU-hours so far, this one {mine:.1f}"
+
+
+def _given_text(state: ClusterState, victim: Job, slots: Sequence[NodeId]) -> str:
+    """The nodes of it that others get, by name."""
+    return ", ".join(sorted({state.nodes[task.node].name for task in victim.tasks if task.node in slots}))

@@ -16,6 +16,7 @@ from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text
 from .holds import hold_reason
 from .job import Job, TaskState, may_grow
+from .moves import moves_reason
 from .node import Cordon, Node
 from .order import ahead_of
 from .placement import room_elsewhere
@@ -99,9 +100,11 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     ahead, first = ahead_of(state, job, now_us)
     shortage = not_now_reason(state, job, now_us)
     suspected = _suspected(state)
+    moves = moves_reason(state, job, now_us)
+    proposed = (moves,) if moves is not None else ()
     if not ahead:
-        return Why((shortage, *suspected, *last))
-    return Why((_behind(ahead, first), shortage, *suspected, *last))
+        return Why((shortage, *proposed, *suspected, *last))
+    return Why((_behind(ahead, first), shortage, *proposed, *suspected, *last))
 
 
 def _behind(ahead: int, first: JobId | None) -> Reason:

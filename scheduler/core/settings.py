@@ -23,6 +23,8 @@ class Order:
     preemption: bool = True
     min_run_us: int = 600 * SECOND_US
     """Nobody is stopped for another before its attempt has run so long."""
+    defragment: bool = False
+    """Jobs are moved where a gang waits for nothing but fragmentation, see moves.py."""
     review_us: int = 30 * SECOND_US
     """A demand for which nobody could be stopped is looked at again so much later."""
 

@@ -118,7 +118,8 @@ def _wish_text(event: Event, names: Names) -> str:
         case PlacesClaimed():
             nodes = ", ".join(dict.fromkeys(names.get(node, node) for node in event.nodes))
             told = ", ".join(f"job {number}" for number in event.victims)
-            return f"{nodes} kept for it" + (f": {told} told to save and leave" if told else "")
+            leave = "move elsewhere" if event.moves else "leave"
+            return f"{nodes} kept for it" + (f": {told} told to save and {leave}" if told else "")
         case ClaimDropped():
             return f"stands in line again: {event.why}"
         case StopRequested():

@@ -2,8 +2,9 @@
 and so is who would be above a limit of a queue or user (quota.py).
 
 That nobody waits for ever without reason is seen to by three means: a job may have others stopped that were
-served more, or count for less (preemption.py); nodes are kept for it meanwhile (claims.py); and one that was
-stopped by a fault, or has waited longer than its patience, has nodes kept for it in any case.
+served more, or count for less (preemption.py), or moved where that is enough (moves.py); nodes are kept for
+it meanwhile (claims.py); and one that was stopped by a fault, or has waited longer than its patience, has
+nodes kept for it in any case.
 
 A walk remembers which demands did not fit: they are not looked at again before something is freed, so that a
 walk costs what it places and the number of lanes, not what waits.
@@ -21,6 +22,7 @@ from .claims import reserve, settle
 from .effects import Plan
 from .fair import Levels
 from .job import Job
+from .moves import defragment
 from .order import Standing, lift, standing
 from .placement import place
 from .preemption import Stoppable, make_room, stoppable
@@ -61,13 +63,12 @@ class Turns:
         if not moved:
             self.settled = (state.queue.version, state.freed)
             order = state.order
-            waits = order.preemption and bool(state.placed) and state.queue.waits
+            waits = (order.preemption or order.defragment) and bool(state.placed) and state.queue.waits
             self.review_us = Micros(now_us + order.review_us) if waits else None
 
     def _walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
         for number in sorted(state.claims):
-            plan = settle(state, state.jobs[number], now_us)
-            if plan is not None:
+            while number in state.claims and (plan := settle(state, state.jobs[number], now_us)) is not None:
                 yield plan
         levels = Levels(state, now_us)
         line: list[tuple[Standing, LaneKey]] = [
@@ -137,9 +138,11 @@ class Turns:
         if self._is_denied(state, key, now_us) or len(state.claims) >= CLAIMS_MAX:
             return None
         plan = None
-        if state.order.preemption:
-            if self.stoppable is None:
-                self.stoppable = stoppable(state, now_us)
+        if self.stoppable is None and (state.order.preemption or state.order.defragment):
+            self.stoppable = stoppable(state, now_us)
+        if self.stoppable is not None and state.order.defragment:
+            plan = defragment(state, job, self.stoppable, now_us)
+        if self.stoppable is not None and state.order.preemption and plan is None:
             plan = make_room(state, job, self.stoppable, now_us)
         if plan is None and (key.turn == RESTART or lift(state, job, now_us)):
             plan = reserve(state, job, now_us)

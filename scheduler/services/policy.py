@@ -131,6 +131,7 @@ def core_policy(spec: PolicySpec) -> core.ClusterPolicy:
             lifted_percent=order.lifted_percent,
             preemption=order.preemption,
             min_run_us=round(order.min_run_minutes * core.HOUR_US / 60),
+            defragment=order.defragment,
         ),
         document=spec.to_json(),
     )

@@ -272,8 +272,8 @@ def _claims_and_weights_are_true(state: ClusterState) -> None:
     for number in state.claims:
         claim = state.jobs[number].course.claim
         assert claim is not None
-        assert not kept.keys() & set(claim.nodes), f"{claim} of job {number}, and {kept}"
-        kept |= dict.fromkeys(claim.nodes, number)
+        assert not kept.keys() & set(claim.kept), f"{claim} of job {number}, and {kept}"
+        kept |= dict.fromkeys(claim.kept, number)
     assert kept == state.claimed, f"{state.claimed} are kept, not {kept}"
     placed = {number: job for number, job in state.jobs.items() if job.placed}
     assert placed.keys() == state.placed, f"{state.placed} are placed, not {placed.keys()}"

@@ -7,7 +7,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Submitted
 from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve
-from paceline.scheduler.core.settings import Settings
+from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.core.state import ClusterState, Touched
 from paceline.scheduler.loop_engine import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
@@ -32,6 +32,9 @@ WHERE = (
     Constraints(prefer=(("rack", ("r0",)),), tolerate=(("spot", ""),)),
 )
 
+HASTY = Order(min_run_us=SECOND, review_us=SECOND, defragment=True)
+"""Jobs are stopped for others, made smaller and moved within the minutes of a run."""
+
 
 class Run:
     """Everything of one run."""
@@ -51,6 +54,7 @@ class Run:
             lease_fenced_us=lease_s * SECOND,
             straggler_reports_max=die.choice([0, 1]),
             straggler_drain_us=20 * SECOND,
+            order=HASTY if seed % 4 == 3 else Order(),
         )
         self.nodes: list[Node] = []
         self.acknowledged: dict[str, tuple[JobId, ...]] = {}
