@@ -88,9 +88,11 @@ def _found(
     reclaim = Reclaim(state, job)
     others = [one for one in those if state.jobs[one.job].course.stop is None]
     outranked = _outranked(state, job, others, now_us)
+    borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
+    if not outranked and not borrowing:
+        return None
     able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
     areas = areas_of(able, job.demand, state.settings.topology_levels)
-    borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
     for may in (borrowing, _together(reclaim, borrowing, now_us)):
         losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}
         if not losses:

@@ -11,7 +11,6 @@ walk costs what it places and the number of lanes, not what waits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from ...spec.ids import Micros
@@ -19,9 +18,9 @@ from ...spec.resources import GangDemand
 from .candidates import can_ever, candidates_for
 from .claims import reserve, settle
 from .effects import Plan
-from .fair import Levels
 from .job import Job
-from .order import Standing, lift, standing
+from .line import Line
+from .order import lift
 from .placement import place
 from .preemption import Stoppable, make_room, stoppable
 from .queue import RESTART, LaneKey
@@ -69,36 +68,24 @@ class Turns:
             plan = settle(state, state.jobs[number], now_us)
             if plan is not None:
                 yield plan
-        levels = Levels(state, now_us)
-        line: list[tuple[Standing, LaneKey]] = [
-            (standing(state, key, state.jobs[number], now_us, levels), key)
-            for key, number in state.queue.firsts()
-            if self._may_move(state, key, now_us)
-        ]
-        heapify(line)
-        while line:
-            first, key = line[0]
+        firsts = ((key, job) for key, job in state.queue.firsts() if self._may_move(state, key, now_us))
+        line = Line(state, firsts, now_us)
+        while (found := line.first()) is not None:
+            key, job = found
             if not self._may_move(state, key, now_us):
-                heappop(line)
-                continue
-            job = state.jobs[first.job]
-            if first.fair and first < (now := standing(state, key, job, now_us, levels)):
-                heapreplace(line, (now, key))  # others of its queues have started since
+                line.drop(key)
                 continue
             plan = self._turn(state, job, now_us) if is_allowed(state, job) else None
-            if plan is not None:
-                yield plan
-                levels.forget(leaf_of_job(job))
-                if job.placed:  # stranded: it has its new places before anybody else has them
-                    moved = place(state, state.jobs[job.number], now_us)
-                    if moved is not None:
-                        yield moved
-                    return
-            lane = state.queue.lanes.get(key)
-            if plan is None or lane is None or lane.parked:
-                heappop(line)
-            else:
-                heapreplace(line, (standing(state, key, state.jobs[lane.jobs[0]], now_us, levels), key))
+            if plan is None:
+                line.drop(key)
+                continue
+            yield plan
+            line.moved(key, leaf_of_job(job))
+            if job.placed:  # stranded: it has its new places before anybody else has them
+                moved = place(state, state.jobs[job.number], now_us)
+                if moved is not None:
+                    yield moved
+                return
 
     def _may_move(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
         """A restart always; others when there is room for such a gang, or it is time to see whether room can
