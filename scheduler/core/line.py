@@ -1,11 +1,11 @@
 """The line of one walk, as a tree of queues: the first of it costs the depth of the tree, not the lanes.
 
-Standings compare level by level (order.py, fair.py), so the first below a queue stays the first there, whatever
-becomes of the queue itself: a start moves the queues above the job, and nothing beside them is looked at again.
-Within a walk a standing only grows; what has grown sinks when it comes to the top.
+Standings compare level by level (order.py, fair.py), so the first below a queue stays the first there,
+whatever becomes of the queue itself: a start moves the queues above the job, and nothing beside them is
+looked at again. Within a walk a standing only grows; what has grown sinks when it comes to the top.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple, Union
@@ -43,14 +43,17 @@ class Branch:
 
 
 class Line:
-    """Of the first of each lane; one that is gone or parked drops out by itself."""
+    """Of the first of each lane that may move; one that is gone or parked drops out by itself."""
 
-    def __init__(self, state: ClusterState, firsts: Iterable[tuple[LaneKey, JobId]], now_us: Micros) -> None:
-        self._state, self._now_us, self._levels = state, now_us, Levels(state, now_us)
+    def __init__(self, state: ClusterState, now_us: Micros, may_move: Callable[[LaneKey], bool]) -> None:
+        """`may_move`: once it may not, it may not for the rest of the walk."""
+        self._state, self._now_us, self._may_move = state, now_us, may_move
+        self._levels = Levels(state, now_us)
         self._restarts, self._root = Branch(), Branch()
         self._branches = {ROOT: self._root}
-        for key, number in firsts:
-            self._branch_of(key).entries.append((self._rank(key, state.jobs[number]), key))
+        for key, number in state.queue.firsts():
+            if may_move(key):
+                self._branch_of(key).entries.append((self._rank(key, state.jobs[number]), key))
         heapify(self._restarts.entries)
         for path in sorted(self._branches, key=lambda path: (path == ROOT, -path.count("/"))):
             branch = self._branches[path]
@@ -64,10 +67,12 @@ class Line:
             while (found := self._first_below(branch)) is not None:
                 rank, key = found
                 job = self._state.jobs[rank.job]
-                if rank.fair and rank < self._rank(key, job):  # its patience lifts it no longer
+                if not self._may_move(key):
+                    self.drop(key)
+                elif rank.fair and rank < self._rank(key, job):  # its patience lifts it no longer
                     self._touch(key)
-                    continue
-                return key, job
+                else:
+                    return key, job
         return None
 
     def drop(self, key: LaneKey) -> None:
@@ -113,7 +118,9 @@ class Line:
 
     def _rank_of_lane(self, key: LaneKey) -> Rank | None:
         lane = self._state.queue.lanes.get(key)
-        return None if lane is None or lane.parked else self._rank(key, self._state.jobs[lane.jobs[0]])
+        if lane is None or lane.parked or not self._may_move(key):
+            return None
+        return self._rank(key, self._state.jobs[lane.jobs[0]])
 
     def _rank(self, key: LaneKey, job: Job) -> Rank:
         if key.turn == RESTART:

@@ -53,11 +53,9 @@ class Turns:
         due = self.review_us is not None and now_us >= self.review_us
         if self.settled == (state.queue.version, state.freed) and not due:
             return
-        moved, self.stoppable = False, None
-        for plan in self._walk(state, now_us):
-            moved = True
-            yield plan
-        if not moved:
+        freed, self.stoppable = state.freed, None
+        yield from self._walk(state, now_us)
+        if state.freed == freed:  # what has started since made nobody's room larger
             self.settled = (state.queue.version, state.freed)
             order = state.order
             waits = order.preemption and bool(state.placed) and state.queue.waits
@@ -68,13 +66,9 @@ class Turns:
             plan = settle(state, state.jobs[number], now_us)
             if plan is not None:
                 yield plan
-        firsts = ((key, job) for key, job in state.queue.firsts() if self._may_move(state, key, now_us))
-        line = Line(state, firsts, now_us)
+        line = Line(state, now_us, lambda key: self._may_move(state, key, now_us))
         while (found := line.first()) is not None:
             key, job = found
-            if not self._may_move(state, key, now_us):
-                line.drop(key)
-                continue
             plan = self._turn(state, job, now_us) if is_allowed(state, job) else None
             if plan is None:
                 line.drop(key)
