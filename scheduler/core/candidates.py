@@ -90,9 +90,10 @@ class Candidates:
             for name in state.nodes:
                 self._look(state, name)
             return
-        for name in set(log.nodes[self.seen :]):
-            self._look(state, name)
-        self.seen = len(log.nodes)
+        if self.seen < len(log.nodes):
+            for name in set(log.nodes[self.seen :]):
+                self._look(state, name)
+            self.seen = len(log.nodes)
         if self.version != state.workload.version:
             self.version = state.workload.version
             self.keys = {name: self._key(state, name) for name in self.fits}
@@ -102,12 +103,15 @@ class Candidates:
             heapify(self.order)
 
     def _look(self, state: ClusterState, name: NodeId) -> None:
-        self.room -= self.fits.pop(name, 0)
-        self.warming.pop(name, None)
+        before = self.fits.pop(name, 0)
         node = state.nodes.get(name)
         fits = 0
         if node is not None and takes_work(state, node) and in_pool(state.policy, node, self.demand.pool):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
+        if not before and not fits:
+            return
+        self.room += fits - before
+        self.warming.pop(name, None)
         for level in self.domains:
             level.put(name, node.inventory.labels if node is not None else (), fits)
         if not fits:
@@ -116,7 +120,6 @@ class Candidates:
         self.fits[name] = fits
         if node is not None and node.inventory.warming:
             self.warming[name] = fits
-        self.room += fits
         key = self._key(state, name)
         if self.keys.get(name) != key:
             self.keys[name] = key

@@ -42,11 +42,19 @@ class Levels:
     def of(self, leaf: str, queue: str, minus_priority: int) -> Fair:
         """Where the jobs of that priority in a line stand. In a queue that has none below it priorities go
         before what its users have used; else a user's own jobs alone are ordered by them."""
-        *above, last = path_of(leaf)[1:] or ("",)
-        levels = [(not_below, 0, charge) for not_below, charge in map(self._level, above)]
-        not_below, charge = self._level(last)
+        above = path_of(leaf)[1:-1]
+        return (*map(self.of_queue, above), self.of_leaf(leaf, queue, minus_priority))
+
+    def of_queue(self, path: str) -> Level:
+        """Among those beside it."""
+        not_below, charge = self._level(path)
+        return not_below, 0, charge
+
+    def of_leaf(self, leaf: str, queue: str, minus_priority: int) -> Level:
+        """Of the last level of that way."""
+        not_below, charge = self._level(leaf)
         own = 0 if queue in self.state.tree.parted else minus_priority
-        return (*levels, (not_below, own, charge))
+        return not_below, own, charge
 
     def forget(self, leaf: str) -> None:
         """Something began or ended there."""

@@ -94,9 +94,11 @@ def _found(
     reclaim = Reclaim(state, job)
     others = [one for one in those if state.jobs[one.job].course.stop is None]
     outranked = _outranked(state, job, others, now_us)
+    borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
+    if not outranked and not borrowing:
+        return None
     able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
     areas = areas_of(able, job.demand, state.settings.topology_levels)
-    borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
     for may in (borrowing, _together(reclaim, borrowing, now_us)):
         losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}
         if not losses:
@@ -158,8 +160,8 @@ def _is_stoppable(state: ClusterState, job: Job, now_us: Micros) -> bool:
 
 
 def loss_us(job: Job, now_us: Micros) -> int:
-    """GPU-microseconds that stopping it costs: what its save and its restart take, or, where it has never
-    saved, all that its attempt has done."""
+    """What stopping it costs, in thousandths of a GPU times microseconds: its save and its restart, or, where
+    it has never saved, all that its attempt has done."""
     newest = job.course.checkpoints[0] if job.course.checkpoints else None
     if newest is None:
         cost_us = now_us - job.course.attempt_us + RESTART_US
@@ -229,12 +231,12 @@ class Clearing:
     def _needed(self, name: NodeId) -> list[JobId] | None:
         """Whom else one more task there needs stopped."""
         count = self.used.get(name, 0) + 1
-        load = self._load(name, self.victims)
+        load = self._load(name)
         if self._fits(name, load) >= count:
             return []
         left = [number for number in self.here.get(name, ()) if number not in self.victims]
         for number in left:
-            if self._fits(name, self._load(name, self.victims | {number})) >= count:
+            if self._fits(name, self._load(name, (number,))) >= count:
                 enough = [number]
                 break
         else:
@@ -247,30 +249,36 @@ class Clearing:
             else:
                 return None
             for number in reversed(enough[:-1]):
-                rest = self.victims | set(enough) - {number}
-                if self._fits(name, self._load(name, rest)) >= count:
+                if self._fits(name, self._load(name, enough, number)) >= count:
                     enough.remove(number)
         return enough
 
     def _spare(self) -> None:
         """Whoever is not needed in the end stays, those who would lose most first."""
+        rooms = {name: self._fits(name, self._load(name)) for name in self.near}
+        spare, count = sum(rooms.values()) - len(self.slots), len(self.slots)
         for number in sorted(self.victims, key=lambda number: (-self.losses[number], number)):
-            slots = self._slots(self.victims - {number})
-            if len(slots) >= len(self.slots):
+            names = dict.fromkeys(task.node for task in self.state.jobs[number].tasks)
+            left = {
+                name: self._fits(name, self._load(name, spared=number)) for name in names if name in rooms
+            }
+            fewer = sum(rooms[name] - room for name, room in left.items())
+            if fewer <= spare:
+                spare -= fewer
+                rooms |= left
                 self.victims.remove(number)
-                self.slots = slots[: len(self.slots)]
-
-    def _slots(self, without: set[JobId]) -> list[NodeId]:
-        """Where tasks would fit, of the nodes that were looked at for it: the chosen ones first."""
-        return [name for name in self.near for _ in range(self._fits(name, self._load(name, without)))]
+                self.slots = []
+        if not self.slots:  # somebody stays: the chosen nodes first, of those that were looked at
+            self.slots = [name for name, room in rooms.items() for _ in range(room)][:count]
 
     def _fits(self, name: NodeId, load: Load) -> int:
         return tasks_that_fit(self.state.nodes[name], load, self.job.demand)
 
-    def _load(self, name: NodeId, without: set[JobId]) -> Load:
+    def _load(self, name: NodeId, more: Sequence[JobId] = (), spared: JobId | None = None) -> Load:
+        """What is free there when the victims, and some more, have left, but for one."""
         load = copy_of(self.state.loads[name])
         for number in self.here.get(name, ()):
-            if number in without:
+            if number != spared and (number in self.victims or number in more):
                 give_back(self.state, load, self.state.jobs[number], name)
         return load
 

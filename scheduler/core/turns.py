@@ -12,7 +12,6 @@ walk costs what it places and the number of lanes, not what waits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from ...spec.ids import Micros
@@ -20,10 +19,10 @@ from ...spec.resources import GangDemand
 from .candidates import can_ever, candidates_for
 from .claims import reserve, settle
 from .effects import Plan
-from .fair import Levels
 from .job import Job
+from .line import Line
 from .moves import defragment
-from .order import Standing, lift, standing
+from .order import lift
 from .placement import place
 from .preemption import Stoppable, make_room, stoppable
 from .queue import RESTART, LaneKey
@@ -56,11 +55,9 @@ class Turns:
         due = self.review_us is not None and now_us >= self.review_us
         if self.settled == (state.queue.version, state.freed) and not due:
             return
-        moved, self.stoppable = False, None
-        for plan in self._walk(state, now_us):
-            moved = True
-            yield plan
-        if not moved:
+        freed, self.stoppable = state.freed, None
+        yield from self._walk(state, now_us)
+        if state.freed == freed:  # what has started since made nobody's room larger
             self.settled = (state.queue.version, state.freed)
             order = state.order
             waits = (order.preemption or order.defragment) and bool(state.placed) and state.queue.waits
@@ -70,36 +67,20 @@ class Turns:
         for number in sorted(state.claims):
             while number in state.claims and (plan := settle(state, state.jobs[number], now_us)) is not None:
                 yield plan
-        levels = Levels(state, now_us)
-        line: list[tuple[Standing, LaneKey]] = [
-            (standing(state, key, state.jobs[number], now_us, levels), key)
-            for key, number in state.queue.firsts()
-            if self._may_move(state, key, now_us)
-        ]
-        heapify(line)
-        while line:
-            first, key = line[0]
-            if not self._may_move(state, key, now_us):
-                heappop(line)
-                continue
-            job = state.jobs[first.job]
-            if first.fair and first < (now := standing(state, key, job, now_us, levels)):
-                heapreplace(line, (now, key))  # others of its queues have started since
-                continue
+        line = Line(state, now_us, lambda key: self._may_move(state, key, now_us))
+        while (found := line.first()) is not None:
+            key, job = found
             plan = self._turn(state, job, now_us) if is_allowed(state, job) else None
-            if plan is not None:
-                yield plan
-                levels.forget(leaf_of_job(job))
-                if job.placed:  # stranded: it has its new places before anybody else has them
-                    moved = place(state, state.jobs[job.number], now_us)
-                    if moved is not None:
-                        yield moved
-                    return
-            lane = state.queue.lanes.get(key)
-            if plan is None or lane is None or lane.parked:
-                heappop(line)
-            else:
-                heapreplace(line, (standing(state, key, state.jobs[lane.jobs[0]], now_us, levels), key))
+            if plan is None:
+                line.drop(key)
+                continue
+            yield plan
+            line.moved(key, leaf_of_job(job))
+            if job.placed:  # stranded: it has its new places before anybody else has them
+                moved = place(state, state.jobs[job.number], now_us)
+                if moved is not None:
+                    yield moved
+                return
 
     def _may_move(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
         """A restart always; others when there is room for such a gang, or it is time to see whether room can

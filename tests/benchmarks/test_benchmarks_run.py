@@ -19,7 +19,20 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name",
-    ["launch", "restart", "checkpoint", "jobs", "recovery", "logs", "beat", "goodput", "packing", "replay"],
+    [
+        "launch",
+        "restart",
+        "checkpoint",
+        "jobs",
+        "recovery",
+        "logs",
+        "beat",
+        "goodput",
+        "packing",
+        "replay",
+        "decide",
+        "reclaim",
+    ],
 )
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"

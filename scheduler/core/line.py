@@ -1,0 +1,153 @@
+"""The line of one walk, as a tree of queues: the first of it costs the depth of the tree, not the lanes.
+
+Standings compare level by level (order.py, fair.py), so the first below a queue stays the first there,
+whatever becomes of the queue itself: a start moves the queues above the job, and nothing beside them is
+looked at again. Within a walk a standing only grows; what has grown sinks when it comes to the top.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from typing import NamedTuple, Union
+
+from ...spec.ids import JobId, Micros
+from .cluster_policy import ROOT
+from .fair import Fair, Levels
+from .job import Job
+from .order import standing_class
+from .queue import RESTART, LaneKey
+from .queues import parent_of, path_of
+from .state import ClusterState
+
+
+class Rank(NamedTuple):
+    """A standing among those below one queue."""
+
+    fair: Fair
+    """From the level below that queue down."""
+    minus_priority: int
+    service: int
+    job: JobId
+
+
+@dataclass(slots=True)
+class Branch:
+    """What waits below one queue."""
+
+    path: str = ""
+    entries: list[tuple[Rank, Union["Branch", LaneKey]]] = field(default_factory=list)
+    """Heap, once the line is made."""
+    rank: Rank | None = None
+    """Of its first, among those beside this queue."""
+    stale: bool = True
+
+
+class Line:
+    """Of the first of each lane that may move; one that is gone or parked drops out by itself."""
+
+    def __init__(self, state: ClusterState, now_us: Micros, may_move: Callable[[LaneKey], bool]) -> None:
+        """`may_move`: once it may not, it may not for the rest of the walk."""
+        self._state, self._now_us, self._may_move = state, now_us, may_move
+        self._levels = Levels(state, now_us)
+        self._restarts, self._root = Branch(), Branch()
+        self._branches = {ROOT: self._root}
+        for key, number in state.queue.firsts():
+            if may_move(key):
+                self._branch_of(key).entries.append((self._rank(key, state.jobs[number]), key))
+        heapify(self._restarts.entries)
+        for path in sorted(self._branches, key=lambda path: (path == ROOT, -path.count("/"))):
+            branch = self._branches[path]
+            heapify(branch.entries)
+            if path != ROOT and (rank := self._rank_of(branch)) is not None:
+                self._branches[parent_of(path)].entries.append((rank, branch))
+
+    def first(self) -> tuple[LaneKey, Job] | None:
+        """Whose turn it is."""
+        for branch in (self._restarts, self._root):
+            while (found := self._first_below(branch)) is not None:
+                rank, key = found
+                job = self._state.jobs[rank.job]
+                if not self._may_move(key):
+                    self.drop(key)
+                elif rank.fair and rank < self._rank(key, job):  # its patience lifts it no longer
+                    self._touch(key)
+                else:
+                    return key, job
+        return None
+
+    def drop(self, key: LaneKey) -> None:
+        """The first lane leaves."""
+        heappop(self._branch_of(key).entries)
+        self._touch(key)
+
+    def moved(self, key: LaneKey, leaf: str) -> None:
+        """The first of the first lane has had its turn, and something began at `leaf`."""
+        self._levels.forget(leaf)
+        self._touch(key)
+        self._touch_path(leaf)
+
+    def _first_below(self, branch: Branch) -> tuple[Rank, LaneKey] | None:
+        self._settle(branch)
+        if not branch.entries:
+            return None
+        rank, child = branch.entries[0]
+        while isinstance(child, Branch):
+            rank, child = child.entries[0]
+        return rank, child
+
+    def _settle(self, branch: Branch) -> None:
+        """Its first entry is as it stands now."""
+        while branch.stale and branch.entries:
+            rank, child = branch.entries[0]
+            now = self._rank_of(child) if isinstance(child, Branch) else self._rank_of_lane(child)
+            if now is None:
+                heappop(branch.entries)
+            elif rank < now:
+                heapreplace(branch.entries, (now, child))
+            else:
+                branch.stale = False
+
+    def _rank_of(self, branch: Branch) -> Rank | None:
+        """None: nobody waits there any more."""
+        if branch.stale:
+            self._settle(branch)
+            first = branch.entries[0][0] if branch.entries else None
+            level = self._levels.of_queue(branch.path)
+            branch.rank = None if first is None else first._replace(fair=(level, *first.fair))
+        return branch.rank
+
+    def _rank_of_lane(self, key: LaneKey) -> Rank | None:
+        lane = self._state.queue.lanes.get(key)
+        if lane is None or lane.parked or not self._may_move(key):
+            return None
+        return self._rank(key, self._state.jobs[lane.jobs[0]])
+
+    def _rank(self, key: LaneKey, job: Job) -> Rank:
+        if key.turn == RESTART:
+            return Rank((), key.minus_priority, 0, job.number)
+        fair: Fair = ()
+        if self._state.queue.fair:
+            fair = (self._levels.of_leaf(key.leaf, job.shape.queue, key.minus_priority),)
+        service = standing_class(self._state, job, self._now_us)
+        return Rank(fair, key.minus_priority, service, job.number)
+
+    def _branch_of(self, key: LaneKey) -> Branch:
+        if key.turn == RESTART:
+            return self._restarts
+        return self._branch(parent_of(key.leaf))
+
+    def _branch(self, path: str) -> Branch:
+        branch = self._branches.get(path)
+        if branch is None:
+            branch = self._branches[path] = Branch(path)
+            self._branch(parent_of(path))
+        return branch
+
+    def _touch(self, key: LaneKey) -> None:
+        self._restarts.stale = True
+        self._touch_path(key.leaf)
+
+    def _touch_path(self, leaf: str) -> None:
+        for path in path_of(leaf):
+            if path in self._branches:
+                self._branches[path].stale = True
