@@ -235,22 +235,23 @@ class Clearing:
         if self._fits(name, load) >= count:
             return []
         left = [number for number in self.here.get(name, ()) if number not in self.victims]
+        enough: list[JobId] = []
         for number in left:
-            if self._fits(name, self._load(name, (number,))) >= count:
-                enough = [number]
+            give_back(self.state, load, self.state.jobs[number], name)
+            enough.append(number)
+            if self._fits(name, load) >= count:
                 break
         else:
-            enough = []
-            for number in left:
-                give_back(self.state, load, self.state.jobs[number], name)
-                enough.append(number)
-                if self._fits(name, load) >= count:
-                    break
-            else:
-                return None
-            for number in reversed(enough[:-1]):
-                if self._fits(name, self._load(name, enough, number)) >= count:
-                    enough.remove(number)
+            return None
+        for number in reversed(enough[:-1]):
+            if self._fits(name, self._load(name, enough, number)) >= count:
+                enough.remove(number)
+        together = sum(self.losses[number] for number in enough)
+        for number in left:  # one alone may do, and lose no more
+            if self.losses[number] > together:
+                break
+            if self._fits(name, self._load(name, (number,))) >= count:
+                return [number]
         return enough
 
     def _spare(self) -> None:

@@ -227,7 +227,7 @@ class JobService(HoldCalls, CheckpointCalls):
         spec = (await self._documents.of_jobs([number])).get(number)
         return spec.checkpoint.retention if spec is not None else Retention()
 
-    def _asnew_job(self, spec: JobSpec) -> stimuli.NewJob:
+    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
         return new_job(spec, self._documents.canonical(spec))
 
     def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:

@@ -203,7 +203,7 @@ def test_a_fallen_gang_has_nodes_kept_for_it_at_once(paddock: Paddock) -> None:
     assert paddock.state_of(gang) is JobState.STARTING
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50)), min_size=1, max_size=7),
     st.integers(1, 4),
