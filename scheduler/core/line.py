@@ -2,7 +2,7 @@
 
 Standings compare level by level (order.py, fair.py), so the first below a queue stays the first there,
 whatever becomes of the queue itself: a start moves the queues above the job, and nothing beside them is
-looked at again. Within a walk a standing only grows; what has grown sinks when it comes to the top.
+looked at again. What has had its turn is looked at anew when it comes to the top.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ class Line:
             now = self._rank_of(child) if isinstance(child, Branch) else self._rank_of_lane(child)
             if now is None:
                 heappop(branch.entries)
-            elif rank < now:
+            elif rank != now:  # the next of a lane may stand better: it has waited longer in all
                 heapreplace(branch.entries, (now, child))
             else:
                 branch.stale = False

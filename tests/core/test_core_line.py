@@ -6,9 +6,10 @@ from paceline.scheduler.core import events as e
 from paceline.scheduler.core.cluster_policy import ClusterPolicy, QueuePolicy
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.fair import Levels
-from paceline.scheduler.core.job import Shape
+from paceline.scheduler.core.job import Course, Job, Shape
 from paceline.scheduler.core.line import Line
 from paceline.scheduler.core.order import standing
+from paceline.scheduler.core.queues import leaf_of_job
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.usage import Account
 from paceline.spec.ids import JobId, Micros
@@ -38,3 +39,20 @@ def test_the_first_of_the_tree_is_the_least_of_all_standings(
         order.append(found[0])
         line.drop(found[0])
     assert order == [key for _, key in plain]
+
+
+def test_the_next_of_a_lane_may_stand_better_than_its_first() -> None:
+    """It has waited longer in all, so its patience has lifted it."""
+    state = ClusterState(capacity_milli=1_000_000)
+    for number, queued_us in ((1, 0), (2, 5 * state.order.patience_us)):
+        shape = Shape(GangDemand(Resources(gpus=1)))
+        job = Job(JobId(number), "job", "ann", 0, NOW, shape, Course(queued_us=queued_us))
+        state.jobs[job.number] = job
+        state.queue.add(job)
+    line = Line(state, NOW, lambda key: True)
+    found = line.first()
+    assert found is not None and found[1].number == 1
+    state.queue.remove(found[1])
+    line.moved(found[0], leaf_of_job(found[1]))
+    found = line.first()
+    assert found is not None and found[1].number == 2
