@@ -18,7 +18,6 @@ from ...proto.codecs import job_id_of
 from ...proto.generated import jobs_pb2, jobs_pb2_grpc
 from ...spec.errors import Conflict, InvalidRequest, NotFound
 from ...spec.ids import JobId
-from ...spec.job import JobSpec
 from ..core import stimuli
 from ..core.checkpoint_table import checkpoint_table
 from ..core.checkpoints import checkpoint_of
@@ -26,8 +25,10 @@ from ..core.job import Checkpoint, Job, Parent
 from ..loop import Loop
 from ..records import events_from_rows
 from .checks import check_asked
+from .documents import Documents
 from .lookup import Lookup
 from .messages import checkpoint_message
+from .submissions import new_job, parsed
 
 _SECOND_US: Final = 1_000_000
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,6 +39,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     _loop: Loop
     _lookup: Lookup
+    _documents: Documents
     _storage: Path
 
     async def Preempt(self, request: jobs_pb2.PreemptRequest, context: _Context) -> jobs_pb2.JobView:
@@ -90,12 +92,11 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
         made = await asyncio.to_thread(self._store_key, request.key)
         if made:
             return jobs_pb2.SubmitReply(jobs=made, repeated_call=True)
-        (spec,) = await self._parsed([request.document])
+        (spec,) = await parsed(self._documents, [request.document])
         chosen = checkpoint_of(parent, request.step)
         kept = await asyncio.to_thread(_keep_for_fork, self._storage, request.key, parent, chosen)
-        submit = stimuli.Submit(
-            request.key, request.user, (self._as_new_job(spec),), Parent(number, chosen.step), kept
-        )
+        new = new_job(spec, self._documents.canonical(spec))
+        submit = stimuli.Submit(request.key, request.user, (new,), Parent(number, chosen.step), kept)
         done = await self._loop.submit(submit)
         return jobs_pb2.SubmitReply(jobs=done.jobs, repeated_call=done.repeated)
 
@@ -133,13 +134,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
     def _history(self, number: JobId, after_seq: int) -> Any:
         raise NotImplementedError
 
-    async def _parsed(self, documents: Any) -> list[JobSpec]:
-        raise NotImplementedError
-
     async def _policy(self, number: JobId) -> Any:
-        raise NotImplementedError
-
-    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
         raise NotImplementedError
 
 

@@ -17,7 +17,6 @@ from ...proto.generated import jobs_pb2
 from ...proto.limits import PAGE_BYTES_MAX, SUBMIT_JOBS_MAX
 from ...spec.errors import Conflict, InvalidRequest, NotFound
 from ...spec.ids import JobId, Micros, NodeId
-from ...spec.job import JobSpec
 from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
 from ...spec.retention import Retention
@@ -226,9 +225,6 @@ class JobService(HoldCalls, CheckpointCalls):
         """What its document says to keep; the default where this version cannot read it."""
         spec = (await self._documents.of_jobs([number])).get(number)
         return spec.checkpoint.retention if spec is not None else Retention()
-
-    def _as_new_job(self, spec: JobSpec) -> stimuli.NewJob:
-        return new_job(spec, self._documents.canonical(spec))
 
     def _add_document(self, view: jobs_pb2.JobView, job: Job, document: str) -> None:
         try:
