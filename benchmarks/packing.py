@@ -110,9 +110,9 @@ def _starts(state: ClusterState, task: Task) -> bool:
     asked = Submit("", "", (NewJob("task", 0, Shape(_demand(task)), ""),))
     submitted = on_submit(state, asked, NOW, None)
     _apply(state, submitted.events)
-    while (plan := place(state, NOW)) is not None:
-        _apply(state, plan.events)
     job: JobId = submitted.answer.jobs[0]
+    plan = place(state, state.jobs[job], NOW)
+    _apply(state, plan.events if plan is not None else ())
     if state.jobs[job].placed:
         return True
     _apply(state, on_cancel(state, Cancel(job), NOW).events)
