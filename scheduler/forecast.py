@@ -23,7 +23,7 @@ from .core.settings import SECOND_US, Settings
 from .core.workload import Kind
 from .outlook import Draw, Outlook, gang_gpus, gpus_in_service, mark, outlook
 from .rehearsal import DryEngine, Rehearsal, silent
-from .store.base import JobRow, Loaded, NodeRow
+from .store.base import AccountRow, JobRow, Loaded, NodeRow
 
 DRAWS: Final = 8
 EVENTS_MAX: Final = 16_000
@@ -47,6 +47,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     all: Durations
     kinds: list[tuple[Kind, int]]
     shares: list[tuple[Kind, int]]
+    policy: str
+    accounts: list[AccountRow]
     left_out: int = 0
     """Jobs that wait and stand too far back to be looked at."""
 
@@ -191,7 +193,13 @@ class _Forecasting:
     def _engine(self) -> DryEngine:
         snapshot = self._snapshot
         loaded = Loaded(
-            snapshot.last_seq, snapshot.last_job, snapshot.last_at_us, snapshot.jobs, snapshot.nodes
+            snapshot.last_seq,
+            snapshot.last_job,
+            snapshot.last_at_us,
+            snapshot.jobs,
+            snapshot.nodes,
+            accounts=snapshot.accounts,
+            policy=snapshot.policy,
         )
         engine = DryEngine(loaded, silent(snapshot.settings))
         state = engine.state

@@ -20,21 +20,24 @@ from ..spec.errors import InvalidRequest, NotFound, Unavailable
 from ..spec.ids import JobId, Micros
 from .core.job import Job
 from .core.node import Node
+from .core.policy_events import PolicyChanged
+from .core.queue import lane_key
 from .core.runs import Runs
 from .core.settings import Settings
 from .core.state import ClusterState
+from .core.usage import Account
 from .core.workload import Kind
 from .decisions import Decision
 from .forecast import Forecast, Question, Snapshot
 from .forecast_worker import LENGTH_BYTES, Asked, AskedAgain, decode_told, encode_asked, framed
 from .loop import Loop
-from .records import job_row, node_row
+from .records import account_row, job_row, node_row, policy_text
 from .store.base import EventRow
 
 T = TypeVar("T")
 
 JOBS_MAX: Final = 4_000
-"""Waiting ones that a snapshot holds, as they stand by restart, priority and number."""
+"""Waiting ones that a snapshot holds, as they stand by restart, priority, class of service and number."""
 FRESH_S: Final = 2.0
 STALE_S: Final = 60.0
 """A standing forecast that is older is not told."""
@@ -61,6 +64,8 @@ class Taken:
     runs: Runs
     kinds: Mapping[Kind, int]
     shares: Mapping[Kind, int]
+    policy: PolicyChanged | None
+    accounts: Mapping[str, Account]
 
 
 class Forecaster:
@@ -196,6 +201,8 @@ def take(state: ClusterState, now_us: Micros, question: Question) -> Taken:
         state.runs.copy(),
         dict(state.workload.counts),
         dict(state.workload.shares),
+        PolicyChanged(state.policy_us, state.policy_by, state.policy) if state.policy_us else None,
+        dict(state.usage.accounts),
     )
 
 
@@ -204,7 +211,7 @@ def snapshot_of(taken: Taken) -> Snapshot:
     left_out = max(0, len(waiting) - JOBS_MAX)
     jobs = taken.jobs
     if left_out:
-        waiting = nsmallest(JOBS_MAX, waiting, key=lambda job: (not job.attempt, -job.priority, job.number))
+        waiting = nsmallest(JOBS_MAX, waiting, key=lambda job: (*lane_key(job)[:3], job.number))
         placed = (job for job in taken.jobs if job.placed)
         jobs = sorted((*placed, *waiting), key=lambda job: job.number)
     return Snapshot(
@@ -221,5 +228,7 @@ def snapshot_of(taken: Taken) -> Snapshot:
         taken.runs.all,
         list(taken.kinds.items()),
         list(taken.shares.items()),
+        policy_text(taken.policy) if taken.policy is not None else "",
+        [account_row(path, account) for path, account in taken.accounts.items()],
         left_out,
     )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from .amounts import duration_text
 from .fair import Fair, Levels
 from .job import Job
 from .queue import RESTART, LaneKey
-from .settings import Order
+from .queues import leaf_of_job
+from .settings import GPU_HOUR_US, Order
 
 if TYPE_CHECKING:
     from .state import ClusterState
@@ -127,3 +129,24 @@ def ahead_of(state: "ClusterState", job: Job, now_us: Micros) -> tuple[int, JobI
         )
         count += first < mine
     return count, first_in_line(state, now_us) if count else None
+
+
+def why_before(state: "ClusterState", other: Job, job: Job, now_us: Micros) -> str:
+    """Why `other`, which waits too, starts before the job."""
+    levels, key_of = Levels(state, now_us), state.queue.key_of
+    first = standing(state, key_of(other), other, now_us, levels)
+    mine = standing(state, key_of(job), job, now_us, levels)
+    if mine < first:
+        return "room for it comes sooner"
+    if first.turn != mine.turn:
+        return "it restarts after a fault"
+    if first.fair != mine.fair:
+        return f"queue {leaf_of_job(other)} goes first"
+    if first.minus_priority != mine.minus_priority:
+        return f"priority {other.priority}, this one has {job.priority}"
+    if other.course.service < job.course.service:
+        hours = (one.course.served_us / GPU_HOUR_US for one in (other, job))
+        return "{:.1f} GPU-hours so far, this one has had {:.1f}".format(*hours)
+    if first.service != mine.service:
+        return f"it has waited {duration_text(queued_us(other, now_us))} in all"
+    return "submitted earlier"

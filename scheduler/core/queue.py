@@ -2,7 +2,7 @@
 policy has queues, of one user in one queue), by number.
 
 When the first of a lane can never run, none of them can, and the lane steps aside (is parked) until the nodes
-change. How the lanes stand to each other is said by turns.py: it changes with time.
+change. How the lanes stand to each other is said by order.py: it changes with time.
 """
 
 from bisect import insort

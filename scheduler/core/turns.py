@@ -18,6 +18,7 @@ from ...spec.ids import Micros
 from ...spec.resources import GangDemand
 from .candidates import can_ever, candidates_for
 from .claims import reserve, settle
+from .cluster_policy import NO_POLICY, ClusterPolicy
 from .effects import Plan
 from .job import Job
 from .line import Line
@@ -45,6 +46,8 @@ class Turns:
     """For whom no room could be made, and when."""
     settled: tuple[int, int] | None = None
     """Who stood in line, and what was free, when nobody could move."""
+    policy: ClusterPolicy = NO_POLICY
+    """By which all that was seen."""
     stoppable: list[Stoppable] | None = None
     """On this walk."""
     review_us: Micros | None = None
@@ -52,6 +55,10 @@ class Turns:
 
     def walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
         """Each plan must be applied before the next is asked for. Walk again until nothing comes."""
+        if state.policy is not self.policy:
+            self.policy, self.settled = state.policy, None
+            self.stuck.clear()
+            self.denied.clear()
         due = self.review_us is not None and now_us >= self.review_us
         if self.settled == (state.queue.version, state.freed) and not due:
             return

@@ -11,6 +11,7 @@ from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState
 from ..core.amounts import duration_text
 from ..core.job import Job
+from ..core.order import why_before
 from ..core.predict import basis_text, predict
 from ..core.reason import Reason
 from ..core.state import ClusterState
@@ -29,7 +30,7 @@ def expected_reasons(state: ClusterState, job: Job, told: Forecast | None, now_u
     reason = start_reason(told, expected, now_us)
     before = [number for number in told.order[: _rank(told.order, job.number)] if number in state.jobs]
     before = [number for number in before if not state.jobs[number].placed]
-    return [reason, *_before(state, job, before)]
+    return [reason, *_before(state, job, before, now_us)]
 
 
 def start_reason(told: Forecast, expected: Expected, now_us: Micros) -> Reason:
@@ -65,24 +66,17 @@ def _end_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     return Reason("expected-end", text, "", fields)
 
 
-def _before(state: ClusterState, job: Job, before: Sequence[JobId]) -> tuple[Reason, ...]:
+def _before(state: ClusterState, job: Job, before: Sequence[JobId], now_us: Micros) -> tuple[Reason, ...]:
     if not before:
         return ()
-    shown = [f"job {number} ({_why_before(state.jobs[number], job)})" for number in before[:SHOWN_BEFORE]]
+    shown = [
+        f"job {number} ({why_before(state, state.jobs[number], job, now_us)})"
+        for number in before[:SHOWN_BEFORE]
+    ]
     more = f" and {len(before) - SHOWN_BEFORE} more" if len(before) > SHOWN_BEFORE else ""
     start = "1 job that waits starts" if len(before) == 1 else f"{len(before)} jobs that wait start"
     text = f"{start} before it: {', '.join(shown)}{more}"
     return (Reason("before", text, "", {"before": len(before), "first": before[0]}),)
-
-
-def _why_before(other: Job, job: Job) -> str:
-    if other.attempt and not job.attempt:
-        return "it has run before"
-    if other.priority != job.priority:
-        return f"priority {other.priority}, this one has {job.priority}"
-    if other.number < job.number:
-        return "submitted earlier"
-    return "room for it comes sooner"
 
 
 def _rank(order: Sequence[JobId], number: JobId) -> int:

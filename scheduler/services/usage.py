@@ -16,7 +16,7 @@ from ...spec.ids import JobId, Micros
 from ..core import attempt_events, checkpoint_events, progress_events, task_events
 from ..core.events import Event
 from ..core.spent import NOTHING_SPENT, Spent, spent_by
-from ..records import event_from_row, job_from_row
+from ..records import event_from_row, job_from_row, shape_from_text
 from ..store.base import JobRow, Store
 
 JOBS_AT_ONCE: Final = 50
@@ -45,7 +45,6 @@ class _Said(msgspec.Struct):
     """What of a job's document says whose it is."""
 
     experiment_name: str = ""
-    queue: str = ""
 
 
 _said_of: Final = msgspec.json.Decoder(_Said).decode
@@ -88,10 +87,10 @@ class UsageReader:
     def _names(self, rows: Sequence[JobRow]) -> Callable[[JobRow], str]:
         if self._by == "user":
             return lambda row: row.user
+        if self._by == "queue":  # where it came to: its file may name none
+            return lambda row: shape_from_text(row.demand).queue
         said = {job: _said_of(text) for job, text in self._store.documents([row.job for row in rows]).items()}
         unsaid = _Said()
-        if self._by == "queue":
-            return lambda row: said.get(row.job, unsaid).queue
         return lambda row: said.get(row.job, unsaid).experiment_name
 
     def _usage(self, row: JobRow) -> Spent:

@@ -1,8 +1,11 @@
 """The live state run forward: when who waits starts, after whom, and what a change would do."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
 from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
@@ -97,6 +100,33 @@ def test_a_dry_run_says_where_and_when_and_keeps_nothing() -> None:
     assert found.reasons[later][0].code == "not-now" and "job 5 holds 1 there" in found.reasons[later][0].text
     assert found.never == [never] and found.reasons[never][0].code == "never"
     assert paddock.state.last_seq == before and len(paddock.state.jobs) == 0
+
+
+def test_queues_limits_and_pools_hold_in_a_forecast() -> None:
+    """As the policy has them now: a job of a queue that is full waits for its own queue's job."""
+    paddock = practised(10, 10, 10, 10, 20)
+    queues = {"a": QueuePolicy(max=Amount(gpu_milli=1000)), "b": QueuePolicy()}
+    paddock.policy_becomes(ClusterPolicy(queues, pools={"fast": PoolPolicy(("n1",))}))
+    one = replace(shape(gpus=1), queue="a")
+    running, full = paddock.submit(one, one)
+    paddock.starts(running)
+    found = asked(
+        paddock,
+        Question(
+            add=[
+                new(replace(shape(gpus=1), queue="b")),
+                new(replace(one, demand=replace(one.demand, pool="fast"))),
+            ],
+            user="ann",
+        ),
+    )
+    other, last = found.added
+    assert found.jobs[other].at_us == paddock.now_us, "its queue has no limit"
+    assert found.jobs[JobId(full)].at_us > paddock.now_us
+    assert found.jobs[last].at_us > found.jobs[JobId(full)].at_us
+    assert found.jobs[last].places == [("n1", (0,))]
+    with pytest.raises(NotFound, match="there is no queue c"):
+        asked(paddock, Question(add=[new(replace(one, queue="c"))]))
 
 
 def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
