@@ -128,7 +128,7 @@ _LARGEST: Final = "64 or more GPUs"
 
 def gang_gpus(demand: GangDemand) -> int:
     need = demand.per_task
-    milli = demand.instance_count * (need.gpus * WHOLE_GPU_MILLI + need.gpu_milli)
+    milli = demand.instance_count * need.gpus_milli
     return -(-milli // WHOLE_GPU_MILLI)
 
 

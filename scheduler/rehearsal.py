@@ -221,7 +221,7 @@ class Rehearsal:
                 self.course.after[job.number] = self._ending[-1]
 
     def _hold(self, job: Job, tasks: int) -> None:
-        self.course.gpu_milli += _gpu_milli(job) * tasks
+        self.course.gpu_milli += job.demand.per_task.gpus_milli * tasks
         if job.number not in self._work:
             self._work[job.number] = _Work(self._lasts_us(job))
         self._work[job.number].tasks = tasks
@@ -238,7 +238,7 @@ class Rehearsal:
         again = isinstance(event, AttemptEnded) and event.then is JobState.QUEUED
         if isinstance(event, AttemptEnded):
             work = self._work[job.number]
-            self.course.gpu_milli -= _gpu_milli(job) * work.tasks
+            self.course.gpu_milli -= job.demand.per_task.gpus_milli * work.tasks
             if work.began_us is not None:
                 done_us = (event.at_us - work.began_us) * work.tasks / job.demand.instance_count
                 cost_us = self._pit_stop.save_us + self._pit_stop.restart_us
@@ -269,11 +269,6 @@ class Rehearsal:
 
 def _open_tasks(job: Job) -> list[int]:
     return [task.task for task in job.tasks if task.state is not TaskState.ENDED]
-
-
-def _gpu_milli(job: Job) -> int:
-    need = job.demand.per_task
-    return need.gpus * 1000 + need.gpu_milli
 
 
 def _says(job: Job, task: int, *said: s.Said) -> s.Reports:

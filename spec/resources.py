@@ -19,6 +19,11 @@ class Resources:
     left of GPUs of which shares are taken, together."""
 
     @property
+    def gpus_milli(self) -> int:
+        """Whole GPUs and shares together, in thousandths."""
+        return self.gpus * WHOLE_GPU_MILLI + self.gpu_milli
+
+    @property
     def on_gpu(self) -> bool:
         return bool(self.gpus or self.gpu_milli)
 

@@ -58,7 +58,7 @@ def _refusal(pool: PoolPolicy, name: str, new: NewJob, user: str, queue: str) ->
     if pool.queues is not None and not set(path_of(queue)) & set(pool.queues):
         return f"pool {name} is for the queues {_named(pool.queues)}; not for {queue or 'the root'}"
     need, most = new.shape.demand.per_task, pool.max_gpu_milli_per_job
-    asked = new.shape.demand.instance_count_min * (need.gpus * 1000 + need.gpu_milli)
+    asked = new.shape.demand.instance_count_min * need.gpus_milli
     if most is not None and asked > most:
         return f"pool {name} takes jobs of at most {milli_gpus_text(most)}; asked {milli_gpus_text(asked)}"
     return ""

@@ -138,7 +138,7 @@ def _fits_in_all(state: ClusterState, demand: GangDemand) -> bool:
     loads = [(node, state.loads[node.node]) for node in nodes]
     if need.on_gpu:
         free_milli = sum(_gpu_milli(node, load, demand) for node, load in loads)
-        return free_milli >= least * (need.gpus * WHOLE_GPU_MILLI + need.gpu_milli)
+        return free_milli >= least * need.gpus_milli
     cpu_milli = sum(load.free_cpu_milli for _, load in loads)
     memory_bytes = sum(load.free_memory_bytes for _, load in loads)
     return cpu_milli >= least * need.cpu_milli and memory_bytes >= least * need.memory_bytes

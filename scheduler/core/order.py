@@ -29,7 +29,7 @@ CPUS_AS_GPU: Final = 16
 
 def weight_milli(need: Resources) -> int:
     """Thousandths of a GPU that a task, or a node, counts as."""
-    return need.gpus * WHOLE_GPU_MILLI + need.gpu_milli or need.cpu_milli // CPUS_AS_GPU
+    return need.gpus_milli or need.cpu_milli // CPUS_AS_GPU
 
 
 def gang_milli(demand: GangDemand, tasks: int) -> int:

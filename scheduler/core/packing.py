@@ -53,7 +53,7 @@ def growth_of(workload: Workload, groups: tuple[GpuGroup, ...], cpu_milli: int, 
         _, _, after = best_share(workload, groups, cpu_milli, demand)
     else:
         after = _usable(workload, _without(groups, demand), left_milli)
-    return before - after - SCALE * (WHOLE_GPU_MILLI * need.gpus + need.gpu_milli)
+    return before - after - SCALE * need.gpus_milli
 
 
 def best_share(
@@ -103,7 +103,7 @@ def _without(groups: tuple[GpuGroup, ...], demand: GangDemand) -> tuple[GpuGroup
 def _tie(groups: tuple[GpuGroup, ...], cpu_milli: int, demand: GangDemand, *, idle: bool) -> int:
     need = demand.per_task
     left = sum(WHOLE_GPU_MILLI * free + sum(lefts) for _, free, lefts in groups)
-    asked = WHOLE_GPU_MILLI * need.gpus + need.gpu_milli
+    asked = need.gpus_milli
     if not asked:
         return int(left > 0)
     return 2 * idle + (cpu_milli * asked < need.cpu_milli * left)

@@ -36,8 +36,7 @@ def leaf_of_job(job: Job) -> str:
 
 def gpu_milli_of(job: Job, count: int) -> int:
     """What `count` of its tasks take."""
-    need = job.demand.per_task
-    return count * (need.gpus * 1000 + need.gpu_milli)
+    return count * job.demand.per_task.gpus_milli
 
 
 def cpu_milli_of(job: Job, count: int) -> int:

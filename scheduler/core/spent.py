@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...spec.ids import Micros
-from ...spec.resources import WHOLE_GPU_MILLI, Resources
+from ...spec.resources import Resources
 from .attempt_events import AttemptEnded, AttemptStarted
 from .events import Event
 from .ledger import Book
@@ -57,7 +57,7 @@ def spent_by(events: Iterable[Event], need: Resources, since_us: Micros, now_us:
     meter.begin(since_us)
     meter.pass_to(now_us)
     held = sum(meter.sums.values())
-    gpu_milli = need.gpus * WHOLE_GPU_MILLI + need.gpu_milli
+    gpu_milli = need.gpus_milli
     productive, lost = meter.sums["productive_us"], meter.sums["lost_us"]
     return Spent(
         int(held > 0), held * gpu_milli, productive * gpu_milli, lost * gpu_milli, held * need.cpu_milli

@@ -1,6 +1,9 @@
 """The peers of the replay benchmark on lines so short that each answer can be seen: two nodes of 8 GPUs."""
 
+from collections import Counter
+
 import pytest
+from paceline.scheduler.trace import Arrival, Replay
 
 from benchmarks.peers.lines import POLICIES, replay
 from benchmarks.philly import TraceJob, sample_jobs
@@ -43,7 +46,12 @@ def test_the_engine_starts_each_job_once_and_ends_with_an_empty_cluster() -> Non
     assert len(waits_s) == len(jobs)
     assert min(waits_s) >= -0.001
     assert stopped > 0, "at this load long jobs make way for new ones"
-    work_s = sum(job.duration_s * job.tasks * job.gpus for job in jobs)
-    last_s = max(job.submit_s + job.duration_s + waited for job, waited in zip(jobs, waits_s, strict=True))
-    assert last_s * 32 >= work_s
+    arrivals = [Arrival(job.submit_s, job.duration_s, job.tasks, job.gpus) for job in jobs]
+    replayed = Replay(arrivals, 4, 8)
+    while replayed.advance():
+        assert 0 <= replayed.rehearsal.course.gpu_milli <= 32_000
+    assert replayed.over and replayed.rehearsal.course.gpu_milli == 0
+    starts = Counter(start.job for start in replayed.rehearsal.course.starts)
+    stops = Counter(stop.job for stop in replayed.rehearsal.course.stops)
+    assert all(starts[number] == stops[number] + 1 for number in range(1, len(jobs) + 1))
     assert sample_jobs(200, 4, seed=3) == jobs

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.cluster_policy import ClusterPolicy
 from paceline.scheduler.core.job import Shape
+from paceline.scheduler.core.order import why_before
 from paceline.scheduler.core.preemption import Clearing
 from paceline.scheduler.core.settings import GPU_HOUR_US, Order, Settings
 from paceline.spec.failures import FailureClass
+from paceline.spec.ids import Micros
 from paceline.spec.lifecycle import JobState
 from paceline.spec.resources import Constraints
 from support.paddock import Paddock, shape
@@ -240,6 +243,41 @@ def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
         assert enough(set(clearing.victims))
         assert not any(enough(clearing.victims - {one}) for one in clearing.victims)
         assert sum(losses[job] for job in clearing.victims) <= 2 * min(costs)
+
+
+def test_who_stands_before_says_why(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=8, cpus=32)
+    long = runs(paddock, shape(gpus=8))
+    hours(paddock, 0.5)
+    [new] = paddock.submit(shape(gpus=8))
+    leaves(paddock, long)
+    [late] = paddock.submit(shape(gpus=8))
+    [urgent] = paddock.submit(shape(gpus=8), priority=3)
+
+    def before(other: int, job: int) -> str:
+        return why_before(paddock.state, paddock.job(other), paddock.job(job), Micros(paddock.now_us))
+
+    assert paddock.state_of(new) is JobState.STARTING
+    assert before(late, long) == "0.0 GPU-hours so far, this one has had 4.0"
+    assert before(urgent, late) == "priority 3, this one has 0"
+    [later] = paddock.submit(shape(gpus=8))
+    assert before(late, later) == "submitted earlier"
+    assert before(later, late) == "room for it comes sooner"
+    hours(paddock, 25)
+    [newest] = paddock.submit(shape(gpus=8))
+    assert before(long, newest) == "it has waited 25 h 0 min in all"
+
+
+def test_another_policy_is_another_look(paddock: Paddock) -> None:
+    """At once, though room was asked for in vain a moment ago."""
+    paddock.policy_becomes(ClusterPolicy(order=replace(ORDER, preemption=False)))
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    long = runs(paddock, shape(gpus=4))
+    hours(paddock, 5)
+    paddock.submit(shape(gpus=4), priority=9)
+    assert not paddock.stops_sent(long)
+    paddock.policy_becomes(ClusterPolicy(order=ORDER))
+    assert paddock.stops_sent(long)
 
 
 def test_without_preemption_nobody_is_stopped() -> None:

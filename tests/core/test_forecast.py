@@ -7,6 +7,7 @@ import pytest
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy
 from paceline.scheduler.core.job import Shape
+from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
 from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
 from paceline.spec.errors import NotFound
@@ -32,9 +33,9 @@ def new(one: Shape, name: str = "train", priority: int = 0) -> s.NewJob:
     return s.NewJob(name, priority, one, "{}")
 
 
-def practised(*minutes: float, gpus: int = 2) -> Paddock:
+def practised(*minutes: float, gpus: int = 2, order: Order | None = None) -> Paddock:
     """A node with GPUs, on which runs of ann's train have lasted so long."""
-    paddock = Paddock()
+    paddock = Paddock(Settings(order=order or Order()))
     paddock.node_joins("n1", gpus=gpus)
     for each in minutes:
         [job] = paddock.submit(shape(gpus=gpus))
@@ -130,7 +131,7 @@ def test_queues_limits_and_pools_hold_in_a_forecast() -> None:
 
 
 def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
-    paddock = practised(10, 10, 10, 10)
+    paddock = practised(10, 10, 10, 10, order=Order(preemption=False))
     paddock.node_joins("n2", gpus=2)
     first, second, third = paddock.submit(*[shape(gpus=2)] * 3)
     for job in (first, second):
@@ -139,7 +140,7 @@ def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:
     without = asked(paddock, Question(draws=1, to_end=True, remove=["n2"]))
     assert minutes(paddock, as_is.jobs[JobId(third)].at_us) == 10
     assert minutes(paddock, without.jobs[JobId(third)].at_us) > 10
-    stop = without.stops[0]
+    [stop] = without.stops
     assert (stop.outcome, stop.job in (first, second)) == ("preempted", True)
     assert without.outlook.ended == as_is.outlook.ended == 3
     assert without.outlook.started == 1 and without.outlook.classes[0].jobs == 1, (

@@ -37,7 +37,7 @@ def run_command(folder: Path, command: list[str]) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that spin crawl where others want the cores
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=140,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
