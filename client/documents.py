@@ -68,7 +68,8 @@ def _named(prepared: Prepared, name: str) -> Prepared:
 
 
 def read_job_file(path: Path) -> bytes:
-    """A job file's bytes. Raises InvalidRequest when it is none, too large, or not to be read."""
+    """The bytes of a job file, or of a policy. Raises InvalidRequest when it is none, too large, or not to be
+    read."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
@@ -79,8 +80,8 @@ def read_job_file(path: Path) -> bytes:
             data = file.read(DOCUMENT_BYTES_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise InvalidRequest(
-            f"cannot read the job file {path}: {getattr(error, 'strerror', None) or error}",
-            hint="give the path of a YAML file, such as examples/digits/job.yaml",
+            f"cannot read the file {path}: {getattr(error, 'strerror', None) or error}",
+            hint="give the path of a YAML file",
         ) from None
     if len(data) > DOCUMENT_BYTES_MAX:
         raise _too_large(path, len(data))

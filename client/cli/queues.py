@@ -188,7 +188,7 @@ def _rules(pool: policy_views.Pool) -> Iterator[str]:
 def _first_said(amount: policy_views.Quota) -> str:
     """GPUs, or where nothing is said of them, cpus."""
     if amount.gpu_milli is None and amount.cpu_milli is not None:
-        return f"{_gpus(amount.cpu_milli)} cpus"
+        return f"{_gpus(amount.cpu_milli)} cpu{'' if amount.cpu_milli == 1000 else 's'}"
     return _gpus(amount.gpu_milli)
 
 

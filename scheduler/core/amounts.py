@@ -52,6 +52,11 @@ def cpu_text(cpu_milli: int) -> str:
     return f"{cpu_milli / 1000:g}"
 
 
+def cpus_text(cpu_milli: int) -> str:
+    """`1 cpu`, `0.5 cpus`."""
+    return f"{cpu_text(cpu_milli)} cpu{'s' if cpu_milli != 1000 else ''}"
+
+
 def gpus_text(count: int, models: tuple[str, ...] = ()) -> str:
     kind = " or ".join(models)
     return f"{count} {kind + ' ' if kind else ''}GPU{'s' if count != 1 else ''}"
@@ -77,7 +82,7 @@ def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
     if amount.gpu_milli:
         parts.append(gpu_share_text(amount.gpu_milli, models))
     if amount.cpu_milli:
-        parts.append(f"{cpu_text(amount.cpu_milli)} cpu{'s' if amount.cpu_milli != 1000 else ''}")
+        parts.append(cpus_text(amount.cpu_milli))
     if amount.memory_bytes:
         parts.append(size_text(amount.memory_bytes))
     return ", ".join(parts) or "no resources of its own"

@@ -7,7 +7,7 @@ from typing import Final
 from ...spec.errors import Conflict
 from ...spec.ids import JobId, Micros
 from .admin_stimuli import ApplyPolicy
-from .amounts import cpu_text, duration_text, milli_gpus_text
+from .amounts import cpus_text, duration_text, milli_gpus_text
 from .cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy, UserAmount
 from .effects import Plan
 from .policy_events import PolicyChanged
@@ -63,7 +63,7 @@ def amount_text(amount: Amount) -> str:
     if amount.gpu_milli is not None:
         parts.append(milli_gpus_text(amount.gpu_milli))
     if amount.cpu_milli is not None:
-        parts.append(f"{cpu_text(amount.cpu_milli)} cpus")
+        parts.append(cpus_text(amount.cpu_milli))
     return ", ".join(parts)
 
 

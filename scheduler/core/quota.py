@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...spec.ids import JobId
-from .amounts import cpu_text, milli_gpus_text
+from .amounts import cpu_text, cpus_text, milli_gpus_text
 from .cluster_policy import NO_AMOUNT, ROOT, QueuePolicy
 from .job import Job
 from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
@@ -206,7 +206,7 @@ def _amount(what: str, amount: int) -> str:
     if what == "gpus":
         return milli_gpus_text(amount)
     if what == "cpus":
-        return f"{cpu_text(amount)} cpu{'' if amount == 1000 else 's'}"
+        return cpus_text(amount)
     return f"{amount // 1000} job{'' if amount == 1000 else 's'}"
 
 
