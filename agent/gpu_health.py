@@ -16,7 +16,7 @@ from typing import Final
 from ..spec.gpu_health import GpuState
 from ..spec.xids import Blame, Remedy, Xid, xid_of
 from .folder import BrokenFolder, write_file
-from .nvml import Gpu
+from .gpu import Gpu
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Final
 
 from ..spec.gpu_health import GpuState
+from .gpu import Gpu
 from .gpu_health import HealthBook, Outage
 from .inventory import GpuWatch
-from .nvml import Gpu
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ import psutil
 
 from ..proto.generated import agent_pb2, common_pb2, nodes_pb2
 from ..spec.gpu_health import GpuState
+from .gpu import Alarm, Gpu, GpuReport
 from .gpu_health import HealthBook
-from .nvml import Alarm, Gpu, GpuReport, NoEvents, Nvml, NvmlUnavailable
+from .nvml import NoEvents, Nvml, NvmlUnavailable
 
 log = logging.getLogger(__name__)
 

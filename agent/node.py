@@ -21,11 +21,11 @@ from ..spec.errors import Unavailable
 from ..spec.ids import TaskKey
 from .config import AgentConfig
 from .folder import BrokenFolder, StateFolder
+from .gpu import Alarm, GpuReport
 from .gpu_health import HealthBook
 from .gpu_tests import GpuTester
 from .inventory import GpuWatch, boot_id, capacity, gpu_message, gpu_samples
 from .leases import LeaseFile, LeaseKeeper, boottime_s
-from .nvml import Alarm, GpuReport
 from .session import Identity, Session
 from .shipping import LogShipper
 from .streams import first_to_end

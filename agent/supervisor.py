@@ -23,9 +23,9 @@ from ..spec.ids import Attempt, JobId, TaskKey
 from ..spec.xids import SYMPATHETIC
 from . import containment
 from .disk import Disk
+from .gpu import Alarm
 from .launch import Refusal, base_environment
 from .memory import MemoryFolders
-from .nvml import Alarm
 from .peer_door import PeerDoor
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool

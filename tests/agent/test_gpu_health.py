@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from paceline.agent import gpu_tests
 from paceline.agent.folder import BrokenFolder
+from paceline.agent.gpu import Gpu, GpuReport
 from paceline.agent.gpu_health import HealthBook, state_after
 from paceline.agent.gpu_tests import GpuTester
 from paceline.agent.inventory import GpuWatch
-from paceline.agent.nvml import Gpu, GpuReport
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.xids import SYMPATHETIC, XIDS, Blame, Remedy, xid_of
 

@@ -10,9 +10,9 @@ import pytest
 from paceline.agent import inventory
 from paceline.agent.config import AgentConfig
 from paceline.agent.folder import BrokenFolder, StateFolder, WrongCluster
+from paceline.agent.gpu import Gpu, GpuReport
 from paceline.agent.leases import Lease, LeaseFile, LeaseKeeper
 from paceline.agent.node import route_address
-from paceline.agent.nvml import Gpu, GpuReport
 from paceline.spec.errors import Conflict, InvalidRequest, Unavailable
 from paceline.spec.gpu_health import GpuState
 
