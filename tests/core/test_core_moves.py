@@ -17,8 +17,6 @@ from paceline.spec.lifecycle import JobState
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
 
-HOUR_S = 3600.0
-
 
 def with_nodes(*gpus: int, **knobs: object) -> Paddock:
     """Nodes n1, n2, ...; nobody is stopped but to move; silence is no matter: hours pass in one step."""
@@ -37,23 +35,14 @@ def runs_on(paddock: Paddock, node: str, gpus: int, *, saves: bool = True, **mor
     paddock.starts(job)
     paddock.uncordon(*others)
     if saves:
-        paddock.says(job, 0, s.Published(1, f"/c/{job}/1", "hash", 10, stall_us=1_000_000, persist_us=10**6))
+        paddock.saves(job, 1, took_us=10**6)
     return job
-
-
-def leaves(paddock: Paddock, job: int) -> None:
-    for task in paddock.job(job).tasks:
-        paddock.says(job, task.task, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
-
-
-def hour(paddock: Paddock) -> None:
-    paddock.pass_time(HOUR_S, step_s=HOUR_S)
 
 
 def test_without_the_policy_it_is_proposed() -> None:
     paddock = with_nodes(4, 4, defragment=False)
     first, second = runs_on(paddock, "n1", 2), runs_on(paddock, "n2", 2)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     assert not paddock.stops_sent(first) and not paddock.stops_sent(second)
     [shortage, proposed] = paddock.why(large).reasons
@@ -68,7 +57,7 @@ def test_without_the_policy_it_is_proposed() -> None:
 def test_by_policy_the_job_moves_and_the_gang_starts() -> None:
     paddock = with_nodes(4, 4)
     first, second = runs_on(paddock, "n1", 2), runs_on(paddock, "n2", 2)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     stop = paddock.job(first).course.stop
     assert stop is not None and stop.why == f"moves to n2, so that job {large} fits"
@@ -79,7 +68,7 @@ def test_by_policy_the_job_moves_and_the_gang_starts() -> None:
     assert describe(claimed) == f"n1 kept for it: job {first} told to save and move elsewhere"
     [small] = paddock.submit(shape(gpus=1))
     assert paddock.state_of(small) is JobState.QUEUED, "the room on n2 is kept for the one that moves"
-    leaves(paddock, first)
+    paddock.leaves(first)
     assert paddock.nodes_of(first) == ["n2"] and paddock.job(first).attempt == 2
     assert paddock.nodes_of(large) == ["n1"]
     assert paddock.job(first).course.free_restarts == 0 and not paddock.stops_sent(second)
@@ -89,13 +78,13 @@ def test_by_policy_the_job_moves_and_the_gang_starts() -> None:
 def test_a_crash_on_the_way_changes_nothing() -> None:
     paddock = with_nodes(4, 4)
     first, second = runs_on(paddock, "n1", 2), runs_on(paddock, "n2", 2)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     paddock.scheduler_restarts()
     for name, job in (("n1", first), ("n2", second)):
         paddock.node_joins(name, *[task.key for task in paddock.starts_sent(job)])
     assert paddock.state.claimed == {"n1": large, "n2": large}
-    leaves(paddock, first)
+    paddock.leaves(first)
     assert (paddock.nodes_of(first), paddock.nodes_of(large)) == (["n2"], ["n1"])
 
 
@@ -103,19 +92,19 @@ def test_a_gang_waits_for_all_that_move_for_it() -> None:
     paddock = with_nodes(4, 4, 4)
     movers = [runs_on(paddock, "n1", 1), runs_on(paddock, "n2", 1)]
     runs_on(paddock, "n3", 2)
-    hour(paddock)
+    paddock.pass_hours(1)
     [gang] = paddock.submit(shape(2, gpus=4))
     assert paddock.job(gang).course.claim is not None
-    leaves(paddock, movers[0])
+    paddock.leaves(movers[0])
     assert paddock.nodes_of(movers[0]) == ["n3"] and paddock.state_of(gang) is JobState.QUEUED
-    leaves(paddock, movers[1])
+    paddock.leaves(movers[1])
     assert paddock.nodes_of(movers[1]) == ["n3"] and paddock.nodes_of(gang) == ["n1", "n2"]
 
 
 def test_nobody_moves_who_has_not_saved_has_just_begun_or_counts_for_more() -> None:
     paddock = with_nodes(4, 4)
     runs_on(paddock, "n1", 2, saves=False), runs_on(paddock, "n2", 2, exclusive=True)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     assert paddock.job(large).course.claim is None
     paddock = with_nodes(4, 4)
@@ -125,7 +114,7 @@ def test_nobody_moves_who_has_not_saved_has_just_begun_or_counts_for_more() -> N
     paddock = with_nodes(4, 4)
     for node in ("n1", "n2"):
         runs_on(paddock, node, 2)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4), priority=-1)
     assert paddock.job(large).course.claim is None
 
@@ -133,7 +122,7 @@ def test_nobody_moves_who_has_not_saved_has_just_begun_or_counts_for_more() -> N
 def test_what_is_free_must_be_enough_in_all() -> None:
     paddock = with_nodes(4, 4)
     runs_on(paddock, "n1", 2), runs_on(paddock, "n2", 3)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     assert paddock.job(large).course.claim is None
     assert [one.code for one in paddock.why(large).reasons] == ["not-now"]
@@ -143,12 +132,12 @@ def test_when_a_node_falls_out_on_the_way_the_moved_one_still_goes_first() -> No
     paddock = with_nodes(4, 4, 4)
     first = runs_on(paddock, "n1", 2)
     runs_on(paddock, "n2", 2), runs_on(paddock, "n3", 3)
-    hour(paddock)
+    paddock.pass_hours(1)
     [large] = paddock.submit(shape(gpus=4))
     assert paddock.state.claimed == {"n1": large, "n2": large}
     paddock.cordon("n2")
     assert not paddock.state.claims
-    leaves(paddock, first)
+    paddock.leaves(first)
     assert paddock.nodes_of(first) == ["n1"] and paddock.state_of(large) is JobState.QUEUED
 
 
@@ -213,7 +202,7 @@ def test_the_cheapest_set_moves_and_then_everybody_runs(
     paddock.pass_time(31, step_s=31)
     for job in movers:
         assert paddock.job(job).course.stop is not None
-        leaves(paddock, job)
+        paddock.leaves(job)
         state_is_sane(paddock.state)
     assert all(paddock.job(job).placed for job in (gang, *jobs))
     assert all(

@@ -6,7 +6,6 @@ from itertools import product
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.cluster_policy import ClusterPolicy
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.order import why_before
@@ -19,7 +18,6 @@ from paceline.spec.resources import Constraints
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
 
-HOUR_S = 3600.0
 ORDER = Order(class_limits_us=(GPU_HOUR_US, 4 * GPU_HOUR_US), min_run_us=600 * 10**6)
 
 
@@ -38,22 +36,8 @@ def runs(paddock: Paddock, shape: Shape, *, saves: bool = True, priority: int = 
     [job] = paddock.submit(shape, priority=priority)
     paddock.starts(job)
     if saves:
-        saved(paddock, job, 1)
+        paddock.saves(job, 1)
     return job
-
-
-def saved(paddock: Paddock, job: int, step: int) -> None:
-    paddock.says(job, 0, s.Published(step, f"/c/{job}/{step}", "hash", 10, stall_us=10, persist_us=10))
-
-
-def leaves(paddock: Paddock, job: int) -> None:
-    """As told: it has saved."""
-    for task in paddock.job(job).tasks:
-        paddock.says(job, task.task, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
-
-
-def hours(paddock: Paddock, count: float) -> None:
-    paddock.pass_time(count * HOUR_S, step_s=count * HOUR_S)
 
 
 def reason(paddock: Paddock, job: int) -> str:
@@ -63,7 +47,7 @@ def reason(paddock: Paddock, job: int) -> str:
 def test_who_was_served_more_gives_way_and_waits_its_turn_again(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=8, cpus=32)
     long = runs(paddock, shape(gpus=8))
-    hours(paddock, 0.5)
+    paddock.pass_hours(0.5)
     [new] = paddock.submit(shape(gpus=2))
     assert reason(paddock, new) == f"n1 is kept for it since 0 ms: job {long} saves and leaves, within 30 s"
     assert [stop.why for stop in paddock.stops_sent(long)] == ["preempted"]
@@ -71,7 +55,7 @@ def test_who_was_served_more_gives_way_and_waits_its_turn_again(paddock: Paddock
     assert stop is not None
     assert stop.why == f"job {new} goes first: it has had 0.0 GPU-hours so far, this one 4.0"
     [late] = paddock.submit(shape(gpus=8))
-    leaves(paddock, long)
+    paddock.leaves(long)
     assert paddock.state_of(new) is JobState.STARTING
     again = paddock.job(long)
     assert again.state is JobState.QUEUED and again.course.gave_way_to == new
@@ -86,11 +70,11 @@ def test_who_was_served_more_gives_way_and_waits_its_turn_again(paddock: Paddock
 def test_nobody_is_stopped_who_has_not_saved_or_has_just_begun(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=8, cpus=32)
     unsaved = runs(paddock, shape(gpus=4), saves=False)
-    hours(paddock, 2)
+    paddock.pass_hours(2)
     fresh = runs(paddock, shape(gpus=4))
     paddock.submit(shape(gpus=2))
     assert not paddock.stops_sent(unsaved) and not paddock.stops_sent(fresh)
-    hours(paddock, 0.1)
+    paddock.pass_hours(0.1)
     assert not paddock.stops_sent(fresh), "0.4 GPU-hours: no class above that of the one who waits"
 
 
@@ -99,12 +83,12 @@ def test_a_higher_priority_stops_who_loses_least(paddock: Paddock) -> None:
     paddock.node_joins("n2", gpus=4, cpus=32)
     unsaved = runs(paddock, shape(gpus=4), saves=False)
     saver = runs(paddock, shape(gpus=4))
-    hours(paddock, 0.2)
+    paddock.pass_hours(0.2)
     [urgent] = paddock.submit(shape(gpus=4), priority=5)
     assert not paddock.stops_sent(unsaved), "it would lose all that it has done"
     stop = paddock.job(saver).course.stop
     assert stop is not None and stop.why == f"job {urgent} has priority 5, this one 0"
-    leaves(paddock, saver)
+    paddock.leaves(saver)
     assert paddock.nodes_of(urgent) == paddock.nodes_of(saver)
 
 
@@ -113,7 +97,7 @@ def test_nobody_is_stopped_in_vain(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=8, cpus=32)
     once = runs(paddock, shape(gpus=4, retry_on=[FailureClass.NODE_LOST]), priority=9)
     small = runs(paddock, shape(gpus=4))
-    hours(paddock, 2)
+    paddock.pass_hours(2)
     paddock.submit(shape(gpus=8), priority=5)
     assert not paddock.stops_sent(small), f"job {once} counts for more and stays: 8 GPUs are never free"
     state_is_sane(paddock.state)
@@ -123,9 +107,9 @@ def test_what_is_freed_on_kept_nodes_is_for_nobody_else(paddock: Paddock) -> Non
     paddock.node_joins("n1", gpus=4, cpus=32)
     paddock.node_joins("n2", gpus=4, cpus=32)
     first, second = runs(paddock, shape(gpus=4)), runs(paddock, shape(gpus=4))
-    hours(paddock, 1)
+    paddock.pass_hours(1)
     [gang] = paddock.submit(shape(2, gpus=4), priority=1)
-    leaves(paddock, first)
+    paddock.leaves(first)
     [small] = paddock.submit(shape(gpus=1), priority=1)
     assert paddock.state_of(small) is JobState.QUEUED
     assert "n1 is kept for job 3" in " ".join(one.text for one in paddock.why(small).reasons)
@@ -133,7 +117,7 @@ def test_what_is_freed_on_kept_nodes_is_for_nobody_else(paddock: Paddock) -> Non
     paddock.node_joins("n1")
     paddock.node_joins("n2", *[task.key for task in paddock.starts_sent(second)])
     assert paddock.state.claims == {gang}
-    leaves(paddock, second)
+    paddock.leaves(second)
     assert sorted(paddock.nodes_of(gang)) == ["n1", "n2"]
     assert not paddock.state.claimed
 
@@ -141,12 +125,12 @@ def test_what_is_freed_on_kept_nodes_is_for_nobody_else(paddock: Paddock) -> Non
 def test_a_claim_is_dropped_when_a_node_takes_no_work(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=4, cpus=32)
     long = runs(paddock, shape(gpus=4))
-    hours(paddock, 1)
+    paddock.pass_hours(1)
     [new] = paddock.submit(shape(gpus=4))
     paddock.cordon("n1")
     assert paddock.state.claims == set()
     assert "ClaimDropped" in [type(event).__name__ for event in paddock.history(new)]
-    leaves(paddock, long)
+    paddock.leaves(long)
     assert paddock.state_of(new) is JobState.QUEUED
     paddock.uncordon("n1")
     assert paddock.state_of(new) is JobState.STARTING
@@ -157,14 +141,14 @@ def test_room_is_made_within_the_one_rack_that_a_gang_asks_for(paddock: Paddock)
     for name, rack in (("n1", "r1"), ("n2", "r2"), ("n3", "r2")):
         paddock.node_joins(name, gpus=4, cpus=32, labels={"rack": rack})
     runs(paddock, shape(gpus=4))
-    hours(paddock, 0.5)
+    paddock.pass_hours(0.5)
     others = [runs(paddock, shape(gpus=2)) for _ in range(4)]
-    hours(paddock, 0.5)
+    paddock.pass_hours(0.5)
     [gang] = paddock.submit(shape(2, gpus=4, constraints=Constraints(within="rack")), priority=1)
     told = [job for job in others if paddock.stops_sent(job)]
     assert told == others
     for job in others:
-        leaves(paddock, job)
+        paddock.leaves(job)
     assert paddock.nodes_of(gang) == ["n2", "n3"]
 
 
@@ -175,7 +159,7 @@ def test_one_that_waits_too_long_has_nodes_kept_for_it() -> None:
     first = runs(paddock, shape(gpus=1))
     [large] = paddock.submit(shape(gpus=2))
     second = runs(paddock, shape(gpus=1))
-    hours(paddock, 1)
+    paddock.pass_hours(1)
     [third] = paddock.submit(shape(gpus=1))
     paddock.finishes(second)
     assert paddock.state_of(third) is JobState.QUEUED, "the large one has waited for an hour"
@@ -248,9 +232,9 @@ def test_the_victims_are_enough_none_is_needless_and_few_are_lost(
 def test_who_stands_before_says_why(paddock: Paddock) -> None:
     paddock.node_joins("n1", gpus=8, cpus=32)
     long = runs(paddock, shape(gpus=8))
-    hours(paddock, 0.5)
+    paddock.pass_hours(0.5)
     [new] = paddock.submit(shape(gpus=8))
-    leaves(paddock, long)
+    paddock.leaves(long)
     [late] = paddock.submit(shape(gpus=8))
     [urgent] = paddock.submit(shape(gpus=8), priority=3)
 
@@ -263,7 +247,7 @@ def test_who_stands_before_says_why(paddock: Paddock) -> None:
     [later] = paddock.submit(shape(gpus=8))
     assert before(late, later) == "submitted earlier"
     assert before(later, late) == "room for it comes sooner"
-    hours(paddock, 25)
+    paddock.pass_hours(25)
     [newest] = paddock.submit(shape(gpus=8))
     assert before(long, newest) == "it has waited 25 h 0 min in all"
 
@@ -273,7 +257,7 @@ def test_another_policy_is_another_look(paddock: Paddock) -> None:
     paddock.policy_becomes(ClusterPolicy(order=replace(ORDER, preemption=False)))
     paddock.node_joins("n1", gpus=4, cpus=32)
     long = runs(paddock, shape(gpus=4))
-    hours(paddock, 5)
+    paddock.pass_hours(5)
     paddock.submit(shape(gpus=4), priority=9)
     assert not paddock.stops_sent(long)
     paddock.policy_becomes(ClusterPolicy(order=ORDER))
@@ -284,6 +268,6 @@ def test_without_preemption_nobody_is_stopped() -> None:
     paddock = paddock_with(preemption=False)
     paddock.node_joins("n1", gpus=4, cpus=32)
     long = runs(paddock, shape(gpus=4))
-    hours(paddock, 5)
+    paddock.pass_hours(5)
     paddock.submit(shape(gpus=4), priority=9)
     assert not paddock.stops_sent(long)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted
 from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.core.timeline import describe
@@ -14,7 +13,6 @@ from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
 
 ORDER = Order(min_run_us=600 * 10**6)
-HOUR_S = 3600.0
 
 
 def with_nodes(*gpus: int, **knobs: object) -> Paddock:
@@ -34,18 +32,8 @@ def runs(paddock: Paddock, *args: int, saves: bool = True, priority: int = 0, **
     [job] = paddock.submit(shape(*args, **more), priority=priority)  # type: ignore[arg-type]
     paddock.starts(job)
     if saves:
-        paddock.says(job, 0, s.Published(1, f"/c/{job}/1", "hash", 10, stall_us=10, persist_us=10))
+        paddock.saves(job, 1)
     return job
-
-
-def leaves(paddock: Paddock, job: int) -> None:
-    """As told: it has saved."""
-    for task in paddock.job(job).tasks:
-        paddock.says(job, task.task, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
-
-
-def hour(paddock: Paddock) -> None:
-    paddock.pass_time(HOUR_S, step_s=HOUR_S)
 
 
 def stop_text(paddock: Paddock, job: int) -> str:
@@ -61,13 +49,13 @@ def told(paddock: Paddock, job: int) -> list[str]:
 def test_a_gang_gives_up_one_node_and_goes_on_at_once(paddock: Paddock) -> None:
     """Not that of rank 0, where there is another."""
     gang = runs(paddock, 3, least=1, gpus=4, rendezvous=True)
-    hour(paddock)
+    paddock.pass_hours(1)
     [urgent] = paddock.submit(shape(gpus=4), priority=5)
     claim = paddock.job(urgent).course.claim
     assert claim is not None and claim.victims == (gang,)
     [given_up] = claim.nodes
     assert stop_text(paddock, gang) == f"gives up {given_up}: job {urgent} has priority 5, this one 0"
-    leaves(paddock, gang)
+    paddock.leaves(gang)
     assert paddock.nodes_of(urgent) == [given_up]
     again = paddock.job(gang)
     assert again.state is JobState.STARTING and again.attempt == 2
@@ -84,7 +72,7 @@ def test_a_gang_gives_up_one_node_and_goes_on_at_once(paddock: Paddock) -> None:
 def test_it_is_made_smaller_though_another_would_lose_less(paddock: Paddock) -> None:
     gang = runs(paddock, 2, least=1, gpus=4)
     single = runs(paddock, gpus=4)
-    hour(paddock)
+    paddock.pass_hours(1)
     paddock.submit(shape(gpus=4), priority=5)
     assert stop_text(paddock, gang).startswith("gives up n") and not stop_text(paddock, single)
 
@@ -92,32 +80,32 @@ def test_it_is_made_smaller_though_another_would_lose_less(paddock: Paddock) -> 
 def test_several_give_up_a_part_before_one_is_stopped() -> None:
     paddock = with_nodes(4, 4, 4, 4)
     first, second = (runs(paddock, 2, least=1, gpus=4) for _ in range(2))
-    hour(paddock)
+    paddock.pass_hours(1)
     [urgent] = paddock.submit(shape(2, gpus=4), priority=5)
     assert all(stop_text(paddock, job).startswith("gives up n") for job in (first, second))
-    leaves(paddock, first)
+    paddock.leaves(first)
     assert paddock.state_of(first) is JobState.STARTING, "it waits for nobody"
     assert paddock.state_of(urgent) is JobState.QUEUED
-    leaves(paddock, second)
+    paddock.leaves(second)
     assert paddock.state_of(urgent) is paddock.state_of(second) is JobState.STARTING
     assert [len(paddock.nodes_of(job)) for job in (first, second)] == [1, 1]
 
 
 def test_at_its_least_it_is_stopped_whole_and_waits_its_turn(paddock: Paddock) -> None:
     gang = runs(paddock, 3, least=3, most=4, gpus=4)
-    hour(paddock)
+    paddock.pass_hours(1)
     [urgent] = paddock.submit(shape(gpus=4), priority=5)
     assert stop_text(paddock, gang) == f"job {urgent} has priority 5, this one 0"
-    leaves(paddock, gang)
+    paddock.leaves(gang)
     assert paddock.state_of(gang) is JobState.QUEUED
     assert paddock.job(gang).course.gave_way_to == urgent
 
 
 def test_it_does_not_take_the_room_back_while_somebody_waits(paddock: Paddock) -> None:
     gang = runs(paddock, 3, least=1, gpus=4)
-    hour(paddock)
+    paddock.pass_hours(1)
     [urgent] = paddock.submit(shape(gpus=4), priority=5)
-    leaves(paddock, gang)
+    paddock.leaves(gang)
     paddock.starts(gang)
     [late] = paddock.submit(shape(4, gpus=4))
     paddock.starts(urgent)
@@ -130,13 +118,13 @@ def test_it_does_not_take_the_room_back_while_somebody_waits(paddock: Paddock) -
 def test_a_crash_between_the_notice_and_the_end_changes_nothing(paddock: Paddock) -> None:
     gang = runs(paddock, 2, least=1, gpus=4)
     other = runs(paddock, gpus=4, saves=False)
-    hour(paddock)
+    paddock.pass_hours(1)
     [urgent] = paddock.submit(shape(gpus=4), priority=5)
     paddock.scheduler_restarts()
     for name in ("n1", "n2", "n3"):
         tasks = [task.key for job in (gang, other) for task in paddock.starts_sent(job) if task.node == name]
         paddock.node_joins(name, *tasks)
-    leaves(paddock, gang)
+    paddock.leaves(gang)
     assert paddock.state_of(urgent) is paddock.state_of(gang) is JobState.STARTING
     state_is_sane(paddock.state)
 
@@ -164,7 +152,7 @@ def test_whoever_can_go_on_does_and_the_other_starts(
     assume(stopped)
     smaller = {job for job in stopped if stop_text(paddock, job).startswith("gives up")}
     for job in stopped:
-        leaves(paddock, job)
+        paddock.leaves(job)
         state_is_sane(paddock.state)
     assert paddock.state_of(urgent) is JobState.STARTING
     assert all(paddock.state_of(job) is JobState.STARTING for job in smaller)

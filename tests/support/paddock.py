@@ -192,6 +192,16 @@ class Paddock:
         for task in self.job(job).tasks:
             self.says(job, task.task, s.Exited(0, 0), s.Ended((0,), (0,)))
 
+    def saves(self, job: int, step: int, took_us: int = 10) -> None:
+        """A checkpoint of that step is accepted; `took_us`: each, the stall and the way to disk."""
+        published = s.Published(step, f"/c/{job}/{step}", "hash", 10, stall_us=took_us, persist_us=took_us)
+        self.says(job, 0, published)
+
+    def leaves(self, job: int) -> None:
+        """As it was told to: all its tasks end by the notice."""
+        for task in self.job(job).tasks:
+            self.says(job, task.task, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,)))
+
     def task_ends(self, job: int, task: int, code: int = 0, why: str = "exited", **more: Any) -> None:
         self.says(job, task, s.Ended((code,), (0,), why), **more)
 
@@ -204,6 +214,10 @@ class Paddock:
                 if not self.tell(s.Heartbeat(NodeId(name), session)):
                     del self.sessions[name]
             self.tell(s.Tick())
+
+    def pass_hours(self, count: float) -> None:
+        """In one step: for settings by which no silence is long enough to lose a node."""
+        self.pass_time(count * 3600, step_s=count * 3600)
 
     def goes_silent(self, name: str) -> None:
         """The stream stays open, but nothing comes any more."""
