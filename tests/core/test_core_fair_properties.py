@@ -132,7 +132,7 @@ def recovers(paddock: Paddock) -> None:
     before = paddock.state
     denied = paddock.engine._turns.denied  # what was denied lately is looked at again after a while
     paddock.engine = type(paddock.engine)(store.load(), paddock.settings)
-    paddock.engine._turns.denied = denied
+    paddock.engine._turns.denied, paddock.engine._turns.policy = denied, paddock.engine.state.policy
     state = paddock.engine.state
     for name, node in before.nodes.items():
         put_node(state, state.nodes[name], node)
