@@ -383,7 +383,7 @@ async def test_a_stored_document_that_cannot_be_read_fails_its_job_alone(tmp_pat
 
 
 async def test_an_operator_says_that_silent_nodes_are_gone(tmp_path: Path) -> None:
-    settings = Settings(heartbeat_us=50_000, return_heartbeats=1)
+    settings = Settings(heartbeat_us=500_000, return_heartbeats=1)
     async with wire(tmp_path, settings=settings) as wired:
         trust = await wired.nodes.Trust(nodes_pb2.TrustRequest(by="ann"))
         assert (trust.was_suspected, trust.silent) == (False, 0)
