@@ -11,6 +11,7 @@ encoded and nothing is stored; a further row has the whole step of the engine wi
 nodes' reports of starts and ends are decided, too.
 """
 
+import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -319,6 +320,8 @@ def _measure(report: Report, nodes: int, pairs: int, rounds: int) -> None:
     for course in courses:
         progress.print(f"{case}: filling ({type(course.side).__name__}) ...")
         course.fill()
+    gc.collect()
+    gc.freeze()  # as the scheduler does when it has read its store
     tails_s: list[list[float]] = [[], [], []]
 
     def rate(at: int) -> float:

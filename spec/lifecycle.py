@@ -3,6 +3,7 @@
 An illegal move raises with the job's story, because it is a bug of ours.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -34,10 +35,10 @@ class IllegalTransition(AssertionError):
     """A bug of ours: an event asked for a move that the table does not hold."""
 
 
-def check_transition(old: JobState, new: JobState, story: str) -> None:
+def check_transition(old: JobState, new: JobState, story: Callable[[], str]) -> None:
     """Raise IllegalTransition, with the job's `story`, unless `old -> new` is in the table."""
     if new not in TRANSITIONS[old]:
-        raise IllegalTransition(f"{old} -> {new} is not a legal transition\n{story}")
+        raise IllegalTransition(f"{old} -> {new} is not a legal transition\n{story()}")
 
 
 class AttemptOutcome(StrEnum):

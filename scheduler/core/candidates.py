@@ -1,11 +1,13 @@
-"""Which nodes have room for a demand, best first: a memo per demand that follows the nodes' changes lazily.
+"""Which nodes have room for a demand, best first: a memo for each kind of task, which follows the nodes'
+changes lazily.
 
 Its content follows from the state alone, so that placement stays a function of the state. A look costs what
 has changed since the last look, not the number of nodes.
 """
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -23,6 +25,8 @@ MEMOS_MIN: Final = 64
 ENTRIES_MAX: Final = 1_000_000
 """Nodes in all memos together, beyond the least number of memos."""
 EVER_MAX: Final = 10_000
+TASKS_MAX: Final = 1 << 20
+"""On one node, of tasks that ask for nothing."""
 
 FitKey = tuple[int, int, int, Path, NodeId]
 """Preferred labels that it lacks, then fragmentation (packing.py); equals stand as the places do."""
@@ -36,6 +40,7 @@ class Candidates:
     """
 
     demand: GangDemand
+    """A gang without bounds, see `boundless`."""
     levels: Scope = ()
     epoch: int = -1
     version: int = -1
@@ -103,9 +108,8 @@ class Candidates:
             heapify(self.order)
 
     def _look(self, state: ClusterState, name: NodeId) -> None:
-        before = self.fits.pop(name, 0)
         node = state.nodes.get(name)
-        fits = 0
+        before, fits = self.fits.get(name, 0), 0
         if node is not None and takes_work(state, node) and in_pool(state.policy, node, self.demand.pool):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
         if not before and not fits:
@@ -114,11 +118,11 @@ class Candidates:
         self.warming.pop(name, None)
         for level in self.domains:
             level.put(name, node.inventory.labels if node is not None else (), fits)
-        if not fits:
-            self.keys.pop(name, None)
+        if node is None or not fits:
+            del self.fits[name], self.keys[name]
             return
         self.fits[name] = fits
-        if node is not None and node.inventory.warming:
+        if node.inventory.warming:
             self.warming[name] = fits
         key = self._key(state, name)
         if self.keys.get(name) != key:
@@ -133,13 +137,30 @@ class Candidates:
 
 def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
     """The memo of `demand`, up to date."""
-    memo = state.candidates.get(demand)
+    kind = boundless(demand)
+    memo = state.candidates.get(kind)
     if memo is None:
         if len(state.candidates) >= max(MEMOS_MIN, ENTRIES_MAX // max(1, len(state.nodes))):
             del state.candidates[next(iter(state.candidates))]
-        memo = state.candidates[demand] = Candidates(demand, state.settings.topology_levels)
+        memo = state.candidates[kind] = Candidates(kind, state.settings.topology_levels)
     memo.follow(state)
     return memo
+
+
+@lru_cache(maxsize=EVER_MAX)
+def boundless(demand: GangDemand) -> GangDemand:
+    """The same tasks in a gang of any size: where one of them fits does not hang on how many there are."""
+    asked = demand.constraints
+    if asked is not None and not demand.near:
+        asked = replace(asked, within="", within_preferred=False)
+    return GangDemand(
+        demand.per_task,
+        instance_count_max=TASKS_MAX,
+        gpu_models=demand.gpu_models,
+        environment=demand.environment,
+        constraints=asked,
+        pool=demand.pool,
+    )
 
 
 def takes_work(state: ClusterState, node: Node) -> bool:

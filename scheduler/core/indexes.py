@@ -19,7 +19,7 @@ from .stranding import is_stranded
 def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
     """`new` takes the place of `old`. Raises IllegalTransition, with the job's story."""
     if old is not None and old.state is not new.state:
-        check_transition(old.state, new.state, story(old))
+        check_transition(old.state, new.state, lambda: story(old))
     if old is None or _place_changes(old, new):
         if old is not None:
             _leave(state, old)

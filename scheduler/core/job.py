@@ -5,7 +5,7 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -258,6 +258,7 @@ class Course:
 
 
 FRESH: Final = Course()
+_WRITES: Final = {one.name: getattr(Course, one.name).__set__ for one in fields(Course)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +315,14 @@ class Job:
 
 
 def with_course(job: Job, **changes: Any) -> Job:
-    """This job with that much of its course changed."""
-    return replace(job, course=replace(job.course, **changes))
+    """This job with that much of its course changed: as dataclasses.replace, which takes twice as long, and
+    every fact of a job comes here. Raises KeyError for what a course has not."""
+    course = object.__new__(Course)
+    for name, write in _WRITES.items():
+        write(course, getattr(job.course, name))
+    for name, value in changes.items():
+        _WRITES[name](course, value)
+    return Job(job.number, job.name, job.user, job.priority, job.submitted_us, job.shape, course)
 
 
 def may_grow(job: Job) -> bool:

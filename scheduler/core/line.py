@@ -11,11 +11,12 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple, Union
 
 from ...spec.ids import JobId, Micros
+from ...spec.resources import GangDemand
 from .cluster_policy import ROOT
 from .fair import Fair, Levels
 from .job import Job
 from .order import standing_class
-from .queue import RESTART, LaneKey
+from .queue import RESTART, Lane, LaneKey
 from .queues import parent_of, path_of
 from .state import ClusterState
 
@@ -31,11 +32,31 @@ class Rank(NamedTuple):
 
 
 @dataclass(slots=True)
+class Kind:
+    """Lanes of one demand."""
+
+    demand: GangDemand
+    has_room: bool
+    """When that was last looked at."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A lane in the line."""
+
+    key: LaneKey
+    lane: Lane
+    kind: Kind
+    asks: bool
+    """It may have its turn, though there is no room for it."""
+
+
+@dataclass(slots=True)
 class Branch:
     """What waits below one queue."""
 
     path: str = ""
-    entries: list[tuple[Rank, Union["Branch", LaneKey]]] = field(default_factory=list)
+    entries: list[tuple[Rank, Union["Branch", Entry]]] = field(default_factory=list)
     """Heap, once the line is made."""
     rank: Rank | None = None
     """Of its first, among those beside this queue."""
@@ -45,15 +66,27 @@ class Branch:
 class Line:
     """Of the first of each lane that may move; one that is gone or parked drops out by itself."""
 
-    def __init__(self, state: ClusterState, now_us: Micros, may_move: Callable[[LaneKey], bool]) -> None:
-        """`may_move`: once it may not, it may not for the rest of the walk."""
-        self._state, self._now_us, self._may_move = state, now_us, may_move
+    def __init__(
+        self,
+        state: ClusterState,
+        now_us: Micros,
+        has_room: Callable[[GangDemand], bool],
+        may_ask: Callable[[LaneKey], bool],
+    ) -> None:
+        """`has_room`: for a gang of that demand; where there is none, there is none for the rest of the walk.
+        `may_ask`: a lane may have its turn even so. Most lanes are passed over here, and cost no more."""
+        self._state, self._now_us, self._look_for_room = state, now_us, has_room
         self._levels = Levels(state, now_us)
         self._restarts, self._root = Branch(), Branch()
         self._branches = {ROOT: self._root}
-        for key, number in state.queue.firsts():
-            if may_move(key):
-                self._branch_of(key).entries.append((self._rank(key, state.jobs[number]), key))
+        for demand, lanes in state.queue.alike.items():
+            kind = Kind(demand, has_room(demand))
+            for key, lane in lanes.items():
+                asks = key.turn == RESTART or may_ask(key)
+                if not lane.parked and (asks or kind.has_room):
+                    entry = Entry(key, lane, kind, asks)
+                    job = state.jobs[lane.jobs[0]]
+                    self._branch_of(key).entries.append((self._rank(key, job), entry))
         heapify(self._restarts.entries)
         for path in sorted(self._branches, key=lambda path: (path == ROOT, -path.count("/"))):
             branch = self._branches[path]
@@ -65,14 +98,13 @@ class Line:
         """Whose turn it is."""
         for branch in (self._restarts, self._root):
             while (found := self._first_below(branch)) is not None:
-                rank, key = found
+                rank, entry = found
                 job = self._state.jobs[rank.job]
-                if not self._may_move(key):
-                    self.drop(key)
-                elif rank.fair and rank < self._rank(key, job):  # its patience lifts it no longer
-                    self._touch(key)
-                else:
-                    return key, job
+                if self._may_move(entry) and not (
+                    rank.fair and rank < self._rank(entry.key, job)  # its patience lifts it no longer
+                ):
+                    return entry.key, job
+                self._touch(entry.key)
         return None
 
     def drop(self, key: LaneKey) -> None:
@@ -86,7 +118,14 @@ class Line:
         self._touch(key)
         self._touch_path(leaf)
 
-    def _first_below(self, branch: Branch) -> tuple[Rank, LaneKey] | None:
+    def _may_move(self, entry: Entry) -> bool:
+        if entry.asks:
+            return True
+        kind = entry.kind
+        kind.has_room = kind.has_room and self._look_for_room(kind.demand)
+        return kind.has_room
+
+    def _first_below(self, branch: Branch) -> tuple[Rank, Entry] | None:
         self._settle(branch)
         if not branch.entries:
             return None
@@ -116,11 +155,11 @@ class Line:
             branch.rank = None if first is None else first._replace(fair=(level, *first.fair))
         return branch.rank
 
-    def _rank_of_lane(self, key: LaneKey) -> Rank | None:
-        lane = self._state.queue.lanes.get(key)
-        if lane is None or lane.parked or not self._may_move(key):
+    def _rank_of_lane(self, entry: Entry) -> Rank | None:
+        jobs = entry.lane.jobs
+        if not jobs or entry.lane.parked or not (entry.asks or entry.kind.has_room):
             return None
-        return self._rank(key, self._state.jobs[lane.jobs[0]])
+        return self._rank(entry.key, self._state.jobs[jobs[0]])
 
     def _rank(self, key: LaneKey, job: Job) -> Rank:
         if key.turn == RESTART:

@@ -155,7 +155,7 @@ def _makes_room(state: ClusterState, job: Job, moved: Sequence[Job], room: Candi
     more = {}
     for name in {task.node for one in moved for task in one.tasks}:
         if takes_work(state, state.nodes[name]):
-            fits = tasks_that_fit(state.nodes[name], _load_without(state, moved, name), job.demand)
+            fits = tasks_that_fit(state.nodes[name], _load_without(state, moved, name), room.demand)
             more[name] = fits - room.fits.get(name, 0)
     return room.most_with(state, more) >= job.demand.instance_count_min
 
@@ -224,11 +224,12 @@ class _Seating:
     def _areas(self, at: int) -> Iterator[list[NodeId]]:
         """Nodes that it may have together, those with the least room for it first: large room stays whole."""
         demand, state = self._job(at).demand, self.state
-        fits = dict(candidates_for(state, demand).fits)
+        room = candidates_for(state, demand)
+        fits = dict(room.fits)
         for name, load in self.loads.items():
             node = state.nodes[name]
             if takes_work(state, node) and in_pool(state.policy, node, demand.pool):
-                fits[name] = tasks_that_fit(node, load, demand)
+                fits[name] = tasks_that_fit(node, load, room.demand)
         nodes = [state.nodes[name] for name, count in sorted(fits.items()) if count]
         for area in areas_of(nodes, demand, state.settings.topology_levels):
             yield sorted((node.node for node in area), key=lambda name: (fits[name], name))

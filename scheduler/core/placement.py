@@ -71,7 +71,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     for name in {task.node for task in job.tasks}:
         node = state.nodes[name]
         if takes_work(state, node):
-            fits[name] = tasks_that_fit(node, _load_without(state, job, name), job.demand)
+            fits[name] = tasks_that_fit(node, _load_without(state, job, name), room.demand)
     master = job.tasks[0].node
     if job.demand.rendezvous and not any(
         count and (name == master or free_ports(state, name)) for name, count in fits.items()

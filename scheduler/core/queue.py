@@ -51,6 +51,8 @@ def lane_key(job: Job) -> LaneKey:
 @dataclass(slots=True)
 class Queue:
     lanes: dict[LaneKey, Lane] = field(default_factory=dict)
+    alike: dict[GangDemand, dict[LaneKey, Lane]] = field(default_factory=dict)
+    """The same lanes, by what they ask for."""
     length: int = 0
     version: int = 0
     """Grows with each change of who stands where."""
@@ -69,7 +71,7 @@ class Queue:
         """Everybody stands in line anew where that is another line."""
         if fair == self.fair:
             return
-        lanes, self.lanes, self.length, self.fair = self.lanes, {}, 0, fair
+        lanes, self.lanes, self.alike, self.length, self.fair = self.lanes, {}, {}, 0, fair
         for lane in lanes.values():
             for number in lane.jobs:
                 if number not in lane.gone:
@@ -92,7 +94,7 @@ class Queue:
         return any(len(lane) > (key == own) for key, lane in self.lanes.items() if not lane.parked)
 
     def add(self, job: Job) -> None:
-        lane = self.lanes.setdefault(self.key_of(job), Lane())
+        lane = self._lane(self.key_of(job))
         self.length += 1
         self.version += 1
         if job.number in lane.gone:  # left and came back before it was trimmed: it stands where it stood
@@ -104,7 +106,7 @@ class Queue:
 
     def add_all(self, jobs: Sequence[Job]) -> None:
         """As `add` for each, when all are of one lane."""
-        lane = self.lanes.setdefault(self.key_of(jobs[0]), Lane())
+        lane = self._lane(self.key_of(jobs[0]))
         lane.gone.difference_update(back := {job.number for job in jobs} & lane.gone)
         lane.jobs = deque(sorted((*lane.jobs, *(job.number for job in jobs if job.number not in back))))
         self.length += len(jobs)
@@ -129,6 +131,13 @@ class Queue:
         for lane in self.lanes.values():
             lane.parked = False
 
+    def _lane(self, key: LaneKey) -> Lane:
+        """A new one, if there is none."""
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = self.alike.setdefault(key.demand, {})[key] = Lane()
+        return lane
+
     def _trim(self, key: LaneKey, lane: Lane) -> None:
         """Take leavers off the front; a lane that empties is dropped."""
         if len(lane.gone) * 2 > len(lane.jobs):
@@ -137,4 +146,6 @@ class Queue:
         while lane.jobs and lane.jobs[0] in lane.gone:
             lane.gone.remove(lane.jobs.popleft())
         if not lane.jobs:
-            del self.lanes[key]
+            del self.lanes[key], self.alike[key.demand][key]
+            if not self.alike[key.demand]:
+                del self.alike[key.demand]

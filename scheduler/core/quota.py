@@ -7,7 +7,7 @@ its own (or has none). So nobody reclaims what would be reclaimed from them in t
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...spec.ids import JobId
 from .amounts import cpu_text, cpus_text, milli_gpus_text
@@ -20,8 +20,7 @@ from .state import ClusterState
 HOLDERS_MAX = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One limit on the way to a job's leaf, in thousandths (of jobs, too)."""
 
     queue: str

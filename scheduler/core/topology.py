@@ -73,6 +73,8 @@ class Domains:
     def put(self, name: NodeId, labels: Labels, fits: int) -> None:
         """0: there is none on this node."""
         old = self.homes.pop(name, None)
+        if old is None and not labels:
+            return
         if old is not None:
             self._grow(old, -self.members[old].pop(name))
         new = domain_of(labels, self.scope) if fits else None

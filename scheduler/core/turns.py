@@ -74,7 +74,12 @@ class Turns:
         for number in sorted(state.claims):
             while number in state.claims and (plan := settle(state, state.jobs[number], now_us)) is not None:
                 yield plan
-        line = Line(state, now_us, lambda key: self._may_move(state, key, now_us))
+        line = Line(
+            state,
+            now_us,
+            lambda demand: self._has_room(state, demand),
+            lambda key: not self._is_denied(state, key, now_us),
+        )
         while (found := line.first()) is not None:
             key, job = found
             plan = self._turn(state, job, now_us) if is_allowed(state, job) else None
@@ -89,12 +94,8 @@ class Turns:
                     yield moved
                 return
 
-    def _may_move(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
-        """A restart always; others when there is room for such a gang, or it is time to see whether room can
-        be made: most lanes are passed over here, and cost no more."""
-        if key.turn == RESTART or not self._is_denied(state, key, now_us):
-            return True
-        demand = key.demand
+    def _has_room(self, state: ClusterState, demand: GangDemand) -> bool:
+        """There is room for such a gang; or can never be, which has yet to be said."""
         if self.stuck.get(demand) == state.freed:
             return False
         if candidates_for(state, demand).room >= demand.instance_count_min or not can_ever(state, demand):
@@ -103,6 +104,7 @@ class Turns:
         return False
 
     def _is_denied(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
+        """It is too early to see again whether room can be made."""
         before_us = self.denied.get(key)
         return before_us is not None and now_us < before_us + state.order.review_us
 

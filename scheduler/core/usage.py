@@ -118,7 +118,9 @@ def _amounts(job: Job, sign: int, count: int) -> tuple[int, int, int, int]:
 
 def _put(index: dict[K, InUse], key: K, amounts: tuple[int, int, int, int]) -> None:
     """Entries without jobs go."""
-    entry = index.setdefault(key, InUse())
+    entry = index.get(key)
+    if entry is None:
+        entry = index[key] = InUse()
     entry.add(*amounts)
     if not entry.jobs:
         del index[key]

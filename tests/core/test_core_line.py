@@ -34,7 +34,7 @@ def test_the_first_of_the_tree_is_the_least_of_all_standings(
     state.usage.accounts = {path: Account(float(gpu_s), NOW) for path, gpu_s in had.items()}
     levels, firsts = Levels(state, NOW), state.queue.firsts()
     plain = sorted((standing(state, key, state.jobs[number], NOW, levels), key) for key, number in firsts)
-    line, order = Line(state, NOW, lambda key: True), []
+    line, order = Line(state, NOW, lambda demand: True, lambda key: True), []
     while (found := line.first()) is not None:
         order.append(found[0])
         line.drop(found[0])
@@ -49,7 +49,7 @@ def test_the_next_of_a_lane_may_stand_better_than_its_first() -> None:
         job = Job(JobId(number), "job", "ann", 0, NOW, shape, Course(queued_us=queued_us))
         state.jobs[job.number] = job
         state.queue.add(job)
-    line = Line(state, NOW, lambda key: True)
+    line = Line(state, NOW, lambda demand: True, lambda key: True)
     found = line.first()
     assert found is not None and found[1].number == 1
     state.queue.remove(found[1])

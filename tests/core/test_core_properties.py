@@ -344,7 +344,7 @@ def _memo_is_true(paddock: Paddock, demand: GangDemand) -> None:
         for name, node in state.nodes.items()
         if node.contact is NodeContact.CONNECTED
         and node.cordon is None
-        and (fits := tasks_that_fit(node, state.loads[name], demand))
+        and (fits := tasks_that_fit(node, state.loads[name], memo.demand))
     }
     serving = [node for node in state.nodes.values() if node.cordon is None]
     most = sum(most_tasks(node.inventory, demand) for node in serving)

@@ -123,11 +123,12 @@ def honoured(paddock: Paddock, where: list[NodeId], demand: GangDemand) -> None:
 
 def memo_is_fresh(paddock: Paddock, demand: GangDemand) -> None:
     state = paddock.state
-    memo, fresh = candidates_for(state, demand), Candidates(demand, LEVELS)
+    memo = candidates_for(state, demand)
+    fresh = Candidates(memo.demand, LEVELS)
     fresh.follow(state)
     assert (memo.fits, memo.room, memo.keys) == (fresh.fits, fresh.room, fresh.keys)
     assert memo.domains == fresh.domains
-    assert memo.most() == fresh.most() == plain_most(paddock, demand, False)
+    assert memo.most() == fresh.most() == plain_most(paddock, memo.demand, False)
     least = demand.instance_count_min
     assert can_ever(state, demand) is (plain_most(paddock, demand, True) >= least)
 
