@@ -109,7 +109,8 @@ class OrderSpec(Model):
     patience_hours: Number = Field(default=8.0, ge=0, le=10_000)
     """A job counts as one class lower for each time that it has waited so long; 0: waiting lifts nobody."""
     lifted_percent: Count = Field(default=25, ge=0, le=100)
-    """Of the cluster: what those that were lifted so may have before others are."""
+    """Of the cluster: what those that were lifted so may have before others are, where all whose patience is
+    over ask for more than the cluster has."""
     preemption: OnOff = True
     """Whether running jobs are ever stopped for waiting ones."""
     defragment: OnOff = False

@@ -17,7 +17,6 @@ from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
 from .effects import Plan
 from .job import Claim, Job
 from .node import Node
-from .order import weight_milli
 from .placement import start
 from .pools import pool_nodes
 from .queue import RESTART, lane_key
@@ -25,6 +24,7 @@ from .reason import Reason
 from .slots import free_ports, in_place_order
 from .state import ClusterState
 from .topology import areas_of
+from .weights import weight_milli
 
 NAMED_MAX = 3
 

@@ -11,9 +11,9 @@ from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
 from .node import Node, fresh_load
-from .order import gang_milli, weight_milli
 from .state import ClusterState
 from .stranding import is_stranded
+from .weights import gang_milli, weight_milli
 
 
 def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:

@@ -28,7 +28,6 @@ from .events import Event
 from .grace import save_grace_us
 from .job import Job, Move, Stop
 from .node import Load, Node, gpu_groups, matches
-from .order import gang_milli
 from .placement import copy_of, give_back, gpus_of
 from .pools import in_pool, pool_nodes
 from .preemption import Stoppable, loss_us, stoppable
@@ -37,6 +36,7 @@ from .slots import free_ports
 from .state import ClusterState
 from .submit import request_stop
 from .topology import areas_of
+from .weights import gang_milli
 
 MOVES_MAX: Final = 3
 CANDIDATES_MAX: Final = 16

@@ -3,37 +3,26 @@
 Discretised least attained service, after Tiresias (Gu et al., NSDI 2019) and, before it, the multilevel
 feedback queues of Corbato: a job's class is how many of the limits its service so far has passed. Of one
 priority the lowest class goes first, and within a class the oldest job. Nobody waits for ever: for each
-`patience_us` that a job has waited in all, it counts as one class lower, as long as those that were lifted
-so hold no more than `lifted_percent` of the cluster (under overload all would be lifted, and the order
-would be that of arrival).
+`patience_us` that a job has waited in all, it counts as one class lower. Under overload that would lift all,
+and the order would be that of arrival: where those that are lifted, and those that would be, ask for more
+than the cluster has, the first may hold no more than `lifted_percent` of it.
 """
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...spec.ids import JobId, Micros
-from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from ...spec.resources import WHOLE_GPU_MILLI
 from .amounts import duration_text
 from .fair import Fair, Levels
 from .job import Job
-from .queue import RESTART, LaneKey
+from .queue import RESTART, LaneKey, waits_since_us
 from .queues import leaf_of_job
 from .settings import GPU_HOUR_US, Order
+from .weights import gang_milli
 
 if TYPE_CHECKING:
     from .state import ClusterState
-
-CPUS_AS_GPU: Final = 16
-"""So many cpus count as one GPU where a task takes no GPU."""
-
-
-def weight_milli(need: Resources) -> int:
-    """Thousandths of a GPU that a task, or a node, counts as."""
-    return need.gpus_milli or need.cpu_milli // CPUS_AS_GPU
-
-
-def gang_milli(demand: GangDemand, tasks: int) -> int:
-    return weight_milli(demand.per_task) * tasks
 
 
 def served_us(job: Job, now_us: int) -> int:
@@ -57,21 +46,22 @@ def service_class(order: Order, job: Job, now_us: int) -> int:
 
 def queued_us(job: Job, now_us: int) -> int:
     """What it has waited in all."""
-    course = job.course
-    if job.placed:
-        return course.queued_us
-    return course.queued_us + max(0, now_us - (course.waits_since_us or job.submitted_us))
+    return job.course.queued_us if job.placed else max(job.course.queued_us, now_us - waits_since_us(job))
 
 
-def may_lift(state: "ClusterState") -> bool:
-    """Those that were lifted for their patience hold less than their part of the cluster."""
-    return state.lifted_milli * 100 < state.order.lifted_percent * state.capacity_milli
+def may_lift(state: "ClusterState", now_us: Micros) -> bool:
+    """All whose patience is over fit into the cluster together; or those that were lifted for it hold less
+    than their part."""
+    order, lifted = state.order, state.lifted_milli
+    if lifted * 100 < order.lifted_percent * state.capacity_milli:
+        return True
+    return lifted + state.queue.waited.asked_milli(now_us - order.patience_us) <= state.capacity_milli
 
 
 def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
     """The classes that its patience lifts a waiting job by."""
     patience_us = state.order.patience_us
-    if not patience_us or not may_lift(state):
+    if not patience_us or not may_lift(state, now_us):
         return 0
     return queued_us(job, now_us) // patience_us
 

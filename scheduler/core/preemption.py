@@ -27,7 +27,7 @@ from .fair import Levels
 from .grace import save_grace_us
 from .job import Job, Stop
 from .node import Load, Node
-from .order import gang_milli, served_us, standing_class
+from .order import served_us, standing_class
 from .placement import copy_of, give_back
 from .pools import pool_nodes
 from .queues import leaf_of_job
@@ -37,6 +37,7 @@ from .shrinking import Shrunk, goes_on_without, shrink
 from .state import ClusterState
 from .submit import request_stop
 from .topology import areas_of
+from .weights import gang_milli
 
 RESTART_US = 30_000_000
 """What a stop and a new start are counted as where they were not measured."""

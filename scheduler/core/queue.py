@@ -15,6 +15,8 @@ from ...spec.ids import JobId
 from ...spec.resources import GangDemand
 from .job import Job
 from .queues import leaf_of_job
+from .waits import Share, Waits
+from .weights import gang_milli
 
 RESTART, FIRST_TIME = 0, 1
 
@@ -36,6 +38,8 @@ class Lane:
     gone: set[JobId] = field(default_factory=set)
     """Left from the middle (cancelled); taken out when they come to the front, or when they are many."""
     parked: bool = False
+    share: Share = field(default_factory=lambda: Share(0), compare=False)
+    """Of what is asked for."""
 
     def __len__(self) -> int:
         return len(self.jobs) - len(self.gone)
@@ -48,6 +52,11 @@ def lane_key(job: Job) -> LaneKey:
     return LaneKey(RESTART if restarts else FIRST_TIME, -job.priority, service, job.shape.demand)
 
 
+def waits_since_us(job: Job) -> int:
+    """From when it would have waited, had it waited in one piece."""
+    return (job.course.waits_since_us or job.submitted_us) - job.course.queued_us
+
+
 @dataclass(slots=True)
 class Queue:
     lanes: dict[LaneKey, Lane] = field(default_factory=dict)
@@ -58,6 +67,8 @@ class Queue:
     """Grows with each change of who stands where."""
     fair: bool = False
     """The policy has queues: each leaf has lanes of its own."""
+    waited: Waits = field(default_factory=Waits, compare=False)
+    """Of those that are not placed."""
 
     def __len__(self) -> int:
         return self.length
@@ -71,7 +82,8 @@ class Queue:
         """Everybody stands in line anew where that is another line."""
         if fair == self.fair:
             return
-        lanes, self.lanes, self.alike, self.length, self.fair = self.lanes, {}, {}, 0, fair
+        lanes, self.lanes, self.alike, self.waited = self.lanes, {}, {}, Waits()
+        self.length, self.fair = 0, fair
         for lane in lanes.values():
             for number in lane.jobs:
                 if number not in lane.gone:
@@ -97,6 +109,8 @@ class Queue:
         lane = self._lane(self.key_of(job))
         self.length += 1
         self.version += 1
+        if not job.placed:
+            self.waited.add([(waits_since_us(job), job.number)], lane.share)
         if job.number in lane.gone:  # left and came back before it was trimmed: it stands where it stood
             lane.gone.remove(job.number)
         elif lane.jobs and job.number < lane.jobs[-1]:
@@ -105,12 +119,13 @@ class Queue:
             lane.jobs.append(job.number)
 
     def add_all(self, jobs: Sequence[Job]) -> None:
-        """As `add` for each, when all are of one lane."""
+        """As `add` for each, when all are of one lane and none is placed."""
         lane = self._lane(self.key_of(jobs[0]))
         lane.gone.difference_update(back := {job.number for job in jobs} & lane.gone)
         lane.jobs = deque(sorted((*lane.jobs, *(job.number for job in jobs if job.number not in back))))
         self.length += len(jobs)
         self.version += 1
+        self.waited.add(((waits_since_us(job), job.number) for job in jobs), lane.share)
 
     def remove(self, job: Job) -> None:
         key = self.key_of(job)
@@ -118,24 +133,30 @@ class Queue:
         self.length -= 1
         self.version += 1
         lane.gone.add(job.number)
+        self.waited.drop(job.number)
         self._trim(key, lane)
 
     def park(self, job: Job) -> None:
         """The lane of `job` steps aside."""
-        self.lanes[self.key_of(job)].parked = True
+        self._set_parked(self.lanes[self.key_of(job)], parked=True)
         self.version += 1
 
     def unpark_all(self) -> None:
         """The nodes changed: every lane stands in line again."""
         self.version += 1
         for lane in self.lanes.values():
-            lane.parked = False
+            self._set_parked(lane, parked=False)
+
+    def _set_parked(self, lane: Lane, *, parked: bool) -> None:
+        lane.parked = parked
+        self.waited.set_counts(lane.share, counts=not parked)
 
     def _lane(self, key: LaneKey) -> Lane:
         """A new one, if there is none."""
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = self.alike.setdefault(key.demand, {})[key] = Lane()
+            share = Share(gang_milli(key.demand, key.demand.instance_count_min))
+            lane = self.lanes[key] = self.alike.setdefault(key.demand, {})[key] = Lane(share=share)
         return lane
 
     def _trim(self, key: LaneKey, lane: Lane) -> None:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from ...spec.ids import Micros
 from .job import NEVER, Job
-from .order import gang_milli
 from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
+from .weights import gang_milli
 
 K = TypeVar("K")
 

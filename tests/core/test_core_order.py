@@ -171,6 +171,20 @@ def test_one_that_waits_too_long_has_nodes_kept_for_it() -> None:
     assert paddock.job(large).course.lifted == 1
 
 
+@pytest.mark.parametrize(("waiting", "lifted"), [(1, True), (2, False)])
+def test_patience_lifts_all_that_fit_together_and_under_overload_only_a_part(
+    waiting: int, lifted: bool
+) -> None:
+    paddock = paddock_with(patience_us=GPU_HOUR_US, preemption=False, lifted_percent=0)
+    paddock.node_joins("n1", gpus=2, cpus=32)
+    runs(paddock, shape(gpus=1))
+    large = [paddock.submit(shape(gpus=2))[0] for _ in range(waiting)]
+    paddock.pass_hours(1)
+    [small] = paddock.submit(shape(gpus=1))
+    assert (large[0] in paddock.state.claims) is lifted
+    assert (paddock.state_of(small) is JobState.STARTING) is not lifted
+
+
 def test_a_fallen_gang_has_nodes_kept_for_it_at_once(paddock: Paddock) -> None:
     """What is left of its room is not given away while it waits for the rest."""
     paddock.node_joins("n1", gpus=4, cpus=32)

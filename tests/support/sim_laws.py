@@ -15,11 +15,11 @@ from paceline.scheduler.core.events import DurableEvent, Event, job_of
 from paceline.scheduler.core.job import Job, TaskState
 from paceline.scheduler.core.node import Cordon, Load
 from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
-from paceline.scheduler.core.order import gang_milli, weight_milli
-from paceline.scheduler.core.queue import FIRST_TIME, RESTART
+from paceline.scheduler.core.queue import FIRST_TIME, RESTART, waits_since_us
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stranding import is_stranded
 from paceline.scheduler.core.timers import TimerKey
+from paceline.scheduler.core.weights import gang_milli, weight_milli
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import Attempt, JobId, NodeId, TaskKey
 from paceline.spec.lifecycle import TRANSITIONS, JobState
@@ -265,6 +265,25 @@ def _line_stands_in_order(state: ClusterState) -> None:
         )
         assert key.turn in (RESTART, FIRST_TIME) and line, f"lane {key} is empty"
     assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in line"
+    for ago_us in (0, 60_000_000, 5_000_000):
+        before_us = state.last_at_us - ago_us
+        asked = state.queue.waited.asked_milli(before_us)
+        plain = _asked_milli(state, before_us)
+        assert asked == plain, f"{asked} is asked for by those that wait since {before_us}, not {plain}"
+
+
+def _asked_milli(state: ClusterState, before_us: int) -> int:
+    waiting = [
+        state.jobs[number]
+        for lane in state.queue.lanes.values()
+        for number in lane.jobs
+        if not lane.parked and number not in lane.gone
+    ]
+    return sum(
+        gang_milli(job.demand, job.demand.instance_count_min)
+        for job in waiting
+        if not job.placed and waits_since_us(job) <= before_us
+    )
 
 
 def _claims_and_weights_are_true(state: ClusterState) -> None:
