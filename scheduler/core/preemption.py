@@ -20,7 +20,7 @@ from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .attempt_events import PlacesClaimed
-from .candidates import takes_work, tasks_that_fit
+from .candidates import is_able, takes_work, tasks_that_fit
 from .effects import Effect, Plan
 from .events import Event
 from .fair import Levels
@@ -64,8 +64,8 @@ def stoppable(state: ClusterState, now_us: Micros) -> list[Stoppable]:
 
 
 def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> Plan[None] | None:
-    """Claims nodes for it and gives notice to those that must leave, of `those`. None: not even all that may
-    be stopped for it would do."""
+    """Claims nodes for it and gives notice to those that must leave, of `those`. One that has nodes kept for
+    it already is given room there. None: not even all that may be stopped for it would do."""
     found = _found(state, job, those, now_us)
     if found is None:
         return None
@@ -98,7 +98,10 @@ def _found(
     borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
     if not outranked and not borrowing:
         return None
-    able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
+    if job.course.claim is not None:
+        able = [node for name in job.course.claim.kept if is_able(state, node := state.nodes[name])]
+    else:
+        able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
     areas = areas_of(able, job.demand, state.settings.topology_levels)
     for may in (borrowing, _together(reclaim, borrowing, now_us)):
         losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from ...spec.ids import Micros
+from ...spec.ids import JobId, Micros
 from ...spec.resources import GangDemand
 from .candidates import can_ever, candidates_for
 from .claims import reserve, settle
@@ -42,8 +42,8 @@ class Turns:
 
     stuck: dict[GangDemand, int] = field(default_factory=dict)
     """With `freed` when it did not fit."""
-    denied: dict[LaneKey, Micros] = field(default_factory=dict)
-    """For whom no room could be made, and when."""
+    denied: dict[LaneKey | JobId, Micros] = field(default_factory=dict)
+    """For whom no room could be made, and when: for those of a lane, or for one that has nodes kept."""
     settled: tuple[int, int] | None = None
     """Who stood in line, and what was free, when nobody could move."""
     policy: ClusterPolicy = NO_POLICY
@@ -67,12 +67,21 @@ class Turns:
         if state.freed == freed:  # what has started since made nobody's room larger
             self.settled = (state.queue.version, state.freed)
             order = state.order
-            waits = (order.preemption or order.defragment) and bool(state.placed) and state.queue.waits
+            waits = (
+                (order.preemption or order.defragment)
+                and bool(state.placed)
+                and (state.queue.waits or bool(state.claims))
+            )
             self.review_us = Micros(now_us + order.review_us) if waits else None
 
     def _walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
         for number in sorted(state.claims):
             while number in state.claims and (plan := settle(state, state.jobs[number], now_us)) is not None:
+                yield plan
+            if (
+                number in state.claims
+                and (plan := self._clear(state, state.jobs[number], now_us)) is not None
+            ):
                 yield plan
         line = Line(
             state,
@@ -103,10 +112,15 @@ class Turns:
         self._note_stuck(state, demand)
         return False
 
-    def _is_denied(self, state: ClusterState, key: LaneKey, now_us: Micros) -> bool:
+    def _is_denied(self, state: ClusterState, key: LaneKey | JobId, now_us: Micros) -> bool:
         """It is too early to see again whether room can be made."""
         before_us = self.denied.get(key)
         return before_us is not None and now_us < before_us + state.order.review_us
+
+    def _note_denied(self, key: LaneKey | JobId, now_us: Micros) -> None:
+        if len(self.denied) >= KINDS_MAX:
+            self.denied.clear()
+        self.denied[key] = now_us
 
     def _note_stuck(self, state: ClusterState, demand: GangDemand) -> None:
         if len(self.stuck) >= KINDS_MAX:
@@ -123,21 +137,37 @@ class Turns:
             self._note_stuck(state, job.demand)
         return self._make_room(state, job, now_us)
 
+    def _clear(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+        """Nodes were kept for it when nobody there could be stopped yet: by now they may be."""
+        claim = job.course.claim
+        if (
+            claim is None
+            or claim.victims
+            or not state.order.preemption
+            or self._is_denied(state, job.number, now_us)
+        ):
+            return None
+        plan = make_room(state, job, self._stoppable(state, now_us), now_us)
+        if plan is None:
+            self._note_denied(job.number, now_us)
+        return plan
+
     def _make_room(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         key = state.queue.key_of(job)
         if self._is_denied(state, key, now_us) or len(state.claims) >= CLAIMS_MAX:
             return None
         plan = None
-        if self.stoppable is None and (state.order.preemption or state.order.defragment):
-            self.stoppable = stoppable(state, now_us)
-        if self.stoppable is not None and state.order.defragment:
-            plan = defragment(state, job, self.stoppable, now_us)
-        if self.stoppable is not None and state.order.preemption and plan is None:
-            plan = make_room(state, job, self.stoppable, now_us)
+        if state.order.defragment:
+            plan = defragment(state, job, self._stoppable(state, now_us), now_us)
+        if state.order.preemption and plan is None:
+            plan = make_room(state, job, self._stoppable(state, now_us), now_us)
         if plan is None and (key.turn == RESTART or lift(state, job, now_us)):
             plan = reserve(state, job, now_us)
         if plan is None:
-            if len(self.denied) >= KINDS_MAX:
-                self.denied.clear()
-            self.denied[key] = now_us
+            self._note_denied(key, now_us)
         return plan
+
+    def _stoppable(self, state: ClusterState, now_us: Micros) -> list[Stoppable]:
+        if self.stoppable is None:
+            self.stoppable = stoppable(state, now_us)
+        return self.stoppable

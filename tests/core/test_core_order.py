@@ -171,6 +171,21 @@ def test_one_that_waits_too_long_has_nodes_kept_for_it() -> None:
     assert paddock.job(large).course.lifted == 1
 
 
+def test_who_could_not_be_stopped_when_its_node_was_kept_is_stopped_when_it_can_be() -> None:
+    paddock = paddock_with(patience_us=300 * 10**6)
+    paddock.node_joins("n1", gpus=2, cpus=32)
+    young = runs(paddock, shape(gpus=2))
+    [patient] = paddock.submit(shape(gpus=2))
+    paddock.pass_hours(0.1)
+    assert paddock.state.claims == {patient} and not paddock.stops_sent(young), "it has run for 6 minutes"
+    paddock.pass_hours(0.1)
+    assert [stop.why for stop in paddock.stops_sent(young)] == ["preempted"]
+    claim = paddock.job(patient).course.claim
+    assert claim is not None and claim.victims == (young,)
+    paddock.leaves(young)
+    assert paddock.state_of(patient) is JobState.STARTING
+
+
 @pytest.mark.parametrize(("waiting", "lifted"), [(1, True), (2, False)])
 def test_patience_lifts_all_that_fit_together_and_under_overload_only_a_part(
     waiting: int, lifted: bool
