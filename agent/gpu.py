@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..spec.gpu_health import GpuState
+from ..spec.slices import slice_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,17 @@ class Link:
     peer_index: int
     kind: str
     width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A MIG device. Its two ids are valid until it is destroyed."""
+
+    gpu_instance: int
+    compute_instance: int
+    uuid: str
+    name: str
+    memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,8 @@ class Gpu:
     numa_node: int | None = None
     """Of the host's memory that is nearest to it."""
     mig_enabled: bool = False
-    mig_devices: tuple[str, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    """Of a GPU in MIG mode; they share its health."""
     memory_used_bytes: int | None = None
     utilization_percent: int | None = None
     temperature_c: int | None = None
@@ -43,6 +56,15 @@ class Gpu:
     """When `state` became other than OK, wall clock."""
     quarantines: int = 0
     """How often it has been other than OK on this node."""
+
+    @property
+    def devices(self) -> dict[int, str]:
+        """What of it a task can have: index and uuid of itself or, in MIG mode, of its slices."""
+        if not self.mig_enabled:
+            return {self.index: self.uuid}
+        return {
+            slice_index(self.index, one.gpu_instance, one.compute_instance): one.uuid for one in self.slices
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Tests GPUs that are out of service, and gives back those that do well.
 
-A test runs in a process of its own, when the driver asks for nothing and no task has the GPU: first after a
-wait, then after twice as long each time that it fails or that the GPU has been out before, up to an hour.
+A test runs in a process of its own, of a GPU in MIG mode one for each of its slices, when the driver asks for
+nothing and no task has the GPU: first after a wait, then after twice as long each time that it fails or that
+the GPU has been out before, up to an hour.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ class GpuTester:
         if known != outage:
             due_s = time.monotonic() + self._wait_s(outage, gpu.quarantines)
             self._due[gpu.uuid] = outage, due_s
-        if time.monotonic() < due_s or gpu.needs or self._in_use(gpu.index):
+        if time.monotonic() < due_s or gpu.needs or not gpu.devices or self._in_use(gpu.index):
             return None
         return outage
 
@@ -93,14 +94,20 @@ class GpuTester:
         self._watch.refresh()
 
     async def _failure(self, gpu: Gpu) -> str:
-        """What went wrong in a test of it; empty: nothing."""
+        """What went wrong in a test of it, or of one of its slices; empty: nothing."""
+        for uuid in gpu.devices.values():
+            if failure := await self._failure_of(uuid):
+                return failure
+        return ""
+
+    async def _failure_of(self, uuid: str) -> str:
         try:
             child = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid},
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid},
                 limit=_WORDS_BYTES,
                 start_new_session=True,
             )

@@ -142,6 +142,10 @@ class GpuWatch:
         )
         return replace(report, status=why, gpus=gpus)
 
+    def uuids(self) -> dict[int, str]:
+        """Of all that tasks can have here, by index."""
+        return {index: uuid for gpu in self.report().gpus for index, uuid in gpu.devices.items()}
+
     def alarms(self, indices: Collection[int], begin_s: float, end_s: float) -> list[Alarm]:
         """What was heard of these GPUs while a rank lived, shortly before its end (time.monotonic())."""
         with self._lock:
@@ -251,11 +255,6 @@ def _facts(report: GpuReport) -> GpuReport:
     )
 
 
-def usable(gpu: Gpu) -> bool:
-    """A whole GPU that may be given to a task. In MIG mode it has only slices, which are not placed yet."""
-    return gpu.state is GpuState.OK and not gpu.mig_enabled
-
-
 def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
     return nodes_pb2.Gpu(
         index=gpu.index,
@@ -268,7 +267,7 @@ def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
         power_mw=gpu.power_mw,
         pci_bus_id=gpu.pci_bus_id,
         mig_enabled=gpu.mig_enabled,
-        mig_devices=gpu.mig_devices,
+        mig_devices=[one.uuid for one in gpu.slices],
         ecc_uncorrected=gpu.ecc_uncorrected,
         last_xid=gpu.last_xid,
         links=[
@@ -281,6 +280,16 @@ def gpu_message(gpu: Gpu) -> nodes_pb2.Gpu:
         since_us=gpu.since_us,
         quarantines=gpu.quarantines,
         numa_node=gpu.numa_node,
+        slices=[
+            nodes_pb2.GpuSlice(
+                gpu_instance=one.gpu_instance,
+                compute_instance=one.compute_instance,
+                uuid=one.uuid,
+                name=one.name,
+                memory_total_bytes=one.memory_total_bytes,
+            )
+            for one in gpu.slices
+        ],
     )
 
 
@@ -298,11 +307,11 @@ def gpu_samples(report: GpuReport) -> list[agent_pb2.GpuSample]:
 
 
 def capacity(report: GpuReport, cpus: float | None, memory: int | None) -> common_pb2.Resources:
-    """`cpus` and `memory` (bytes) are what the operator set; None: what the node has."""
+    """`cpus` and `memory` (bytes) are what the operator set; None: what the node has. A slice is a GPU."""
     return common_pb2.Resources(
         cpu_milli=cpu_milli() if cpus is None else int(cpus * 1000),
         memory_bytes=memory_bytes() if memory is None else memory,
-        gpus=sum(usable(gpu) for gpu in report.gpus),
+        gpus=sum(len(gpu.devices) for gpu in report.gpus if gpu.state is GpuState.OK),
     )
 
 

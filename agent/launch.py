@@ -19,6 +19,7 @@ from typing import Any, Final
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
+from ..spec.slices import index_text, is_slice
 from . import flight_recorder, gpu_share
 from .evidence import ERROR_FILE, error_path
 from .launchers import LAUNCHERS, Launcher
@@ -26,6 +27,7 @@ from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
 """What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
+_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 _WHICH_S: Final = 1.0
 """For so long a program is taken to be where it was found on PATH."""
 
@@ -106,9 +108,15 @@ def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_launch(
-    request: agent_pb2.StartTask, folder: Path, interpreter: str, base: Mapping[str, str], *, warm: bool
+    request: agent_pb2.StartTask,
+    folder: Path,
+    interpreter: str,
+    base: Mapping[str, str],
+    uuids: Mapping[int, str],
+    *,
+    warm: bool,
 ) -> Launch:
-    """Raises Refusal when the task cannot be started here."""
+    """`uuids`: of the GPUs and slices here, by index. Raises Refusal when the task cannot be started here."""
     cwd = request.cwd or str(folder)
     if not os.path.isdir(cwd):  # noqa: PTH112
         raise Refusal(
@@ -120,6 +128,8 @@ def make_launch(
         )
     launcher = _launcher(request)
     environment = _environment(request, folder, interpreter, base, cwd)
+    if request.gpu_indices:
+        environment[_DEVICES] = ",".join(_devices(request, uuids))
     command = _parse(request.command, interpreter, environment, cwd)
     environment.update(command.assignments)
     if launcher.wrapped_by:
@@ -231,15 +241,27 @@ def _environment(
     if request.processes > 1:
         merged.setdefault("OMP_NUM_THREADS", "1")
     if request.gpu_indices:
-        merged["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpu_indices)
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
         merged |= gpu_share.variables(request, interpreter, merged)
         if request.master_port:
             recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
             merged = {**recorder, **merged}
-    elif "CUDA_VISIBLE_DEVICES" not in user:
-        merged["CUDA_VISIBLE_DEVICES"] = ""  # none was given: those of others are not to be seen
+    elif _DEVICES not in user:
+        merged[_DEVICES] = ""  # none was given: those of others are not to be seen
     return merged
+
+
+def _devices(request: agent_pb2.StartTask, uuids: Mapping[int, str]) -> list[str]:
+    """Whole GPUs as NVML counts them; slices have no numbers there."""
+    gone = [index for index in request.gpu_indices if is_slice(index) and index not in uuids]
+    if gone:
+        raise Refusal(
+            "no-slice",
+            f"the MIG slice {index_text(gone[0])} is no longer on this node",
+            transient=True,
+            hint="The layout of its GPU has changed meanwhile.",
+        )
+    return [uuids[index] if is_slice(index) else str(index) for index in request.gpu_indices]
 
 
 def _rank(
@@ -249,9 +271,13 @@ def _rank(
     local_rank: int,
     environment: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A rank's own variables: its launcher's, and where it may record its error."""
+    """A rank's own variables: its launcher's, where it may record its error, and its slice of a GPU: of those
+    that a process may see, CUDA gives it the first alone."""
     rank = request.first_rank + local_rank
     own = launcher.variables(request, local_rank, environment)
+    if request.processes > 1 and any(map(is_slice, request.gpu_indices)):
+        devices = environment[_DEVICES].split(",")
+        own = {**own, _DEVICES: devices[local_rank % len(devices)]}
     return {"rank": rank, "environment": {**own, ERROR_FILE: error_path(str(folder), rank)}}
 
 

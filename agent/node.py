@@ -63,6 +63,7 @@ class Agent:
             on_growth=self._on_growth,
             on_change=self._on_change,
             alarms=self._alarms,
+            uuids=self._uuids,
         )
         self._shipper = LogShipper(folder.node_id, self._supervisor, self._dial)
         self._session = Session(
@@ -172,6 +173,9 @@ class Agent:
 
     def _alarms(self, indices: Collection[int], begin_s: float, end_s: float) -> list[Alarm]:
         return self._gpus.alarms(indices, begin_s, end_s)
+
+    def _uuids(self) -> dict[int, str]:
+        return self._gpus.uuids()
 
     def _on_change(self) -> None:
         self._session.on_inventory()

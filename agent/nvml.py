@@ -15,7 +15,8 @@ from typing import Any, Final
 import pynvml
 
 from ..spec.gpu_health import GpuState
-from .gpu import Alarm, Gpu, GpuReport, Link
+from ..spec.slices import INSTANCES_MAX, is_slice_name
+from .gpu import Alarm, Gpu, GpuReport, Link, Slice
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,8 @@ class Nvml:
             if handle is not None and _address(handle) == address:
                 return index
         uuid = _ask(pynvml.nvmlDeviceGetUUID, device)
-        return next((index for index, gpu in self._known.items() if uuid and gpu.uuid == uuid), None)
+        known = self._known.items()
+        return next((index for index, gpu in known if uuid in (gpu.uuid, *gpu.devices.values())), None)
 
     def read(self) -> GpuReport:
         """All devices as they are now."""
@@ -226,7 +228,7 @@ def _read_now(gpu: Gpu, handle: Any) -> Gpu:
         temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         power_mw=_ask(pynvml.nvmlDeviceGetPowerUsage, handle),
         mig_enabled=mig_enabled,
-        mig_devices=_mig_devices(handle) if mig_enabled else (),
+        slices=_slices(gpu.name, handle) if mig_enabled else (),
         ecc_uncorrected=_ask(
             pynvml.nvmlDeviceGetTotalEccErrors,
             handle,
@@ -281,14 +283,42 @@ def _memory(handle: Any) -> Any:
     return memory if memory is not None else _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
 
 
-def _mig_devices(handle: Any) -> tuple[str, ...]:
+def _slices(gpu: str, handle: Any) -> tuple[Slice, ...]:
+    """The MIG devices of a GPU of that name. Their handles are asked for anew: they change with layouts."""
     found = []
     for index in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
         device = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
-        uuid = _ask(pynvml.nvmlDeviceGetUUID, device) if device is not None else None
-        if uuid:
-            found.append(uuid)
+        one = _slice(gpu, device) if device is not None else None
+        if one is not None:
+            found.append(one)
     return tuple(found)
+
+
+def _slice(gpu: str, device: Any) -> Slice | None:
+    """None: it is being made or destroyed, or does not say which one it is."""
+    uuid = _ask(pynvml.nvmlDeviceGetUUID, device)
+    gpu_instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, device)
+    compute_instance = _ask(pynvml.nvmlDeviceGetComputeInstanceId, device)
+    if not uuid or gpu_instance is None or compute_instance is None:
+        return None
+    if max(gpu_instance, compute_instance) >= INSTANCES_MAX:
+        return None
+    memory = _memory(device)
+    total = int(memory.total) if memory is not None else 0
+    return Slice(gpu_instance, compute_instance, uuid, _slice_name(gpu, device), total)
+
+
+def _slice_name(gpu: str, device: Any) -> str:
+    """As NVML has it; where it has none, made of what it is, as NVIDIA makes them."""
+    name = _ask(pynvml.nvmlDeviceGetName, device) or ""
+    if is_slice_name(name):
+        return str(name)
+    parts = _ask(pynvml.nvmlDeviceGetAttributes, device)
+    if parts is None:
+        return f"{gpu} MIG device"
+    of, in_all = parts.computeInstanceSliceCount, parts.gpuInstanceSliceCount
+    part = f"{of}c." if of < in_all else ""
+    return f"{gpu} MIG {part}{in_all}g.{-(-parts.memorySizeMB // 1024)}gb"
 
 
 def _numa_node(handle: Any) -> int | None:

@@ -55,9 +55,10 @@ class Starter:
         groups: containment.CgroupTree,
         ports: RendezvousPorts,
         disk: Disk,
+        uuids: Callable[[], Mapping[int, str]],
         on_change: Callable[[], None],
     ) -> None:
-        """`base`: the environment that tasks inherit."""
+        """`base`: the environment that tasks inherit; `uuids`: those of GPUs and slices by index."""
         self._config = config
         self._base = base
         self._watcher = watcher
@@ -69,6 +70,7 @@ class Starter:
         self._groups = groups
         self._ports = ports
         self._disk = disk
+        self._uuids = uuids
         self._on_change = on_change
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
 
@@ -105,7 +107,9 @@ class Starter:
                 environment=name,
             )
         interpreter = self._config.environments[name] if name else self._config.interpreter
-        launch = make_launch(task.request, task.folder, interpreter, self._base, warm=self._config.warm)
+        launch = make_launch(
+            task.request, task.folder, interpreter, self._base, self._uuids(), warm=self._config.warm
+        )
         if memory := self._memory.folder(task.key.job):
             launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
             task.files = self._door.admit(task.key, Path(memory)) if task.request.peer_memory else {}

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
+from ..spec.slices import gpus_of
 from ..spec.xids import SYMPATHETIC
 from . import containment
 from .disk import Disk
@@ -65,15 +66,17 @@ class Supervisor:
         on_growth: Callable[[TaskKey], None] = lambda key: None,
         on_change: Callable[[], None] = lambda: None,
         alarms: Callable[[Collection[int], float, float], list[Alarm]] = lambda gpus, begin_s, end_s: [],
+        uuids: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         """`state` is the agent's state folder; nothing is touched before `recover`. `alarms` says what was
-        heard of GPUs between two times of time.monotonic()."""
+        heard of GPUs between two times of time.monotonic(); `uuids` those of GPUs and slices by index."""
         self._state = state
         self._folder = state / "tasks"
         self._config = config
         self._on_growth = on_growth
         self._on_change = on_change
         self._alarms = alarms
+        self._uuids = uuids
         self._base = base_environment(os.environ)
         self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
@@ -120,6 +123,7 @@ class Supervisor:
             groups=self._groups,
             ports=self._ports,
             disk=self._disk,
+            uuids=self._uuids,
             on_change=self._on_change,
         )
         self._pool.begin(self._pool.key(self._config.interpreter) if self._config.warm else None)
@@ -245,15 +249,16 @@ class Supervisor:
     def _explain(self, task: Task, entry: agent_pb2.JournalEntry) -> None:
         """Say which XID a rank may have ended of: of those that explain something, the first."""
         begin_s = task.journal.entries(0, 1)[0].at_monotonic_s
-        heard = self._alarms(task.request.gpu_indices, begin_s, entry.at_monotonic_s)
+        heard = self._alarms(gpus_of(task.request.gpu_indices), begin_s, entry.at_monotonic_s)
         told = next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None)
         if told is not None:
             entry.exited.xid, entry.exited.xid_gpu = told.xid, told.index
 
     def holds_gpu(self, index: int) -> bool:
-        """A task here has that GPU, and processes that may use it."""
+        """A task here has that GPU or a slice of it, and processes that may use it."""
         return any(
-            index in task.request.gpu_indices and not task.over.is_set() for task in self._tasks.values()
+            index in gpus_of(task.request.gpu_indices) and not task.over.is_set()
+            for task in self._tasks.values()
         )
 
     def log_files(self, key: TaskKey) -> dict[int, Path]:

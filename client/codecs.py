@@ -15,6 +15,7 @@ from ..spec.gpu_health import GpuState
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ..spec.lifecycle import JobState, NodeContact
 from ..spec.resources import Resources
+from ..spec.slices import slice_index
 from . import policy_views, views
 
 E = TypeVar("E", bound=StrEnum)
@@ -53,6 +54,8 @@ def to_job(message: jobs_pb2.JobView) -> views.Job:
         size=message.size,
         queue=message.queue,
         pool=message.pool,
+        gpu_models=tuple(message.gpu_models),
+        gpu_memory_bytes=message.gpu_memory_bytes,
         failure=to_failure(message.failure) if message.HasField("failure") else None,
         parent_job=JobId(message.parent_job) if message.parent_job else None,
         parent_step=message.parent_step if message.parent_job else None,
@@ -272,6 +275,15 @@ def to_gpu(message: nodes_pb2.Gpu) -> views.Gpu:
         since_us=micros(message.since_us),
         quarantines=message.quarantines,
         numa_node=message.numa_node if message.HasField("numa_node") else None,
+        slices=tuple(
+            views.GpuSlice(
+                index=slice_index(message.index, one.gpu_instance, one.compute_instance),
+                uuid=one.uuid,
+                name=one.name,
+                memory_total_bytes=one.memory_total_bytes,
+            )
+            for one in message.slices
+        ),
     )
 
 

@@ -163,6 +163,10 @@ class Job:
     """Of the cluster's policy; empty: the root of the tree."""
     pool: str = ""
     """Empty: none."""
+    gpu_models: tuple[str, ...] = ()
+    """Any of these; empty: any whole GPU."""
+    gpu_memory_bytes: int = 0
+    """The least of each GPU; 0: any will do."""
 
     @property
     def is_over(self) -> bool:
@@ -253,6 +257,16 @@ class LogChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuSlice:
+    """A MIG device: what a GPU in MIG mode offers in its place. `index` is the one that tasks have."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU as NVML shows it. A reading that the device does not give is None."""
 
@@ -278,6 +292,7 @@ class Gpu:
     quarantines: int = 0
     """How often it was other than ok on this node."""
     numa_node: int | None = None
+    slices: tuple[GpuSlice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

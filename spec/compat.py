@@ -151,18 +151,26 @@ def _plain_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
             yield ("environment_variables", name), "set for each rank; this value is replaced"
     if isinstance(spec.distribution, RayDistribution):
         yield from _ray_warnings(spec.distribution)
-    if spec.resources.gpus.model and not spec.resources.gpus.count:
-        yield ("resources", "gpus", "model"), "has no effect with a count of 0"
-    gpus = spec.resources.gpus.count
-    if 0 < gpus < spec.process_count and spec.process_count > 1:
-        shared = f"{gpus} GPUs" if spec.resources.gpus.whole else f"{gpus:g} of a GPU"
-        text = f"{spec.process_count} processes share {shared}; NCCL needs one each"
-        yield ("resources", "gpus"), text
+    yield from _gpu_warnings(spec)
     if spec.resources.instance_count > 1 and spec.distribution is None:
         text = "without distribution each instance runs the command on its own, with no rendezvous"
         yield ("resources", "instance_count"), text
     if spec.topology and max(spec.resources.instance_count, spec.resources.max_instance_count or 0) == 1:
         yield ("topology",), "no effect: a single instance is always within one of them"
+
+
+def _gpu_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
+    for key in ("model", "memory"):
+        if getattr(spec.resources.gpus, key) and not spec.resources.gpus.count:
+            yield ("resources", "gpus", key), "has no effect with a count of 0"
+    gpus = spec.resources.gpus.count
+    if 0 < gpus < spec.process_count and spec.process_count > 1:
+        shared = f"{gpus} GPUs" if spec.resources.gpus.whole else f"{gpus:g} of a GPU"
+        text = f"{spec.process_count} processes share {shared}; NCCL needs one each"
+        yield ("resources", "gpus"), text
+    if spec.process_count > 1 and spec.demand().gpu.slices:
+        text = "each process sees its own MIG slice alone, as device 0 whatever LOCAL_RANK is"
+        yield ("resources", "gpus", "model"), text
 
 
 def _environment_refusals(environment: str | Environment) -> Iterator[tuple[Path, str]]:

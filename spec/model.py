@@ -37,6 +37,7 @@ from .parts import DataInput, EnvironmentValue, Identity, InputValue, JobResourc
 from .placement import Placement, Topology
 from .policies import Checkpoint, Limits, QueueSettings, Retry
 from .resources import Constraints, GangDemand, Resources
+from .slices import asks_for_slice
 
 WORLD_SIZE_MAX: Final = 1_000_000
 _PRIORITIES: Final = {"low": -100, "medium": 0, "high": 100}
@@ -120,7 +121,18 @@ class JobSpec(Model):
                 "resources",
                 "instance_count",
             )
+        self._check_slices()
         return self
+
+    def _check_slices(self) -> None:
+        gpus = self.resources.gpus
+        if any(map(asks_for_slice, gpus.model)) and gpus.whole > self.process_count:
+            processes = "1 process" if self.process_count == 1 else f"{self.process_count} processes"
+            raise refusal(
+                f"expected at most one MIG slice per process, for CUDA gives a process one;"
+                f" found {gpus.whole} for {processes} per instance",
+                *("resources", "gpus", "count"),
+            )
 
     @property
     def process_count(self) -> int:
@@ -191,6 +203,7 @@ class JobSpec(Model):
             instance_count_max=want.max_instance_count or want.instance_count,
             processes_per_task=self.process_count,
             gpu_models=want.gpus.model,
+            gpu_memory_bytes=want.gpus.memory,
             environment=self.environment_key,
             exclusive=self.exclusive,
             rendezvous=self.distribution is not None,

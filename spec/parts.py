@@ -34,7 +34,9 @@ from .fields import (
     Value,
     refusal,
 )
+from .problems import shown
 from .resources import WHOLE_GPU_MILLI
+from .slices import asks_for_slice
 
 INSTANCES_MAX: Final = 100_000
 # Alternatives of a value, as they turn up in the paths of pydantic's errors. No key can look like this.
@@ -127,12 +129,30 @@ Words = Annotated[
 
 
 class Gpus(Model):
-    """How many GPUs each instance takes, and of what model."""
+    """How many GPUs or MIG slices each instance takes, and of what kind."""
 
     count: GpuCount
     """GPUs per instance: whole ones, or below 1 a share of one GPU, such as 0.5, to three decimals."""
     model: Words = ()
-    """Any of these: part of the name that NVIDIA's driver gives, in any case, such as `H100`."""
+    """Any of these: part of the name that NVIDIA's driver gives, in any case, such as `H100`; of MIG slices
+    the profile, such as `1g.5gb`."""
+    memory: SizeBytes = 0
+    """The least memory of each GPU (of a share: of its GPU) or slice, such as 40GB; 0: any will do."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        slices = [model for model in self.model if asks_for_slice(model)]
+        whole = [model for model in self.model if model not in slices]
+        if slices and whole:
+            raise refusal(
+                f"expected either whole GPUs or MIG slices; found {shown(whole[0])} and {shown(slices[0])}",
+                "model",
+            )
+        if slices and self.share_milli:
+            raise refusal(
+                f"expected whole MIG slices, for there are no shares of them; found {self.count:g}", "count"
+            )
+        return self
 
     @property
     def whole(self) -> int:

@@ -1,7 +1,9 @@
 """What nodes have and what tasks ask for. Units last in every name; cpus are counted in thousandths."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+from .slices import asks_for_slice
 
 WHOLE_GPU_MILLI: Final = 1000
 
@@ -27,6 +29,21 @@ class Resources:
     def on_gpu(self) -> bool:
         return bool(self.gpus or self.gpu_milli)
 
+
+class GpuWish(NamedTuple):
+    """Which GPUs will do. One that asks for slices is given nothing else, and one that does not, no slice."""
+
+    models: tuple[str, ...] = ()
+    """Any of these (case-insensitive substrings of the NVML name); empty: any whole GPU."""
+    memory_bytes: int = 0
+    """The least that each of them has in all."""
+
+    @property
+    def slices(self) -> bool:
+        return any(map(asks_for_slice, self.models))
+
+
+ANY_GPU: Final = GpuWish()
 
 Wanted = tuple[tuple[str, tuple[str, ...]], ...]
 """Keys of labels, ascending, each with the values of which any will do."""
@@ -59,7 +76,7 @@ class GangDemand:
     instance_count_max: int = 1
     processes_per_task: int = 1
     gpu_models: tuple[str, ...] = ()
-    """Any of these (case-insensitive substrings of the NVML name); empty: any GPU."""
+    """As in GpuWish."""
     environment: str = ""
     """Name that a node must have mapped to an interpreter; empty: the node's own."""
     exclusive: bool = False
@@ -70,6 +87,12 @@ class GangDemand:
     """None: any node without taints."""
     pool: str = ""
     """Only its nodes will do; empty: those that are not set apart by a pool."""
+    gpu_memory_bytes: int = 0
+    """As in GpuWish."""
+
+    @property
+    def gpu(self) -> GpuWish:
+        return GpuWish(self.gpu_models, self.gpu_memory_bytes)
 
     @property
     def elastic(self) -> bool:

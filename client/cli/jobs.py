@@ -8,6 +8,7 @@ import click
 
 from ...spec.errors import Conflict, NotFound, PacelineError
 from ...spec.lifecycle import JobState
+from ...spec.slices import index_text
 from .. import views
 from . import output as out
 from .clocks import at_clock
@@ -96,8 +97,8 @@ def show(settings: "Settings", job: int, output: str) -> None:
     processes_per_task, per_task, tasks, checkpoints, outputs, metrics, step,
     cancel_requested, warnings, pace, document, parent_job, parent_step (of a
     fork), instances (of the attempt), min_instance_count, max_instance_count,
-    queue, pool, size (of a gang that is smaller than it may be: when it
-    grows), failure (of the attempt that failed last: kind, attempt, hint,
+    queue, pool, gpu_models, gpu_memory_bytes, size (of a gang that is smaller
+    than it may be: when it grows), failure (of the attempt that failed last: kind, attempt, hint,
     node_id, node, rank, exit_code, at_us, error_type, message, traceback,
     last_lines). Times are microseconds since 1970; null: not yet.
     """
@@ -308,10 +309,17 @@ def resources(job: views.Job) -> str:
     if want.memory_bytes:
         parts.append(f"{out.human_bytes(want.memory_bytes)} memory")
     if want.gpus:
-        parts.append(f"{want.gpus} GPU{'s' if want.gpus != 1 else ''}")
+        parts.append(f"{want.gpus} GPU{'s' if want.gpus != 1 else ''}{_kind(job)}")
     if want.gpu_milli:
-        parts.append(f"{want.gpu_milli / 1000:g} of a GPU")
+        parts.append(f"{want.gpu_milli / 1000:g} of a GPU{_kind(job)}")
     return ", ".join(parts)
+
+
+def _kind(job: views.Job) -> str:
+    """` (H100 or H200, 80 GiB or more)`."""
+    least = f"{out.human_bytes(job.gpu_memory_bytes)} or more" if job.gpu_memory_bytes else ""
+    told = ", ".join(filter(None, (out.clean(" or ".join(job.gpu_models)), least)))
+    return f" ({told})" if told else ""
 
 
 def next_step(job: views.Job) -> str:
@@ -355,7 +363,7 @@ def _task_row(task: views.Task) -> tuple[str, ...]:
         str(task.first_rank) if last == task.first_rank else f"{task.first_rank}-{last}",
         " ".join(map(str, task.pids)),
         " ".join(map(str, task.exit_codes)),
-        " ".join(map(str, task.gpu_indices)),
+        " ".join(map(index_text, task.gpu_indices)),
         task.start_mode,
     )
 

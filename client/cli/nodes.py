@@ -1,5 +1,6 @@
 """`pace nodes`: what each node has, what is free, and why one takes no work."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -43,7 +44,8 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     driver_version, tasks, reason, cordon ({by, why, since_us, drains,
     tasks_left}, or null: in service). A GPU's state is ok, drained (no new
     work) or quarantined (what ran on it was restarted elsewhere); health says
-    why, since_us since when, needs what the driver asks for.
+    why, since_us since when, needs what the driver asks for, slices what it
+    offers in MIG mode: index, uuid, name, memory_total_bytes.
 
     When most nodes vanish at once, the scheduler rather suspects itself and
     replaces none. With --trust you say that they are really gone: the jobs
@@ -100,7 +102,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         f"{out.human_cpus(node.free.cpu_milli)} of {out.human_cpus(node.capacity.cpu_milli)}",
         f"{out.human_bytes(node.free.memory_bytes)} of {out.human_bytes(node.capacity.memory_bytes)}",
         _gpus(node),
-        ", ".join(dict.fromkeys(gpu.name for gpu in node.gpus)) or "-",
+        _models(node) or "-",
         str(len(node.tasks)),
         _labels(node),
         node.warm_pool,
@@ -116,6 +118,16 @@ def _gpus(node: views.Node) -> str:
         return "-"
     shared = f", {node.free.gpu_milli / 1000:g} of shared" if node.free.gpu_milli else ""
     return f"{node.free.gpus} of {node.capacity.gpus}{shared}"
+
+
+def _models(node: views.Node) -> str:
+    """`8 x NVIDIA H100 80GB HBM3 with 79.6 GiB`; a GPU in MIG mode is its slices."""
+    devices = [device for gpu in node.gpus for device in ((gpu,) if not gpu.mig_enabled else gpu.slices)]
+    kinds = Counter((one.name, one.memory_total_bytes) for one in devices)
+    return ", ".join(
+        f"{count} x {name}" + (f" with {out.human_bytes(size_bytes)}" if size_bytes else "")
+        for (name, size_bytes), count in kinds.items()
+    )
 
 
 def _labels(node: views.Node) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...spec.errors import InvalidRequest, PacelineError
+from ...spec.slices import index_text
 from .. import answer_views
 from . import output as out
 from .clocks import at_clock
@@ -76,7 +77,7 @@ def plan_lines(job: answer_views.PlannedJob) -> list[str]:
 
 
 def _gpus(task: answer_views.PlannedTask) -> str:
-    numbers = ", ".join(map(str, task.gpu_indices))
+    numbers = ", ".join(map(index_text, task.gpu_indices))
     return f" (GPU{'s' if len(task.gpu_indices) > 1 else ''} {numbers})" if numbers else ""
 
 

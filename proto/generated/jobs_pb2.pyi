@@ -507,6 +507,8 @@ class JobView(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    GPU_MODELS_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PACE_FIELD_NUMBER: _builtins.int
     job: _builtins.int
     name: _builtins.str
@@ -541,6 +543,8 @@ class JobView(_message.Message):
     """empty: none"""
     size: _builtins.str
     """of a gang that is smaller than it may be: when it grows, what that waits for"""
+    gpu_memory_bytes: _builtins.int
+    """the least of each GPU; 0: any will do"""
     @_builtins.property
     def reason(self) -> _common_pb2.Reason:
         """why it waits, or how it ended"""
@@ -566,6 +570,10 @@ class JobView(_message.Message):
     @_builtins.property
     def failure(self) -> Global___Failure:
         """of the last attempt that failed; absent: none has, or the job succeeded"""
+
+    @_builtins.property
+    def gpu_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """any of these; empty: any whole GPU"""
 
     @_builtins.property
     def pace(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -604,11 +612,13 @@ class JobView(_message.Message):
         queue: _builtins.str = ...,
         pool: _builtins.str = ...,
         size: _builtins.str = ...,
+        gpu_models: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_memory_bytes: _builtins.int = ...,
         pace: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "per_task", b"per_task", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "pool", b"pool", "priority", b"priority", "processes_per_task", b"processes_per_task", "queue", b"queue", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "checkpoints", b"checkpoints", "document", b"document", "exit_code", b"exit_code", "failure", b"failure", "finished_us", b"finished_us", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_models", b"gpu_models", "instance_count", b"instance_count", "job", b"job", "max_instance_count", b"max_instance_count", "metrics", b"metrics", "min_instance_count", b"min_instance_count", "name", b"name", "outputs", b"outputs", "pace", b"pace", "parent_job", b"parent_job", "parent_step", b"parent_step", "per_task", b"per_task", "pool", b"pool", "priority", b"priority", "processes_per_task", b"processes_per_task", "queue", b"queue", "reason", b"reason", "size", b"size", "started_us", b"started_us", "state", b"state", "step", b"step", "submitted_us", b"submitted_us", "tasks", b"tasks", "user", b"user", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

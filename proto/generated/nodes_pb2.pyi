@@ -454,6 +454,7 @@ class Gpu(_message.Message):
     SINCE_US_FIELD_NUMBER: _builtins.int
     QUARANTINES_FIELD_NUMBER: _builtins.int
     NUMA_NODE_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
@@ -481,7 +482,13 @@ class Gpu(_message.Message):
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuLink]: ...
     @_builtins.property
-    def mig_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def mig_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uuids of the MIG devices; see slices"""
+
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuSlice]:
+        """of a GPU in MIG mode: what it offers, in its place"""
+
     def __init__(
         self,
         *,
@@ -505,10 +512,11 @@ class Gpu(_message.Message):
         since_us: _builtins.int = ...,
         quarantines: _builtins.int = ...,
         numa_node: _builtins.int | None = ...,
+        slices: _abc.Iterable[Global___GpuSlice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_numa_node", b"_numa_node", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "last_xid", b"last_xid", "memory_used_bytes", b"memory_used_bytes", "numa_node", b"numa_node", "power_mw", b"power_mw", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_numa_node", b"_numa_node", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "needs", b"needs", "numa_node", b"numa_node", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "quarantines", b"quarantines", "since_us", b"since_us", "state", b"state", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected", "_last_xid", b"_last_xid", "_memory_used_bytes", b"_memory_used_bytes", "_numa_node", b"_numa_node", "_power_mw", b"_power_mw", "_temperature_c", b"_temperature_c", "_utilization_percent", b"_utilization_percent", "ecc_uncorrected", b"ecc_uncorrected", "health", b"health", "index", b"index", "last_xid", b"last_xid", "links", b"links", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_devices", b"mig_devices", "mig_enabled", b"mig_enabled", "name", b"name", "needs", b"needs", "numa_node", b"numa_node", "pci_bus_id", b"pci_bus_id", "power_mw", b"power_mw", "quarantines", b"quarantines", "since_us", b"since_us", "slices", b"slices", "state", b"state", "temperature_c", b"temperature_c", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ecc_uncorrected: _TypeAlias = _typing.Literal["ecc_uncorrected"]  # noqa: Y015
     _WhichOneofArgType__ecc_uncorrected: _TypeAlias = _typing.Literal["_ecc_uncorrected", b"_ecc_uncorrected"]  # noqa: Y015
@@ -540,6 +548,39 @@ class Gpu(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__utilization_percent) -> _WhichOneofReturnType__utilization_percent | None: ...
 
 Global___Gpu: _TypeAlias = Gpu  # noqa: Y015
+
+@_typing.final
+class GpuSlice(_message.Message):
+    """A MIG device. In lists of GPU indices it has spec.slices.slice_index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_INSTANCE_FIELD_NUMBER: _builtins.int
+    COMPUTE_INSTANCE_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    gpu_instance: _builtins.int
+    compute_instance: _builtins.int
+    uuid: _builtins.str
+    name: _builtins.str
+    memory_total_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        gpu_instance: _builtins.int = ...,
+        compute_instance: _builtins.int = ...,
+        uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        memory_total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_instance", b"compute_instance", "gpu_instance", b"gpu_instance", "memory_total_bytes", b"memory_total_bytes", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuSlice: _TypeAlias = GpuSlice  # noqa: Y015
 
 @_typing.final
 class GpuLink(_message.Message):

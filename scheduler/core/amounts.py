@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, Resources
+from ...spec.resources import ANY_GPU, WHOLE_GPU_MILLI, GangDemand, GpuWish, Resources
 
 _SPELT_WITH_VOWEL: Final = frozenset("AEFHILMNORSX")
 
@@ -57,9 +57,15 @@ def cpus_text(cpu_milli: int) -> str:
     return f"{cpu_text(cpu_milli)} cpu{'s' if cpu_milli != 1000 else ''}"
 
 
-def gpus_text(count: int, models: tuple[str, ...] = ()) -> str:
-    kind = " or ".join(models)
-    return f"{count} {kind + ' ' if kind else ''}GPU{'s' if count != 1 else ''}"
+def gpus_text(count: int, wish: GpuWish = ANY_GPU) -> str:
+    """`4 H100 GPUs`, `1 GPU of 40 GiB or more`, `2 1g.5gb MIG slices`."""
+    kind = " or ".join(wish.models)
+    noun = "MIG slice" if wish.slices else "GPU"
+    return f"{count} {kind + ' ' if kind else ''}{noun}{'s' if count != 1 else ''}{_least_text(wish)}"
+
+
+def _least_text(wish: GpuWish) -> str:
+    return f" of {size_text(wish.memory_bytes)} or more" if wish.memory_bytes else ""
 
 
 def milli_gpus_text(gpu_milli: int) -> str:
@@ -67,20 +73,21 @@ def milli_gpus_text(gpu_milli: int) -> str:
     return f"{gpu_milli / WHOLE_GPU_MILLI:g} GPU{'' if gpu_milli == WHOLE_GPU_MILLI else 's'}"
 
 
-def gpu_share_text(gpu_milli: int, models: tuple[str, ...] = ()) -> str:
+def gpu_share_text(gpu_milli: int, wish: GpuWish = ANY_GPU) -> str:
     """`0.5 of a GPU`, `0.5 of an H100`."""
-    kind = " or ".join(models) or "GPU"
+    kind = " or ".join(wish.models) or "GPU"
     spelt = len(kind) > 1 and kind[0] in _SPELT_WITH_VOWEL and not kind[1].islower()
-    return f"{gpu_milli / WHOLE_GPU_MILLI:g} of a{'n' if spelt and models else ''} {kind}"
+    article = "an" if spelt and wish.models else "a"
+    return f"{gpu_milli / WHOLE_GPU_MILLI:g} of {article} {kind}{_least_text(wish)}"
 
 
-def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
+def resources_text(amount: Resources, wish: GpuWish = ANY_GPU) -> str:
     """`4 H100 GPUs, 8 cpus, 16 GiB`."""
     parts = []
     if amount.gpus:
-        parts.append(gpus_text(amount.gpus, models))
+        parts.append(gpus_text(amount.gpus, wish))
     if amount.gpu_milli:
-        parts.append(gpu_share_text(amount.gpu_milli, models))
+        parts.append(gpu_share_text(amount.gpu_milli, wish))
     if amount.cpu_milli:
         parts.append(cpus_text(amount.cpu_milli))
     if amount.memory_bytes:
@@ -90,7 +97,7 @@ def resources_text(amount: Resources, models: tuple[str, ...] = ()) -> str:
 
 def demand_text(demand: GangDemand, count: int | None = None) -> str:
     """`2 tasks x (4 GPUs, 8 cpus)`; of an elastic gang `1 to 4 tasks x (...)`. `count`: as it was placed."""
-    each = resources_text(demand.per_task, demand.gpu_models)
+    each = resources_text(demand.per_task, demand.gpu)
     pool = f" of pool {demand.pool}" if demand.pool else ""
     if count is None and demand.elastic:
         return f"{demand.instance_count_min} to {demand.instance_count_max} tasks x ({each}){pool}"

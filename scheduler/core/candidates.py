@@ -157,6 +157,7 @@ def boundless(demand: GangDemand) -> GangDemand:
         demand.per_task,
         instance_count_max=TASKS_MAX,
         gpu_models=demand.gpu_models,
+        gpu_memory_bytes=demand.gpu_memory_bytes,
         environment=demand.environment,
         constraints=asked,
         pool=demand.pool,
@@ -220,9 +221,9 @@ def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
 
 def _gpu_room(groups: tuple[GpuGroup, ...], demand: GangDemand) -> int:
     """How many tasks the GPUs have room for."""
-    gpus, milli, room = demand.per_task.gpus, demand.per_task.gpu_milli, 0
-    for model, free, lefts in groups:
-        if not matches(model, demand.gpu_models):
+    gpus, milli, room, wish = demand.per_task.gpus, demand.per_task.gpu_milli, 0, demand.gpu
+    for kind, free, lefts in groups:
+        if not matches(kind, wish):
             continue
         if milli:
             room += free * (WHOLE_GPU_MILLI // milli)

@@ -7,7 +7,7 @@ from ...spec.ids import NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, gpus_text
 from .candidates import most_tasks
-from .node import Load, Node, gpus_matching
+from .node import Load, Node, free_matching, gpus_matching
 from .state import ClusterState
 from .topology import Path, Scope, by_domain, domain_of, domain_text, scope_of
 
@@ -43,7 +43,7 @@ def closest(state: ClusterState, demand: GangDemand, fit_now: Mapping[NodeId, in
     missing, short, path = min(found)
     name, there = domain_text(scope, path), nodes[path]
     if short:
-        more = f"{short} more {gpus_text(short, demand.gpu_models).partition(' ')[2]}"
+        more = f"{short} more {gpus_text(short, demand.gpu).partition(' ')[2]}"
         here = f"{name} has {_free_text(state, there, demand)}; {least - missing} of {least} fit there"
     else:
         more, here = f"room for {missing} more", f"{least - missing} of {least} fit in {name}"
@@ -84,12 +84,11 @@ def holders_text(state: ClusterState, loads: Iterable[Load], demand: GangDemand)
 def _free_text(state: ClusterState, nodes: list[Node], demand: GangDemand) -> str:
     """`6 of 8 GPUs free (job 812 holds 2 there)`."""
     loads = [state.loads[node.node] for node in nodes]
-    free = sum(len(gpus_matching(load.free_gpus.items(), demand.gpu_models)) for load in loads)
-    count = sum(
-        len(gpus_matching([(gpu.index, gpu.model) for gpu in node.inventory.gpus], demand.gpu_models))
-        for node in nodes
+    free = sum(
+        len(free_matching(node.inventory, load, demand.gpu)) for node, load in zip(nodes, loads, strict=True)
     )
-    return f"{free} of {gpus_text(count, demand.gpu_models)} free{holders_text(state, loads, demand)}"
+    count = sum(len(gpus_matching(node.inventory.gpus, demand.gpu)) for node in nodes)
+    return f"{free} of {gpus_text(count, demand.gpu)} free{holders_text(state, loads, demand)}"
 
 
 def _gpus_short(
@@ -98,7 +97,7 @@ def _gpus_short(
     """What the tasks that do not fit lack, each on the node where it lacks the least. 0: no GPUs."""
     gpus, short = demand.per_task.gpus, []
     for node in nodes:
-        free = len(gpus_matching(state.loads[node.node].free_gpus.items(), demand.gpu_models))
+        free = len(free_matching(node.inventory, state.loads[node.node], demand.gpu))
         spare = free - fit_now[node.node] * gpus
         for _ in range(most_tasks(node.inventory, demand) - fit_now[node.node]):
             short.append(max(0, gpus - spare))

@@ -5,17 +5,19 @@ elsewhere, whenever and however its node says so. One on a GPU that is only drai
 placed on either.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from ...spec.gpu_health import GpuState
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome
+from ...spec.resources import GpuWish
+from ...spec.slices import gpu_of, index_text
 from .amounts import duration_text
 from .effects import Effect, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
 from .events import Event
 from .job import NEVER, Ending, Job, TaskState
-from .node import Node, NodeInventory, SickGpu, gpus_matching
+from .node import Node, NodeInventory, SickGpu, will_do
 from .state import ClusterState
 
 SHOWN = 3
@@ -42,10 +44,10 @@ def ends_on(
     events: list[Event] = []
     effects: list[Effect] = []
     for job in jobs_on(state, node) if bad else ():
-        gpu = next((bad[index] for index in _held(job, node) if index in bad), None)
+        gpu = next(filter(None, (bad.get(index) for index in _held(job, node))), None)
         if gpu is None or job.course.stop is not None:
             continue
-        text = f"GPU {gpu.index} of {inventory.name or node} is quarantined: {gpu.why}"
+        text = f"GPU {index_text(gpu.index)} of {inventory.name or node} is quarantined: {gpu.why}"
         there = has is None or any(key in has for key in state.loads[node].tasks if key.job == job.number)
         plan = end_attempt(state, job, now_us, gpu_fault(node, text), gone=() if there else (node,))
         jobs.append(job.number)
@@ -55,9 +57,11 @@ def ends_on(
 
 
 def _held(job: Job, node: NodeId) -> list[int]:
-    """The GPUs there that processes of the job may be using."""
+    """The GPUs there that processes of the job may be using; with slices also the GPUs that they are of: one
+    that was lost before its agent came tells of no slices."""
     tasks = (task for task in job.tasks if task.node == node and task.state is not TaskState.ENDED)
-    return [index for task in tasks for index in task.gpu_indices]
+    indices = [index for task in tasks for index in task.gpu_indices]
+    return list(dict.fromkeys([*indices, *map(gpu_of, indices)]))
 
 
 def gpu_fault(node: NodeId, text: str) -> Ending:
@@ -65,20 +69,19 @@ def gpu_fault(node: NodeId, text: str) -> Ending:
     return Ending(AttemptOutcome.NODE_LOST, "gpu-fault", text, HINT, EXIT_NOT_RUN, node)
 
 
-def sick_texts(nodes: Iterable[Node], models: tuple[str, ...], now_us: Micros) -> str:
+def sick_texts(nodes: Iterable[Node], wish: GpuWish, now_us: Micros) -> str:
     """`; 1 of 8 GPUs of n1 is quarantined for 12 min: XID 79: fallen off the bus`, of the first few."""
-    told = (sick_text(node.inventory, node.name, models, now_us) for node in nodes)
-    texts = [text for text in told if text]
+    texts = []
+    for node in nodes:
+        sick = [gpu for gpu in node.inventory.sick if will_do(gpu, wish)]
+        if sick:
+            texts.append(sick_text(node.inventory, node.name, sick, now_us))
     more = f"; and GPUs of {len(texts) - SHOWN} more nodes" if len(texts) > SHOWN else ""
     return "".join(f"; {text}" for text in texts[:SHOWN]) + more
 
 
-def sick_text(inventory: NodeInventory, name: str, models: tuple[str, ...], now_us: Micros) -> str:
-    """Empty: none of its GPUs is out of service. `now_us` NEVER: not for how long."""
-    wanted = set(gpus_matching([(gpu.index, gpu.model) for gpu in inventory.sick], models))
-    sick = [gpu for gpu in inventory.sick if gpu.index in wanted]
-    if not sick:
-        return ""
+def sick_text(inventory: NodeInventory, name: str, sick: Sequence[SickGpu], now_us: Micros) -> str:
+    """Of some that are out of service. `now_us` NEVER: not for how long."""
     count = len(inventory.gpus) + len(inventory.sick)
     worst = next((gpu for gpu in sick if gpu.state is GpuState.QUARANTINED), sick[0])
     are = "is" if len(sick) == 1 else "are"

@@ -146,7 +146,7 @@ def _fits_in_all(state: ClusterState, demand: GangDemand) -> bool:
 
 def _gpu_milli(node: Node, load: Load, demand: GangDemand) -> int:
     """Free on the node's GPUs of the kinds that will do."""
-    groups = [one for one in gpu_groups(node.inventory, load) if matches(one.model, demand.gpu_models)]
+    groups = [one for one in gpu_groups(node.inventory, load) if matches(one.kind, demand.gpu)]
     return sum(one.free * WHOLE_GPU_MILLI + sum(one.lefts) for one in groups)
 
 

@@ -8,13 +8,15 @@ from typing import NamedTuple
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
-from ...spec.resources import WHOLE_GPU_MILLI, Resources
+from ...spec.resources import WHOLE_GPU_MILLI, GpuWish, Resources
+from ...spec.slices import is_slice_name
 from .job import NEVER
 
 
 @dataclass(frozen=True, slots=True)
 class NodeGpu:
-    """A GPU that may be given to a task: healthy and whole. Whoever reads the wire leaves out the others."""
+    """A healthy GPU that may be given to a task, or a healthy GPU's slice; a GPU in MIG mode is none itself.
+    Whoever reads the wire leaves out the others."""
 
     index: int
     model: str
@@ -22,11 +24,13 @@ class NodeGpu:
     """NUMA node of the host; -1: not known."""
     linked: int = -1
     """The same for GPUs that NVLink joins, directly or by others; -1: it has none."""
+    memory_bytes: int = 0
+    """In all; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class SickGpu:
-    """A GPU that is given to no task at present."""
+    """A GPU or slice that is given to no task at present."""
 
     index: int
     model: str
@@ -34,6 +38,7 @@ class SickGpu:
     why: str
     since_us: Micros = NEVER
     """By its node's wall clock."""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +108,17 @@ class Node:
         return self.contact is not NodeContact.LOST and self.cordon is None
 
 
-class GpuGroup(NamedTuple):
-    """What is free of a node's GPUs of one model: whole ones, and what is left of shared ones, ascending."""
+class GpuKind(NamedTuple):
+    """What a task can tell of a GPU: its model, as NVML calls it, and its memory."""
 
     model: str
+    memory_bytes: int = 0
+
+
+class GpuGroup(NamedTuple):
+    """What is free of a node's GPUs of one kind: whole ones, and what is left of shared ones, ascending."""
+
+    kind: GpuKind
     free: int
     lefts: tuple[int, ...]
 
@@ -168,30 +180,49 @@ def fresh_load(inventory: NodeInventory) -> Load:
 
 
 def gpu_groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
-    """What is free of the node's GPUs, by model, in the order of the inventory."""
+    """What is free of the node's GPUs, by kind, in the order of the inventory."""
     if load.groups is None:
         load.groups = _groups(inventory, load)
     return load.groups
 
 
 @lru_cache(maxsize=4096)
-def matches(model: str, models: tuple[str, ...]) -> bool:
-    """The model's name holds any of `models` (case-insensitive; empty: any will do)."""
+def matches(kind: GpuKind, wish: GpuWish) -> bool:
+    """Such a GPU will do."""
+    if kind.memory_bytes < wish.memory_bytes or is_slice_name(kind.model) != wish.slices:
+        return False
+    return is_called(kind.model, wish.models)
+
+
+def will_do(gpu: NodeGpu | SickGpu, wish: GpuWish) -> bool:
+    return matches(GpuKind(gpu.model, gpu.memory_bytes), wish)
+
+
+def is_called(model: str, models: tuple[str, ...]) -> bool:
+    """Its name holds any of these; empty: any will do."""
     return not models or any(one.casefold() in model.casefold() for one in models)
 
 
-def gpus_matching(gpus: Iterable[tuple[int, str]], models: tuple[str, ...]) -> list[int]:
-    """Indices of the GPUs whose model is any of `models`."""
-    return [index for index, model in gpus if matches(model, models)]
+def gpus_matching(gpus: Iterable[NodeGpu | SickGpu], wish: GpuWish) -> list[int]:
+    """Indices of those that will do."""
+    return [gpu.index for gpu in gpus if will_do(gpu, wish)]
+
+
+def free_matching(inventory: NodeInventory, load: Load, wish: GpuWish) -> list[int]:
+    """Of those that will do, which are wholly free."""
+    return gpus_matching((gpu for gpu in inventory.gpus if gpu.index in load.free_gpus), wish)
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
-    found: dict[str, tuple[int, list[int]]] = {}
+    found: dict[tuple[str, int], tuple[int, list[int]]] = {}
     for gpu in inventory.gpus:
-        free, lefts = found.get(gpu.model, (0, []))
+        kind = gpu.model, gpu.memory_bytes
+        free, lefts = found.get(kind, (0, []))
         if gpu.index in load.free_gpus:
             free += 1
         elif load.shared_gpus.get(gpu.index):
             lefts.append(load.shared_gpus[gpu.index])
-        found[gpu.model] = (free, lefts)
-    return tuple(GpuGroup(model, free, tuple(sorted(lefts))) for model, (free, lefts) in found.items())
+        found[kind] = (free, lefts)
+    return tuple(
+        GpuGroup(GpuKind(*kind), free, tuple(sorted(lefts))) for kind, (free, lefts) in found.items()
+    )

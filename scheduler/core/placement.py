@@ -15,7 +15,7 @@ from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
 from .gpu_choice import choose_gpus, groups_of
 from .job import Job
-from .node import Load, Node, gpu_groups, gpus_matching
+from .node import GpuKind, Load, Node, free_matching, gpu_groups
 from .order import lift
 from .packing import best_share
 from .slots import Slots, find_slots, free_ports
@@ -132,11 +132,15 @@ def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[P
 def gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> tuple[int, ...]:
     """The GPUs of one task there, where it fits."""
     if demand.per_task.gpus:
-        free = gpus_matching(sorted(load.free_gpus.items()), demand.gpu_models)
+        free = free_matching(node.inventory, load, demand.gpu)
         return choose_gpus(free, groups_of(node.inventory.gpus), demand.per_task.gpus)
     groups = gpu_groups(node.inventory, load)
-    model, left, _ = best_share(workload, groups, load.free_cpu_milli, demand)
+    kind, left, _ = best_share(workload, groups, load.free_cpu_milli, demand)
     lefts = load.shared_gpus if left < WHOLE_GPU_MILLI else dict.fromkeys(load.free_gpus, left)
     return (
-        min(gpu.index for gpu in node.inventory.gpus if gpu.model == model and lefts.get(gpu.index) == left),
+        min(
+            gpu.index
+            for gpu in node.inventory.gpus
+            if GpuKind(gpu.model, gpu.memory_bytes) == kind and lefts.get(gpu.index) == left
+        ),
     )

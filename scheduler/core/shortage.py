@@ -9,10 +9,11 @@ from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_
 from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
 from .closest import closest, holders_text, too_narrow_text
 from .cordons import cordoned_text, could_with_cordoned
+from .gpu_shortage import most_gpus, never_gpus_text, others_text
 from .gpus import sick_texts
 from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
-from .node import Load, Node, gpu_groups, gpus_matching, matches
+from .node import Load, Node, free_matching, gpu_groups, gpus_matching, matches
 from .pools import pool_nodes
 from .reason import Reason
 from .slots import find_slots
@@ -48,8 +49,9 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     hint = "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
+    text += others_text(state, nodes, demand)
     if demand.per_task.on_gpu:
-        text += sick_texts(nodes, demand.gpu_models, now_us)
+        text += sick_texts(nodes, demand.gpu, now_us)
     return Reason("never", f"never: {text}", hint, {"nodes": len(nodes), "lost_that_fit": lost})
 
 
@@ -116,9 +118,9 @@ def nodes_text(
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
     parts += filter(None, [left_out_text(connected, demand)])
-    text = "; ".join(parts)
+    text = "; ".join(parts) + others_text(state, connected, demand)
     if demand.per_task.on_gpu:
-        text += sick_texts(connected, demand.gpu_models, now_us)
+        text += sick_texts(connected, demand.gpu, now_us)
     kept = [node for node in state.nodes.values() if is_able(state, node) and node.node in state.claimed]
     text += "".join(
         f"; {node.name} is kept for job {state.claimed[node.node]}" for node in kept[:SHOWN_NODES]
@@ -164,13 +166,13 @@ def _about_to_start(state: ClusterState, job: Job, needs: str, fields: dict[str,
 
 def _node_text(state: ClusterState, node: Node, demand: GangDemand) -> str:
     load, need = state.loads[node.node], demand.per_task
-    matching = gpus_matching(load.free_gpus.items(), demand.gpu_models)
+    matching = free_matching(node.inventory, load, demand.gpu)
     most = WHOLE_GPU_MILLI if matching else _most_left(node, load, demand)
     if len(matching) < need.gpus:
-        count = gpus_text(len(matching), demand.gpu_models)
-        free = f"{node.name} has {count} free of {len(node.inventory.gpus)}"
+        count, there = gpus_text(len(matching), demand.gpu), gpus_matching(node.inventory.gpus, demand.gpu)
+        free = f"{node.name} has {count} free of {len(there)}"
     elif most < need.gpu_milli:
-        free = f"{node.name} has {gpu_share_text(most, demand.gpu_models)} left at most"
+        free = f"{node.name} has {gpu_share_text(most, demand.gpu)} left at most"
     elif load.free_cpu_milli < need.cpu_milli:
         free = (
             f"{node.name} has {cpu_text(load.free_cpu_milli)} of "
@@ -199,10 +201,8 @@ def _never_text(nodes: list[Node], demand: GangDemand, levels: Scope) -> str:
             has = ", ".join(known) or "none"
             return f"none {of_nodes} has the environment {demand.environment!r}; they have {has}"
         nodes = having
-    if need.on_gpu:
-        most = max(len(_gpus(node, demand)) for node in nodes)
-        if most < max(need.gpus, 1):
-            return _never_gpus(nodes, demand, most)
+    if need.on_gpu and most_gpus(nodes, demand.gpu) < max(need.gpus, 1):
+        return never_gpus_text(nodes, demand)
     cpu_most = max(node.inventory.capacity.cpu_milli for node in nodes)
     if cpu_most < need.cpu_milli:
         return f"the largest node has {cpu_text(cpu_most)} cpus, asked {cpu_text(need.cpu_milli)} per task"
@@ -212,26 +212,7 @@ def _never_text(nodes: list[Node], demand: GangDemand, levels: Scope) -> str:
     return too_narrow_text(nodes, demand, levels)
 
 
-def _never_gpus(nodes: list[Node], demand: GangDemand, most: int) -> str:
-    kind = " or ".join(demand.gpu_models)
-    need = demand.per_task
-    asked = need.gpus or gpu_share_text(need.gpu_milli)
-    if most == 0 and kind:
-        known = sorted({gpu.model for node in nodes for gpu in node.inventory.gpus})
-        return f"no node has a GPU like {kind}; they have {', '.join(known) or 'no GPUs'}"
-    if most == 0:
-        return f"no node has GPUs, asked {asked} per task"
-    kind = f"{kind} " if kind else ""
-    return f"the largest node has {most} {kind}GPUs, asked {asked} per task"
-
-
 def _most_left(node: Node, load: Load, demand: GangDemand) -> int:
     """Of one of its shared GPUs."""
     groups = gpu_groups(node.inventory, load)
-    return max(
-        (left for model, _, lefts in groups if matches(model, demand.gpu_models) for left in lefts), default=0
-    )
-
-
-def _gpus(node: Node, demand: GangDemand) -> list[int]:
-    return gpus_matching([(gpu.index, gpu.model) for gpu in node.inventory.gpus], demand.gpu_models)
+    return max((left for kind, _, lefts in groups if matches(kind, demand.gpu) for left in lefts), default=0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
+from ...spec.slices import index_text
 from .amounts import demand_text, duration_text, others_of, ranks_text, size_text
 from .attempt_events import (
     AttemptEnded,
@@ -169,7 +170,7 @@ def _places_text(places: tuple[Place, ...], names: Names) -> str:
     for node, tasks in list(by_node.items())[:8]:
         gpus = [index for task in tasks for index in places[task].gpu_indices]
         span = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]}-{tasks[-1]}"
-        with_gpus = f", GPUs {','.join(map(str, gpus))}" if gpus else ""
+        with_gpus = f", GPUs {','.join(map(index_text, gpus))}" if gpus else ""
         parts.append(f"{names.get(node, node)} ({span}{with_gpus})")
     more = f" and {len(by_node) - 8} more nodes" if len(by_node) > 8 else ""
     return ", ".join(parts) + more
@@ -289,8 +290,9 @@ def _node_text(event: Event, names: Names) -> str:
         case NodeJoined():
             return f"node {event.inventory.name or name} joined"
         case NodeChanged():
-            sick = sick_text(event.inventory, name, (), NEVER)
-            return f"the inventory of node {name} changed" + (f": {sick}" if sick else "")
+            sick = event.inventory.sick
+            bad = f": {sick_text(event.inventory, name, sick, NEVER)}" if sick else ""
+            return f"the inventory of node {name} changed{bad}"
         case NodeConnected():
             return f"node {name} is connected"
         case NodeUnknown():

@@ -8,8 +8,8 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
-from .node import matches
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand, GpuWish
+from .node import GpuKind, matches
 
 if TYPE_CHECKING:
     from .packing import Fit
@@ -29,12 +29,12 @@ class Kind(NamedTuple):
     cpu_milli: int
     gpus: int
     gpu_milli: int
-    models: tuple[str, ...]
+    gpu: GpuWish
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Of the tasks that may run on one model of GPU, how many fit into what: in millionths of all tasks."""
+    """Of the tasks that may run on one kind of GPU, how many fit into what: in millionths of all tasks."""
 
     cpus: list[int]
     """Ascending; row `at` below is of the tasks that need no more cpu than the first `at` of these."""
@@ -68,8 +68,8 @@ class Workload:
     version: int = 0
     shares: dict[Kind, int] = field(default_factory=dict)
     """In millionths, as of `version`."""
-    tables: dict[str, Table] = field(default_factory=dict)
-    """By model of GPU, made when they are first asked for."""
+    tables: dict[GpuKind, Table] = field(default_factory=dict)
+    """By kind of GPU, made when they are first asked for."""
     scores: dict[tuple[object, ...], "Fit"] = field(default_factory=dict)
     """Memo of packing.py."""
     unseen: int = 0
@@ -77,17 +77,17 @@ class Workload:
 
     def learn(self, demand: GangDemand, jobs: int = 1) -> None:
         need, count = demand.per_task, demand.instance_count * jobs
-        kind = Kind(need.cpu_milli, need.gpus, need.gpu_milli, demand.gpu_models)
+        kind = Kind(need.cpu_milli, need.gpus, need.gpu_milli, demand.gpu)
         self.counts[kind] = self.counts.get(kind, 0) + count
         self.total += count
         self.unseen += count
         if self.unseen * 4 >= self.total:
             self._compare()
 
-    def table(self, model: str) -> Table:
-        known = self.tables.get(model)
+    def table(self, gpu: GpuKind) -> Table:
+        known = self.tables.get(gpu)
         if known is None:
-            known = self.tables[model] = _table(self.shares, model)
+            known = self.tables[gpu] = _table(self.shares, gpu)
         return known
 
     def _compare(self) -> None:
@@ -107,11 +107,11 @@ class Workload:
             self.version += 1
 
 
-def _table(shares: dict[Kind, int], model: str) -> Table:
+def _table(shares: dict[Kind, int], gpu: GpuKind) -> Table:
     kinds = {
         kind: share
         for kind, share in shares.items()
-        if (kind.gpus or kind.gpu_milli) and matches(model, kind.models)
+        if (kind.gpus or kind.gpu_milli) and matches(gpu, kind.gpu)
     }
     cpus = sorted({kind.cpu_milli for kind in kinds})
     millis = sorted({kind.gpu_milli for kind in kinds if kind.gpu_milli})

@@ -14,25 +14,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
-from google.protobuf.json_format import MessageToJson
 
-from ...proto.codecs import resources_of, task_key_message, task_key_of
-from ...proto.generated import agent_pb2, agent_pb2_grpc, nodes_pb2
+from ...proto.codecs import task_key_message, task_key_of
+from ...proto.generated import agent_pb2, agent_pb2_grpc
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
-from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
-from ...spec.labels import fault_in_labels, fault_in_taints
 from ..core import stimuli
 from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
-from ..core.gpu_choice import linked_groups
 from ..core.job import Job, TaskState
-from ..core.node import NodeGpu, NodeInventory, SickGpu
 from ..core.settings import Settings
 from ..core.state import ClusterState
 from ..logs import LogStore
 from ..loop import Loop
 from .documents import Documents
+from .inventories import inventory_of
 from .outbox import Outbox, Outgoing, Rendered
 from .reports import Arrival, entry_of
 from .starts import names_hosts, start_message, stop_message
@@ -42,13 +38,11 @@ _log = logging.getLogger(__name__)
 REPORTS_IN_FLIGHT_MAX: Final = 8
 """Batches of one agent that wait for their commit; further ones wait in the connection."""
 HELLO_TIMEOUT_S: Final = 20.0
-INVENTORY_BYTES_MAX: Final = 256 << 10
 REDIAL_S_MIN: Final = 0.1
 NODES_BACK_PER_S: Final = 2_000
 """So many are to come back in a second at most when all have lost us: each is a handshake and a hello."""
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECOND_US: Final = 1_000_000
-_WHY_MAX: Final = 500
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -292,58 +286,6 @@ def _node_id(text: str) -> NodeId:
     if not _NODE_ID.fullmatch(text):
         raise InvalidRequest(f"{text[:100]!r} is no node id", hint="1 to 100 characters of A-Z a-z 0-9 _ . -")
     return NodeId(text)
-
-
-def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
-    """What placement needs: of the GPUs only those that are healthy and whole."""
-    if message.ByteSize() > INVENTORY_BYTES_MAX:
-        raise LimitExceeded(f"an inventory of {message.ByteSize()} bytes; at most {INVENTORY_BYTES_MAX}")
-    if not all(0 < port < 65536 for port in message.rendezvous_ports):
-        raise InvalidRequest(f"rendezvous ports {list(message.rendezvous_ports)} are not all ports")
-    if fault := fault_in_labels(message.labels) or fault_in_taints(message.taints):
-        raise InvalidRequest(fault)
-    whole = [gpu for gpu in message.gpus if not gpu.mig_enabled]
-    linked = linked_groups(
-        (gpu.index, link.peer_index) for gpu in whole for link in gpu.links if link.kind == "nvlink"
-    )
-    return NodeInventory(
-        name=message.name[:200],
-        address=message.address[:200],
-        capacity=resources_of(message.capacity),
-        gpus=tuple(
-            NodeGpu(
-                gpu.index,
-                gpu.name,
-                gpu.numa_node if gpu.HasField("numa_node") else -1,
-                linked.get(gpu.index, -1),
-            )
-            for gpu in whole
-            if _state(gpu) is GpuState.OK
-        ),
-        sick=tuple(
-            SickGpu(gpu.index, gpu.name[:200], _state(gpu), gpu.health[:_WHY_MAX], Micros(gpu.since_us))
-            for gpu in whole
-            if _state(gpu) is not GpuState.OK
-        ),
-        environments=tuple(sorted(message.environments)),
-        rendezvous_ports=tuple(message.rendezvous_ports),
-        warming=message.warm_pool == "starting",
-        labels=tuple(sorted(message.labels.items())),
-        taints=tuple(sorted(message.taints.items())),
-        details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
-    )
-
-
-def _state(gpu: nodes_pb2.Gpu) -> GpuState:
-    """An older agent only says that something is wrong: nothing is restarted for that."""
-    if not gpu.state:
-        return GpuState.OK if gpu.health in ("", "ok") else GpuState.DRAINED
-    try:
-        return GpuState(gpu.state)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"GPU {gpu.index} is {gpu.state[:50]!r}; expected {', '.join(GpuState)}"
-        ) from error
 
 
 def _is_told(job: Job | None, task: TaskKey, said: stimuli.Ended) -> bool:

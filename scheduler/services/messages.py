@@ -52,6 +52,8 @@ def job_message(
         pool=demand.pool,
         processes_per_task=demand.processes_per_task,
         per_task=resources_message(demand.per_task),
+        gpu_models=demand.gpu_models,
+        gpu_memory_bytes=demand.gpu_memory_bytes,
         tasks=[_task_message(job, task, node_names) for task in course.tasks],
         checkpoints=[checkpoint_message(each) for each in course.checkpoints[:LAST_CHECKPOINTS_MAX]],
         metrics=course.metrics,

@@ -10,7 +10,7 @@ import pytest
 from paceline.agent import inventory
 from paceline.agent.config import AgentConfig
 from paceline.agent.folder import BrokenFolder, StateFolder, WrongCluster
-from paceline.agent.gpu import Gpu, GpuReport
+from paceline.agent.gpu import Gpu, GpuReport, Slice
 from paceline.agent.leases import Lease, LeaseFile, LeaseKeeper
 from paceline.agent.node import route_address
 from paceline.spec.errors import Conflict, InvalidRequest, Unavailable
@@ -127,10 +127,18 @@ def test_memory_leaves_its_head_room(tmp_path: Path) -> None:
     )
 
 
-def test_capacity_is_what_the_operator_says_and_counts_healthy_whole_gpus() -> None:
-    gpus = (Gpu(0), Gpu(1, state=GpuState.QUARANTINED), Gpu(2, mig_enabled=True), Gpu(3))
+def test_capacity_is_what_the_operator_says_and_counts_healthy_gpus_and_slices() -> None:
+    halves = (Slice(1, 0, "MIG-1", "A100 MIG 3g.20gb"), Slice(2, 0, "MIG-2", "A100 MIG 3g.20gb"))
+    gpus = (
+        Gpu(0),
+        Gpu(1, state=GpuState.QUARANTINED),
+        Gpu(2, mig_enabled=True),
+        Gpu(3),
+        Gpu(4, mig_enabled=True, slices=halves),
+        Gpu(5, mig_enabled=True, slices=halves, state=GpuState.DRAINED),
+    )
     found = inventory.capacity(GpuReport("ok", gpus=gpus), 2.5, 1 << 30)
-    assert (found.cpu_milli, found.memory_bytes, found.gpus) == (2500, 1 << 30, 2)
+    assert (found.cpu_milli, found.memory_bytes, found.gpus) == (2500, 1 << 30, 4)
 
 
 def test_readings_that_are_unknown_have_no_presence_on_the_wire() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.nvml_node import NvmlNode, build_stub, h100
+from support.nvml_node import NvmlNode, build_stub, h100, mig_slice
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
             "pci_bus_id": "00000000:10:00.0",
             "links": [],
             "mig_enabled": False,
-            "mig_devices": [],
+            "slices": [],
             "utilization_percent": 37,
             "temperature_c": 54,
             "power_mw": 310000,
@@ -146,14 +146,89 @@ def test_links_between_gpus(stub: Path, tmp_path: Path) -> None:
     assert links[2] == {0: ("system", 0), 1: ("pix", 0), 3: ("nvlink", 1)}
 
 
-def test_mig_slices_are_listed_and_the_whole_gpu_is_not_offered(stub: Path, tmp_path: Path) -> None:
-    lines = h100(0) + "\n" + h100(1, mig=1) + "\nslice 1 0 MIG-a\nslice 1 3 MIG-b\n"
-    with NvmlNode(stub, tmp_path, lines) as node:
+def slices(*lines: str) -> str:
+    """Of GPU 1 in MIG mode, beside a whole GPU 0."""
+    return "\n".join((h100(0), h100(1, mig=1), *lines)) + "\n"
+
+
+SMALL, LARGE = mig_slice(1, 0, "1g.10gb", gi=9), mig_slice(1, 3, "3g.40gb", gi=2)
+
+
+def test_a_gpu_in_mig_mode_offers_its_slices_and_not_itself(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, slices(SMALL, LARGE)) as node:
         assert node.ask("watch") is True
-        gpus = node.ask("until MIG-b")["gpus"]
-        assert (gpus[1]["mig_enabled"], gpus[1]["mig_devices"]) == (True, ["MIG-a", "MIG-b"])
-        assert gpus[0]["mig_devices"] == []
+        gpus = node.ask("until MIG-1-2-0")["gpus"]
+        assert (gpus[0]["mig_enabled"], gpus[0]["slices"]) == (False, [])
+        assert gpus[1]["mig_enabled"]
+        assert gpus[1]["slices"] == [
+            {
+                "gpu_instance": 9,
+                "compute_instance": 0,
+                "uuid": "MIG-1-9-0",
+                "name": "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+                "memory_total_bytes": (10 << 30) - (256 << 20),
+            },
+            {
+                "gpu_instance": 2,
+                "compute_instance": 0,
+                "uuid": "MIG-1-2-0",
+                "name": "NVIDIA H100 80GB HBM3 MIG 3g.40gb",
+                "memory_total_bytes": (40 << 30) - (256 << 20),
+            },
+        ]
+        assert node.ask("capacity") == 3
+
+
+def test_a_slice_keeps_its_index_when_others_before_it_are_destroyed(stub: Path, tmp_path: Path) -> None:
+    first, second = mig_slice(1, 0, "1g.10gb", gi=9), mig_slice(1, 1, "1g.10gb", gi=10)
+    with NvmlNode(stub, tmp_path, slices(first, second)) as node:
+        node.ask("watch")
+        assert node.ask("changed") is True
+        assert node.ask("uuids") == {"0": "GPU-0000", "20900": "MIG-1-9-0", "21000": "MIG-1-10-0"}
+        node.write(slices(mig_slice(1, 0, "1g.10gb", gi=10)))
+        assert node.ask("changed") is True, "the node tells its inventory anew"
+        assert node.ask("uuids") == {"0": "GPU-0000", "21000": "MIG-1-10-0"}
+        node.write(slices())
+        assert node.ask("changed") is True
         assert node.ask("capacity") == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"g": 1, "mb": 9728}, "NVIDIA H100 80GB HBM3 MIG 1g.10gb"),
+        ({"g": 3, "c": 1, "mb": 40192}, "NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb"),
+        ({}, "NVIDIA H100 80GB HBM3 MIG device"),
+    ],
+)
+def test_a_slice_without_a_name_is_called_after_what_it_is(
+    stub: Path, tmp_path: Path, parts: dict[str, int], name: str
+) -> None:
+    with NvmlNode(stub, tmp_path, slices(mig_slice(1, 0, "1g.10gb", gi=7, name=None, **parts))) as node:
+        node.ask("open")
+        [one] = read(node)["gpus"][1]["slices"]
+    assert one["name"] == name
+
+
+def test_a_slice_that_does_not_say_which_it_is_is_left_out(stub: Path, tmp_path: Path) -> None:
+    unknown = (mig_slice(1, 0, "1g.10gb", gi=7) + " gi=-1", mig_slice(1, 1, "1g.10gb", gi=100))
+    with NvmlNode(stub, tmp_path, slices(*unknown, LARGE)) as node:
+        node.ask("open")
+        gpu = read(node)["gpus"][1]
+    assert [one["uuid"] for one in gpu["slices"]] == ["MIG-1-2-0"] and gpu["state"] == "ok"
+
+
+def test_slices_are_as_healthy_as_their_gpu(stub: Path, tmp_path: Path) -> None:
+    with NvmlNode(stub, tmp_path, slices(SMALL, LARGE)) as node:
+        node.ask("watch")
+        node.ask("until MIG-1-2-0")
+        assert node.ask("capacity") == 3
+        node.write(slices(SMALL, LARGE) + "event 1 8 48\n")
+        assert "XID 48" in node.ask("until XID")["gpus"][1]["health"]
+        assert node.ask("capacity") == 1
+        node.write(slices(SMALL, LARGE) + "event 1 8 48\nfault 1 * 15\n")
+        lost = node.ask("until bus")["gpus"][1]
+        assert [one["uuid"] for one in lost["slices"]] == ["MIG-1-9-0", "MIG-1-2-0"], "known from before"
 
 
 def test_worn_out_memory_is_unhealthy(stub: Path, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from paceline.agent import kernel
 from paceline.agent.journal import Journal, read_lines
-from paceline.agent.launch import base_environment, is_sensitive, make_launch, patience_for, shadowing
+from paceline.agent.launch import (
+    Refusal,
+    base_environment,
+    is_sensitive,
+    make_launch,
+    patience_for,
+    shadowing,
+)
 from paceline.agent.messages import Invalid, checked
 from paceline.agent.stillness import Patience
 from support.processes import PYTHON, key, start_task
@@ -39,7 +46,7 @@ WARM = [
 def test_plain_python_commands_are_warm(
     code: Path, command: str, kind: str, target: str, args: list[str]
 ) -> None:
-    launch = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, warm=True)
+    launch = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, {}, warm=True)
     assert launch.document["start_mode"] == "warm"
     python = launch.document["python"]
     assert (python["kind"], python["target"], python["args"]) == (kind, target, args)
@@ -68,7 +75,7 @@ COLD = [
 
 @pytest.mark.parametrize(("command", "shell", "why"), COLD)
 def test_everything_else_is_cold_and_says_why(code: Path, command: str, shell: bool, why: str) -> None:
-    document = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, warm=True).document
+    document = make_launch(start_task(key(1), command, code), code, PYTHON, BASE, {}, warm=True).document
     assert document["mode"] == "exec"
     assert document["shell"] is shell
     assert document["start_mode"].startswith("cold: ") and why in document["start_mode"]
@@ -78,7 +85,7 @@ def test_everything_else_is_cold_and_says_why(code: Path, command: str, shell: b
 def test_environment_of_ranks(code: Path) -> None:
     base = base_environment({**BASE, "PACELINE_TOKEN": "secret", "A": "base", "B": "base"})
     request = start_task(key(7, 3, 1), "A=inline python a.py", code, processes=2, environment={"B": "job"})
-    document = make_launch(request, code / "tasks" / "7.3.1", PYTHON, base, warm=True).document
+    document = make_launch(request, code / "tasks" / "7.3.1", PYTHON, base, {}, warm=True).document
     environment = document["environment"]
     assert environment["A"] == "inline"
     assert environment["B"] == "job"
@@ -93,14 +100,36 @@ def test_environment_of_ranks(code: Path) -> None:
         {"TORCHELASTIC_ERROR_FILE": f"{folder}/rank-{rank['rank']}.error"} for rank in document["ranks"]
     ]
     request.gpu_indices.extend([2, 5])
-    environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
+    environment = make_launch(request, code, PYTHON, base, {}, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == ("2,5", "PCI_BUS_ID")
     assert not any(name.startswith("TORCH_NCCL_") for name in environment), "no gang"
     assert "PACELINE_GPU_SHARE" not in environment
     request.resources.gpu_milli = 470
     del request.gpu_indices[1:]
-    environment = make_launch(request, code, PYTHON, base, warm=True).document["environment"]
+    environment = make_launch(request, code, PYTHON, base, {}, warm=True).document["environment"]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["PACELINE_GPU_SHARE"]) == ("2", "0.47")
+
+
+SLICES = {10700: "MIG-a", 10800: "MIG-b", 0: "GPU-0"}
+
+
+def test_each_rank_sees_its_own_slice_alone(code: Path) -> None:
+    request = start_task(key(7), "python a.py", code, processes=3, gpu_indices=[10800, 10700])
+    document = make_launch(request, code, PYTHON, BASE, SLICES, warm=True).document
+    assert document["environment"]["CUDA_VISIBLE_DEVICES"] == "MIG-b,MIG-a"
+    seen = [rank["environment"]["CUDA_VISIBLE_DEVICES"] for rank in document["ranks"]]
+    assert seen == ["MIG-b", "MIG-a", "MIG-b"], "ranks without one share the others'"
+    alone = start_task(key(7), "python a.py", code, gpu_indices=[10700])
+    document = make_launch(alone, code, PYTHON, BASE, SLICES, warm=True).document
+    assert document["environment"]["CUDA_VISIBLE_DEVICES"] == "MIG-a"
+    assert "CUDA_VISIBLE_DEVICES" not in document["ranks"][0]["environment"]
+
+
+def test_a_slice_that_is_gone_refuses_the_start_for_now(code: Path) -> None:
+    request = start_task(key(7), "python a.py", code, gpu_indices=[10701])
+    with pytest.raises(Refusal, match="the MIG slice 0/7/1 is no longer on this node") as refused:
+        make_launch(request, code, PYTHON, BASE, SLICES, warm=True)
+    assert refused.value.transient
 
 
 @pytest.mark.parametrize(
@@ -123,7 +152,7 @@ def test_torch_is_told_of_a_share_if_it_understands_and_nobody_else_has(
     request.resources.gpu_milli = 500
     if said:
         request.environment[said] = "expandable_segments:True"
-    environment = make_launch(request, code, str(interpreter), BASE, warm=True).document["environment"]
+    environment = make_launch(request, code, str(interpreter), BASE, {}, warm=True).document["environment"]
     assert environment.get("PYTORCH_ALLOC_CONF") == told
 
 
@@ -131,11 +160,11 @@ def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise
     request = start_task(
         key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=[0]
     )
-    environment = make_launch(request, code, PYTHON, BASE, warm=True).document["environment"]
+    environment = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
     assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "2000"
     assert environment["TORCH_NCCL_DEBUG_INFO_TEMP_FILE"] == f"{code}/traces/3/nccl-trace-"
     request.environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] = "0"
-    environment = make_launch(request, code, PYTHON, BASE, warm=True).document["environment"]
+    environment = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
     assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "0"
 
 

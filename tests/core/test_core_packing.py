@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.node import GpuGroup, NodeGpu, NodeInventory, SickGpu, fresh_load
+from paceline.scheduler.core.node import GpuGroup, GpuKind, NodeGpu, NodeInventory, SickGpu, fresh_load
 from paceline.scheduler.core.packing import best_share, fit_of, growth_of
 from paceline.scheduler.core.workload import KINDS_MAX, SCALE, TASKS_MAX, Workload
 from paceline.scheduler.records import job_from_row, job_row
@@ -15,6 +15,7 @@ from paceline.spec.resources import Resources
 from support.paddock import Paddock, inventory, shape
 
 WHOLE = 1000 * SCALE
+H100 = GpuKind("H100")
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_growth_is_what_typical_tasks_lose() -> None:
     """Half of the tasks want 0.5, half a whole GPU; cpus are no matter."""
     workload = learnt((0.5, 1), (1, 1))
     half, whole = shape(gpus=0.5).demand, shape(gpus=1).demand
-    fresh, begun = (GpuGroup("H100", 1, ()),), (GpuGroup("H100", 0, (500,)),)
+    fresh, begun = (GpuGroup(H100, 1, ()),), (GpuGroup(H100, 0, (500,)),)
     assert growth_of(workload, fresh, 8000, half) == WHOLE // 4, "the other half is lost to whole ones"
     assert growth_of(workload, begun, 8000, half) == -WHOLE // 4, "and this was lost before"
     assert growth_of(workload, fresh, 8000, whole) == 0
@@ -133,9 +134,9 @@ def test_growth_is_what_typical_tasks_lose() -> None:
 
 def test_a_share_goes_where_the_least_is_lost() -> None:
     workload = learnt((0.3, 9), (0.7, 1))
-    groups = (GpuGroup("H100", 1, (300, 700)),)
-    assert best_share(workload, groups, 8000, shape(gpus=0.3).demand)[:2] == ("H100", 300)
-    assert best_share(workload, groups, 8000, shape(gpus=0.7).demand)[:2] == ("H100", 700)
+    groups = (GpuGroup(H100, 1, (300, 700)),)
+    assert best_share(workload, groups, 8000, shape(gpus=0.3).demand)[:2] == (H100, 300)
+    assert best_share(workload, groups, 8000, shape(gpus=0.7).demand)[:2] == (H100, 700)
 
 
 def test_cpu_only_jobs_go_where_no_gpu_idles() -> None:

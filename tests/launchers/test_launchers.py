@@ -160,7 +160,7 @@ def launch_of(launcher: str, folder: Path, **fields: Any) -> Any:
     gang = {"processes": 2, "world_size": 4, "first_rank": 2, "node_rank": 1, "node_count": 2}
     meeting = {"master_address": "10.0.0.1", "master_port": 4000}
     request = start_task(key(7, 3, 1), "python a.py", folder, launcher=launcher, **gang, **meeting, **fields)
-    return make_launch(request, folder, PYTHON, {"PATH": "/usr/bin"}, warm=True)
+    return make_launch(request, folder, PYTHON, {"PATH": "/usr/bin"}, {}, warm=True)
 
 
 def test_the_agent_has_what_the_spec_names() -> None:

@@ -32,6 +32,15 @@ def h100(index: int, **changes: object) -> str:
     return f"gpu {index} " + " ".join(f"{name}={value}" for name, value in words.items() if value != "None")
 
 
+def mig_slice(gpu: int, at: int, profile: str, *, gi: int, ci: int = 0, **changes: object) -> str:
+    """A `slice` line of the script, the `at`-th of its GPU: of `1g.10gb` the driver keeps some of 10 GiB."""
+    gib = int(profile.rpartition(".")[2].removesuffix("gb"))
+    words: dict[str, object] = {"name": f"NVIDIA_H100_80GB_HBM3_MIG_{profile}", "gi": gi, "ci": ci}
+    words |= {"memory": (gib << 30) - (256 << 20), **changes}
+    keys = " ".join(f"{name}={value}" for name, value in words.items() if value is not None)
+    return f"slice {gpu} {at} MIG-{gpu}-{gi}-{ci} {keys}"
+
+
 def build_stub(folder: Path, *flags: str) -> Path:
     """Compile the stub into `folder`; give that folder to LD_LIBRARY_PATH."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +159,10 @@ class _Probe:
     def capacity(self, _: str) -> Any:
         assert self._watch
         return inventory.capacity(self._watch.report(), 1, 1 << 20).gpus
+
+    def uuids(self, _: str) -> Any:
+        assert self._watch
+        return self._watch.uuids()
 
     def close(self) -> None:
         if self._watch:

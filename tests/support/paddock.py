@@ -27,10 +27,16 @@ from paceline.spec.failures import RETRIED, FailureClass
 from paceline.spec.ids import JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import JobState
 from paceline.spec.resources import Constraints, GangDemand, Resources
+from paceline.spec.slices import slice_index
 from support.memory_store import MemoryStore
 
 GIB = 1 << 30
 START_US = 1_000_000_000_000
+
+
+def _slice_bytes(profile: str) -> int:
+    """`1g.5gb` has 5 GiB here."""
+    return int(profile.partition(".")[2].removesuffix("gb")) * GIB
 
 
 def inventory(
@@ -40,6 +46,8 @@ def inventory(
     memory_gib: int = 64,
     gpus: int = 0,
     model: str = "NVIDIA H100 80GB HBM3",
+    gpu_gib: int = 0,
+    slices: Sequence[str] = (),
     environments: Sequence[str] = (),
     ports: Sequence[int] = (41000, 41001, 41002),
     warming: bool = False,
@@ -49,8 +57,16 @@ def inventory(
     return NodeInventory(
         name,
         f"{name}.test",
-        Resources(cpus * 1000, memory_gib * GIB, gpus),
-        tuple(NodeGpu(index, model) for index in range(gpus)),
+        Resources(cpus * 1000, memory_gib * GIB, gpus + len(slices)),
+        (
+            *(NodeGpu(index, model, memory_bytes=gpu_gib * GIB) for index in range(gpus)),
+            *(
+                NodeGpu(
+                    slice_index(gpus, 7 + at, 0), f"{model} MIG {profile}", memory_bytes=_slice_bytes(profile)
+                )
+                for at, profile in enumerate(slices)
+            ),
+        ),
         tuple(environments),
         tuple(ports),
         warming=warming,
@@ -80,12 +96,23 @@ def shape(
     constraints: Constraints | None = None,
     queue: str = "",
     pool: str = "",
+    gpu_gib: int = 0,
 ) -> Shape:
     share_milli = round(gpus * 1000) if gpus < 1 else 0
     need = Resources(round(cpus * 1000), memory_gib * GIB, int(gpus), share_milli)
     bounds = (tasks if least is None else least, tasks if most is None else most)
     demand = GangDemand(
-        need, tasks, *bounds, ranks, tuple(models), environment, exclusive, rendezvous, constraints, pool
+        need,
+        tasks,
+        *bounds,
+        ranks,
+        tuple(models),
+        environment,
+        exclusive,
+        rendezvous,
+        constraints,
+        pool,
+        gpu_gib * GIB,
     )
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
     return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)), queue)

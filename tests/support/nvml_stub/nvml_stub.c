@@ -6,7 +6,7 @@
  *   driver VERSION
  *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap pending retire recovery events numa
  *                                   ('_' in a name reads as a space); a key that is left out is not supported
- *   slice GPU INDEX UUID            a MIG device
+ *   slice GPU INDEX UUID key=value ...   a MIG device: name memory gi ci (its instances) g c mb (its attributes)
  *   link GPU LINK PEER|switch       an active NVLink
  *   topology GPU GPU LEVEL          as nvmlGpuTopologyLevel_t
  *   fault GPU FUNCTION CODE         FUNCTION may be *, CODE may be hang
@@ -19,7 +19,7 @@
 #include <time.h>
 
 #define GPUS 16
-#define SLICES 8
+#define SLICES 7
 #define LINKS 36
 #define FAULTS 32
 #define EVENTS 64
@@ -29,7 +29,11 @@ enum {
     TIMEOUT = 10, VERSION_MISMATCH = 25, HANG = -1, RECOVERY_ACTION = 230
 };
 
-struct slice { int gpu; int used; char uuid[96]; };
+struct slice {
+    int used;
+    char uuid[96], name[96];
+    long long memory, gi, ci, g, c, mb;
+};
 struct gpu {
     int index, there;
     char name[96], uuid[96], bus[32];
@@ -66,9 +70,15 @@ typedef struct {
     unsigned long long value;
 } field_value;
 
+typedef struct {
+    unsigned int multiprocessors, copy_engines, decoders, encoders, jpegs, ofas;
+    unsigned int gpu_instance_slices, compute_instance_slices;
+    unsigned long long memory_mb;
+} attributes;
+
 /* Handles are the addresses of these; what they stand for is read from the script at each call. */
 static struct { int index; } handles[GPUS];
-static struct slice slice_handles[GPUS][SLICES];
+static struct { int index; } slice_handles[GPUS][SLICES];
 static struct { unsigned long long registered[GPUS]; } event_set;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct script script;
@@ -108,16 +118,36 @@ static void read_gpu(char *rest) {
     }
 }
 
+static void read_slice(char *rest) {
+    char *at, *word = strtok_r(rest, " \n", &at), *index = strtok_r(NULL, " \n", &at), *uuid = strtok_r(NULL, " \n", &at);
+    if (!uuid || number(word) >= GPUS || number(index) >= SLICES) return;
+    struct slice *slice = &script.gpus[number(word)].slices[number(index)];
+    slice->used = 1;
+    slice->memory = slice->gi = slice->ci = slice->g = slice->c = slice->mb = -1;
+    snprintf(slice->uuid, sizeof slice->uuid, "%s", uuid);
+    while ((word = strtok_r(NULL, " \n", &at))) {
+        char *value = strchr(word, '=');
+        if (!value) continue;
+        *value++ = 0;
+        if (!strcmp(word, "name")) {
+            snprintf(slice->name, sizeof slice->name, "%s", value);
+            for (char *c = slice->name; *c; c++) if (*c == '_') *c = ' ';
+        } else if (!strcmp(word, "memory")) slice->memory = number(value);
+        else if (!strcmp(word, "gi")) slice->gi = number(value);
+        else if (!strcmp(word, "ci")) slice->ci = number(value);
+        else if (!strcmp(word, "g")) slice->g = number(value);
+        else if (!strcmp(word, "c")) slice->c = number(value);
+        else if (!strcmp(word, "mb")) slice->mb = number(value);
+    }
+}
+
 static void read_line(char *line) {
     char a[96], b[96], c[96];
     if (sscanf(line, "init %95s", a) == 1) script.init = (int)number(a);
     else if (sscanf(line, "driver %79s", a) == 1) snprintf(script.driver, sizeof script.driver, "%.79s", a);
     else if (!strncmp(line, "gpu ", 4)) read_gpu(line + 4);
-    else if (sscanf(line, "slice %95s %95s %95s", a, b, c) == 3) {
-        struct slice *slice = &script.gpus[number(a)].slices[number(b)];
-        slice->used = 1;
-        snprintf(slice->uuid, sizeof slice->uuid, "%s", c);
-    } else if (sscanf(line, "link %95s %95s %95s", a, b, c) == 3)
+    else if (!strncmp(line, "slice ", 6)) read_slice(line + 6);
+    else if (sscanf(line, "link %95s %95s %95s", a, b, c) == 3)
         script.gpus[number(a)].link[number(b)] = !strcmp(c, "switch") ? -2 : (int)number(c);
     else if (sscanf(line, "topology %95s %95s %95s", a, b, c) == 3) {
         script.gpus[number(a)].topology[number(b)] = (int)number(c);
@@ -183,6 +213,27 @@ static int index_of(void *device) {
     for (int g = 0; g < GPUS; g++) if (device == &handles[g]) return g;
     return -1;
 }
+
+/* The GPU of a handle; *slice is where its MIG device stands in its list, or -1. */
+static int gpu_of(void *device, int *slice) {
+    for (int s = 0; s < GPUS * SLICES; s++) {
+        *slice = s % SLICES;
+        if (device == &slice_handles[s / SLICES][s % SLICES]) return s / SLICES;
+    }
+    *slice = -1;
+    return index_of(device);
+}
+
+/* For functions that take the handle of a MIG device too; its handle is worth nothing once it is destroyed. */
+#define ENTER_ANY(device)                                          \
+    int at;                                                        \
+    int g = gpu_of(device, &at);                                   \
+    if (g < 0) return INVALID_ARGUMENT;                            \
+    int code = enter(g, __func__);                                 \
+    if (code) return leave(code);                                  \
+    struct gpu *gpu = &script.gpus[g];                             \
+    struct slice *slice = at < 0 ? NULL : &gpu->slices[at];        \
+    if (slice && !slice->used) return leave(INVALID_ARGUMENT)
 
 #define ENTER(device)                                              \
     int g = index_of(device);                                      \
@@ -254,35 +305,34 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
 }
 
 int nvmlDeviceGetUUID(void *device, char *into, unsigned int length) {
-    for (int s = 0; s < GPUS * SLICES; s++) {
-        struct slice *slice = &slice_handles[s / SLICES][s % SLICES];
-        if (device == slice) return put_text(into, length, slice->uuid);
-    }
-    ENTER(device);
-    return leave(put_text(into, length, gpu->uuid));
+    ENTER_ANY(device);
+    return leave(put_text(into, length, slice ? slice->uuid : gpu->uuid));
 }
 
 int nvmlDeviceGetName(void *device, char *into, unsigned int length) {
-    ENTER(device);
-    return leave(*gpu->name ? put_text(into, length, gpu->name) : NOT_SUPPORTED);
+    ENTER_ANY(device);
+    const char *name = slice ? slice->name : gpu->name;
+    return leave(*name ? put_text(into, length, name) : NOT_SUPPORTED);
 }
 
 int nvmlDeviceGetMemoryInfo(void *device, memory_v1 *into) {
-    ENTER(device);
-    if (gpu->memory < 0) return leave(NOT_SUPPORTED);
-    into->total = (unsigned long long)gpu->memory;
-    into->used = (unsigned long long)(gpu->used < 0 ? 0 : gpu->used);
+    ENTER_ANY(device);
+    long long memory = slice ? slice->memory : gpu->memory;
+    if (memory < 0) return leave(NOT_SUPPORTED);
+    into->total = (unsigned long long)memory;
+    into->used = (unsigned long long)(slice || gpu->used < 0 ? 0 : gpu->used);
     into->free = into->total - into->used;
     return leave(OK);
 }
 
 #ifndef OLD_DRIVER
 int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2 *into) {
-    ENTER(device);
+    ENTER_ANY(device);
     if (into->version != (sizeof *into | 2u << 24)) return leave(VERSION_MISMATCH);
-    if (gpu->memory < 0) return leave(NOT_SUPPORTED);
-    into->total = (unsigned long long)gpu->memory;
-    into->used = (unsigned long long)(gpu->used < 0 ? 0 : gpu->used);
+    long long memory = slice ? slice->memory : gpu->memory;
+    if (memory < 0) return leave(NOT_SUPPORTED);
+    into->total = (unsigned long long)memory;
+    into->used = (unsigned long long)(slice || gpu->used < 0 ? 0 : gpu->used);
     into->reserved = 0;
     into->free = into->total - into->used;
     return leave(OK);
@@ -379,8 +429,36 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned int index, void *
     ENTER(device);
     if (index >= SLICES) return leave(INVALID_ARGUMENT);
     if (!gpu->slices[index].used) return leave(NOT_FOUND);
-    slice_handles[g][index] = gpu->slices[index];
     *into = &slice_handles[g][index];
+    return leave(OK);
+}
+
+/* Only of MIG devices. */
+static int put_id(unsigned int *into, struct slice *slice, long long id) {
+    if (!slice) return INVALID_ARGUMENT;
+    if (id < 0) return NOT_SUPPORTED;
+    *into = (unsigned int)id;
+    return OK;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *device, unsigned int *id) {
+    ENTER_ANY(device);
+    return leave(put_id(id, slice, slice ? slice->gi : -1));
+}
+
+int nvmlDeviceGetComputeInstanceId(void *device, unsigned int *id) {
+    ENTER_ANY(device);
+    return leave(put_id(id, slice, slice ? slice->ci : -1));
+}
+
+int nvmlDeviceGetAttributes_v2(void *device, attributes *into) {
+    ENTER_ANY(device);
+    if (!slice) return leave(INVALID_ARGUMENT);
+    if (slice->g < 0) return leave(NOT_SUPPORTED);
+    memset(into, 0, sizeof *into);
+    into->gpu_instance_slices = (unsigned int)slice->g;
+    into->compute_instance_slices = (unsigned int)(slice->c < 0 ? slice->g : slice->c);
+    into->memory_mb = (unsigned long long)(slice->mb < 0 ? 0 : slice->mb);
     return leave(OK);
 }
 
