@@ -102,7 +102,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         f"{out.human_cpus(node.free.cpu_milli)} of {out.human_cpus(node.capacity.cpu_milli)}",
         f"{out.human_bytes(node.free.memory_bytes)} of {out.human_bytes(node.capacity.memory_bytes)}",
         _gpus(node),
-        _models(node) or "-",
+        models(node) or "-",
         str(len(node.tasks)),
         _labels(node),
         node.warm_pool,
@@ -120,7 +120,7 @@ def _gpus(node: views.Node) -> str:
     return f"{node.free.gpus} of {node.capacity.gpus}{shared}"
 
 
-def _models(node: views.Node) -> str:
+def models(node: views.Node) -> str:
     """`8 x NVIDIA H100 80GB HBM3 with 79.6 GiB`; a GPU in MIG mode is its slices."""
     devices = [device for gpu in node.gpus for device in ((gpu,) if not gpu.mig_enabled else gpu.slices)]
     kinds = Counter((one.name, one.memory_total_bytes) for one in devices)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from paceline.client import codecs, views
-from paceline.client.cli.nodes import note
+from paceline.client.cli.nodes import models, note
 from paceline.client.cli.output import now_us
 from paceline.proto.generated import nodes_pb2
 from paceline.spec.errors import InvalidRequest
@@ -42,6 +42,25 @@ def test_an_agent_that_only_says_what_is_wrong_is_understood() -> None:
 def test_a_gpu_says_its_numa_node_where_that_is_known() -> None:
     node = node_with(nodes_pb2.Gpu(index=0, numa_node=0), nodes_pb2.Gpu(index=1))
     assert [gpu.numa_node for gpu in node.gpus] == [0, None]
+
+
+def test_the_table_says_how_many_of_what_with_how_much_memory() -> None:
+    h100 = {"name": "NVIDIA H100 80GB HBM3", "memory_total_bytes": 80 << 30}
+    slices = [
+        nodes_pb2.GpuSlice(gpu_instance=at, name="NVIDIA H100 MIG 1g.10gb", memory_total_bytes=10 << 30)
+        for at in (7, 8)
+    ]
+    node = node_with(
+        nodes_pb2.Gpu(index=0, **h100),
+        nodes_pb2.Gpu(index=1, **h100),
+        nodes_pb2.Gpu(index=2, mig_enabled=True, slices=slices, **h100),
+        nodes_pb2.Gpu(index=3, name="NVIDIA GPU"),
+    )
+    assert models(node) == (
+        "2 x NVIDIA H100 80GB HBM3 with 80.0 GiB, 2 x NVIDIA H100 MIG 1g.10gb with 10.0 GiB, 1 x NVIDIA GPU"
+    )
+    assert [one.index for one in node.gpus[2].slices] == [30700, 30800]
+    assert views.to_json(node)["gpus"][2]["slices"][0]["memory_total_bytes"] == 10 << 30
 
 
 def test_a_state_of_another_version_says_so() -> None:

@@ -14,45 +14,10 @@ from paceline.client import views
 from paceline.spec.failures import FailureClass
 from paceline.spec.gpu_health import GpuState
 from support.cluster import Cluster, wait_until
-from support.nvml_node import build_stub, h100, nvml_environment
+from support.nvml_node import Driver, build_stub, nvml_environment
 
 CPU_TEST = f"{sys.executable} -P -m paceline.training.gpu_test --device cpu"
 HOLDS = "command: echo GPUs $CUDA_VISIBLE_DEVICES; sleep 600\nresources:\n  gpus: 2\n"
-
-
-class Driver:
-    """The node's driver: what it says from now on."""
-
-    def __init__(self, script: Path, count: int) -> None:
-        self._script = script
-        self._facts: dict[int, dict[str, object]] = {index: {} for index in range(count)}
-        self._events: list[str] = []
-        self._faults: list[str] = []
-        self._write()
-
-    def tell(self, index: int, xid: int) -> None:
-        self._events.append(f"event {index} 8 {xid}")
-        self._write()
-
-    def show(self, index: int, **facts: object) -> None:
-        self._facts[index] = facts
-        self._write()
-
-    def lose(self, *indices: int) -> None:
-        """These have fallen off the bus; none: all are there."""
-        self._faults = [f"fault {index} * 15" for index in indices]
-        self._write()
-
-    def forget_events(self) -> None:
-        """As a process that opens NVML anew sees it: what was told before is not told again."""
-        self._events = []
-        self._write()
-
-    def _write(self) -> None:
-        gpus = [h100(index, **facts) for index, facts in self._facts.items()]
-        aside = self._script.with_suffix(".new")
-        aside.write_text("\n".join(["driver 570.86.15", *gpus, *self._events, *self._faults]) + "\n")
-        aside.replace(self._script)
 
 
 @pytest.fixture(scope="module")

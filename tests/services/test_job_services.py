@@ -13,7 +13,7 @@ from paceline.proto.generated import agent_pb2, common_pb2, jobs_pb2, nodes_pb2
 from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.services.agents import redial_s
 from paceline.spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, PacelineError, Unavailable
-from support.wire import Agent, Wire, until, wire
+from support.wire import Agent, Wire, in_mig_mode, mig_slice, until, wire
 
 
 def document(**spec: object) -> jobs_pb2.JobDocument:
@@ -306,6 +306,24 @@ async def test_labels_taints_and_links_of_gpus_come_to_placement(tmp_path: Path)
         assert "no node has rack=r3; 1 has rack=r1, 1 has rack=r2" in reply.reasons[0].text
 
 
+async def test_slices_and_the_memory_of_gpus_come_to_placement(tmp_path: Path) -> None:
+    whole = nodes_pb2.Gpu(index=0, name="NVIDIA A100-SXM4-40GB", state="ok", memory_total_bytes=40 << 30)
+    divided = in_mig_mode(mig_slice(9, "1g.5gb", 5), mig_slice(2, "3g.20gb", 20))
+    async with wire(tmp_path) as wired, wired.agent("n1", gpus=[whole, divided]) as agent:
+        asked = {"count": 1, "model": "MIG", "memory": "10Gi"}
+        [large] = await wired.submit(resources={"gpus": asked})
+        assert list((await agent.wait_start(large)).gpu_indices) == [20200]
+        [small] = await wired.submit(resources={"gpus": {"count": 1, "model": "1g.5gb"}})
+        assert list((await agent.wait_start(small)).gpu_indices) == [20900]
+        [any_gpu] = await wired.submit(resources={"gpus": {"count": 1, "memory": "40Gi"}})
+        assert list((await agent.wait_start(any_gpu)).gpu_indices) == [0]
+        view = await wired.get(large)
+        assert (list(view.gpu_models), view.gpu_memory_bytes) == (["MIG"], 10 << 30)
+        [node] = (await wired.nodes.List(nodes_pb2.ListNodesRequest())).nodes
+        assert [one.uuid for one in node.inventory.gpus[1].slices] == ["MIG-9", "MIG-2"]
+        assert node.free.gpus == 0
+
+
 @pytest.mark.parametrize(
     ("hello", "error"),
     [
@@ -320,6 +338,12 @@ async def test_labels_taints_and_links_of_gpus_come_to_placement(tmp_path: Path)
         ({"inventory": nodes_pb2.Inventory(capacity=common_pb2.Resources(cpu_milli=-1))}, InvalidRequest),
         ({"tasks": [common_pb2.TaskKey()]}, InvalidRequest),
         ({"inventory": nodes_pb2.Inventory(gpus=[nodes_pb2.Gpu(state="fine")])}, InvalidRequest),
+        ({"inventory": nodes_pb2.Inventory(gpus=[nodes_pb2.Gpu(index=10_000)])}, InvalidRequest),
+        ({"inventory": nodes_pb2.Inventory(gpus=[in_mig_mode(mig_slice(100, "1g.5gb", 5))])}, InvalidRequest),
+        (
+            {"inventory": nodes_pb2.Inventory(gpus=[in_mig_mode(nodes_pb2.GpuSlice(name="A100"))])},
+            InvalidRequest,
+        ),
     ],
 )
 async def test_a_hello_that_makes_no_sense_is_refused(

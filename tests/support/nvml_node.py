@@ -60,6 +60,50 @@ def build_stub(folder: Path, *flags: str) -> Path:
     return folder
 
 
+class Driver:
+    """The node's driver: what it says from now on."""
+
+    def __init__(self, script: Path, count: int) -> None:
+        self._script = script
+        self._facts: dict[int, dict[str, object]] = {index: {} for index in range(count)}
+        self._events: list[str] = []
+        self._faults: list[str] = []
+        self._slices: list[str] = []
+        self._write()
+
+    def tell(self, index: int, xid: int) -> None:
+        self._events.append(f"event {index} 8 {xid}")
+        self._write()
+
+    def show(self, index: int, **facts: object) -> None:
+        self._facts[index] = facts
+        self._write()
+
+    def lose(self, *indices: int) -> None:
+        """These have fallen off the bus; none: all are there."""
+        self._faults = [f"fault {index} * 15" for index in indices]
+        self._write()
+
+    def divide(self, index: int, *slices: str) -> None:
+        """The GPU is in MIG mode, and these are all slices that there are."""
+        self._facts[index] = {"mig": 1}
+        self._slices = list(slices)
+        self._write()
+
+    def forget_events(self) -> None:
+        """As a process that opens NVML anew sees it: what was told before is not told again."""
+        self._events = []
+        self._write()
+
+    def _write(self) -> None:
+        gpus = [h100(index, **facts) for index, facts in self._facts.items()]
+        aside = self._script.with_suffix(".new")
+        aside.write_text(
+            "\n".join(["driver 570.86.15", *gpus, *self._slices, *self._events, *self._faults]) + "\n"
+        )
+        aside.replace(self._script)
+
+
 class NvmlNode:
     """A child process that has the stub as its NVML. One question a line, one JSON answer."""
 

@@ -207,6 +207,20 @@ async def until(what: str, found: Callable[[], Any], deadline_s: float = 30.0) -
         await asyncio.sleep(0.005)
 
 
+def in_mig_mode(*slices: nodes_pb2.GpuSlice, **more: Any) -> nodes_pb2.Gpu:
+    return nodes_pb2.Gpu(index=1, name="NVIDIA A100-SXM4-40GB", mig_enabled=True, slices=slices, **more)
+
+
+def mig_slice(gpu_instance: int, profile: str, gib: int, **more: Any) -> nodes_pb2.GpuSlice:
+    return nodes_pb2.GpuSlice(
+        gpu_instance=gpu_instance,
+        uuid=f"MIG-{gpu_instance}",
+        name=f"NVIDIA A100-SXM4-40GB MIG {profile}",
+        memory_total_bytes=gib << 30,
+        **more,
+    )
+
+
 def ship(
     task: common_pb2.TaskKey, rank: int, offset: int, data: bytes, node: str = "n1"
 ) -> logs_pb2.ShipRequest:
