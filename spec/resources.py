@@ -1,6 +1,7 @@
 """What nodes have and what tasks ask for. Units last in every name; cpus are counted in thousandths."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from .slices import asks_for_slice
@@ -44,6 +45,9 @@ class GpuWish(NamedTuple):
 
 
 ANY_GPU: Final = GpuWish()
+
+_wish: Final = lru_cache(maxsize=1024)(GpuWish)
+"""Made anew it would cost a third of the look at a node."""
 
 Wanted = tuple[tuple[str, tuple[str, ...]], ...]
 """Keys of labels, ascending, each with the values of which any will do."""
@@ -92,7 +96,7 @@ class GangDemand:
 
     @property
     def gpu(self) -> GpuWish:
-        return GpuWish(self.gpu_models, self.gpu_memory_bytes)
+        return _wish(self.gpu_models, self.gpu_memory_bytes)
 
     @property
     def elastic(self) -> bool:

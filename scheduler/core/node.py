@@ -214,15 +214,14 @@ def free_matching(inventory: NodeInventory, load: Load, wish: GpuWish) -> list[i
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
-    found: dict[tuple[str, int], tuple[int, list[int]]] = {}
+    free: dict[tuple[str, int], int] = {}
+    lefts: dict[tuple[str, int], list[int]] = {}
     for gpu in inventory.gpus:
         kind = gpu.model, gpu.memory_bytes
-        free, lefts = found.get(kind, (0, []))
+        if kind not in free:
+            free[kind], lefts[kind] = 0, []
         if gpu.index in load.free_gpus:
-            free += 1
-        elif load.shared_gpus.get(gpu.index):
-            lefts.append(load.shared_gpus[gpu.index])
-        found[kind] = (free, lefts)
-    return tuple(
-        GpuGroup(GpuKind(*kind), free, tuple(sorted(lefts))) for kind, (free, lefts) in found.items()
-    )
+            free[kind] += 1
+        elif left := load.shared_gpus.get(gpu.index):
+            lefts[kind].append(left)
+    return tuple(GpuGroup(GpuKind(*kind), free[kind], tuple(sorted(lefts[kind]))) for kind in free)
