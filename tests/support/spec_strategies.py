@@ -5,8 +5,10 @@ from typing import Any
 from hypothesis import strategies as st
 from paceline.spec.failures import RETRY_CHOICES
 from paceline.spec.fields import _CONTROL, _TURNING
+from paceline.spec.slices import asks_for_slice
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
+WHOLE_GPUS = NAMES.filter(lambda name: not asks_for_slice(name))
 IDENTIFIERS = st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_-]{0,12}\Z")
 VARIABLES = st.from_regex(r"\A[A-Z_][A-Z0-9_]{0,12}\Z").filter(lambda name: not name.startswith("PACELINE_"))
 LINES = st.text(max_size=30).filter(str.isprintable)
@@ -60,7 +62,10 @@ RESOURCES = mapping(
             GPUS,
             mapping(
                 {"count": GPUS},
-                {"model": st.one_of(st.just("H100"), st.lists(NAMES, max_size=3))},
+                {
+                    "model": st.one_of(st.just("H100"), st.lists(WHOLE_GPUS, max_size=3)),
+                    "memory": st.one_of(st.integers(0, 2**40), st.sampled_from(["40GB", "80Gi"])),
+                },
             ),
         ),
         "instance_type": LINES,
