@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from paceline.agent import gpu_tests
 from paceline.agent.folder import BrokenFolder
-from paceline.agent.gpu import Gpu, GpuReport
+from paceline.agent.gpu import Gpu, GpuReport, Slice
 from paceline.agent.gpu_health import HealthBook, state_after
 from paceline.agent.gpu_tests import GpuTester
 from paceline.agent.inventory import GpuWatch
@@ -202,6 +202,32 @@ async def test_tested_when_free_and_when_the_driver_asks_for_nothing(
         bench.watch.gpu = WELL
         await bench.until(lambda: bench.told().state is OK)
         assert seen.read_text() == "GPU-a\n"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_in_mig_mode_each_slice_is_tested_and_the_first_that_fails_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_tests, "LOOK_S", 0.02)
+    seen, gate = tmp_path / "seen", tmp_path / "gate"
+    test = f"echo $CUDA_VISIBLE_DEVICES >> {seen}; test -e {gate} -o $CUDA_VISIBLE_DEVICES = MIG-a"
+    bench = Bench(file, f"sh -c '{test} || {{ echo no gate; exit 1; }}'")
+    divided = replace(WELL, mig_enabled=True)
+    bench.watch.gpu = divided
+    running = asyncio.create_task(bench.tester.run())
+    try:
+        looks = bench.watch.looks
+        await bench.until(lambda: bench.watch.looks >= looks + 5)
+        assert not seen.exists(), "without slices there is nothing to test"
+        slices = tuple(Slice(at, 0, f"MIG-{uuid}", "A100 MIG 1g.5gb") for at, uuid in enumerate("abc"))
+        bench.watch.gpu = replace(divided, slices=slices)
+        await bench.until(lambda: "failed its test once: no gate" in bench.told().health)
+        assert seen.read_text().split()[:2] == ["MIG-a", "MIG-b"]
+        gate.touch()
+        await bench.until(lambda: bench.told().state is OK)
+        assert seen.read_text().split()[-3:] == ["MIG-a", "MIG-b", "MIG-c"]
     finally:
         running.cancel()
         await asyncio.wait([running])
