@@ -75,8 +75,7 @@ class Supervisor:
         self._config = config
         self._on_growth = on_growth
         self._on_change = on_change
-        self._alarms = alarms
-        self._uuids = uuids
+        self._alarms, self._uuids = alarms, uuids
         self._base = base_environment(os.environ)
         self._tasks: dict[TaskKey, Task] = {}
         self._turns: dict[JobId, _Turn] = {}
@@ -250,8 +249,7 @@ class Supervisor:
         """Say which XID a rank may have ended of: of those that explain something, the first."""
         begin_s = task.journal.entries(0, 1)[0].at_monotonic_s
         heard = self._alarms(gpus_of(task.request.gpu_indices), begin_s, entry.at_monotonic_s)
-        told = next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None)
-        if told is not None:
+        if told := next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None):
             entry.exited.xid, entry.exited.xid_gpu = told.xid, told.index
 
     def holds_gpu(self, index: int) -> bool:
