@@ -153,14 +153,15 @@ def boundless(demand: GangDemand) -> GangDemand:
     asked = demand.constraints
     if asked is not None and not demand.near:
         asked = replace(asked, within="", within_preferred=False)
-    return GangDemand(
-        demand.per_task,
+    return replace(
+        demand,
+        instance_count=1,
+        instance_count_min=1,
         instance_count_max=TASKS_MAX,
-        gpu_models=demand.gpu_models,
-        gpu_memory_bytes=demand.gpu_memory_bytes,
-        environment=demand.environment,
+        processes_per_task=1,
+        exclusive=False,
+        rendezvous=False,
         constraints=asked,
-        pool=demand.pool,
     )
 
 
