@@ -1,10 +1,11 @@
-"""Simulated nodes: real agent streams over gRPC, with tasks that are said to run and never end.
+"""Simulated nodes: real agent streams over gRPC, with tasks that are said to run and, where asked, to end.
 
 A node answers each StartTask with a journal that says `started`. When it dials in again it names the tasks it
 has, as an agent does; a StartTask for one of them would be a job started twice.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -20,15 +21,19 @@ from paceline.proto.generated import agent_pb2, agent_pb2_grpc, common_pb2, node
 
 Key = tuple[int, int, int]
 HEARTBEAT_S = 1.0
+Lasting = Callable[[int], float]
+"""How long a job runs, by its number: all of its tasks end then, wherever they are."""
 _Said = asyncio.Queue[agent_pb2.FromAgent | None]
 """What a node says on one connection; None: no more."""
 
 
 class SimNode:
-    """One node. `tasks` outlive its connections."""
+    """One node. `tasks` outlive its connections; without `lasts_s` they never end."""
 
-    def __init__(self, name: str, cpus: int) -> None:
+    def __init__(self, name: str, cpus: int, lasts_s: Lasting | None = None) -> None:
         self.name = name
+        self.lasts_s = lasts_s
+        self.ended = 0
         self.tasks: dict[Key, float] = {}
         """Key to the time at which the start arrived."""
         self.doubled: list[Key] = []
@@ -36,11 +41,13 @@ class SimNode:
         self.cpus = cpus
         self.redial_s = 0.0
         """As the scheduler said."""
-        self._dials = 0
+        self.heartbeat_s = HEARTBEAT_S
+        """Likewise."""
+        self.dials = 0
 
     async def serve(self, address: str, token: str) -> None:
         """One connection, until it breaks."""
-        self._dials += 1
+        self.dials += 1
         said: _Said = asyncio.Queue()
         said.put_nowait(agent_pb2.FromAgent(hello=self._hello()))
         beats = asyncio.create_task(self._beat(said))
@@ -57,6 +64,7 @@ class SimNode:
     def _on_message(self, message: agent_pb2.ToAgent, said: _Said) -> None:
         if message.HasField("welcome"):
             self.redial_s = message.welcome.redial_s
+            self.heartbeat_s = message.welcome.heartbeat_s
             self.connected.set()
         elif message.HasField("start"):
             for start in message.start.tasks:
@@ -67,17 +75,31 @@ class SimNode:
         if key in self.tasks:
             self.doubled.append(key)
         self.tasks.setdefault(key, time.time())
+        if self.lasts_s is not None:
+            asyncio.get_running_loop().call_later(self.lasts_s(task.job), self._end, task, said)
         started = agent_pb2.TaskStarted(pids=[1], start_mode="warm", shim_pid=1)
         entry = agent_pb2.JournalEntry(task=task, seq=1, at_monotonic_s=time.monotonic(), started=started)
         said.put_nowait(agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=[entry])))
 
+    def _end(self, task: common_pb2.TaskKey, said: _Said) -> None:
+        del self.tasks[task.job, task.attempt, task.task]
+        self.ended += 1
+        over = agent_pb2.TaskEnded(exit_codes=[0], log_bytes=[0], why="exited")
+        now_s = time.monotonic()
+        exited = agent_pb2.JournalEntry(task=task, seq=2, at_monotonic_s=now_s, exited=agent_pb2.RankExited())
+        ended = agent_pb2.JournalEntry(task=task, seq=3, at_monotonic_s=now_s, ended=over)
+        said.put_nowait(agent_pb2.FromAgent(reports=agent_pb2.Reports(entries=[exited, ended])))
+
     async def _beat(self, said: _Said) -> None:
+        """Each node at its own moments."""
         sequence = 0
+        await self.connected.wait()
+        await asyncio.sleep(random.random() * self.heartbeat_s)
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
             sequence += 1
             beat = agent_pb2.Heartbeat(sequence=sequence, sent_monotonic_s=time.monotonic())
             said.put_nowait(agent_pb2.FromAgent(heartbeat=beat))
+            await asyncio.sleep(self.heartbeat_s)
 
     def _hello(self) -> agent_pb2.Hello:
         inventory = nodes_pb2.Inventory(
@@ -88,7 +110,7 @@ class SimNode:
             warm_pool="ready",
         )
         keys = [common_pb2.TaskKey(job=job, attempt=attempt, task=task) for job, attempt, task in self.tasks]
-        incarnation = f"{self.name}-{self._dials}"
+        incarnation = f"{self.name}-{self.dials}"
         return agent_pb2.Hello(node_id=self.name, incarnation=incarnation, inventory=inventory, tasks=keys)
 
 
@@ -120,9 +142,12 @@ class Fleet:
             seen |= node.tasks.keys()
         return twice
 
-    def add(self, count: int, cpus: int) -> list[SimNode]:
-        """Nodes that dial from `dial` on."""
-        new = [SimNode(f"sim-{len(self.nodes) + number}", cpus) for number in range(count)]
+    def add(
+        self, count: int, cpus: int, *, first: int | None = None, lasts_s: Lasting | None = None
+    ) -> list[SimNode]:
+        """Nodes that dial from `dial` on, numbered from `first` on."""
+        first = len(self.nodes) if first is None else first
+        new = [SimNode(f"sim-{first + number}", cpus, lasts_s) for number in range(count)]
         self.nodes += new
         return new
 

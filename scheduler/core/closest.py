@@ -7,6 +7,7 @@ from ...spec.ids import NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, gpus_text
 from .candidates import most_tasks
+from .capacities import capacities_for
 from .node import Load, Node, free_matching, gpus_matching
 from .state import ClusterState
 from .topology import Path, Scope, by_domain, domain_of, domain_text, scope_of
@@ -24,19 +25,22 @@ class Closest:
     text: str
 
 
-def closest(state: ClusterState, demand: GangDemand, fit_now: Mapping[NodeId, int]) -> Closest | None:
-    """The domain that lacks the least, of the nodes that take work; None where no domain could hold it."""
+def closest(
+    state: ClusterState, demand: GangDemand, able: Iterable[Node], fit_now: Mapping[NodeId, int]
+) -> Closest | None:
+    """The domain that lacks the least, of the nodes that take work; None where no domain could hold it.
+    `fit_now`: of those where one does."""
     scope = scope_of(demand.within, state.settings.topology_levels)
+    most = capacities_for(state, demand)
     nodes: dict[Path, list[Node]] = {}
-    for node_id in fit_now:
-        node = state.nodes[node_id]
+    for node in able:
         path = domain_of(node.inventory.labels, scope)
-        if path is not None and most_tasks(node.inventory, demand):
+        if path is not None and most[node.node]:
             nodes.setdefault(path, []).append(node)
     least, found = demand.instance_count_min, []
     for path, there in nodes.items():
-        if sum(most_tasks(node.inventory, demand) for node in there) >= least:
-            missing = least - sum(fit_now[node.node] for node in there)
+        if sum(most[node.node] for node in there) >= least:
+            missing = least - sum(fit_now.get(node.node, 0) for node in there)
             found.append((missing, _gpus_short(state, demand, there, fit_now, missing), path))
     if not found:
         return None
@@ -95,11 +99,12 @@ def _gpus_short(
     state: ClusterState, demand: GangDemand, nodes: list[Node], fit_now: Mapping[NodeId, int], missing: int
 ) -> int:
     """What the tasks that do not fit lack, each on the node where it lacks the least. 0: no GPUs."""
-    gpus, short = demand.per_task.gpus, []
+    gpus, short, most = demand.per_task.gpus, [], capacities_for(state, demand)
     for node in nodes:
         free = len(free_matching(node.inventory, state.loads[node.node], demand.gpu))
-        spare = free - fit_now[node.node] * gpus
-        for _ in range(most_tasks(node.inventory, demand) - fit_now[node.node]):
+        fits = fit_now.get(node.node, 0)
+        spare = free - fits * gpus
+        for _ in range(most[node.node] - fits):
             short.append(max(0, gpus - spare))
             spare = 0
     return sum(sorted(short)[:missing])

@@ -14,6 +14,7 @@ def take_policy(state: ClusterState, event: PolicyChanged) -> None:
     state.queue.set_fair(bool(event.policy.queues), state.jobs)
     state.queue.unpark_all()
     state.ever.clear()
+    state.capacities.clear()
     state.candidates.clear()
     state.freed += 1
 

@@ -4,6 +4,7 @@ A job is in exactly one place: in line, held back, on hold, with a claim, placed
 nowhere. A stranded one is placed, and in line to move.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...spec.ids import Micros
@@ -11,6 +12,7 @@ from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
 from .node import Node, fresh_load
+from .queues import leaf_of, leaf_of_job
 from .state import ClusterState
 from .stranding import is_stranded
 from .weights import gang_milli, weight_milli
@@ -69,6 +71,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
     if old is None or old.inventory != new.inventory or _came_or_went(old, new):
         state.queue.unpark_all()
         state.ever.clear()
+        state.capacities.clear()
     if old is None or _takes_other_work(old, new):
         state.freed += 1
         state.changes.add(new.node, len(state.nodes))
@@ -117,6 +120,8 @@ def enter_recovered(state: ClusterState, jobs: Sequence[Job], waiting: Iterable[
             _set_job_timer(state, job)
     for alike in waiting:
         state.queue.add_all(alike)
+        for user, count in Counter(job.user for job in alike).items():
+            _count_waiting(state, leaf_of(alike[0].shape.queue, user), count)
 
 
 def _capacity_milli(node: Node) -> int:
@@ -158,6 +163,7 @@ def _enter(state: ClusterState, job: Job) -> None:
     if job.placed:
         _take(state, job)
     elif job.state is JobState.QUEUED:
+        _count_waiting(state, leaf_of_job(job), 1)
         for one in job.course.lingering:
             state.loads[one.node].lingering.add(one.key)
             set_node_timer(state, state.nodes[one.node])
@@ -169,6 +175,12 @@ def _enter(state: ClusterState, job: Job) -> None:
             state.on_hold.add(job.number)
         else:
             state.queue.add(job)
+
+
+def _count_waiting(state: ClusterState, leaf: str, more: int) -> None:
+    count = state.waiting.pop(leaf, 0) + more
+    if count:
+        state.waiting[leaf] = count
 
 
 def _note_claim(state: ClusterState, job: Job, claim: Claim) -> None:
@@ -229,6 +241,7 @@ def _leave(state: ClusterState, job: Job) -> None:
     if job.placed:
         _give_back(state, job)
     elif job.state is JobState.QUEUED:
+        _count_waiting(state, leaf_of_job(job), -1)
         for one in job.course.lingering:
             state.loads[one.node].lingering.discard(one.key)
         if job.course.claim is not None:

@@ -23,13 +23,14 @@ from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import demand_text, duration_text
 from .attempt_events import PlacesClaimed
 from .candidates import Candidates, candidates_for, most_tasks, takes_work, tasks_that_fit
+from .capacities import capacities_for
 from .effects import Effect, Plan
 from .events import Event
 from .grace import save_grace_us
 from .job import Job, Move, Stop
 from .node import Load, Node, gpu_groups, matches
 from .placement import copy_of, give_back, gpus_of
-from .pools import in_pool, pool_nodes
+from .pools import in_pool
 from .preemption import Stoppable, loss_us, stoppable
 from .reason import Reason
 from .slots import free_ports
@@ -60,9 +61,17 @@ class Moves(NamedTuple):
 def find_moves(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> Moves | None:
     """The cheapest, of `those` that may be stopped. None: there are none, or it is not for fragmentation that
     the job waits."""
+    return _cheapest(state, job, those, now_us) if _lies_scattered(state, job) else None
+
+
+def _lies_scattered(state: ClusterState, job: Job) -> bool:
+    """It would fit by what is free in all, but not as it lies on the nodes."""
     room = candidates_for(state, job.demand)
-    if room.most() >= job.demand.instance_count_min or not _fits_in_all(state, job.demand):
-        return None
+    return room.most() < job.demand.instance_count_min and _fits_in_all(state, job.demand)
+
+
+def _cheapest(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us: Micros) -> Moves | None:
+    room = candidates_for(state, job.demand)
     movable = sorted(
         (loss_us(one, now_us), one.number)
         for one in (state.jobs[these.job] for these in those if these.saved)
@@ -103,7 +112,9 @@ def defragment(
 
 def moves_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason | None:
     """What would make room for a waiting gang without taking it from anybody."""
-    found = find_moves(state, job, stoppable(state, now_us), now_us)
+    found = None
+    if _lies_scattered(state, job):
+        found = _cheapest(state, job, stoppable(state, now_us), now_us)
     if found is None:
         return None
     parts: list[str] = []
@@ -132,10 +143,18 @@ def _may_move(state: ClusterState, moved: Job, job: Job) -> bool:
 
 def _fits_in_all(state: ClusterState, demand: GangDemand) -> bool:
     """What is free on the nodes that could take a task is as much as the gang needs."""
-    nodes = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
-    nodes = [node for node in nodes if most_tasks(node.inventory, demand)]
+    capacities = capacities_for(state, demand)
     need, least = demand.per_task, demand.instance_count_min
-    loads = [(node, state.loads[node.node]) for node in nodes]
+    loads = [
+        (state.nodes[name], load)
+        for name, load in state.loads.items()
+        if (load.free_gpus or load.shared_gpus or not need.on_gpu) and capacities[name]
+    ]
+    loads = [
+        (node, load)
+        for node, load in loads
+        if takes_work(state, node) and in_pool(state.policy, node, demand.pool)
+    ]
     if need.on_gpu:
         free_milli = sum(_gpu_milli(node, load, demand) for node, load in loads)
         return free_milli >= least * need.gpus_milli

@@ -8,7 +8,7 @@ and the order would be that of arrival: where those that are lifted, and those t
 than the cluster has, the first may hold no more than `lifted_percent` of it.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...spec.ids import JobId, Micros
@@ -16,7 +16,7 @@ from ...spec.resources import WHOLE_GPU_MILLI
 from .amounts import duration_text
 from .fair import Fair, Levels
 from .job import Job
-from .queue import RESTART, LaneKey, waits_since_us
+from .queue import RESTART, Lane, LaneKey, waits_since_us
 from .queues import leaf_of_job
 from .settings import GPU_HOUR_US, Order
 from .weights import gang_milli
@@ -107,18 +107,25 @@ def ahead_of(state: "ClusterState", job: Job, now_us: Micros) -> tuple[int, JobI
     """How many stand before it (parked lanes do not count), and the first of them. Of those that are not
     first in their lane, patience is left out."""
     levels = Levels(state, now_us)
-    mine = standing(state, state.queue.key_of(job), job, now_us, levels)
-    count = 0
+    own = state.queue.key_of(job)
+    mine = standing(state, own, job, now_us, levels)
+    count, head = 0, mine
     for key, number in state.queue.firsts():
         lane = state.queue.lanes[key]
         first = standing(state, key, state.jobs[number], now_us, levels)
-        count += sum(
-            Standing(key.turn, first.fair, key.minus_priority, key.service, other) < mine
-            for other in lane.jobs
-            if other != number and other not in lane.gone and other != job.number
-        )
+        head = min(head, first)
+        others = first._replace(service=key.service)[:-1]
+        if others < mine[:-1]:
+            count += len(lane) - 1 - (key == own and number != job.number)
+        elif others == mine[:-1]:
+            count += _below(lane, job.number) - (number < job.number)
         count += first < mine
-    return count, first_in_line(state, now_us) if count else None
+    return count, head.job if count else None
+
+
+def _below(lane: Lane, number: JobId) -> int:
+    """Those in the lane with lower numbers, without looking at each."""
+    return bisect_left(lane.jobs, number) - sum(gone < number for gone in lane.gone)
 
 
 def why_before(state: "ClusterState", other: Job, job: Job, now_us: Micros) -> str:

@@ -22,7 +22,7 @@ from .order import ahead_of
 from .placement import room_elsewhere
 from .quota import limit_reason
 from .reason import Reason
-from .shortage import lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
+from .shortage import able_nodes, lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
 from .state import ClusterState
 from .stranding import lost_nodes
 
@@ -194,7 +194,7 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
     instances = "1 instance" if count == 1 else f"{count} instances"
     text = f"{instances} ({bounds_text(job)}): {growth_text(state, job, now_us)}"
     if could_have(state, job) <= count:
-        text += f"; {nodes_text(state, demand, now_us)}"
+        text += f"; {nodes_text(state, demand, able_nodes(state, demand), now_us)}"
         lost = lost_that_fit(state, demand)
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help" if lost else ""
     fields: dict[str, str | int] = {

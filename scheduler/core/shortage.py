@@ -1,12 +1,14 @@
 """What is missing for a gang: on the nodes as they are free now, or as they are at all (never)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from heapq import nsmallest
 
 from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_text, size_text
-from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
+from .candidates import candidates_for, is_able, most_tasks, takes_work, tasks_that_fit
+from .capacities import capacities_for
 from .closest import closest, holders_text, too_narrow_text
 from .cordons import cordoned_text, could_with_cordoned
 from .gpu_shortage import most_gpus, never_gpus_text, others_text
@@ -76,44 +78,48 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     """What it needs, how much of it fits now, and who holds the rest where it would fit best."""
     demand = job.demand
     needs = _needs(demand)
-    connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
+    connected = able_nodes(state, demand)
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting and not state.claimed:
         return _nobody(state, demand, needs)
-    fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
+    fit_now = candidates_for(state, demand).fits
     least = demand.instance_count_min
     levels = state.settings.topology_levels
-    fits = min(most_together(((node, fit_now[node.node]) for node in connected), demand, levels), least)
+    room = most_together(((state.nodes[name], count) for name, count in fit_now.items()), demand, levels)
+    fits = min(room, least)
     fields: dict[str, str | int] = {"tasks": least, "fit_now": fits, "nodes": len(connected)}
     if cordoned := _cordoned(state):
         fields["cordoned"] = cordoned
     if fits >= least:
         return _about_to_start(state, job, needs, fields)
-    text = f"{needs}; {fits} of {least} fit now; {nodes_text(state, demand, now_us)}"
-    if demand.within and (close := closest(state, demand, fit_now)) is not None:
+    text = f"{needs}; {fits} of {least} fit now; {nodes_text(state, demand, connected, now_us)}"
+    close = closest(state, demand, connected, fit_now) if demand.within else None
+    if close is not None:
         fields |= {"domain": close.name, "gpus_short": close.gpus_short}
-        text = f"{needs}; {close.text}; {nodes_text(state, demand, now_us, close.nodes)}"
+        text = f"{needs}; {close.text}; {nodes_text(state, demand, connected, now_us, close.nodes)}"
     return Reason("not-now", text, "it starts by itself when there is room", fields)
 
 
+def able_nodes(state: ClusterState, demand: GangDemand) -> list[Node]:
+    """Those of its pool that take work now."""
+    return [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
+
+
 def nodes_text(
-    state: ClusterState, demand: GangDemand, now_us: Micros, within: Collection[NodeId] | None = None
+    state: ClusterState,
+    demand: GangDemand,
+    connected: Sequence[Node],
+    now_us: Micros,
+    within: Collection[NodeId] | None = None,
 ) -> str:
-    """What is free where it would fit best, and who holds the rest; `within`: of these nodes."""
-    connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
+    """What is free where it would fit best of the `connected`, and who holds the rest; `within`: of these."""
     resting = [state.nodes[name] for name in sorted(state.resting)]
-    useful = sorted(
-        (
-            node
-            for node in connected
-            if (within is None or node.node in within) and most_tasks(node.inventory, demand)
-        ),
-        key=lambda node: (
-            tasks_that_fit(node, state.loads[node.node], demand) - most_tasks(node.inventory, demand),
-            node.name,
-        ),
+    most, fit_now = capacities_for(state, demand), candidates_for(state, demand).fits
+    useful = [node for node in connected if (within is None or node.node in within) and most[node.node]]
+    shown = nsmallest(
+        SHOWN_NODES, useful, key=lambda node: (fit_now.get(node.node, 0) - most[node.node], node.name)
     )
-    parts = [_node_text(state, node, demand) for node in useful[:SHOWN_NODES]] or ["no node fits"]
+    parts = [_node_text(state, node, demand) for node in shown] or ["no node fits"]
     if len(useful) > SHOWN_NODES:
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
@@ -121,10 +127,12 @@ def nodes_text(
     text = "; ".join(parts) + others_text(state, connected, demand)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu, now_us)
-    kept = [node for node in state.nodes.values() if is_able(state, node) and node.node in state.claimed]
-    text += "".join(
-        f"; {node.name} is kept for job {state.claimed[node.node]}" for node in kept[:SHOWN_NODES]
+    kept = sorted(
+        (state.nodes[name].name, job)
+        for name, job in state.claimed.items()
+        if is_able(state, state.nodes[name])
     )
+    text += "".join(f"; {name} is kept for job {job}" for name, job in kept[:SHOWN_NODES])
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"

@@ -1,10 +1,12 @@
 """What there is to see of queues, users and pools: what each may have, has, waits for and has had."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from ...spec.ids import Micros
-from ...spec.lifecycle import JobState, NodeContact
+from ...spec.lifecycle import NodeContact
 from .cluster_policy import ROOT, PoolPolicy, QueuePolicy
 from .fair import Levels
 from .order import Standing, standing
@@ -53,12 +55,7 @@ class PoolStanding:
 def queue_standings(state: ClusterState, now_us: Micros, user: str = "") -> list[QueueStanding]:
     """In the order of their paths: each queue of the policy, and each leaf where something waits or runs."""
     waiting: dict[str, int] = {}
-    lines: dict[str, int] = {}
-    for job in state.jobs.values():
-        if job.state is JobState.QUEUED:
-            leaf = leaf_of_job(job)
-            lines[leaf] = lines.get(leaf, 0) + 1
-    for leaf, count in lines.items():
+    for leaf, count in state.waiting.items():
         for path in path_of(leaf):
             waiting[path] = waiting.get(path, 0) + count
     ranks = _ranks(state, now_us)
@@ -82,10 +79,7 @@ def queue_standings(state: ClusterState, now_us: Micros, user: str = "") -> list
 
 def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
     """In the order of the policy."""
-    waiting: dict[str, int] = {}
-    for job in state.jobs.values():
-        if job.state is JobState.QUEUED:
-            waiting[job.demand.pool] = waiting.get(job.demand.pool, 0) + 1
+    waiting = _waiting_for_pools(state)
     for name, pool in state.policy.pools.items():
         nodes = [node for node in state.nodes.values() if holds(pool, node)]
         here = [node for node in nodes if node.contact is NodeContact.CONNECTED]
@@ -101,6 +95,18 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
             sum(state.loads[node.node].free_cpu_milli for node in takes),
             waiting.get(name, 0),
         )
+
+
+def _waiting_for_pools(state: ClusterState) -> Counter[str]:
+    """QUEUED jobs by the pool that they ask for: those in line by lanes; stranded ones stand there, too."""
+    waiting: Counter[str] = Counter()
+    for key, lane in state.queue.lanes.items():
+        waiting[key.demand.pool] += len(lane)
+    for number in chain(state.held, state.on_hold, state.claims):
+        waiting[state.jobs[number].demand.pool] += 1
+    for number in state.stranded:
+        waiting[state.jobs[number].demand.pool] -= 1
+    return waiting
 
 
 def _ranks(state: ClusterState, now_us: Micros) -> dict[str, int]:

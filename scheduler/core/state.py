@@ -1,8 +1,8 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the policy, the counters and the suspicion are the state proper. `loads`, `queue`, `held`,
-`stranded`, `small`, `placed`, `claims`, `resting`, `timers` are indexes: they follow from the state proper
-and are built anew by recovery.
+`stranded`, `small`, `placed`, `claims`, `waiting`, `resting`, `timers` are indexes: they follow from the
+state proper and are built anew by recovery.
 """
 
 from collections.abc import Callable, Mapping
@@ -101,7 +101,10 @@ class ClusterState:
     changes: Changes = field(default_factory=Changes)
     candidates: dict[GangDemand, "Candidates"] = field(default_factory=dict)
     ever: dict[GangDemand, bool] = field(default_factory=dict)
-    """Memos of what the nodes can take: now, and at all."""
+    capacities: dict[GangDemand, dict[NodeId, int]] = field(default_factory=dict)
+    """Memos of what the nodes can take: now, at all, and each when it is empty (see capacities.py)."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """How many are QUEUED of each leaf of the tree of queues, see queues.py."""
     freed: int = 0
     """Grows when something becomes free or a node can take work: what did not fit is tried again."""
 

@@ -27,7 +27,8 @@ from ..core.job import Job
 from ..core.ledger import ledger_of
 from ..core.paces import pace_lines
 from ..core.reason import Reason
-from ..core.reasons import SMALLER, why
+from ..core.reasons import SMALLER, ending_reason, why
+from ..core.reasons import Why as Told
 from ..core.state import ClusterState
 from ..forecaster import Forecaster
 from ..records import event_from_row, event_row, events_from_rows, job_from_row
@@ -129,10 +130,7 @@ class JobService(HoldCalls, CheckpointCalls):
         return await self._view(number)
 
     async def Why(self, request: jobs_pb2.GetJobRequest, context: _Context) -> jobs_pb2.WhyReply:
-        number = job_id_of(request.job)
-        view = await self._view(number)
-        job = await self._lookup.job(number)
-        said = await self._loop.read(lambda state: why(state, job, Micros(self._now_us())))
+        job, view, said = await self._seen(job_id_of(request.job))
         told = None
         if job.state is JobState.QUEUED and not said.never:
             told = await self._forecaster.standing(min(request.patience_s, _PATIENCE_MAX_S))
@@ -201,25 +199,31 @@ class JobService(HoldCalls, CheckpointCalls):
         return entry_message(row, event, names)
 
     async def _view(self, number: JobId) -> jobs_pb2.JobView:
-        """A job with its document: live from the loop, over from the store."""
+        """A job with its document."""
+        return (await self._seen(number))[1]
+
+    async def _seen(self, number: JobId) -> tuple[Job, jobs_pb2.JobView, Told]:
+        """A job, and why it waits, runs or ended: live from the loop, over from the store."""
         found = await self._loop.read(lambda state: _live(state, number, self._now_us()))
-        said: Reason | None = None
         pace: list[str] = []
         size = ""
         if found is not None:
-            job, names, said, pace, size = found
+            job, names, said, pace = found
+            size = next((reason.text for reason in said.reasons if reason.code == SMALLER), "")
             document = (await asyncio.to_thread(self._store.documents, [number])).get(number)
         else:
             row = await asyncio.to_thread(self._store.job, number)
             if row is None:
                 raise no_job(number)
             job, document = job_from_row(row), row.document
+            said = Told((ending_reason(job),))
             names = await self._loop.read(lambda state: _names(state, [job]))
-        view = job_message(job, node_names=names, why=said, pace=pace, size=size)
+        reason = said.reasons[0] if found is not None else None
+        view = job_message(job, node_names=names, why=reason, pace=pace, size=size)
         add_output(view, job)
         if document is not None:
             self._add_document(view, job, document)
-        return view
+        return job, view, said
 
     async def _policy(self, number: JobId) -> Retention:
         """What its document says to keep; the default where this version cannot read it."""
@@ -254,13 +258,11 @@ def _state(name: str) -> JobState:
 
 def _live(
     state: ClusterState, number: JobId, now_us: int
-) -> tuple[Job, dict[NodeId, str], Reason, list[str], str] | None:
+) -> tuple[Job, dict[NodeId, str], Told, list[str]] | None:
     job = state.jobs.get(number)
     if job is None:
         return None
-    reasons = why(state, job, Micros(now_us)).reasons
-    size = next((reason.text for reason in reasons if reason.code == SMALLER), "")
-    return job, _names(state, [job]), reasons[0], pace_lines(state, job), size
+    return job, _names(state, [job]), why(state, job, Micros(now_us)), pace_lines(state, job)
 
 
 def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId, Reason]:

@@ -15,7 +15,7 @@ from paceline.scheduler.core.events import DurableEvent, Event
 from paceline.scheduler.core.evolve import HANDLERS
 from paceline.scheduler.core.job import Checkpoint, Course, Ending, Job, Lingering, Shape, Stop, TaskRun
 from paceline.scheduler.core.ledger import ledger_of
-from paceline.scheduler.core.order import ahead_of, first_in_line
+from paceline.scheduler.core.order import Standing, ahead_of, first_in_line, standing
 from paceline.scheduler.core.packing import fit_of
 from paceline.scheduler.core.progress_events import GangHung
 from paceline.scheduler.core.queue import LaneKey, Queue, lane_key
@@ -248,6 +248,39 @@ def test_the_line_stands_as_a_sorted_list_would(moves: list[tuple[str, int, int]
         assert first_in_line(state, Micros(0)) == job.number
         line.remove(job)
     assert not line.waits and not line.lanes
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=20),
+    st.sets(st.integers(0, 19)),
+)
+def test_who_stands_before_is_counted_as_if_each_were_looked_at(
+    asked: list[tuple[int, int, int]], left: set[int]
+) -> None:
+    """Jobs of a few priorities and classes, some of which their patience has lifted; some have left."""
+    state = ClusterState(capacity_milli=1000)
+    patience_us = state.order.patience_us
+    for number, (priority, service, waited) in enumerate(asked):
+        course = Course(service=service, queued_us=waited * patience_us)
+        job = Job(JobId(number), "j", "u", priority, Micros(1), shape(1 + number % 2), course)
+        state.jobs[job.number] = job
+        state.queue.add(job)
+    for number in sorted(left & state.jobs.keys()):
+        state.queue.remove(state.jobs.pop(JobId(number)))
+    firsts = {
+        number: standing(state, key, state.jobs[number], Micros(1)) for key, number in state.queue.firsts()
+    }
+    others = {
+        number: Standing(key.turn, (), key.minus_priority, key.service, number)
+        for key, lane in state.queue.lanes.items()
+        for number in lane.jobs
+        if number not in lane.gone
+    }
+    for number, job in state.jobs.items():
+        mine = standing(state, state.queue.key_of(job), job, Micros(1))
+        before = [one for one, stands in (others | firsts).items() if one != number and stands < mine]
+        first = min(firsts, key=firsts.__getitem__) if before else None
+        assert ahead_of(state, job, Micros(1)) == (len(before), first)
 
 
 @given(st.lists(st.integers(0, 19), unique=True), st.lists(st.integers(0, 19), unique=True), st.booleans())

@@ -152,8 +152,7 @@ def _usage_is_true(state: ClusterState) -> None:
         need = job.demand.per_task
         gpu_milli = len(job.tasks) * (need.gpus * WHOLE_GPU_MILLI + need.gpu_milli)
         amount = (gpu_milli, len(job.tasks) * need.cpu_milli, 1)
-        names = [name for name in job.shape.queue.split("/") if name]
-        names += [job.user] if job.user and names[-1:] != [job.user] else []
+        names = _names(job)
         for depth in range(len(names) + 1):
             path = "/".join(names[:depth])
             for sums in (queues.setdefault(path, [0, 0, 0]), users.setdefault((path, job.user), [0, 0, 0])):
@@ -164,6 +163,12 @@ def _usage_is_true(state: ClusterState) -> None:
     assert queues.keys() <= usage.accounts.keys(), "what runs is not charged"
     for path, account in usage.accounts.items():
         assert account.at_us <= state.last_at_us and account.gpu_s >= 0, f"{path}: {account}"
+
+
+def _names(job: Job) -> list[str]:
+    """The way from the root of the tree of queues to its user's line."""
+    names = [name for name in job.shape.queue.split("/") if name]
+    return names + ([job.user] if job.user and names[-1:] != [job.user] else [])
 
 
 def _growth_is_possible(state: ClusterState) -> None:
@@ -232,6 +237,8 @@ def _sums_are_true(state: ClusterState, name: NodeId, load: Load) -> None:
 
 def _everyone_waits_once(state: ClusterState) -> None:
     """A waiting job is in line or held, never both or none; a stranded one is placed and in line."""
+    leaves = Counter("/".join(_names(job)) for job in state.jobs.values() if job.state is JobState.QUEUED)
+    assert leaves == state.waiting, f"{leaves} wait, not {state.waiting}"
     stranded = {number for number, job in state.jobs.items() if is_stranded(state, job)}
     assert stranded == state.stranded, f"stranded are {stranded}, not {state.stranded}"
     waiting = {number for number, job in state.jobs.items() if job.state is JobState.QUEUED}
