@@ -44,6 +44,9 @@ STALE_S: Final = 60.0
 IDLE_S: Final = 60.0
 """After which the process is let go."""
 PATIENCE_S: Final = 60.0
+START_S: Final = 0.5
+PER_JOB_S: Final = 0.01
+"""What the first forecast is thought to take, by the jobs that there are: nobody waits for one in vain."""
 ANSWER_BYTES_MAX: Final = 256 << 20
 
 _log = logging.getLogger(__name__)
@@ -102,12 +105,14 @@ class Forecaster:
         return told.decision
 
     async def standing(self, patience_s: float) -> Forecast | None:
-        """What becomes of what waits now. None: it takes longer than that."""
+        """What becomes of what waits now. None: it takes longer than that; what is sure to take longer is not
+        waited for."""
         age_s = time.monotonic() - self._made_s
         if self._standing is None or age_s > max(FRESH_S, 4 * self._took_s):
             if self._making is None or self._making.done():
                 self._making = asyncio.create_task(self._make())
-            await asyncio.wait({self._making}, timeout=patience_s)
+            if (self._took_s or await self._first_s()) <= patience_s:
+                await asyncio.wait({self._making}, timeout=patience_s)
             age_s = time.monotonic() - self._made_s
         return self._standing if age_s < max(STALE_S, 8 * self._took_s) else None
 
@@ -120,6 +125,9 @@ class Forecaster:
             self._making.cancel()
             await asyncio.gather(self._making, return_exceptions=True)
         await self._let_go()
+
+    async def _first_s(self) -> float:
+        return START_S + PER_JOB_S * await self._loop.read(lambda state: len(state.jobs))
 
     async def _make(self) -> None:
         begun_s = time.monotonic()

@@ -1,7 +1,7 @@
 """When a job is expected to start, or to end, and what that is judged by: as typed reasons beside the others.
 
 Texts say how long from now; the fields have the times. Codes: `expected` (start), `before` (who starts before
-it while both wait), `not-expected`, `expected-end`.
+it while both wait), `not-expected`, `not-yet-known`, `expected-end`.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,14 @@ def expected_reasons(state: ClusterState, job: Job, told: Forecast | None, now_u
     """`told`: the standing forecast, if there is one by now."""
     if job.state is JobState.RUNNING and job.course.stop is None:
         return [_end_reason(state, job, now_us)]
-    expected = None if told is None or job.placed else told.jobs.get(job.number)
-    if told is None or expected is None:
+    if job.state is not JobState.QUEUED:
         return []
+    if told is None:
+        text = "its start is not forecast yet"
+        return [Reason("not-yet-known", text, "ask again in a few seconds: the forecast is being made")]
+    expected = told.jobs.get(job.number)
+    if expected is None:
+        return [_not_looked_at(told)] if told.left_out else []
     reason = start_reason(told, expected, now_us)
     before = [number for number in told.order[: _rank(told.order, job.number)] if number in state.jobs]
     before = [number for number in before if not state.jobs[number].placed]
@@ -47,6 +52,11 @@ def start_reason(told: Forecast, expected: Expected, now_us: Micros) -> Reason:
         fields |= {"after": expected.after, "after_end_us": end_us, "judged": judged}
         text += f": job {expected.after} makes room then, {judged}"
     return Reason("expected", text + cut, "", fields)
+
+
+def _not_looked_at(told: Forecast) -> Reason:
+    text = f"no start is forecast: it is one of {told.left_out:,} waiting jobs that stand too far back"
+    return Reason("not-expected", text, "", {"left_out": told.left_out})
 
 
 def _end_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:

@@ -134,7 +134,11 @@ class JobService(HoldCalls, CheckpointCalls):
         told = None
         if job.state is JobState.QUEUED and not said.never:
             told = await self._forecaster.standing(min(request.patience_s, _PATIENCE_MAX_S))
-        more = await self._loop.read(lambda state: expected_reasons(state, job, told, Micros(self._now_us())))
+        more: list[Reason] = []
+        if not said.never:
+            more = await self._loop.read(
+                lambda state: expected_reasons(state, job, told, Micros(self._now_us()))
+            )
         return jobs_pb2.WhyReply(
             job=view,
             reasons=[reason_message(reason) for reason in (*said.reasons, *more)],

@@ -32,6 +32,7 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
         "replay",
         "decide",
         "reclaim",
+        "scale",
     ],
 )
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
