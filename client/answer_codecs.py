@@ -8,6 +8,7 @@ from .answer_views import (
     Outlook,
     Plan,
     PlannedJob,
+    PlannedQuota,
     PlannedStop,
     PlannedTask,
     Point,
@@ -65,6 +66,19 @@ def _planned(message: answers_pb2.PlannedJob) -> PlannedJob:
             for stop in message.stops
         ),
         warnings=tuple(Warning(warning.key, warning.text) for warning in message.warnings),
+        quota=tuple(_quota(one) for one in message.quota),
+    )
+
+
+def _quota(message: answers_pb2.PlannedQuota) -> PlannedQuota:
+    return PlannedQuota(
+        queue=message.queue,
+        user=message.user,
+        what=message.what,
+        in_use=message.in_use,
+        with_job=message.with_job,
+        guaranteed=message.guaranteed if message.HasField("guaranteed") else None,
+        at_most=message.at_most if message.HasField("at_most") else None,
     )
 
 

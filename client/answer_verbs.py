@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..spec.errors import Unavailable
 from . import answer_views, calls
 from .documents import Prepared
+from .policy_verbs import PolicySource, sent_policy
 
 T = TypeVar("T")
 OnProgress = Callable[[answer_views.UsageSoFar], None]
@@ -38,12 +39,13 @@ class AnswerVerbs:
         *,
         add: Sequence[Prepared] = (),
         remove: Sequence[str] = (),
+        policy: PolicySource | None = None,
         until_s: float = 0.0,
         seed: int = 0,
     ) -> answer_views.Simulated:
-        """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
-        sent = [job.sent for job in add]
-        call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
+        """The live queue and cluster run forward, as they are and with jobs added, nodes removed and another
+        policy in force. Raises what a submission, a drain and `apply_policy` raise."""
+        call = _simulate(add, remove, policy, until_s, seed)
         return self._call(call)
 
     def decision(self, seq: int) -> answer_views.Decision:
@@ -81,12 +83,12 @@ class AsyncAnswerVerbs:
         *,
         add: Sequence[Prepared] = (),
         remove: Sequence[str] = (),
+        policy: PolicySource | None = None,
         until_s: float = 0.0,
         seed: int = 0,
     ) -> answer_views.Simulated:
-        """The live queue and cluster run forward, as they are and with jobs added and nodes removed."""
-        sent = [job.sent for job in add]
-        call = calls.simulate(sent, remove, until_s=until_s, user=calls.user_name(), seed=seed)
+        """The live queue and cluster run forward; see AnswerVerbs.simulate."""
+        call = _simulate(add, remove, policy, until_s, seed)
         return await self._call(call)
 
     async def decision(self, seq: int) -> answer_views.Decision:
@@ -98,6 +100,13 @@ class AsyncAnswerVerbs:
 
     @abstractmethod
     def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]: ...
+
+
+def _simulate(
+    add: Sequence[Prepared], remove: Sequence[str], policy: PolicySource | None, until_s: float, seed: int
+) -> calls.Call[answer_views.Simulated]:
+    sent, changed = [job.sent for job in add], None if policy is None else sent_policy(policy)
+    return calls.simulate(sent, remove, changed, until_s=until_s, user=calls.user_name(), seed=seed)
 
 
 def _cut_short() -> Unavailable:

@@ -41,6 +41,23 @@ class PlannedStop:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedQuota:
+    """A limit or a guarantee that a job would count towards, alone. Amounts are GPUs, cpus or jobs."""
+
+    queue: str
+    """Empty: the root, the whole cluster."""
+    user: str
+    """Empty: of all users together."""
+    what: str
+    """"gpus", "cpus" or "jobs"."""
+    in_use: float
+    """What is kept for claims counted."""
+    with_job: float
+    guaranteed: float | None
+    at_most: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedJob:
     """What would become of a job that was not submitted."""
 
@@ -52,6 +69,8 @@ class PlannedJob:
     never: bool
     stops: tuple[PlannedStop, ...]
     warnings: tuple[Warning, ...]
+    quota: tuple[PlannedQuota, ...]
+    """From the root to its own line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,11 +205,19 @@ def decision(seq: int) -> Call[answer_views.Decision]:
 
 
 def simulate(
-    documents: Sequence[Sent], remove: Sequence[str], *, until_s: float, user: str, seed: int
+    documents: Sequence[Sent],
+    remove: Sequence[str],
+    policy: Sent | None,
+    *,
+    until_s: float,
+    user: str,
+    seed: int,
 ) -> Call[answer_views.Simulated]:
     request = answers_pb2.SimulateRequest(
         add=_documents(documents), remove=remove, until_s=until_s, user=user, seed=seed
     )
+    if policy is not None:
+        request.policy, request.policy_source = policy.document, policy.source
     return Call(lambda stubs: stubs.answers.Simulate, request, answer_codecs.to_simulated, FORECAST_S)
 
 

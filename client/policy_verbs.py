@@ -87,10 +87,13 @@ class AsyncPolicyVerbs:
     async def _call(self, call: calls.Call[T]) -> T: ...
 
 
-def _apply(policy: PolicySource, dry_run: bool) -> calls.Call[tuple[str, ...]]:
+def sent_policy(policy: PolicySource) -> calls.Sent:
+    """Checked. Raises InvalidDocument with all that is wrong."""
     if isinstance(policy, PolicySpec):
-        spec, source = policy, "policy"
-    else:
-        spec, source = parse_policy(read_job_file(Path(policy)), str(policy)), str(policy)
-    sent = calls.Sent(spec.to_json(), source)
+        return calls.Sent(policy.to_json(), "policy")
+    return calls.Sent(parse_policy(read_job_file(Path(policy)), str(policy)).to_json(), str(policy))
+
+
+def _apply(policy: PolicySource, dry_run: bool) -> calls.Call[tuple[str, ...]]:
+    sent = sent_policy(policy)
     return calls.apply_policy(sent, dry_run=dry_run, key=calls.new_key(), by=calls.user_name())

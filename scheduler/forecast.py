@@ -13,6 +13,8 @@ import msgspec
 
 from ..spec.ids import JobId, Micros, NodeId
 from .core import stimuli as s
+from .core.admin_stimuli import ApplyPolicy
+from .core.cluster_policy import ClusterPolicy
 from .core.job import Job
 from .core.pace import GangPaces, RankPace
 from .core.predict import Prediction, basis_text, level_of, predict
@@ -58,6 +60,8 @@ class Question(msgspec.Struct, frozen=True):
     user: str = ""
     remove: list[str] = []
     """Nodes, by name or id: drained at once."""
+    policy: ClusterPolicy | None = None
+    """In force from the begin; None: as it is."""
     draws: int = DRAWS
     seed: int = 0
     horizon_us: int = HORIZON_US
@@ -155,6 +159,8 @@ class _Forecasting:
         rehearsal = Rehearsal(self._engine(), now_us, self._lasting(number))
         state = rehearsal.engine.state
         gpus_milli = gpus_in_service(state, frozenset(question.remove))
+        if question.policy is not None:
+            rehearsal.tell(ApplyPolicy("policy", question.user, question.policy))
         if question.remove:
             drain = s.CordonNodes("remove", tuple(question.remove), question.user, "taken away", drains=True)
             rehearsal.tell(drain)

@@ -1,8 +1,9 @@
-"""A trace replayed on a described cluster: `python -m paceline.scheduler.trace FILE NODES GPUS UNTIL_S`.
+"""A trace replayed on a described cluster: `python -m paceline.scheduler.trace FILE NODES GPUS UNTIL_S [-]`.
 
-FILE is CSV with a header: submit_s, duration_s, gpus, and perhaps user and name. What it comes to goes to
-stdout as one JSON object; progress goes to stderr. Nothing is drawn: a trace says how long its jobs ran. A
-job that wants more GPUs than a node has is a gang on several nodes.
+FILE is CSV with a header: submit_s, duration_s, gpus, and perhaps user, name and queue. What it comes to goes
+to stdout as one JSON object: `as_is` and, with a policy's canonical JSON on stdin (`-`), `changed`; progress
+goes to stderr. Queues count where the policy has queues. Nothing is drawn: a trace says how long its jobs
+ran. A job that wants more GPUs than a node has is a gang on several nodes.
 """
 
 import csv
@@ -17,13 +18,17 @@ import msgspec
 
 from ..spec.errors import InvalidRequest, PacelineError
 from ..spec.ids import JobId, Micros, NodeId
+from ..spec.policy_reading import parse_canonical_policy
 from ..spec.resources import GangDemand, Resources
 from .core import stimuli as s
+from .core.admin_stimuli import ApplyPolicy
+from .core.cluster_policy import NO_POLICY, ClusterPolicy
 from .core.job import Job, Shape
 from .core.node import NodeGpu, NodeInventory
 from .core.settings import SECOND_US, Settings
 from .forecast import HORIZON_US
 from .outlook import Draw, gpus_in_service, mark, outlook
+from .policies import core_policy
 from .rehearsal import PIT_STOP, DryEngine, PitStop, Rehearsal, silent
 from .store.base import Loaded
 
@@ -43,19 +48,27 @@ class Arrival:
     gpus: int
     user: str = "trace"
     name: str = "job"
+    queue: str = ""
 
 
 class Replay:
     """Jobs get the numbers 1, 2, ... in the order of their submission."""
 
     def __init__(
-        self, arrivals: Sequence[Arrival], nodes: int, gpus: int, pit_stop: PitStop = PIT_STOP
+        self,
+        arrivals: Sequence[Arrival],
+        nodes: int,
+        gpus: int,
+        pit_stop: PitStop = PIT_STOP,
+        policy: ClusterPolicy = NO_POLICY,
     ) -> None:
         """`arrivals` in the order of their submission."""
         self._arrivals = arrivals
+        self._has_queues = bool(policy.queues)
         self._at = 0
         engine = DryEngine(Loaded(0, JobId(0), Micros(0), ()), silent(Settings(jobs_max=ROWS_MAX)))
         self.rehearsal = Rehearsal(engine, Micros(0), self._lasts_us, pit_stop)
+        self.rehearsal.tell(ApplyPolicy("policy", "trace", policy))
         self.rehearsal.tell(*(_hello(number, gpus) for number in range(1, nodes + 1)))
 
     def advance(self, until_us: int = HORIZON_US * 1000) -> bool:
@@ -73,8 +86,12 @@ class Replay:
         return True
 
     @property
+    def all_came(self) -> bool:
+        return self._at == len(self._arrivals)
+
+    @property
     def over(self) -> bool:
-        return self._at == len(self._arrivals) and not self.rehearsal.engine.state.jobs
+        return self.all_came and not self.rehearsal.engine.state.jobs
 
     def _submit(self, arrival: Arrival) -> None:
         self._at += 1
@@ -84,7 +101,8 @@ class Replay:
             instance_count_min=arrival.tasks,
             instance_count_max=arrival.tasks,
         )
-        new = s.NewJob(arrival.name, 0, Shape(demand), "{}")
+        queue = arrival.queue if self._has_queues else ""
+        new = s.NewJob(arrival.name, 0, Shape(demand, queue=queue), "{}")
         self.rehearsal.tell(s.Submit(str(self._at), arrival.user, (new,)))
 
     def _lasts_us(self, job: Job) -> int:
@@ -92,9 +110,15 @@ class Replay:
 
 
 def simulate(
-    arrivals: Sequence[Arrival], nodes: int, gpus: int, until_us: int, tell: Callable[[int], None]
+    arrivals: Sequence[Arrival],
+    cluster: tuple[int, int],
+    until_us: int,
+    tell: Callable[[int], None],
+    policy: ClusterPolicy = NO_POLICY,
 ) -> dict[str, object]:
-    """What it comes to. Raises InvalidRequest for a job that the cluster could never run."""
+    """What it comes to on so many nodes of so many GPUs. Raises InvalidRequest for a job that they could
+    never run, and what a refused submission raises."""
+    nodes, gpus = cluster
     largest = max(arrivals, key=lambda one: one.tasks)
     if largest.tasks > nodes:
         raise InvalidRequest(
@@ -102,7 +126,7 @@ def simulate(
             f"the cluster has {nodes}",
             hint="describe a larger cluster with --nodes and --gpus",
         )
-    replay = Replay(arrivals, nodes, gpus)
+    replay = Replay(arrivals, nodes, gpus, policy=policy)
     rehearsal = replay.rehearsal
     numbers = range(1, len(arrivals) + 1)
     draw = Draw(
@@ -118,7 +142,6 @@ def simulate(
     while not replay.over and replay.advance(until_us):
         mark(rehearsal, draw)
         tell(len(rehearsal.course.ended_us))
-    cut = "" if replay.over else f"cut {until_us / 3600e6:g} h after the trace's begin"
     told = outlook([draw])
     return {
         **{name: round(getattr(told, name)) for name in ("jobs", "started", "ended", "stops")},
@@ -129,8 +152,19 @@ def simulate(
         ],
         "points": [msgspec.structs.asdict(point) for point in told.points],
         "draws": 1,
-        "cut": cut,
+        "cut": _cut(replay, until_us),
     }
+
+
+def _cut(replay: Replay, until_us: int) -> str:
+    if replay.over:
+        return ""
+    if not replay.all_came or replay.rehearsal.busy:
+        return f"cut {until_us / 3600e6:g} h after the trace's begin"
+    waits = len(replay.rehearsal.engine.state.jobs)
+    return (
+        f"{waits} job{'s' if waits > 1 else ''} can never start: what the policy lets them have is too little"
+    )
 
 
 _TOLD: Final = ("wait_mean_s", "wait_median_s", "wait_p95_s", "jct_mean_s", "gpu_allocation", "span_s")
@@ -145,7 +179,7 @@ def read_trace(path: Path, node_gpus: int) -> list[Arrival]:
             if missing:
                 raise InvalidRequest(
                     f"{path} has no column {', '.join(missing)}",
-                    hint="expected a header line: submit_s,duration_s,gpus[,user,name]",
+                    hint="expected a header line: submit_s,duration_s,gpus[,user,name,queue]",
                 )
             arrivals = [_arrival(path, number, row, node_gpus) for number, row in enumerate(reader, 2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -166,9 +200,8 @@ def _arrival(path: Path, line: int, row: dict[str, str], node_gpus: int) -> Arri
             f"{path}, line {line}: {error}; expected times in seconds and a whole number of GPUs from 1 on"
         ) from None
     tasks = -(-gpus // node_gpus)
-    return Arrival(
-        submit_s, duration_s, tasks, -(-gpus // tasks), row.get("user") or "trace", row.get("name") or "job"
-    )
+    user, name, queue = row.get("user") or "trace", row.get("name") or "job", row.get("queue") or ""
+    return Arrival(submit_s, duration_s, tasks, -(-gpus // tasks), user, name, queue)
 
 
 def _hello(number: int, gpus: int) -> s.Hello:
@@ -194,12 +227,18 @@ class _Progress:
 
 
 def main() -> None:
-    path, nodes, gpus, until_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    path, cluster, until_s = Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])), float(sys.argv[4])
     told: dict[str, object]
     try:
-        arrivals = read_trace(path, gpus)
+        texts = [sys.stdin.read()] if sys.argv[5:] else []
+        policies = [core_policy(parse_canonical_policy(text, "policy")) for text in texts]
+        arrivals = read_trace(path, cluster[1])
         until_us = round(until_s * SECOND_US) or HORIZON_US * 1000
-        told = simulate(arrivals, nodes, gpus, until_us, _Progress(len(arrivals)))
+        sides = [
+            simulate(arrivals, cluster, until_us, _Progress(len(arrivals)), policy)
+            for policy in (NO_POLICY, *policies)
+        ]
+        told = dict(zip(("as_is", "changed"), sides, strict=False))
     except PacelineError as error:
         told = {"error": error.message, "hint": error.hint}
     sys.stdout.buffer.write(msgspec.json.encode(told))

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from ..documents import Prepared
     from ..settings import Settings
 
+QUOTA_COLUMNS = (
+    out.Column("queue", flex=True),
+    out.Column("what"),
+    out.Column("of"),
+    out.Column("in use", right=True),
+    out.Column("with it", right=True),
+    out.Column("guaranteed", right=True),
+    out.Column("at most", right=True),
+)
 STOPS_SHOWN = 5
 NODES_SHOWN = 8
 
@@ -39,7 +48,8 @@ def plan(
     \b
     JSON keys: jobs (name, start (at_us, early_us, late_us, draws, started;
     null: no start is expected), tasks (node, gpu_indices), reasons, never,
-    stops (job, name, user, outcome, why), warnings), cut.
+    stops (job, name, user, outcome, why), warnings, quota (queue, user, what,
+    in_use, with_job, guaranteed, at_most; null: not said)), cut.
     """
     show_plan(settings, [prepare_file(file, overrides, "") for file in files], seed, output)
 
@@ -53,6 +63,10 @@ def show_plan(settings: "Settings", prepared: "list[Prepared]", seed: int, outpu
     for job in found.jobs:
         for line in plan_lines(job):
             out.show(out.wrapped(line, 5))
+        if job.quota:
+            out.show()
+            out.show_table(out.Table(QUOTA_COLUMNS, [_quota_row(one) for one in job.quota]))
+            out.show()
     out.hint("nothing was submitted")
 
 
@@ -76,6 +90,17 @@ def plan_lines(job: answer_views.PlannedJob) -> list[str]:
     return lines
 
 
+def _quota_row(one: answer_views.PlannedQuota) -> tuple[str, ...]:
+    what = "GPUs" if one.what == "gpus" else one.what
+    amounts = (one.in_use, one.with_job, one.guaranteed, one.at_most)
+    return (
+        one.queue or "(all)",
+        what,
+        one.user or "all",
+        *("-" if amount is None else f"{amount:g}" for amount in amounts),
+    )
+
+
 def _gpus(task: answer_views.PlannedTask) -> str:
     numbers = ", ".join(map(index_text, task.gpu_indices))
     return f" (GPU{'s' if len(task.gpu_indices) > 1 else ''} {numbers})" if numbers else ""
@@ -88,7 +113,10 @@ def _gpus(task: answer_views.PlannedTask) -> str:
     "--until", "until_s", type=Hours(), default=0.0, metavar="HOURS", help="At most so far.  [default: 720]"
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option("--trace", metavar="FILE", type=click.Path(), help="CSV: submit_s,duration_s,gpus[,user,name].")
+@click.option("--policy", metavar="FILE", type=click.Path(), help="A policy that is in force from now on.")
+@click.option(
+    "--trace", metavar="FILE", type=click.Path(), help="CSV: submit_s,duration_s,gpus[,user,name,queue]."
+)
 @click.option("--nodes", type=click.IntRange(1, 20_000), help="With --trace: so many nodes ...")
 @click.option("--gpus", type=click.IntRange(1, 64), help="... of so many GPUs.")
 @click.option(
@@ -103,14 +131,16 @@ def simulate(
     removes: tuple[str, ...],
     until_s: float,
     seed: int,
+    policy: str | None,
     trace: str | None,
     nodes: int | None,
     gpus: int | None,
     plot: str | None,
     output: str,
 ) -> None:
-    """Run the live queue and cluster forward, as they are and with jobs added (--add) or nodes removed
-    (--remove); or a trace (--trace) on a described cluster (--nodes, --gpus), which needs no scheduler.
+    """Run the live queue and cluster forward, as they are and with jobs added (--add), nodes removed
+    (--remove) or another policy in force (--policy); or a trace (--trace) on a described cluster (--nodes,
+    --gpus), without and with a policy, which needs no scheduler.
 
     The scheduler's own code decides; run times are drawn from what is predicted of them. The same seed gives
     the same result, as long as nothing has happened meanwhile.
@@ -130,11 +160,11 @@ def simulate(
 
         check_plot(plot)
     if trace is not None:
-        found = answer_views.Simulated(_of_trace(trace, nodes or 0, gpus or 0, until_s), None)
+        found = _of_trace(trace, (nodes or 0, gpus or 0), until_s, policy)
     else:
         prepared = [prepare_file(file, (), "") for file in adds]
         with open_client(settings) as client, out.working("simulating"):
-            found = client.simulate(add=prepared, remove=removes, until_s=until_s, seed=seed)
+            found = client.simulate(add=prepared, remove=removes, policy=policy, until_s=until_s, seed=seed)
     if plot is not None:
         from .plots import draw
 
@@ -187,11 +217,16 @@ def _class_wait(side: answer_views.Outlook, name: str) -> str:
     )
 
 
-def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> answer_views.Outlook:
+def _of_trace(
+    trace: str, cluster: tuple[int, int], until_s: float, policy: str | None
+) -> answer_views.Simulated:
     """In a process of its own: the client does not import the scheduler."""
-    args = [str(Path(trace).absolute()), str(nodes), str(gpus), str(until_s)]
+    from ..policy_verbs import sent_policy
+
+    args = [str(Path(trace).absolute()), *map(str, cluster), str(until_s), *([] if policy is None else ["-"])]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "paceline.scheduler.trace", *args],
+        input="" if policy is None else sent_policy(policy).document,
         stdout=subprocess.PIPE,
         stderr=None,
         text=True,
@@ -202,6 +237,11 @@ def _of_trace(trace: str, nodes: int, gpus: int, until_s: float) -> answer_views
     told = json.loads(done.stdout)
     if "error" in told:
         raise InvalidRequest(told["error"], hint=told["hint"])
+    changed = told.get("changed")
+    return answer_views.Simulated(_outlook(told["as_is"]), None if changed is None else _outlook(changed))
+
+
+def _outlook(told: dict[str, Any]) -> answer_views.Outlook:
     classes = tuple(answer_views.ClassWait(**one) for one in told.pop("classes"))
     points = tuple(answer_views.Point(**one) for one in told.pop("points"))
     return answer_views.Outlook(**told, classes=classes, points=points)

@@ -183,6 +183,7 @@ class PlannedJob(_message.Message):
     NEVER_FIELD_NUMBER: _builtins.int
     STOPS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     never: _builtins.bool
     @_builtins.property
@@ -203,6 +204,10 @@ class PlannedJob(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.Warning]: ...
+    @_builtins.property
+    def quota(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedQuota]:
+        """what it counts towards, from the root to its own line"""
+
     def __init__(
         self,
         *,
@@ -213,14 +218,66 @@ class PlannedJob(_message.Message):
         never: _builtins.bool = ...,
         stops: _abc.Iterable[Global___PlannedStop] | None = ...,
         warnings: _abc.Iterable[_jobs_pb2.Warning] | None = ...,
+        quota: _abc.Iterable[Global___PlannedQuota] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "never", b"never", "reasons", b"reasons", "start", b"start", "stops", b"stops", "tasks", b"tasks", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "never", b"never", "quota", b"quota", "reasons", b"reasons", "start", b"start", "stops", b"stops", "tasks", b"tasks", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedJob: _TypeAlias = PlannedJob  # noqa: Y015
+
+@_typing.final
+class PlannedQuota(_message.Message):
+    """A limit or a guarantee of a queue or a user, with this job alone. Amounts are GPUs, cpus or jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    WITH_JOB_FIELD_NUMBER: _builtins.int
+    GUARANTEED_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """empty: the root, the whole cluster"""
+    user: _builtins.str
+    """empty: of all users together"""
+    what: _builtins.str
+    """"gpus", "cpus" or "jobs" """
+    in_use: _builtins.float
+    """what is kept for claims counted"""
+    with_job: _builtins.float
+    guaranteed: _builtins.float
+    """absent: nothing is said"""
+    at_most: _builtins.float
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+        user: _builtins.str = ...,
+        what: _builtins.str = ...,
+        in_use: _builtins.float = ...,
+        with_job: _builtins.float = ...,
+        guaranteed: _builtins.float | None = ...,
+        at_most: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_most", b"_at_most", "_guaranteed", b"_guaranteed", "at_most", b"at_most", "guaranteed", b"guaranteed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_most", b"_at_most", "_guaranteed", b"_guaranteed", "at_most", b"at_most", "guaranteed", b"guaranteed", "in_use", b"in_use", "queue", b"queue", "user", b"user", "what", b"what", "with_job", b"with_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    _WhichOneofReturnType__guaranteed: _TypeAlias = _typing.Literal["guaranteed"]  # noqa: Y015
+    _WhichOneofArgType__guaranteed: _TypeAlias = _typing.Literal["_guaranteed", b"_guaranteed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guaranteed) -> _WhichOneofReturnType__guaranteed | None: ...
+
+Global___PlannedQuota: _TypeAlias = PlannedQuota  # noqa: Y015
 
 @_typing.final
 class Start(_message.Message):
@@ -323,10 +380,16 @@ class SimulateRequest(_message.Message):
     UNTIL_S_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_SOURCE_FIELD_NUMBER: _builtins.int
     until_s: _builtins.float
     """0: until all have ended, at most 30 days"""
     seed: _builtins.int
     user: _builtins.str
+    policy: _builtins.str
+    """canonical JSON of a policy document in force instead; empty: as it is"""
+    policy_source: _builtins.str
+    """file name as it was given, for messages"""
     @_builtins.property
     def add(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobDocument]:
         """at most 1,000"""
@@ -343,10 +406,12 @@ class SimulateRequest(_message.Message):
         until_s: _builtins.float = ...,
         seed: _builtins.int = ...,
         user: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        policy_source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "remove", b"remove", "seed", b"seed", "until_s", b"until_s", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "policy", b"policy", "policy_source", b"policy_source", "remove", b"remove", "seed", b"seed", "until_s", b"until_s", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,7 @@ from .reason import Reason
 from .state import ClusterState
 
 HOLDERS_MAX = 2
+NO_QUEUE = QueuePolicy()
 
 
 class Limit(NamedTuple):
@@ -62,6 +63,45 @@ def limits_of(state: ClusterState, job: Job) -> list[Limit]:
             found.append(Limit(path, job.user, "gpus", user_has.gpu_milli, gpus, each.gpu_milli))
         if each.jobs is not None:
             found.append(Limit(path, job.user, "jobs", 1000 * user_has.jobs, 1000, 1000 * each.jobs))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit, a guarantee or both on the way to a job's leaf, in thousandths (of jobs, too)."""
+
+    queue: str
+    user: str
+    """Empty: of all users together."""
+    what: str
+    """gpus, cpus or jobs."""
+    has: int
+    asked: int
+    """By all tasks that the job asks for."""
+    guaranteed: int | None
+    most: int | None
+
+
+def quotas_of(state: ClusterState, job: Job) -> list[Quota]:
+    """All that it counts towards, outermost first."""
+    count = job.demand.instance_count
+    asked = {"gpus": gpu_milli_of(job, count), "cpus": cpu_milli_of(job, count), "jobs": 1000}
+    found: list[Quota] = []
+    for path in path_of(leaf_of_job(job)):
+        queue = state.policy.queues.get(path, NO_QUEUE)
+        least, most, each = queue.guaranteed, queue.max, queue.max_per_user
+        has, user_has = state.usage.bound(path), state.usage.bound(path, job.user)
+        rows = (
+            ("", "gpus", has.gpu_milli, least.gpu_milli, most.gpu_milli),
+            ("", "cpus", has.cpu_milli, least.cpu_milli, most.cpu_milli),
+            (job.user, "gpus", user_has.gpu_milli, None, each.gpu_milli),
+            (job.user, "jobs", 1000 * user_has.jobs, None, None if each.jobs is None else 1000 * each.jobs),
+        )
+        found += [
+            Quota(path, user, what, had, asked[what], guaranteed, at_most)
+            for user, what, had, guaranteed, at_most in rows
+            if asked[what] and (guaranteed is not None or at_most is not None)
+        ]
     return found
 
 

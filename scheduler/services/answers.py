@@ -14,7 +14,10 @@ from ...spec.errors import InvalidRequest, LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.job import JobSpec
 from ...spec.problems import escaped
-from ..core.state import ClusterState
+from ..core.admission import admitted
+from ..core.job import NEVER, Job
+from ..core.quota import Quota, quotas_of
+from ..core.state import NO_JOB, ClusterState
 from ..core.stimuli import NewJob
 from ..decisions import EVENTS_MAX, Decision
 from ..forecast import HORIZON_US, Expected, Forecast, Question
@@ -25,6 +28,7 @@ from .checks import check_user
 from .documents import Documents
 from .expected import start_reason
 from .messages import dotted, reason_message
+from .policy import policy_of
 from .submissions import new_job, parsed
 from .usage import UsageReader
 
@@ -78,9 +82,12 @@ class AnswerService(answers_pb2_grpc.AnswersServicer):
         question = Question(add=self._new_jobs(specs), user=request.user, seed=request.seed)
         told = await self._forecaster.ask(question)
         seen = await self._forecaster.look(lambda state: _names(state, told))
+        quotas = await self._forecaster.look(lambda state: _quotas(state, question))
         reply = answers_pb2.PlanReply(cut=told.cut)
-        for number, spec in zip(told.added, specs, strict=True):
-            reply.jobs.append(_planned(told, number, spec, seen))
+        for number, spec, quota in zip(told.added, specs, quotas, strict=True):
+            planned = _planned(told, number, spec, seen)
+            planned.quota.extend(quota)
+            reply.jobs.append(planned)
         return reply
 
     async def Simulate(
@@ -98,13 +105,18 @@ class AnswerService(answers_pb2_grpc.AnswersServicer):
         if not 0 <= request.until_s <= HORIZON_US / _SECOND_US:
             raise InvalidRequest(f"until_s is {request.until_s}; expected 0 to {HORIZON_US // _SECOND_US}")
         specs = await parsed(self._documents, request.add)
+        policy = policy_of(request.policy, request.policy_source) if request.policy else None
         horizon_us = round(request.until_s * _SECOND_US) or HORIZON_US
         as_it_is = Question(seed=request.seed, horizon_us=horizon_us, to_end=True)
         as_is = await self._forecaster.ask(as_it_is)
         reply = answers_pb2.SimulateReply(as_is=outlook_message(as_is.outlook, as_is.draws, as_is.cut))
-        if specs or request.remove:
+        if specs or request.remove or request.policy:
             question = structs.replace(
-                as_it_is, add=self._new_jobs(specs), user=request.user, remove=list(request.remove)
+                as_it_is,
+                add=self._new_jobs(specs),
+                user=request.user,
+                remove=list(request.remove),
+                policy=policy,
             )
             told = await self._forecaster.ask(question)
             reply.changed.CopyFrom(outlook_message(told.outlook, told.draws, told.cut))
@@ -220,6 +232,27 @@ def _planned(
             name, user = jobs.get(stop.job, ("", ""))
             planned.stops.add(job=stop.job, name=name, user=user, outcome=stop.outcome, why=stop.why)
     return planned
+
+
+def _quotas(state: ClusterState, question: Question) -> list[list[answers_pb2.PlannedQuota]]:
+    """Of each job that is planned, where the policy in force lets it be."""
+    jobs = [
+        Job(NO_JOB, new.name, question.user, new.priority, NEVER, admitted(state.policy, new, question.user))
+        for new in question.add
+    ]
+    return [[_quota_message(quota) for quota in quotas_of(state, job)] for job in jobs]
+
+
+def _quota_message(quota: Quota) -> answers_pb2.PlannedQuota:
+    return answers_pb2.PlannedQuota(
+        queue=quota.queue,
+        user=quota.user,
+        what=quota.what,
+        in_use=quota.has / 1000,
+        with_job=(quota.has + quota.asked) / 1000,
+        guaranteed=None if quota.guaranteed is None else quota.guaranteed / 1000,
+        at_most=None if quota.most is None else quota.most / 1000,
+    )
 
 
 def _start(told: Forecast, expected: Expected) -> answers_pb2.Start:

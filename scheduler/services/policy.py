@@ -7,17 +7,17 @@ import grpc.aio
 
 from ...proto.generated import policy_pb2, policy_pb2_grpc
 from ...proto.limits import DOCUMENT_BYTES_MAX, NAME_CHARACTERS_MAX
-from ...spec.cluster_policy import Amount, PolicySpec, PoolSpec, QueueSpec, UserAmount, each_queue
+from ...spec.cluster_policy import PolicySpec
 from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros
 from ...spec.policy_reading import parse_canonical_policy
 from ..core import cluster_policy as core
 from ..core.admin_stimuli import ApplyPolicy
 from ..core.policy_changes import check_kept, policy_changes
-from ..core.settings import GPU_HOUR_US, Order
 from ..core.standings import PoolStanding, QueueStanding, pool_standings, queue_standings
 from ..core.state import ClusterState
 from ..loop import Loop
+from ..policies import core_policy
 from .checks import check_asked, check_user
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,12 +41,8 @@ class PolicyService(policy_pb2_grpc.PolicyServicer):
         self, request: policy_pb2.ApplyPolicyRequest, context: _Context
     ) -> policy_pb2.ApplyPolicyReply:
         check_asked(request.key, request.by)
-        if len(request.document) > DOCUMENT_BYTES_MAX:
-            raise LimitExceeded(
-                f"the policy has {len(request.document)} characters; at most {DOCUMENT_BYTES_MAX}"
-            )
-        spec = parse_canonical_policy(request.document, request.source[:NAME_CHARACTERS_MAX] or "policy")
-        asked = ApplyPolicy(request.key, request.by or "a client", core_policy(spec))
+        policy = policy_of(request.document, request.source)
+        asked = ApplyPolicy(request.key, request.by or "a client", policy)
         changes = await self._loop.read(lambda state: _checked(state, asked.policy))
         if not request.dry_run:
             await self._loop.submit(asked)
@@ -61,6 +57,13 @@ class PolicyService(policy_pb2_grpc.PolicyServicer):
     async def Pools(self, request: policy_pb2.PoolsRequest, context: _Context) -> policy_pb2.PoolsReply:
         found = await self._loop.read(lambda state: list(pool_standings(state)))
         return policy_pb2.PoolsReply(pools=[_pool_message(one) for one in found])
+
+
+def policy_of(document: str, source: str) -> core.ClusterPolicy:
+    """Raises InvalidDocument, naming the source, and LimitExceeded."""
+    if len(document) > DOCUMENT_BYTES_MAX:
+        raise LimitExceeded(f"the policy has {len(document)} characters; at most {DOCUMENT_BYTES_MAX}")
+    return core_policy(parse_canonical_policy(document, source[:NAME_CHARACTERS_MAX] or "policy"))
 
 
 def _queue_message(one: QueueStanding) -> policy_pb2.QueueView:
@@ -112,49 +115,3 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
 def _checked(state: ClusterState, policy: core.ClusterPolicy) -> tuple[str, ...]:
     check_kept(state, policy)
     return policy_changes(state.policy, policy)
-
-
-def core_policy(spec: PolicySpec) -> core.ClusterPolicy:
-    """What a checked document means for decisions."""
-    queues = {"/".join(names): _queue(queue) for names, queue in each_queue(spec.queues)}
-    if spec.max_per_user != UserAmount():
-        queues = {core.ROOT: core.QueuePolicy(max_per_user=_user_amount(spec.max_per_user)), **queues}
-    order = spec.order
-    return core.ClusterPolicy(
-        queues=queues,
-        default_queue=spec.default_queue,
-        pools={name: _pool(pool) for name, pool in spec.pools.items()},
-        half_life_us=round(spec.usage.half_life_hours * core.HOUR_US),
-        order=Order(
-            class_limits_us=tuple(round(limit * GPU_HOUR_US) for limit in order.class_limits_gpu_hours),
-            patience_us=round(order.patience_hours * core.HOUR_US),
-            lifted_percent=order.lifted_percent,
-            preemption=order.preemption,
-            min_run_us=round(order.min_run_minutes * core.HOUR_US / 60),
-            defragment=order.defragment,
-        ),
-        document=spec.to_json(),
-    )
-
-
-def _queue(spec: QueueSpec) -> core.QueuePolicy:
-    return core.QueuePolicy(
-        spec.weight, _amount(spec.guaranteed), _amount(spec.max), _user_amount(spec.max_per_user), spec.users
-    )
-
-
-def _pool(spec: PoolSpec) -> core.PoolPolicy:
-    most = _milli(spec.max_gpus_per_job)
-    return core.PoolPolicy(spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default)
-
-
-def _amount(spec: Amount) -> core.Amount:
-    return core.Amount(_milli(spec.gpus), _milli(spec.cpus))
-
-
-def _user_amount(spec: UserAmount) -> core.UserAmount:
-    return core.UserAmount(_milli(spec.gpus), spec.jobs)
-
-
-def _milli(amount: float | None) -> int | None:
-    return None if amount is None else round(amount * 1000)

@@ -51,6 +51,52 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_plan_shows_what_is_in_use_with_the_job(
+    pace: Pace, cluster: Cluster, file: Path, tmp_path: Path, output: Output
+) -> None:
+    cluster.client.apply_policy(file)
+    job = tmp_path / "job.yaml"
+    job.write_text("command: 'true'\nresources: {cpus: 2}\n")
+    output()
+    assert pace("plan", job) == 0
+    rows = [line.split() for line in output().splitlines()]
+    assert ["queue", "what", "of", "in", "use", "with", "it", "guaranteed", "at", "most"] in rows
+    assert ["research", "cpus", "all", "0", "2", "4", "-"] in rows
+    assert ["research/vision", "cpus", "all", "0", "2", "-", "6"] in rows
+    assert pace("submit", "--dry-run", job, "-o", "json") == 0
+    [planned] = json.loads(output())["jobs"]
+    assert planned["quota"][0] == {
+        "queue": "research",
+        "user": "",
+        "what": "cpus",
+        "in_use": 0.0,
+        "with_job": 2.0,
+        "guaranteed": 4.0,
+        "at_most": None,
+    }
+
+
+def test_a_policy_is_simulated_and_not_applied(
+    pace: Pace, cluster: Cluster, tmp_path: Path, output: Output
+) -> None:
+    path, trace = tmp_path / "one.yaml", tmp_path / "t.csv"
+    path.write_text("max_per_user: {jobs: 1}\n")
+    trace.write_text("submit_s,duration_s,gpus\n0,60,1\n0,60,1\n")
+    jobs = [cluster.submit_text("command: sleep 600\nresources: {cpus: 1}") for _ in range(2)]
+    for each in jobs:
+        cluster.wait_state(each, "RUNNING")
+    output()
+    assert pace("simulate", "--policy", path, "-o", "json") == 0
+    told = json.loads(output())
+    assert told["as_is"]["ended"] == told["changed"]["ended"] == 2
+    assert cluster.client.policy().changed_us is None or '"jobs":1' not in cluster.client.policy().document
+    sized = ("--trace", trace, "--nodes", 1, "--gpus", 2)
+    assert pace("simulate", "--policy", path, *sized) == 0
+    assert ["mean", "wait", "0.00", "s", "30.0", "s"] in [line.split() for line in output().splitlines()]
+    path.write_text("max_per_usr: {jobs: 1}\n")
+    assert pace("simulate", "--policy", path) == 2 == pace("simulate", "--policy", path, *sized)
+
+
 def test_a_policy_is_tried_applied_and_shown(pace: Pace, file: Path, output: Output) -> None:
     assert pace("policy", "apply", file, "--dry-run") == 0
     told = output()

@@ -10,7 +10,7 @@ from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
 from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
-from paceline.spec.errors import NotFound
+from paceline.spec.errors import Conflict, NotFound
 from paceline.spec.ids import JobId, Micros
 from paceline.spec.progress import TOTAL_STEPS
 from support.paddock import Paddock, shape
@@ -128,6 +128,23 @@ def test_queues_limits_and_pools_hold_in_a_forecast() -> None:
     assert found.jobs[last].places == [("n1", (0,))]
     with pytest.raises(NotFound, match="there is no queue c"):
         asked(paddock, Question(add=[new(replace(one, queue="c"))]))
+
+
+def test_another_policy_is_in_force_from_the_begin() -> None:
+    paddock = practised(10, 10, 10, 10)
+    narrow = ClusterPolicy({"a": QueuePolicy(max=Amount(gpu_milli=1000))})
+    paddock.policy_becomes(narrow)
+    one = replace(shape(gpus=1), queue="a")
+    running, waits = paddock.submit(one, one)
+    paddock.starts(running)
+    assert minutes(paddock, asked(paddock).jobs[JobId(waits)].at_us) == pytest.approx(10, abs=1)
+    wide = Question(policy=ClusterPolicy({"a": QueuePolicy(), "b": QueuePolicy()}))
+    assert asked(paddock, wide).jobs[JobId(waits)].at_us == paddock.now_us
+    added = msgspec.structs.replace(wide, add=[new(replace(one, queue="b"))], user="ann")
+    assert len(asked(paddock, added).added) == 1, "what is added finds the other policy's queues"
+    with pytest.raises(Conflict, match="queue a is gone by this policy, and 2 jobs wait or run there"):
+        asked(paddock, Question(policy=ClusterPolicy({"b": QueuePolicy()})))
+    assert paddock.state.policy == narrow
 
 
 def test_a_node_that_is_taken_away_makes_room_elsewhere_scarce() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import psutil
 import pytest
 from paceline.proto.failures import translated
-from paceline.proto.generated import answers_pb2, jobs_pb2
+from paceline.proto.generated import answers_pb2, jobs_pb2, policy_pb2
 from paceline.scheduler.core.settings import Order, Settings
+from paceline.spec.cluster_policy import PolicySpec, UserAmount
 from paceline.spec.errors import InvalidRequest, LimitExceeded, NotFound, Unavailable
 from support.wire import Wire, until, wire
 
@@ -145,6 +146,46 @@ async def test_a_simulation_shows_what_a_change_does(tmp_path: Path) -> None:
         assert again.as_is.jobs == 6 and not again.HasField("changed")
 
 
+async def test_a_simulation_of_another_policy(tmp_path: Path) -> None:
+    calm = replace(QUIET, order=Order(preemption=False))
+    async with wire(tmp_path, settings=calm) as wired, wired.agent():
+        await wired.submit(3, resources={"cpus": 2})
+        one_each = PolicySpec(max_per_user=UserAmount(jobs=1)).to_json()
+        reply = await wired.answers.Simulate(answers_pb2.SimulateRequest(policy=one_each))
+        assert (reply.as_is.ended, reply.changed.ended) == (3, 3)
+        assert reply.changed.wait_mean_s > reply.as_is.wait_mean_s
+        in_force = await wired.policy.Get(policy_pb2.GetPolicyRequest())
+        assert in_force.changed_us == 0, "nothing was applied"
+
+
+async def test_a_plan_says_what_the_job_does_to_limits_and_guarantees(tmp_path: Path) -> None:
+    policy = PolicySpec.model_validate(
+        {
+            "queues": {
+                "research": {"guaranteed": {"cpus": 2}, "queues": {"vision": {"max": {"cpus": 3, "gpus": 1}}}}
+            },
+            "default_queue": "research/vision",
+            "max_per_user": {"jobs": 5},
+        }
+    )
+    async with wire(tmp_path, settings=QUIET) as wired, wired.agent() as agent:
+        apply = policy_pb2.ApplyPolicyRequest(key="k", document=policy.to_json(), by="eve")
+        await wired.policy.Apply(apply)
+        [running] = await wired.submit(resources={"cpus": 1})
+        await agent.run(running)
+        plan = answers_pb2.PlanRequest(jobs=[job_document(resources={"cpus": 2.5})], user="tester")
+        [job] = (await wired.answers.Plan(plan)).jobs
+        assert [str(one).split() for one in job.quota] == [
+            str(answers_pb2.PlannedQuota(**one)).split()
+            for one in (
+                {"user": "tester", "what": "jobs", "in_use": 1, "with_job": 2, "at_most": 5},
+                {"queue": "research", "what": "cpus", "in_use": 1, "with_job": 3.5, "guaranteed": 2},
+                {"queue": "research/vision", "what": "cpus", "in_use": 1, "with_job": 3.5, "at_most": 3},
+            )
+        ], "no GPUs are asked for"
+        assert "limit" in [reason.code for reason in job.reasons]
+
+
 @pytest.mark.parametrize(
     ("call", "request_", "word"),
     [
@@ -155,6 +196,8 @@ async def test_a_simulation_shows_what_a_change_does(tmp_path: Path) -> None:
         ("Simulate", answers_pb2.SimulateRequest(until_s=1e9), "until_s"),
         ("Simulate", answers_pb2.SimulateRequest(remove=[""]), "name"),
         ("Simulate", answers_pb2.SimulateRequest(remove=["n"] * 1001), "1001"),
+        ("Simulate", answers_pb2.SimulateRequest(policy='{"queue":{}}', policy_source="p.yaml"), "p.yaml"),
+        ("Simulate", answers_pb2.SimulateRequest(policy='{"default_queue":"a"}'), "default_queue"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(tmp_path: Path, call: str, request_: Any, word: str) -> None:

@@ -10,7 +10,7 @@ from paceline.proto.generated import policy_pb2
 from paceline.scheduler.core.cluster_policy import NO_POLICY
 from paceline.scheduler.core.policy_changes import policy_changes
 from paceline.scheduler.core.settings import Order
-from paceline.scheduler.services.policy import core_policy
+from paceline.scheduler.policies import core_policy
 from paceline.spec.cluster_policy import PolicySpec
 from paceline.spec.errors import InvalidRequest
 from paceline.spec.policy_reading import parse_policy
