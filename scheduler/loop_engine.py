@@ -27,7 +27,7 @@ from .core.job import Job
 from .core.node import Node
 from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
 from .core.policy_changes import on_apply_policy
-from .core.policy_events import PolicyChanged
+from .core.policy_events import AccountsClosed, PolicyChanged
 from .core.queues import leaf_of_job, path_of
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
@@ -56,10 +56,12 @@ from .core.stimuli import (
 from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
 from .core.turns import Turns
+from .core.usage import CLOSED_AT_ONCE
 from .records import account_row, event_row, forgotten_row, job_row, node_row, policy_text, recover
 from .store.base import AccountRow, Batch, KeyRow, Loaded, MetricRow, NodeRow
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
+ACCOUNTS_MIN: Final = 512
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
 
@@ -121,6 +123,8 @@ class Engine:
         self._turns = Turns()
         self._looked: tuple[int, bool, int] | None = None
         """What the growth of gangs depends on, when it was last looked at."""
+        self._accounts = ACCOUNTS_MIN
+        """Looked for those to close when there are more than twice as many."""
 
     def begin(self, now_us: Micros) -> Step:
         """The first step after recovery: contact with every node is unknown."""
@@ -179,6 +183,7 @@ class Engine:
         self._pass_time(draft, now_us)
         more = self._place(draft, now_us)
         self._grow(draft, now_us)
+        self._close_accounts(draft, now_us)
         return Step(answers, self._batch(draft), draft.effects, self._committed(draft), more)
 
     def _answer(
@@ -312,6 +317,17 @@ class Engine:
             self._looked = stands
             self._apply(draft, plan_growth(state, now_us))
 
+    def _close_accounts(self, draft: _Draft, now_us: Micros) -> None:
+        """All are looked at, but only when they have become twice as many."""
+        usage = self.state.usage
+        if len(usage.accounts) <= 2 * self._accounts:
+            return
+        idle = usage.idle(now_us, self.state.policy.half_life_us)
+        if idle:
+            self._apply(draft, Plan(None, (AccountsClosed(now_us, tuple(idle)),)))
+        if len(idle) < CLOSED_AT_ONCE:
+            self._accounts = max(ACCOUNTS_MIN, len(usage.accounts))
+
     def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
             if isinstance(event, DurableEvent):
@@ -348,6 +364,9 @@ class Engine:
             keys=list(draft.keys.values()),
             metrics=draft.metrics,
             accounts=self._account_rows(draft),
+            accounts_closed=[
+                path for _, event in draft.facts if isinstance(event, AccountsClosed) for path in event.paths
+            ],
             policy=policies[-1] if policies else None,
         )
 
@@ -361,7 +380,7 @@ class Engine:
                 break
             if isinstance(event, AttemptStarted | AttemptEnded):
                 changed |= dict.fromkeys(path_of(leaf_of_job(draft.jobs[event.job])))
-        return [account_row(path, accounts[path]) for path in changed]
+        return [account_row(path, accounts[path]) for path in changed if path in accounts]
 
     def _committed(self, draft: _Draft) -> list[Committed]:
         committed = []

@@ -47,7 +47,7 @@ from .node_events import (
     SchedulerStarted,
     TimersPassed,
 )
-from .policy_events import PolicyChanged
+from .policy_events import AccountsClosed, PolicyChanged
 from .progress_events import (
     GangHung,
     PacesReported,
@@ -117,7 +117,7 @@ NodeEvent = (
     | NodeUncordoned
     | NodeForgotten
 )
-ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted | PolicyChanged
+ClusterEvent = SchedulerStarted | ClusterSuspected | ClusterTrusted | PolicyChanged | AccountsClosed
 DurableEvent = JobEvent | NodeEvent | ClusterEvent
 VolatileEvent = NodeHeard | MetricsReported | PacesReported | LaneParked | TimersPassed
 Event = DurableEvent | VolatileEvent

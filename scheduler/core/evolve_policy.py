@@ -3,7 +3,7 @@
 from typing import Final
 
 from .cluster_policy import tree_of
-from .policy_events import PolicyChanged
+from .policy_events import AccountsClosed, PolicyChanged
 from .state import ClusterState, Handlers, Touched
 
 
@@ -26,4 +26,10 @@ def _policy_changed(state: ClusterState, event: PolicyChanged) -> Touched:
     return None
 
 
-HANDLERS: Final[Handlers] = {PolicyChanged: _policy_changed}
+def _accounts_closed(state: ClusterState, event: AccountsClosed) -> Touched:
+    for path in event.paths:
+        del state.usage.accounts[path]
+    return None
+
+
+HANDLERS: Final[Handlers] = {PolicyChanged: _policy_changed, AccountsClosed: _accounts_closed}

@@ -1,4 +1,4 @@
-"""The cluster's policy changes while it runs."""
+"""The cluster's policy changes while it runs; accounts of what was used are closed when little is left."""
 
 from dataclasses import dataclass
 
@@ -14,3 +14,11 @@ class PolicyChanged:
     by: str
     policy: ClusterPolicy
     changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsClosed:
+    """What these queues and users have used is next to nothing by now, and nothing of them runs."""
+
+    at_us: Micros
+    paths: tuple[str, ...]

@@ -51,7 +51,7 @@ from .node_events import (
     NodeUnknown,
     SchedulerStarted,
 )
-from .policy_events import PolicyChanged
+from .policy_events import AccountsClosed, PolicyChanged
 from .progress_events import GangHung, RanksInspected, StragglerFound, SuspicionCleared, TaskStalled
 from .signals import how_it_exited
 from .task_events import (
@@ -326,6 +326,9 @@ def _cluster_text(event: Event) -> str:
             return f"{event.silent} of {event.known} nodes are silent at once: none is replaced"
         case ClusterTrusted():
             return f"silence counts again: {event.by or 'contact has returned'}"
+        case AccountsClosed(paths=paths):
+            accounts = "1 account" if len(paths) == 1 else f"{len(paths)} accounts"
+            return f"{accounts} of usage closed: next to nothing is left of what was used"
         case PolicyChanged():
             return f"policy changed by {event.by}: {'; '.join(event.changes)}"
     return type(event).__name__

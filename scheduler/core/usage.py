@@ -4,12 +4,15 @@
 kept in the store, a row for each queue and leaf: they hold what jobs that are over have used. An account is
 written when one of its jobs starts or ends; in between it follows from what is in use: time alone writes
 nothing.
-The decay is Slurm's (PriorityDecayHalfLife), by the exact integral instead of in periods.
+The decay is Slurm's (PriorityDecayHalfLife), by the exact integral instead of in periods. An account that has
+decayed to next to nothing is closed: as many are kept as there are users who count, and not all that there
+have ever been.
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 from math import exp, expm1, log
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ...spec.ids import Micros
 from .job import NEVER, Job
@@ -17,6 +20,10 @@ from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
 from .weights import gang_milli
 
 K = TypeVar("K")
+
+CLOSED_BELOW_GPU_S: Final = 60.0
+"""A tenth of what a running GPU is charged ahead, see fair.py."""
+CLOSED_AT_ONCE: Final = 1000
 
 
 @dataclass(slots=True)
@@ -101,6 +108,15 @@ class Usage:
         passed_lives = log(2) * passed / half_life_us
         running = self.of(path).charge_milli / 1000 * half_life_us / 1e6 / log(2)
         return Account(known.gpu_s * exp(-passed_lives) - running * expm1(-passed_lives), at_us)
+
+    def idle(self, at_us: Micros, half_life_us: int) -> list[str]:
+        """The accounts that are to be closed, at most CLOSED_AT_ONCE."""
+        found = (
+            path
+            for path in sorted(self.accounts)
+            if path not in self.queues and self.account(path, at_us, half_life_us).gpu_s < CLOSED_BELOW_GPU_S
+        )
+        return list(islice(found, CLOSED_AT_ONCE))
 
     def _add(self, job: Job, sign: int, at_us: Micros, half_life_us: int) -> None:
         amounts = _amounts(job, sign, len(job.tasks))

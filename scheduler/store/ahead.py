@@ -19,6 +19,7 @@ class Ahead:
     upsert_document: str
     upsert_node: str
     upsert_account: str
+    delete_account: str
     insert_key: str
     insert_metric: str
     meta: str

@@ -77,7 +77,8 @@ class MetricRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction writes. Jobs, nodes and accounts are upserts."""
+    """What one transaction writes. Jobs, nodes and accounts are upserts; accounts that are closed go, also
+    those that are in `accounts`."""
 
     events: Sequence[EventRow] = ()
     jobs: Sequence[JobRow] = ()
@@ -85,6 +86,7 @@ class Batch:
     keys: Sequence[KeyRow] = ()
     metrics: Sequence[MetricRow] = ()
     accounts: Sequence[AccountRow] = ()
+    accounts_closed: Sequence[str] = ()
     policy: str | None = None
     """The cluster's policy as JSON; None leaves it as it is."""
 

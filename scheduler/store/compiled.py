@@ -37,6 +37,9 @@ SQLITE: Final = Ahead(
         'INSERT INTO accounts (queue, record) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET '
         'record = excluded.record'
     ),
+    delete_account=(
+        'DELETE FROM accounts WHERE accounts.queue = ?'
+    ),
     insert_key=(
         'INSERT INTO keys ("key", at_us, jobs) VALUES (?, ?, ?)'
     ),
@@ -114,6 +117,9 @@ POSTGRES: Final = Ahead(
     upsert_account=(
         'INSERT INTO accounts (queue, record) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (queue)'
         ' DO UPDATE SET record = excluded.record'
+    ),
+    delete_account=(
+        'DELETE FROM accounts WHERE accounts.queue = %s::VARCHAR'
     ),
     insert_key=(
         'INSERT INTO keys (key, at_us, jobs) VALUES (%s::VARCHAR, %s::BIGINT, %s::VARCHAR)'

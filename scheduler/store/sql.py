@@ -191,6 +191,8 @@ class SqlStore:
             )
         if batch.accounts:
             cursor.executemany(self._ahead.upsert_account, batch.accounts)
+        if batch.accounts_closed:
+            cursor.executemany(self._ahead.delete_account, [(path,) for path in batch.accounts_closed])
         if batch.policy is not None:
             cursor.execute(self._ahead.upsert_meta, (POLICY, batch.policy))
         if batch.metrics:

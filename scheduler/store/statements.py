@@ -7,7 +7,7 @@ not wait for the import of SQLAlchemy. What only callers read is compiled when t
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Dialect, Select, bindparam, func, insert, select
+from sqlalchemy import ClauseElement, Dialect, Select, bindparam, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -60,6 +60,7 @@ def compiled_ahead(database: str) -> Ahead:
         upsert_document=upsert(documents),
         upsert_node=upsert(nodes),
         upsert_account=upsert(accounts),
+        delete_account=text(delete(accounts).where(accounts.c.queue == bindparam("queue"))),
         insert_key=text(insert(keys)),
         insert_metric=text(insert(metrics).inline().values(given)),
         meta=text(select(meta.c.value).where(meta.c.name == bindparam("name"))),

@@ -147,6 +147,17 @@ class StoreConformance:
         store.commit(Batch(accounts=[AccountRow("b", "2"), AccountRow("b", "3")]))
         assert list(store.load().accounts) == [AccountRow("a", "1"), AccountRow("b", "3")]
 
+    def test_accounts_that_are_closed_go(self, store: Store, open_: Callable[[], Store]) -> None:
+        store.commit(Batch(accounts=[AccountRow(name, "1") for name in ("", "a", "a/b", "c")]))
+        store.commit(Batch(accounts=[AccountRow("c", "2")], accounts_closed=["a", "c", "never-there"]))
+        assert list(store.load().accounts) == [AccountRow("", "1"), AccountRow("a/b", "1")]
+        store.commit(Batch(accounts=[AccountRow("a", "3")]))
+        assert list(open_().load().accounts) == [
+            AccountRow("", "1"),
+            AccountRow("a", "3"),
+            AccountRow("a/b", "1"),
+        ]
+
     def test_the_last_write_of_a_batch_counts(self, store: Store) -> None:
         store.commit(Batch(jobs=[job(1), job(1, state="RUNNING"), job(1, state="FAILED")]))
         found = store.job(JobId(1))

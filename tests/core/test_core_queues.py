@@ -1,14 +1,19 @@
 """Queues, pools and what counts of them: where jobs belong, and what each queue and user has and has had."""
 
+from dataclasses import replace
 from math import exp2, log
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paceline.scheduler import loop_engine
 from paceline.scheduler.core.cluster_policy import HOUR_US, ClusterPolicy, PoolPolicy, QueuePolicy
 from paceline.scheduler.core.job import Course, Job, TaskRun
 from paceline.scheduler.core.queues import leaf_of, path_of
+from paceline.scheduler.core.standings import pool_standings, queue_standings
+from paceline.scheduler.core.timeline import describe
 from paceline.scheduler.core.usage import Usage
+from paceline.scheduler.records import event_from_row
 from paceline.spec.errors import Conflict, InvalidRequest, NotFound, PacelineError
 from paceline.spec.ids import JobId, Micros, NodeId
 from paceline.spec.lifecycle import JobState
@@ -158,6 +163,32 @@ def test_without_pools_any_node_will_do(paddock: Paddock) -> None:
     assert paddock.nodes_of(job) == ["n"]
 
 
+def test_who_waits_is_counted_wherever_it_waits(paddock: Paddock) -> None:
+    """In line, held back after a refused start, on hold; not who runs, and not twice."""
+    pools = {"big": PoolPolicy(("n*",), default=True), "small": PoolPolicy(("s",))}
+    paddock.policy_becomes(replace(RESEARCH, pools=pools))
+    paddock.node_joins("n", cpus=1)
+    paddock.node_joins("s", cpus=1)
+    paddock.submit(*[shape()] * 3)
+    paddock.submit(shape(pool="small"), shape(pool="small"), user="bob")
+    held, _ = paddock.submit(shape(queue="prod"), shape(queue="prod", pool="small"))
+    paddock.hold(held)
+    for _ in range(2):
+        queues = {one.path: one.waiting for one in queue_standings(paddock.state, Micros(paddock.now_us))}
+        assert queues == {
+            "": 5,
+            "prod": 2,
+            "prod/ann": 2,
+            "research": 3,
+            "research/vision": 3,
+            "research/vision/ann": 2,
+            "research/vision/bob": 1,
+        }
+        assert {one.name: one.waiting for one in pool_standings(paddock.state)} == {"big": 3, "small": 2}
+        state_is_sane(paddock.state)
+        paddock.scheduler_restarts()
+
+
 # Usage
 
 
@@ -207,6 +238,45 @@ def test_a_new_half_life_counts_from_now_on(paddock: Paddock) -> None:
     assert paddock.state.usage.account("ann", now_us, 24 * HOUR_US).gpu_s == used
     assert picture(paddock.state) == picture(paddock.replayed())
     assert paddock.state_of(job) is JobState.STARTING
+
+
+def test_accounts_of_those_who_have_long_used_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_engine, "ACCOUNTS_MIN", 2)
+    paddock = Paddock()
+    paddock.node_joins("n", gpus=8, cpus=64)
+    paddock.policy_becomes(ClusterPolicy(half_life_us=HOUR_US))
+
+    def uses(user: str) -> None:
+        [job] = paddock.submit(shape(gpus=8), user=user)
+        paddock.starts(job)
+        paddock.pass_time(600)
+        paddock.finishes(job)
+
+    for user in ("ann", "bob", "cy", "di"):
+        uses(user)
+    [runs] = paddock.submit(shape(gpus=0, cpus=1), user="eve")
+    paddock.starts(runs)
+    before = paddock.state.usage.accounts.keys()
+    assert before == {"", "ann", "bob", "cy", "di", "eve"}, "all of them still count"
+    paddock.pass_hours(24)
+    uses("di")
+    assert paddock.state.usage.accounts.keys() == before, "there are not yet so many that it matters"
+    for user in ("fay", "gus", "hal", "ida", "jo", "kim", "lea"):
+        uses(user)
+    state = paddock.state
+    assert state.usage.accounts.keys() == {"", "di", "eve", "fay", "gus", "hal", "ida", "jo", "kim", "lea"}
+    assert paddock.store.account_rows.keys() == state.usage.accounts.keys()
+    [closed] = [row for row in paddock.store.event_rows if row.kind == "AccountsClosed"]
+    assert describe(event_from_row(closed), {}) == (
+        "3 accounts of usage closed: next to nothing is left of what was used"
+    )
+    assert picture(state) == picture(paddock.replayed())
+    paddock.scheduler_restarts()
+    assert picture(paddock.state) == picture(paddock.replayed())
+    paddock.node_joins("n")
+    uses("bob")
+    assert paddock.state.usage.account("bob", Micros(paddock.now_us), HOUR_US).gpu_s > 4000
+    state_is_sane(paddock.state)
 
 
 RUNNING = {

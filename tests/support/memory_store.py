@@ -60,6 +60,8 @@ class MemoryStore:
         self.key_rows |= {row.key: row for row in batch.keys}
         self.metric_rows += batch.metrics
         self.account_rows |= {row.queue: row for row in batch.accounts}
+        for path in batch.accounts_closed:
+            self.account_rows.pop(path, None)
         self.policy = self.policy if batch.policy is None else batch.policy
         if self.commits in self.fail_after:
             raise StoreFailure(f"commit {self.commits} was killed after it took effect")
