@@ -15,6 +15,7 @@ from .clocks import at_clock
 from .failures import failure_lines
 from .main import EXIT_CODES, tell
 from .options import JobNumber, connection, job_argument, json_option, open_client
+from .places import place_lines
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -256,7 +257,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
     yield "gang", f"{gang(job)}, each with {resources(job)}"
     yield from _size(job)
     yield from _saves(job)
-    yield from _places(job)
+    yield from place_lines(job)
     if job.step is not None:
         values = "  ".join(f"{out.clean(name)}={value:.6g}" for name, value in sorted(job.metrics.items()))
         yield "step", f"{job.step}  {values}".rstrip()
@@ -283,16 +284,6 @@ def _saves(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "fork", f"of job {job.parent_job}, from its checkpoint of step {job.parent_step}"
     if job.checkpoints and job.checkpoints[0].why:
         yield "last save", out.clean(f"step {job.checkpoints[0].step}, {job.checkpoints[0].why}")
-
-
-def _places(job: views.Job) -> Iterator[tuple[str, str]]:
-    """Where it stands in line, and for which nodes."""
-    if job.queue:
-        yield "queue", out.clean(job.queue)
-    if job.pool:
-        yield "pool", out.clean(job.pool)
-    if job.priority:
-        yield "priority", str(job.priority)
 
 
 def _size(job: views.Job) -> Iterator[tuple[str, str]]:
