@@ -10,9 +10,10 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import merge
+from itertools import chain, islice
 from statistics import median
 from typing import Final, TypeVar
 
@@ -21,7 +22,7 @@ from ..spec.ids import JobId, Micros
 from .core.job import Job
 from .core.node import Node
 from .core.policy_events import PolicyChanged
-from .core.queue import lane_key
+from .core.queue import Lane, LaneKey
 from .core.runs import Runs
 from .core.settings import Settings
 from .core.state import ClusterState
@@ -61,6 +62,7 @@ class Taken:
     last_job: JobId
     last_at_us: Micros
     jobs: list[Job]
+    left_out: int
     nodes: list[Node]
     settings: Settings
     paces_us: dict[JobId, int]
@@ -198,7 +200,8 @@ def take(state: ClusterState, now_us: Micros, question: Question) -> Taken:
         state.last_seq,
         state.last_job,
         state.last_at_us,
-        list(state.jobs.values()),
+        jobs := _looked_at(state),
+        len(state.jobs) - len(jobs),
         list(state.nodes.values()),
         state.settings,
         {
@@ -214,20 +217,29 @@ def take(state: ClusterState, now_us: Micros, question: Question) -> Taken:
     )
 
 
+def _looked_at(state: ClusterState) -> list[Job]:
+    """What is placed, and JOBS_MAX of what waits: those in line as they stand, then others. Costs what it
+    takes, not what there is."""
+    lanes = (_line(key, lane) for key, lane in state.queue.lanes.items())
+    in_line = (number for *_, number in merge(*lanes) if number not in state.stranded)
+    others = chain(sorted(state.claims), sorted(state.held), sorted(state.on_hold))
+    waiting = islice(chain(in_line, others), JOBS_MAX)
+    return [state.jobs[number] for number in sorted((*state.placed, *waiting))]
+
+
+def _line(key: LaneKey, lane: Lane) -> Iterator[tuple[int, int, int, JobId]]:
+    for number in lane.jobs:
+        if number not in lane.gone:
+            yield key.turn, key.minus_priority, key.service, number
+
+
 def snapshot_of(taken: Taken) -> Snapshot:
-    waiting = [job for job in taken.jobs if not job.placed]
-    left_out = max(0, len(waiting) - JOBS_MAX)
-    jobs = taken.jobs
-    if left_out:
-        waiting = nsmallest(JOBS_MAX, waiting, key=lambda job: (*lane_key(job)[:3], job.number))
-        placed = (job for job in taken.jobs if job.placed)
-        jobs = sorted((*placed, *waiting), key=lambda job: job.number)
     return Snapshot(
         taken.now_us,
         taken.last_seq,
         taken.last_job,
         taken.last_at_us,
-        [job_row(job) for job in jobs],
+        [job_row(job) for job in taken.jobs],
         [node_row(node) for node in taken.nodes],
         taken.settings,
         taken.paces_us,
@@ -238,5 +250,5 @@ def snapshot_of(taken: Taken) -> Snapshot:
         list(taken.shares.items()),
         policy_text(taken.policy) if taken.policy is not None else "",
         [account_row(path, account) for path, account in taken.accounts.items()],
-        left_out,
+        taken.left_out,
     )

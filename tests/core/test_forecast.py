@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from paceline.scheduler import forecaster
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy
 from paceline.scheduler.core.job import Shape
@@ -192,6 +193,20 @@ def test_the_same_seed_gives_the_same_forecast() -> None:
     paddock.submit(*[shape(gpus=1)] * 10)
     assert asked(paddock, Question(seed=3)) == asked(paddock, Question(seed=3))
     assert asked(paddock, Question(seed=3)) != asked(paddock, Question(seed=4))
+
+
+def test_a_snapshot_of_a_long_line_has_those_who_stand_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecaster, "JOBS_MAX", 4)
+    paddock = practised(10)
+    running, *waiting = paddock.submit(*[shape(gpus=2)] * 4)
+    small = paddock.submit(shape(gpus=1), shape(gpus=1))
+    urgent, held, _ = paddock.submit(shape(gpus=2), shape(gpus=2), shape(gpus=2), priority=5)
+    paddock.hold(held)
+    paddock.cancel(waiting[0])
+    taken = take(paddock.state, Micros(paddock.now_us), Question())
+    assert [job.number for job in taken.jobs] == [running, *waiting[1:], urgent, held + 1]
+    assert taken.left_out == len([*small, held])
+    assert asked(paddock).left_out == 3
 
 
 def test_a_forecast_is_bounded_and_says_so() -> None:
