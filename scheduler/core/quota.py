@@ -66,8 +66,7 @@ def limits_of(state: ClusterState, job: Job) -> list[Limit]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """A limit, a guarantee or both on the way to a job's leaf, in thousandths (of jobs, too)."""
 
     queue: str

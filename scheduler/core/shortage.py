@@ -82,7 +82,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting and not state.claimed:
         return _nobody(state, demand, needs)
-    fit_now = candidates_for(state, demand).fits
+    fit_now = _fit_now(state, demand)
     least = demand.instance_count_min
     levels = state.settings.topology_levels
     room = most_together(((state.nodes[name], count) for name, count in fit_now.items()), demand, levels)
@@ -105,6 +105,12 @@ def able_nodes(state: ClusterState, demand: GangDemand) -> list[Node]:
     return [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
 
 
+def _fit_now(state: ClusterState, demand: GangDemand) -> dict[NodeId, int]:
+    """Tasks of the gang, on nodes with room for one."""
+    fits, most = candidates_for(state, demand).fits, demand.instance_count_max
+    return {name: min(count, most) for name, count in fits.items()}
+
+
 def nodes_text(
     state: ClusterState,
     demand: GangDemand,
@@ -114,7 +120,7 @@ def nodes_text(
 ) -> str:
     """What is free where it would fit best of the `connected`, and who holds the rest; `within`: of these."""
     resting = [state.nodes[name] for name in sorted(state.resting)]
-    most, fit_now = capacities_for(state, demand), candidates_for(state, demand).fits
+    most, fit_now = capacities_for(state, demand), _fit_now(state, demand)
     useful = [node for node in connected if (within is None or node.node in within) and most[node.node]]
     shown = nsmallest(
         SHOWN_NODES, useful, key=lambda node: (fit_now.get(node.node, 0) - most[node.node], node.name)
