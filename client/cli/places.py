@@ -21,7 +21,7 @@ def place_lines(job: views.Job) -> Iterator[tuple[str, str]]:
         yield "GPU model", out.clean(" or ".join(models))
     yield from _nodes(said.get("placement") or {})
     topology = said.get("topology") or {}
-    if within := topology.get("within"):
+    if (within := topology.get("within")) and job.max_instance_count > 1:
         wish = ", if there is room" if topology.get("mode") == "preferred" else ""
         yield "topology", out.clean(f"all of it in one {within}{wish}")
 

@@ -61,5 +61,7 @@ topology: {within: rack, mode: preferred}
         "tolerates": "spot, dedicated=vision",
         "topology": "all of it in one rack, if there is room",
     }
+    alone = dict(facts(replace(job(1, most=1), document=spec.to_json())))
+    assert "topology" not in alone, "a single instance is always in one rack"
     plain, _ = parse_job("command: 'true'", "job.yaml")
     assert dict(facts(replace(job(4), document=plain.to_json()))).keys() == dict(facts(job(4))).keys()
