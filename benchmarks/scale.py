@@ -37,6 +37,8 @@ DIALS_AT_ONCE: Final = 25
 PAUSE_S: Final = 0.1
 """Of who submits and of who asks why, after each answer."""
 QUEUES_PAUSE_S: Final = 1.0
+PATIENT_S: Final = 120.0
+"""Of the client, while the line and the nodes are filled."""
 COMMON: Final = {"command": "true", "code": "/"}
 SMALL: Final = [{"name": f"small-{number}", "priority": number % 3} for number in range(6)]
 GANGS: Final = [{"name": f"gang-{size}", "resources": {"instance_count": size}} for size in (2, 4, 8, 16)]
@@ -99,7 +101,7 @@ class Scale:
         self._scheduler = psutil.Process(self._crew.start("scheduler", command).pid)
         await until((self._state / "scheduler.json").exists, "the scheduler serves")
         watching = asyncio.create_task(self._watch_memory())
-        async with AsyncClient(state=self._state) as client:
+        async with AsyncClient(state=self._state, patience_s=PATIENT_S) as client:
             phases = [f"alone {self._rss():,.0f} MB"]
             connected_s = await self._connect()
             phases.append(f"with all agents {self._rss():,.0f} MB")
