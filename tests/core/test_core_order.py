@@ -300,3 +300,14 @@ def test_without_preemption_nobody_is_stopped() -> None:
     paddock.pass_hours(5)
     paddock.submit(shape(gpus=4), priority=9)
     assert not paddock.stops_sent(long)
+
+
+def test_what_nodes_could_hold_is_told_as_they_are_now(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=2)
+    paddock.node_joins("n2", gpus=1)
+    _, second, third = paddock.submit(*[shape(gpus=2)] * 3)
+    assert "; n1 has 0 GPUs free of 2 " in reason(paddock, second) and "n2" not in reason(paddock, second)
+    paddock.node_joins("n2", gpus=2)
+    assert paddock.state_of(second) is JobState.STARTING
+    told = paddock.why(third).reasons
+    assert any("; n2 has 0 GPUs free of 2 " in one.text for one in told)
