@@ -46,7 +46,7 @@ class PitStop:
     saves_after_us: int = 300 * SECOND_US
     """A run makes its first checkpoint so long after its start: before, it is not stopped for an equal."""
     save_every_us: int = 0
-    """And more, so often; 0: no more, for what they would change is rarely worth the time to go through them."""
+    """And more, so often; 0: no more, for they rarely change what is worth the time."""
 
 
 PIT_STOP: Final = PitStop()

@@ -84,7 +84,9 @@ def test_a_live_cluster_goes_on_from_where_it_stands() -> None:
     paddock.starts(running)
     paddock.pass_time(5)
     engine = Engine(paddock.store.load(), silent(paddock.settings))
-    rehearsal = Rehearsal(engine, Micros(paddock.now_us), Steady(lasting({running: 30, starting: 20, waits: 1})))
+    rehearsal = Rehearsal(
+        engine, Micros(paddock.now_us), Steady(lasting({running: 30, starting: 20, waits: 1}))
+    )
     assert run(rehearsal) == {waits: 35}
     assert rehearsal.course.after == {waits: running}
     assert paddock.job(waits).state == "QUEUED", "the real one has not moved"
