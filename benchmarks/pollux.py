@@ -1,8 +1,8 @@
 """Measured profiles of elastic training jobs, and workloads of them: those of the authors of Pollux.
 
 Qiao et al., "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning", OSDI'21; files of
-petuum/adaptdl, branch osdi21-artifact, simulator/ (Apache-2.0). What they have measured on up to 16 nodes of 4
-GPUs is read here: how long a step takes by placement and batch size, and the gradient's noise by progress.
+petuum/adaptdl, branch osdi21-artifact, simulator/ (Apache-2.0). What they have measured on up to 16 nodes of
+4 GPUs is read here: how long a step takes by placement and batch size, and the gradient's noise by progress.
 
 Progress counts steps of the smallest batch size B0. A step with batch size B makes (v + s) / (v * B0 / B + s)
 of it, s the square of the gradient's mean and v its variance there (the paper's equation 5: with the noise
@@ -12,6 +12,7 @@ made the progress of its last epoch.
 
 import csv
 import json
+import random
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -191,7 +192,7 @@ def profiles(traces: Path) -> dict[str, Profile]:
     folders = sorted(path for path in (traces / FOLDER / "traces").glob("*") if path.is_dir())
     if not folders:
         raise SystemExit(
-            f"error: {traces / FOLDER / 'traces'} has no profiles; give the folder of pollux/ with --traces DIR"
+            f"error: {traces / FOLDER / 'traces'} has no profiles; give the folder of pollux/: --traces DIR"
         )
     return {folder.name: Profile(folder) for folder in folders}
 
@@ -212,13 +213,55 @@ def workload(path: Path) -> list[PolluxJob]:
     ]
 
 
-def published_h(traces: Path, policy: str, load: str, name: str) -> float | None:
-    """The mean completion time that the authors give for a workload; None: they give none here."""
-    path = traces / FOLDER / "expected" / f"{policy}-load{load}.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())["avgs"].get(name)
+def find(traces: Path, named: str) -> Path:
+    """A workload by its path, or by its name among those of load 1.0."""
+    path = Path(named)
+    return path if path.exists() else traces / FOLDER / "workloads" / f"{path.stem}.csv"
+
+
+def published_h(traces: Path, policy: str, path: Path) -> float | None:
+    """The mean completion time that the authors give for a workload; None: they give none here. Those of load
+    2.0 are in `workloads-2.0`."""
+    load = path.resolve().parent.name.partition("-")[2] or "1.0"
+    told = traces / FOLDER / "expected" / f"{policy}-load{load}.json"
+    found = json.loads(told.read_text())["avgs"].get(path.stem) if told.exists() else None
     return None if found is None else float(found) / 3600
+
+
+def sample(traces: Path, seed: int) -> Path:
+    """Made up, for those who have no trace at hand: two applications, and a workload, whose path is given."""
+    dice = random.Random(seed)
+    for name, sample_s in (("small", 0.0005), ("large", 0.002)):
+        folder = traces / FOLDER / "traces" / name
+        folder.mkdir(parents=True)
+        locals_ = (16, 32, 64, 128)
+        rows = [
+            f"{shape},{local},{0.02 + sample_s * local + sync_s},{sync_s}"
+            for shape, sync_s in (("1", 0.0), ("2", 0.01), ("4", 0.015), ("44", 0.04))
+            for local in locals_
+        ]
+        _write(folder / "placements.csv", "placement,local_bsz,step_time,sync_time", rows)
+        rows = [
+            f"{nodes},{nodes * each},{local},{0.02 + sample_s * local + 0.05},0.05"
+            for nodes, each in ((4, 1), (4, 4), (16, 1), (16, 4))
+            for local in locals_
+        ]
+        _write(folder / "scalability.csv", "num_nodes,num_replicas,local_bsz,step_time,sync_time", rows)
+        for size in (64, 256, 1024):
+            rows = [f"{2000 * epoch},{0},0.5,1.0,{200 * epoch}" for epoch in range(1, 5)]
+            _write(folder / f"validation-{size}.csv", "progress,iteration,metric,grad_sqr,grad_var", rows)
+    path = traces / FOLDER / "workloads" / "sample.csv"
+    path.parent.mkdir()
+    rows = [
+        f"{name}-{number},{dice.randrange(1200)},{name},{dice.choice((2, 4, 8))},256"
+        for number, name in enumerate(dice.choices(("small", "large"), k=24))
+    ]
+    _write(path, "name,time,application,num_replicas,batch_size", rows)
+    return path
+
+
+def _write(path: Path, header: str, rows: Iterable[str]) -> None:
+    path.write_text("\n".join((header, *rows)) + "\n")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -226,7 +269,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise SystemExit(f"error: {path} is not there; give the folder of pollux/ with --traces DIR") from None
+        raise SystemExit(f"error: {path} is not there; give the folder of pollux/: --traces DIR") from None
 
 
 def _timing(row: dict[str, str]) -> Timing:

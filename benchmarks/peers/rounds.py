@@ -1,9 +1,9 @@
 """Tiresias as the authors of Pollux have run it: rounds of a minute, two queues, the users' sizes.
 
 Gu et al., "Tiresias: A GPU Cluster Manager for Distributed Deep Learning", NSDI'19, with the discretised
-two-dimensional least attained service: a job that has had 16 GPU-hours goes behind all that have not. In each
-round the first in line get what their users asked for; who is passed over is stopped. A job goes where the most
-is free. Its own code, after the papers; published per-job results tell how far it is off.
+two-dimensional least attained service: a job that has had 16 GPU-hours goes behind all that have not. In
+each round the first in line get what their users asked for; who is passed over is stopped. A job goes where
+the most is free. Written anew; the published results tell how far it is off.
 """
 
 from dataclasses import dataclass, field
