@@ -47,16 +47,14 @@ def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
     small = [state.jobs[number] for number in sorted(state.small)]
     small = [job for job in small if job.course.growth is None and job.course.stop is None]
     fair = fair_sizes_of(state, small)
-    return Plan(
-        None,
-        tuple(
-            GrowthPlanned(now_us, job.number, job.attempt, len(job.tasks), to, gain_text(job, to))
-            for job in small
-            if fair[job.number] > len(job.tasks)
-            and (to := min(fair[job.number], room_for(state, job))) > len(job.tasks)
-            and earns_back(state, job, to, now_us)
-        ),
-    )
+    events = []
+    for job in small:
+        count = len(job.tasks)
+        to = min(fair[job.number], room_for(state, job)) if fair[job.number] > count else count
+        if to > count and earns_back(state, job, to, now_us):
+            gains = gain_text(job, to) if job.course.speeds else ""
+            events.append(GrowthPlanned(now_us, job.number, job.attempt, count, to, gains))
+    return Plan(None, tuple(events))
 
 
 def measured(job: Job, event: CheckpointAccepted) -> Job:
@@ -185,7 +183,8 @@ def growth_text(state: ClusterState, job: Job, now_us: Micros) -> str:
         return hinders
     last = next((one for one in course.checkpoints if one.attempt == job.attempt), None)
     to = could_have(state, job)
-    grows = f"grows to {to} at its next checkpoint, {gain_text(job, to)}"
+    gains = f", {gain_text(job, to)}" if job.course.speeds else ""
+    grows = f"grows to {to} at its next checkpoint{gains}"
     if last is None:
         return f"{grows} (none so far in this attempt; a job that saves none stays as it is)"
     ago = duration_text(max(0, now_us - last.accepted_us))

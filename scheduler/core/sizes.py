@@ -15,6 +15,8 @@ from math import log
 from typing import NamedTuple
 
 from ...spec.ids import JobId
+from ...spec.resources import GangDemand
+from .candidates import boundless
 from .job import Job, Speed
 from .speeds import most_foreseen, step_us
 
@@ -30,19 +32,9 @@ class _Rung(NamedTuple):
     instances: int
 
 
-def kind_of(job: Job) -> tuple[object, ...]:
+def kind_of(job: Job) -> tuple[GangDemand, str, int]:
     """Equal gangs have the same."""
-    demand = job.demand
-    return (
-        demand.per_task,
-        demand.processes_per_task,
-        demand.gpu_models,
-        demand.environment,
-        demand.constraints,
-        demand.pool,
-        job.shape.queue,
-        job.priority,
-    )
+    return boundless(job.demand), job.shape.queue, job.priority
 
 
 def fair_sizes(jobs: Iterable[Job], room: int) -> dict[JobId, int]:
