@@ -24,6 +24,10 @@ ELASTICITY_MIN = 0.05
 """One per cent more instances must bring so many per cent more speed: else they are left to others."""
 
 
+Kind = tuple[GangDemand, str, int]
+"""What one of its tasks asks for, queue and priority."""
+
+
 class _Rung(NamedTuple):
     """From one size up to the next that is worth it."""
 
@@ -32,7 +36,7 @@ class _Rung(NamedTuple):
     instances: int
 
 
-def kind_of(job: Job) -> tuple[GangDemand, str, int]:
+def kind_of(job: Job) -> Kind:
     """Equal gangs have the same."""
     return boundless(job.demand), job.shape.queue, job.priority
 

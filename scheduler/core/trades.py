@@ -15,7 +15,7 @@ from .effects import Effect, Plan
 from .events import Event
 from .grace import save_grace_us
 from .job import Job, Stop
-from .sizes import fair_sizes, kind_of
+from .sizes import Kind, fair_sizes, kind_of
 from .speeds import gain
 from .state import ClusterState
 from .submit import request_stop
@@ -27,11 +27,15 @@ def fair_size(state: ClusterState, job: Job) -> int:
 
 
 def fair_sizes_of(state: ClusterState, jobs: Iterable[Job]) -> dict[JobId, int]:
-    """Of these and of all that are equal to them."""
-    sizes: dict[JobId, int] = {}
+    """Of these, which run, and of all that are equal to one of them."""
+    groups: dict[Kind, dict[JobId, Job]] = {}
     for job in jobs:
-        if job.number not in sizes:
-            sizes |= _among(state, job, _equals(state, job))
+        groups.setdefault(kind_of(job), {})[job.number] = job
+    sizes: dict[JobId, int] = {}
+    for group in groups.values():
+        first = next(iter(group.values()))
+        group |= {other.number: other for other in _equals(state, first)}
+        sizes |= _among(state, first, [group[number] for number in sorted(group) if number != first.number])
     return sizes
 
 
@@ -82,9 +86,13 @@ def _among(state: ClusterState, job: Job, others: Sequence[Job]) -> dict[JobId, 
 
 def _equals(state: ClusterState, job: Job) -> list[Job]:
     """Other elastic gangs of its kind that run, and can be told to change."""
-    kind = kind_of(job)
     placed = (state.jobs[number] for number in sorted(state.placed) if number != job.number)
-    return [one for one in placed if one.demand.elastic and kind_of(one) == kind and _may_give(state, one)]
+    return [one for one in placed if one.demand.elastic and _is_equal(one, job) and _may_give(state, one)]
+
+
+def _is_equal(one: Job, other: Job) -> bool:
+    """Equal shapes are one object, mostly: that is seen at once."""
+    return one.priority == other.priority and (one.shape is other.shape or kind_of(one) == kind_of(other))
 
 
 def _may_give(state: ClusterState, job: Job) -> bool:
