@@ -1,6 +1,7 @@
 """replay: a month of Philly's jobs on nodes of 8 GPUs, by the scheduler's own engine and as others do it.
 
     python -m benchmarks.replay [--traces DIR] [--from DAY] [--to DAY] [--nodes N ...]
+    python -m benchmarks.replay [--traces DIR] --pollux FILE...      elastic jobs instead (elastic_replay.py)
 
 Ours is the code that places jobs in production (scheduler/loop_engine.py), driven by a clock that jumps from
 one arrival or end to the next (scheduler/trace.py); the others are in peers/lines.py. A job's completion time
@@ -11,6 +12,7 @@ the 30 s that each preemption is charged with). The floor is the mean duration.
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from paceline.scheduler.trace import Arrival, Replay
@@ -18,9 +20,11 @@ from paceline.spec.ids import JobId
 from rich.console import Console
 
 from .cluster import version
+from .elastic_replay import add_elastic_rows
 from .harness import Report, Row, Sample, parser, quantile, read
 from .peers.lines import POLICIES, replay
 from .philly import NODE_GPUS, TraceJob, jobs_between, mean_duration_h, sample_jobs
+from .pollux import find, sample
 
 TRACES: Final = Path("..", "shared", "traces")
 NODES: Final = (64, 80, 96)
@@ -48,12 +52,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--to", type=date.fromisoformat, dest="last", default=date(2017, 11, 8), metavar="DAY"
     )
     options.add_argument("--nodes", type=int, nargs="+", default=NODES, metavar="N", help="of 8 GPUs each")
+    options.add_argument("--pollux", nargs="+", metavar="FILE", help="workloads of elastic jobs, or names")
     given = options.parse_args(argv)
     common = read(options, given)
     report = Report("replay", versions={"paceline": version()})
+    if given.pollux and not common.quick:
+        add_elastic_rows(report, given.traces, [find(given.traces, named) for named in given.pollux])
+        report.finish(common)
+        return
     if common.quick:
+        with TemporaryDirectory() as folder:
+            add_elastic_rows(report, Path(folder), [sample(Path(folder), seed=1)])
         jobs, sizes = sample_jobs(QUICK_JOBS, QUICK_NODES, seed=1), [QUICK_NODES]
-        report.left_out("the trace: made-up jobs in its proportions")
+        report.left_out("the traces: made-up jobs in their proportions")
     else:
         jobs, sizes = jobs_between(given.traces, given.first, given.last), given.nodes
     least = max(job.tasks for job in jobs)

@@ -24,7 +24,7 @@ from .core.runs import Durations, Runs
 from .core.settings import SECOND_US, Settings
 from .core.workload import Kind
 from .outlook import Draw, Outlook, gang_gpus, gpus_in_service, mark, outlook
-from .rehearsal import DryEngine, Rehearsal, silent
+from .rehearsal import DryEngine, Rehearsal, Steady, silent
 from .store.base import AccountRow, JobRow, Loaded, NodeRow
 
 DRAWS: Final = 8
@@ -156,7 +156,7 @@ class _Forecasting:
 
     def _draw(self, number: int, events_max: int) -> Draw:
         question, now_us = self._question, self._snapshot.now_us
-        rehearsal = Rehearsal(self._engine(), now_us, self._lasting(number))
+        rehearsal = Rehearsal(self._engine(), now_us, Steady(self._lasting(number)))
         state = rehearsal.engine.state
         gpus_milli = gpus_in_service(state, frozenset(question.remove))
         if question.policy is not None:

@@ -1,14 +1,14 @@
 """The engine ahead of its clock: nodes do at once what they are told, and time jumps to what comes next.
 
 The code that places jobs in production, driven through the same stimuli; what it does not know is how long a
-job runs, which `lasts_us` says. A stopped attempt leaves when it has saved, and goes on where it was, at the
-cost of a pit stop. Deterministic: the same engine and the same durations give the same course.
+job runs, which its `Work` says. A stopped attempt leaves when it has saved, and goes on where it was, at the
+cost of a pit stop. Deterministic: the same engine and the same work give the same course.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from ..spec.errors import PacelineError
 from ..spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
@@ -45,6 +45,8 @@ class PitStop:
     restart_us: int = 20 * SECOND_US
     saves_after_us: int = 300 * SECOND_US
     """A run makes its first checkpoint so long after its start: before, it is not stopped for an equal."""
+    save_every_us: int = 0
+    """And more, so often; 0: no more, for they rarely change what is worth the time."""
 
 
 PIT_STOP: Final = PitStop()
@@ -83,14 +85,52 @@ class Course:
     events: int = 0
 
 
+class Work(Protocol):
+    """What jobs have to do, and how fast they do it where they are."""
+
+    def left_us(self, job: Job) -> int:
+        """An attempt of it runs now: how long until its end."""
+
+    def done(self, job: Job, ran_us: int) -> None:
+        """Its attempt has run so long, and is stopped."""
+
+    def saved(self, job: Job, ran_us: int) -> tuple[s.Said, ...]:
+        """What its first rank says when it saves, after so long."""
+
+
+class Steady:
+    """Each runs for `lasts_us` (asked once) in a gang of the size that was asked for; twice the instances do
+    twice the work."""
+
+    def __init__(self, lasts_us: Callable[[Job], int], pit_stop: PitStop = PIT_STOP) -> None:
+        self._lasts_us, self._pit_stop = lasts_us, pit_stop
+        self._left_us: dict[JobId, float] = {}
+
+    def left_us(self, job: Job) -> int:
+        return round(self._left_of(job) * job.demand.instance_count / len(job.tasks))
+
+    def done(self, job: Job, ran_us: int) -> None:
+        done_us = ran_us * len(job.tasks) / job.demand.instance_count
+        cost_us = self._pit_stop.save_us + self._pit_stop.restart_us
+        self._left_us[job.number] = max(0, self._left_of(job) - done_us) + cost_us
+
+    def saved(self, job: Job, ran_us: int) -> tuple[s.Said, ...]:
+        step = job.course.step + 1
+        return (s.Published(step, f"rehearsed/{step}", "", persist_us=self._pit_stop.save_us),)
+
+    def _left_of(self, job: Job) -> float:
+        if job.number not in self._left_us:
+            self._left_us[job.number] = self._lasts_us(job)
+        return self._left_us[job.number]
+
+
 @dataclass(slots=True)
-class _Work:
-    left_us: float
-    """As if by a gang of the size that was asked for, when the attempt began."""
-    tasks: int = 0
-    """Of the attempt that is placed."""
+class _Run:
+    """The attempt of a job that is placed."""
+
+    tasks: int
     began_us: int | None = None
-    """None: no attempt of it runs."""
+    """None: not all of it has started."""
 
 
 class _Moment(NamedTuple):
@@ -102,19 +142,17 @@ class _Moment(NamedTuple):
 
 
 class Rehearsal:
-    """Begins with what the engine's state says is placed; `lasts_us`: what is left of a run, asked once."""
+    """Begins with what the engine's state says is placed; `work`: what is left of its jobs."""
 
-    def __init__(
-        self, engine: Engine, now_us: Micros, lasts_us: Callable[[Job], int], pit_stop: PitStop = PIT_STOP
-    ) -> None:
+    def __init__(self, engine: Engine, now_us: Micros, work: Work, pit_stop: PitStop = PIT_STOP) -> None:
         self.engine = engine
         self.now_us = now_us
         self.course = Course()
-        self._lasts_us = lasts_us
+        self._work = work
         self._pit_stop = pit_stop
         self._moments: list[_Moment] = []
         self._order = 0
-        self._work: dict[JobId, _Work] = {}
+        self._runs: dict[JobId, _Run] = {}
         self._ending: list[JobId] = []
         self._take_over()
 
@@ -204,7 +242,7 @@ class Rehearsal:
             case AttemptStarted():
                 self._on_started(job, event)
             case TaskStarted():
-                if job.state is JobState.RUNNING and self._work[job.number].began_us is None:
+                if job.state is JobState.RUNNING and self._runs[job.number].began_us is None:
                     self._begin(job)
             case StopRequested():
                 self.course.stops.append(Stopping(event.at_us, job.number, event.stop))
@@ -222,31 +260,25 @@ class Rehearsal:
 
     def _hold(self, job: Job, tasks: int) -> None:
         self.course.gpu_milli += job.demand.per_task.gpus_milli * tasks
-        if job.number not in self._work:
-            self._work[job.number] = _Work(self._lasts_us(job))
-        self._work[job.number].tasks = tasks
+        self._runs[job.number] = _Run(tasks)
 
     def _begin(self, job: Job) -> None:
-        work = self._work[job.number]
-        work.began_us = self.now_us
-        left_us = round(work.left_us * job.demand.instance_count / work.tasks)
+        self._runs[job.number].began_us = self.now_us
+        left_us = self._work.left_us(job)
         self._put(left_us, "end", job)
         if self._pit_stop.saves_after_us < left_us:
             self._put(self._pit_stop.saves_after_us, "save", job)
 
     def _on_ended(self, job: Job, event: AttemptEnded | JobEnded) -> None:
-        again = isinstance(event, AttemptEnded) and event.then is JobState.QUEUED
+        run = self._runs.pop(job.number, None)
         if isinstance(event, AttemptEnded):
-            work = self._work[job.number]
-            self.course.gpu_milli -= job.demand.per_task.gpus_milli * work.tasks
-            if work.began_us is not None:
-                done_us = (event.at_us - work.began_us) * work.tasks / job.demand.instance_count
-                cost_us = self._pit_stop.save_us + self._pit_stop.restart_us
-                work.left_us = max(0, work.left_us - done_us) + cost_us
-                work.began_us = None
-        if not again:
-            self.course.ended_us[job.number] = event.at_us
-            self._work.pop(job.number, None)
+            assert run is not None
+            self.course.gpu_milli -= job.demand.per_task.gpus_milli * run.tasks
+            if event.then is JobState.QUEUED:
+                if run.began_us is not None:
+                    self._work.done(job, event.at_us - run.began_us)
+                return
+        self.course.ended_us[job.number] = event.at_us
 
     def _put(self, after_us: int, what: Literal["end", "leave", "save"], job: Job) -> None:
         self._order += 1
@@ -257,10 +289,11 @@ class Rehearsal:
         if job is None or job.attempt != moment.attempt or not job.placed:
             return []
         if moment.what == "save":
-            step = job.course.step + 1
-            return [
-                _says(job, 0, s.Published(step, f"rehearsed/{step}", "", persist_us=self._pit_stop.save_us))
-            ]
+            began_us = self._runs[job.number].began_us
+            assert began_us is not None
+            if self._pit_stop.save_every_us:
+                self._put(self._pit_stop.save_every_us, "save", job)
+            return [_says(job, 0, *self._work.saved(job, self.now_us - began_us))]
         self._ending.append(job.number)
         code = 0 if moment.what == "end" else SIGTERM_CODE
         ends = (s.Exited(0, code), s.Ended((code,), (0,)))

@@ -29,7 +29,7 @@ from .core.settings import SECOND_US, Settings
 from .forecast import HORIZON_US
 from .outlook import Draw, gpus_in_service, mark, outlook
 from .policies import core_policy
-from .rehearsal import PIT_STOP, DryEngine, PitStop, Rehearsal, silent
+from .rehearsal import PIT_STOP, DryEngine, PitStop, Rehearsal, Steady, silent
 from .store.base import Loaded
 
 ROWS_MAX: Final = 1_000_000
@@ -67,7 +67,7 @@ class Replay:
         self._has_queues = bool(policy.queues)
         self._at = 0
         engine = DryEngine(Loaded(0, JobId(0), Micros(0), ()), silent(Settings(jobs_max=ROWS_MAX)))
-        self.rehearsal = Rehearsal(engine, Micros(0), self._lasts_us, pit_stop)
+        self.rehearsal = Rehearsal(engine, Micros(0), Steady(self._lasts_us, pit_stop), pit_stop)
         self.rehearsal.tell(ApplyPolicy("policy", "trace", policy))
         self.rehearsal.tell(*(_hello(number, gpus) for number in range(1, nodes + 1)))
 

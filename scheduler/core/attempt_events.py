@@ -52,6 +52,8 @@ class GrowthPlanned:
     attempt: Attempt
     instances: int
     to: int
+    gain: str = ""
+    """What it expects of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from .copies import with_damage, with_upload
 from .evolve_tasks import only_told, with_task
 from .indexes import put_job
 from .job import Checkpoint, Job, SaveAsk, with_course
+from .speeds import with_speed
 from .state import ClusterState, Handlers, Touched
 
 
@@ -54,8 +55,11 @@ def _checkpoint_accepted(state: ClusterState, event: CheckpointAccepted) -> Touc
         old for old in job.course.checkpoints if old.step not in event.removed_steps and old.path != new.path
     )
     checkpoints = (new, *kept)[: state.settings.checkpoints_max]
-    asked = _answered(job, event.request)
-    return put_job(state, job, with_course(with_task(job, event), checkpoints=checkpoints, save_ask=asked))
+    asked, speeds = _answered(job, event.request), job.course.speeds
+    if event.step_us:
+        speeds = with_speed(speeds, len(job.tasks), event.step_us)
+    told = with_task(job, event)
+    return put_job(state, job, with_course(told, checkpoints=checkpoints, save_ask=asked, speeds=speeds))
 
 
 def _checkpoint_failed(state: ClusterState, event: CheckpointFailed) -> Touched:

@@ -9,7 +9,7 @@ from .attempt_events import FirstFailureFound
 from .checkpoint_events import CheckpointRestored, PeerMemoryTold
 from .events import LateFact, job_of
 from .indexes import put_job
-from .job import Job, TaskState, with_course
+from .job import Job, Reported, TaskState, with_course
 from .state import ClusterState, Handlers, Touched
 from .task_events import (
     GangReformed,
@@ -83,6 +83,7 @@ def _metrics_reported(state: ClusterState, event: MetricsReported) -> Touched:
         with_task(job, event),
         step=max(event.step, course.step),
         attempt_step=max(event.step, course.attempt_step),
+        first=course.first or Reported(event.step, event.at_us),
         metrics=metrics,
         metric_rows=rows,
     )

@@ -110,6 +110,8 @@ class Stop:
     """Whom the scheduler stops it for."""
     goes_on: bool = False
     """It has where to go on at once: it does not give way to the other in line."""
+    to: int = 0
+    """Instances that it goes on with; 0: as many as there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,22 @@ class Growth:
     planned_us: Micros
     to: int
     """Instances, when it was planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A step that was told, and when."""
+
+    step: int
+    at_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Measured: the mean time of a step with so many instances, see speeds.py."""
+
+    instances: int
+    step_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +246,12 @@ class Course:
     hangs: int = 0
     """Attempts that did."""
     growth: Growth | None = None
+    first: Reported | None = None
+    """Of the current attempt."""
+    speeds: tuple[Speed, ...] = ()
+    """Of an elastic gang, by instances, ascending."""
+    aim: int = 0
+    """Of one that waits: the instances that it is to go on with; 0: as many as there is room for."""
     stop: Stop | None = None
     save_ask: SaveAsk | None = None
     """The last one."""

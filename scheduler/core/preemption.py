@@ -32,15 +32,12 @@ from .placement import copy_of, give_back
 from .pools import pool_nodes
 from .queues import leaf_of_job
 from .quota import Reclaim
-from .settings import GPU_HOUR_US
+from .settings import GPU_HOUR_US, RESTART_US
 from .shrinking import Shrunk, goes_on_without, shrink
 from .state import ClusterState
 from .submit import request_stop
 from .topology import areas_of
 from .weights import gang_milli
-
-RESTART_US = 30_000_000
-"""What a stop and a new start are counted as where they were not measured."""
 
 
 class Stoppable(NamedTuple):

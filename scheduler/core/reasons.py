@@ -13,7 +13,7 @@ from .candidates import can_ever
 from .claims import claim_reason
 from .cordons import cordon_text, tasks_left
 from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
-from .elastic import bounds_text, could_have, growth_text
+from .elastic import bounds_text, could_have, growth_text, speeds_text
 from .holds import hold_reason
 from .job import Job, TaskState, may_grow
 from .moves import moves_reason
@@ -197,6 +197,7 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
         text += f"; {nodes_text(state, demand, able_nodes(state, demand), now_us)}"
         lost = lost_that_fit(state, demand)
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help" if lost else ""
+    text += f"; {measured}" if (measured := speeds_text(job)) else ""
     fields: dict[str, str | int] = {
         "instances": count,
         "asked": demand.instance_count,

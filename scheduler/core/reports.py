@@ -13,7 +13,7 @@ from .attempt_events import LingererGone
 from .checkpoint_events import CheckpointAccepted, CheckpointFailed, CheckpointRestored, PeerMemoryTold
 from .copies import on_copy
 from .effects import Plan
-from .elastic import grow_at_checkpoint
+from .elastic import faster_text, grow_at_checkpoint, measured
 from .events import Event
 from .exits import (
     failure_of,
@@ -28,6 +28,7 @@ from .exits import (
 from .hangs import on_inspected, on_stalled
 from .job import Job, TaskState
 from .paces import on_paced
+from .speeds import measured_us
 from .state import ClusterState
 from .stimuli import (
     Damaged,
@@ -111,8 +112,9 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
         case Ended():
             return on_ended(state, job, entry, entry.said, now_us)
         case Published() as said:
-            grown = grow_at_checkpoint(state, job, now_us)
-            return Plan(None, (_accepted(entry, said, now_us), *grown.events), grown.effects)
+            accepted = _accepted(job, entry, said, now_us)
+            grown = grow_at_checkpoint(state, measured(job, accepted), now_us)
+            return Plan(None, (accepted, *grown.events), grown.effects)
         case Metrics() | Restored() | SaveFailed() | SawStop() | PeerMemory() | Reformed() as said:
             return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
@@ -149,7 +151,8 @@ def _as_said(
             return GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
 
 
-def _accepted(entry: Entry, said: Published, now_us: Micros) -> CheckpointAccepted:
+def _accepted(job: Job, entry: Entry, said: Published, now_us: Micros) -> CheckpointAccepted:
+    took_us = measured_us(job, said.step, now_us) if job.demand.elastic else 0.0
     return CheckpointAccepted(
         now_us,
         entry.task,
@@ -165,6 +168,8 @@ def _accepted(entry: Entry, said: Published, now_us: Micros) -> CheckpointAccept
         Micros(min(said.staged_us, now_us)),
         said.why,
         said.request,
+        took_us,
+        faster_text(job, took_us),
     )
 
 

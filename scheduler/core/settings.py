@@ -8,6 +8,8 @@ from typing import Final
 
 SECOND_US: Final = 1_000_000
 GPU_HOUR_US: Final = 3600 * SECOND_US
+RESTART_US: Final = 30 * SECOND_US
+"""What a stop and a new start are counted as where they were not measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,10 @@ def _wish_text(event: Event, names: Names) -> str:
     """What is to become of a job that runs."""
     match event:
         case GrowthPlanned():
-            return f"room for {event.to} instances (has {event.instances}): grows at its next checkpoint"
+            gain = f", {event.gain}" if event.gain else ""
+            return (
+                f"room for {event.to} instances (has {event.instances}{gain}): grows at its next checkpoint"
+            )
         case GrowthDropped():
             return f"does not grow at this checkpoint: {event.why}"
         case PlacesClaimed():
@@ -212,7 +215,8 @@ def _checkpoint_text(event: Event) -> str:
             disk = f", on disk after {duration_text(event.persist_us)}" if event.persist_us else ""
             why = f"; {event.why}" if event.why else ""
             stall = duration_text(event.stall_us)
-            return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}"
+            faster = f"; {event.faster}" if event.faster else ""
+            return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}{faster}"
         case CheckpointRestored():
             return _restored_text(event)
         case CheckpointFailed():

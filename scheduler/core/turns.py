@@ -30,6 +30,7 @@ from .queue import RESTART, LaneKey
 from .queues import leaf_of_job
 from .quota import is_allowed
 from .state import ClusterState
+from .trades import is_given_to, take_share
 
 KINDS_MAX: Final = 10_000
 CLAIMS_MAX: Final = 64
@@ -130,6 +131,11 @@ class Turns:
     def _turn(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         if job.placed:
             return place(state, job, now_us)
+        if job.demand.elastic and not job.course.aim and state.order.preemption:
+            if is_given_to(state, job):
+                return None
+            if (plan := take_share(state, job, now_us)) is not None:
+                return plan
         if self.stuck.get(job.demand) != state.freed:
             plan = place(state, job, now_us)
             if plan is not None:

@@ -222,15 +222,25 @@ def test_a_second_gang_waits_until_the_first_has_grown(paddock: Paddock) -> None
     for job in (one, two):
         paddock.starts(job)
     assert [len(paddock.nodes_of(job)) for job in (one, two)] == [1, 1]
-    paddock.node_joins("b", cpus=1)
+    paddock.node_joins("b", cpus=2)
     saves(paddock, one, 1)
     saves(paddock, two, 1)
     assert [paddock.job(job).course.stop is not None for job in (one, two)] == [True, False]
     stops(paddock, one)
     paddock.starts(one)
-    saves(paddock, two, 2)
     assert (len(paddock.nodes_of(one)), paddock.job(two).course.stop) == (2, None)
-    assert kinds(paddock, two)[-1] == "GrowthDropped"
+    saves(paddock, two, 2)
+    assert paddock.job(two).course.stop is not None
+
+
+def test_room_for_one_more_is_for_one_of_two(paddock: Paddock) -> None:
+    paddock.node_joins("a", cpus=2)
+    one, two = paddock.submit(*[shape(1, most=2)] * 2)
+    for job in (one, two):
+        paddock.starts(job)
+        saves(paddock, job, 1)
+    paddock.node_joins("b", cpus=1)
+    assert ["GrowthPlanned" in kinds(paddock, job) for job in (one, two)] == [True, False]
 
 
 def test_a_cancel_counts_more_than_a_stop_to_grow(paddock: Paddock) -> None:

@@ -7,7 +7,7 @@ from paceline.scheduler.core.job import Job, Shape
 from paceline.scheduler.core.node import NodeInventory
 from paceline.scheduler.core.settings import SECOND_US, Settings
 from paceline.scheduler.loop_engine import Engine
-from paceline.scheduler.rehearsal import DryEngine, PitStop, Rehearsal, silent
+from paceline.scheduler.rehearsal import DryEngine, PitStop, Rehearsal, Steady, silent
 from paceline.scheduler.store.base import Loaded
 from paceline.spec.ids import JobId, Micros, NodeId
 from paceline.spec.lifecycle import AttemptOutcome
@@ -18,7 +18,7 @@ FOREVER = 10**18
 
 def empty(lasts_s: Mapping[int, float], *nodes: NodeInventory) -> Rehearsal:
     engine = DryEngine(Loaded(0, JobId(0), Micros(0), ()), silent(Settings()))
-    rehearsal = Rehearsal(engine, Micros(START_US), lasting(lasts_s))
+    rehearsal = Rehearsal(engine, Micros(START_US), Steady(lasting(lasts_s)))
     for number, node in enumerate(nodes, 1):
         rehearsal.tell(s.Hello(NodeId(node.name), number, "boot", node))
     return rehearsal
@@ -84,7 +84,9 @@ def test_a_live_cluster_goes_on_from_where_it_stands() -> None:
     paddock.starts(running)
     paddock.pass_time(5)
     engine = Engine(paddock.store.load(), silent(paddock.settings))
-    rehearsal = Rehearsal(engine, Micros(paddock.now_us), lasting({running: 30, starting: 20, waits: 1}))
+    rehearsal = Rehearsal(
+        engine, Micros(paddock.now_us), Steady(lasting({running: 30, starting: 20, waits: 1}))
+    )
     assert run(rehearsal) == {waits: 35}
     assert rehearsal.course.after == {waits: running}
     assert paddock.job(waits).state == "QUEUED", "the real one has not moved"
@@ -97,7 +99,7 @@ def test_a_stop_under_way_is_seen_through() -> None:
     paddock.starts(job)
     paddock.cancel(job)
     engine = Engine(paddock.store.load(), silent(paddock.settings))
-    rehearsal = Rehearsal(engine, Micros(paddock.now_us), lasting({job: 1000, waits: 1}))
+    rehearsal = Rehearsal(engine, Micros(paddock.now_us), Steady(lasting({job: 1000, waits: 1})))
     assert run(rehearsal) == {waits: 10}
     assert list(rehearsal.course.ended_us) == [job, waits]
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 def durable(job: Job) -> Job:
     """Without what history does not hold: metrics, and how far the journal was applied by metrics alone."""
     tasks = tuple(replace(task, applied_seq=0) for task in job.tasks)
-    news = {"step": -1, "attempt_step": -1, "metrics": {}, "metric_rows": 0}
+    news = {"step": -1, "attempt_step": -1, "first": None, "metrics": {}, "metric_rows": 0}
     return replace(job, course=replace(job.course, tasks=tasks, **news))
 
 
