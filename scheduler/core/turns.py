@@ -35,6 +35,11 @@ from .trades import is_given_to, take_share
 KINDS_MAX: Final = 10_000
 CLAIMS_MAX: Final = 64
 """Jobs that nodes are kept for at one time."""
+TRIES_MAX: Final = 16
+"""Jobs that a walk looks whom to stop for: with many who run, each is a long look, and others have to be
+answered in between."""
+PAUSE_US: Final = 50_000
+"""Before the next walk goes on with that."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,8 @@ class Turns:
     """On this walk."""
     review_us: Micros | None = None
     """When it is worth another look, though nothing has changed but the time."""
+    tries: int = 0
+    """On this walk, to make room for somebody."""
 
     def walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
         """Each plan must be applied before the next is asked for. Walk again until nothing comes."""
@@ -63,17 +70,15 @@ class Turns:
         due = self.review_us is not None and now_us >= self.review_us
         if self.settled == (state.queue.version, state.freed) and not due:
             return
-        freed, self.stoppable = state.freed, None
+        freed, self.stoppable, self.tries = state.freed, None, 0
         yield from self._walk(state, now_us)
         if state.freed == freed:  # what has started since made nobody's room larger
             self.settled = (state.queue.version, state.freed)
             order = state.order
-            waits = (
-                (order.preemption or order.defragment)
-                and bool(state.placed)
-                and (state.queue.waits or bool(state.claims))
-            )
-            self.review_us = Micros(now_us + order.review_us) if waits else None
+            stops = (order.preemption or order.defragment) and bool(state.placed)
+            waits = stops and (state.queue.waits or bool(state.claims))
+            pause_us = PAUSE_US if self.tries > TRIES_MAX else order.review_us
+            self.review_us = Micros(now_us + pause_us) if waits else None
 
     def _walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
         for number in sorted(state.claims):
@@ -146,12 +151,9 @@ class Turns:
     def _clear(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         """Nodes were kept for it when nobody there could be stopped yet: by now they may be."""
         claim = job.course.claim
-        if (
-            claim is None
-            or claim.victims
-            or not state.order.preemption
-            or self._is_denied(state, job.number, now_us)
-        ):
+        if claim is None or claim.victims or not state.order.preemption:
+            return None
+        if self._is_denied(state, job.number, now_us) or self._is_tired():
             return None
         plan = make_room(state, job, self._stoppable(state, now_us), now_us)
         if plan is None:
@@ -160,7 +162,7 @@ class Turns:
 
     def _make_room(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         key = state.queue.key_of(job)
-        if self._is_denied(state, key, now_us) or len(state.claims) >= CLAIMS_MAX:
+        if self._is_denied(state, key, now_us) or len(state.claims) >= CLAIMS_MAX or self._is_tired():
             return None
         plan = None
         if state.order.defragment:
@@ -172,6 +174,11 @@ class Turns:
         if plan is None:
             self._note_denied(key, now_us)
         return plan
+
+    def _is_tired(self) -> bool:
+        """This walk has tried often enough; the next one goes on."""
+        self.tries += 1
+        return self.tries > TRIES_MAX
 
     def _stoppable(self, state: ClusterState, now_us: Micros) -> list[Stoppable]:
         if self.stoppable is None:

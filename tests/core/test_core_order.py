@@ -11,6 +11,7 @@ from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.order import why_before
 from paceline.scheduler.core.preemption import Clearing
 from paceline.scheduler.core.settings import GPU_HOUR_US, Order, Settings
+from paceline.scheduler.core.turns import TRIES_MAX, Turns
 from paceline.spec.failures import FailureClass
 from paceline.spec.ids import Micros
 from paceline.spec.lifecycle import JobState
@@ -184,6 +185,17 @@ def test_who_could_not_be_stopped_when_its_node_was_kept_is_stopped_when_it_can_
     assert claim is not None and claim.victims == (young,)
     paddock.leaves(young)
     assert paddock.state_of(patient) is JobState.STARTING
+
+
+def test_a_walk_looks_for_so_many_whom_to_stop_and_the_next_goes_on(paddock: Paddock) -> None:
+    paddock.node_joins("n1", gpus=1, cpus=64)
+    runs(paddock, shape(gpus=1))
+    for cpus in range(1, TRIES_MAX + 5):
+        paddock.submit(shape(gpus=1, cpus=cpus))
+    turns, now_us = Turns(), Micros(paddock.now_us)
+    assert not list(turns.walk(paddock.state, now_us)) and len(turns.denied) == TRIES_MAX
+    assert turns.review_us is not None and turns.review_us < now_us + paddock.state.order.review_us
+    assert not list(turns.walk(paddock.state, turns.review_us)) and len(turns.denied) == TRIES_MAX + 4
 
 
 @pytest.mark.parametrize(("waiting", "lifted"), [(1, True), (2, False)])
