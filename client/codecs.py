@@ -252,6 +252,10 @@ def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
         cpu_milli=message.cpu_milli,
         cpu_milli_free=message.cpu_milli_free,
         waiting=message.waiting,
+        maintenance=tuple(
+            policy_views.Window(Micros(one.from_us), Micros(one.to_us), one.why)
+            for one in message.maintenance
+        ),
     )
 
 

@@ -53,6 +53,15 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """When a pool's nodes are under maintenance."""
+
+    from_us: Micros
+    to_us: Micros
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named group of nodes."""
 
@@ -76,3 +85,5 @@ class Pool:
     cpu_milli_free: int
     waiting: int
     """Jobs."""
+    maintenance: tuple[Window, ...]
+    """In the order of the policy, with those that are over."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from .fields import ENTRIES_MAX, Count, Line, Loose, Name, Number, refusal
+from .moments import moment_us, parse_moment
 from .parts import Model, Words
 from .policies import OnOff
 from .problems import Path, nearest, shown
@@ -22,6 +23,8 @@ QUEUES_MAX: Final = 2_000
 GPUS_MAX: Final = 1_000_000
 CPUS_MAX: Final = 100_000_000
 CLASSES_MAX: Final = 16
+WINDOWS_MAX: Final = 100
+"""Of one pool."""
 
 
 class Amount(Model):
@@ -59,6 +62,30 @@ class QueueSpec(Model):
     """The queues that it is made of."""
 
 
+def _moment(value: Any) -> str:
+    try:
+        return parse_moment(value if isinstance(value, str) else "")
+    except ValueError:
+        text = "expected a time with its zone, such as 2026-12-01T06:00Z or 2026-12-01T07:00+01:00"
+        raise refusal(f"{text}; found {shown(value)}") from None
+
+
+Moment = Annotated[
+    str, BeforeValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2026-12-01T06:00Z"]})
+]
+
+
+class WindowSpec(Model):
+    """A time at which a pool's nodes belong to those who repair them."""
+
+    from_: Moment = Field(alias="from")
+    """When it begins, with its zone, such as 2026-12-01T06:00Z: what runs there then saves and leaves."""
+    to: Moment
+    """When it ends, likewise."""
+    why: Line = ""
+    """What for; `pace why` says it."""
+
+
 class PoolSpec(Model):
     """Nodes that jobs ask for with `compute: NAME`."""
 
@@ -75,6 +102,8 @@ class PoolSpec(Model):
     default: bool = Field(default=False, strict=True)
     """Where jobs go that name no pool. Without a default pool they go to all nodes but those of pools that
     are only for some users or queues."""
+    maintenance: tuple[WindowSpec, ...] = Field(default=(), max_length=WINDOWS_MAX)
+    """When nobody's job runs there."""
 
 
 class UsageSpec(Model):
@@ -135,7 +164,7 @@ class PolicySpec(Model):
 
     def to_json(self) -> str:
         """Canonical JSON: equal policies have equal text, defaults included."""
-        plain = self.model_dump(mode="json", exclude_none=True)
+        plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -168,6 +197,13 @@ def refusals_of(spec: PolicySpec) -> Iterator[tuple[Path, str, str]]:
         for at, queue_name in enumerate(pool.queues or ()):
             if queue_name not in queues:
                 yield _unknown_queue(("pools", name, "queues", at), queue_name, queues)
+        for at, window in enumerate(pool.maintenance):
+            yield from _span_refusals(("pools", name, "maintenance", at), window.from_, window.to)
+
+
+def _span_refusals(at: Path, begin: str, end: str) -> Iterator[tuple[Path, str, str]]:
+    if moment_us(end) <= moment_us(begin):
+        yield (*at, "to"), f"expected a time after {begin}; found {end}", ""
 
 
 def _path(names: tuple[str, ...]) -> Path:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...spec.errors import NotFound
+from ...spec.moments import moment_text
 from ...spec.problems import nearest
 from .. import policy_views
 from . import output as out
@@ -108,7 +109,8 @@ def pools(settings: "Settings", output: str) -> None:
     \b
     JSON: {"pools": [POOL, ...]}; keys of a POOL: name, node_names, labels,
     users, queues (null: all), max_gpu_milli_per_job, default, nodes,
-    connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting.
+    connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting,
+    maintenance: [{"from_us", "to_us", "why"}, ...].
     """
     with open_client(settings) as client:
         found = client.pools()
@@ -119,6 +121,9 @@ def pools(settings: "Settings", output: str) -> None:
         out.hint("no pools: jobs go to any node that fits; `pace policy apply` makes some")
         return
     out.show_table(out.Table(POOL_COLUMNS, [_pool_row(pool) for pool in found]))
+    for pool in found:
+        for line in _window_lines(pool, out.now_us()):
+            out.show(out.wrapped(out.clean(line), 2))
 
 
 def _queue_row(queue: policy_views.Queue) -> tuple[str, ...]:
@@ -183,6 +188,17 @@ def _rules(pool: policy_views.Pool) -> Iterator[str]:
         yield f"queues {', '.join(pool.queues) or 'none'}"
     if pool.max_gpu_milli_per_job is not None:
         yield f"jobs of up to {pool.max_gpu_milli_per_job / 1000:g} GPUs"
+
+
+def _window_lines(pool: policy_views.Pool, now_us: int) -> Iterator[str]:
+    """Of those that are not over."""
+    for window in sorted(pool.maintenance, key=lambda window: window.from_us):
+        why = f" ({window.why})" if window.why else ""
+        span = f"from {moment_text(window.from_us)} to {moment_text(window.to_us)}"
+        if window.from_us <= now_us < window.to_us:
+            yield f"{pool.name} is under maintenance until {moment_text(window.to_us)}{why}"
+        elif now_us < window.from_us:
+            yield f"{pool.name} is under maintenance {span}{why}"
 
 
 def _first_said(amount: policy_views.Quota) -> str:

@@ -187,6 +187,33 @@ class QueueView(_message.Message):
 Global___QueueView: _TypeAlias = QueueView  # noqa: Y015
 
 @_typing.final
+class WindowView(_message.Message):
+    """When a pool's nodes are under maintenance; microseconds since 1970."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_US_FIELD_NUMBER: _builtins.int
+    TO_US_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    from_us: _builtins.int
+    to_us: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        from_us: _builtins.int = ...,
+        to_us: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "to_us", b"to_us", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowView: _TypeAlias = WindowView  # noqa: Y015
+
+@_typing.final
 class PoolsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,6 +288,7 @@ class PoolView(_message.Message):
     CPU_MILLI_FIELD_NUMBER: _builtins.int
     CPU_MILLI_FREE_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     all_users: _builtins.bool
     all_queues: _builtins.bool
@@ -285,6 +313,8 @@ class PoolView(_message.Message):
     def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def maintenance(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowView]: ...
     def __init__(
         self,
         *,
@@ -304,10 +334,11 @@ class PoolView(_message.Message):
         cpu_milli: _builtins.int = ...,
         cpu_milli_free: _builtins.int = ...,
         waiting: _builtins.int = ...,
+        maintenance: _abc.Iterable[Global___WindowView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_queues", b"all_queues", "all_users", b"all_users", "connected", b"connected", "cpu_milli", b"cpu_milli", "cpu_milli_free", b"cpu_milli_free", "default", b"default", "gpus", b"gpus", "gpus_free", b"gpus_free", "labels", b"labels", "max_gpu_milli_per_job", b"max_gpu_milli_per_job", "name", b"name", "node_names", b"node_names", "nodes", b"nodes", "queues", b"queues", "users", b"users", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_queues", b"all_queues", "all_users", b"all_users", "connected", b"connected", "cpu_milli", b"cpu_milli", "cpu_milli_free", b"cpu_milli_free", "default", b"default", "gpus", b"gpus", "gpus_free", b"gpus_free", "labels", b"labels", "maintenance", b"maintenance", "max_gpu_milli_per_job", b"max_gpu_milli_per_job", "name", b"name", "node_names", b"node_names", "nodes", b"nodes", "queues", b"queues", "users", b"users", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,7 +171,8 @@ def takes_work(state: ClusterState, node: Node) -> bool:
 
 def is_able(state: ClusterState, node: Node) -> bool:
     connected = node.contact is NodeContact.CONNECTED
-    return connected and node.cordon is None and node.node not in state.resting
+    open_now = node.node not in state.resting and node.node not in state.closed
+    return connected and node.cordon is None and open_now
 
 
 def can_ever(state: ClusterState, demand: GangDemand) -> bool:

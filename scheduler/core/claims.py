@@ -35,7 +35,7 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     claim = job.course.claim
     assert claim is not None
     nodes = [state.nodes[name] for name in claim.kept]
-    gone = next((node for node in nodes if not node.in_service), None)
+    gone = next((node for node in nodes if not node.in_service or node.node in state.closed), None)
     if gone is not None:
         return Plan(None, (ClaimDropped(now_us, job.number, f"{gone.name} takes no work now"),))
     if not all(is_able(state, node) for node in nodes):

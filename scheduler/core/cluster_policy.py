@@ -45,6 +45,15 @@ class QueuePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A time at which a pool's nodes are under maintenance."""
+
+    from_us: int
+    to_us: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPolicy:
     """Nodes by name (with * and ?), or by labels that they all have."""
 
@@ -54,6 +63,7 @@ class PoolPolicy:
     queues: tuple[str, ...] | None = None
     max_gpu_milli_per_job: int | None = None
     default: bool = False
+    maintenance: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

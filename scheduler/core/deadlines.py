@@ -3,6 +3,7 @@
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .job import Job
+from .maintenance import maintenance_deadline
 from .node import Node
 from .state import ClusterState
 
@@ -69,10 +70,9 @@ def task_lease_end(state: ClusterState, node: Node, job: Job) -> int:
 
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which time alone changes something for the node."""
-    silence = _silence_deadline(state, node)
-    if node.node not in state.resting:
-        return silence
-    return node.rests_until_us if silence is None else min(silence, node.rests_until_us)
+    rests = node.rests_until_us if node.node in state.resting else None
+    moments = (_silence_deadline(state, node), rests, maintenance_deadline(state, node))
+    return min((at_us for at_us in moments if at_us is not None), default=None)
 
 
 def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:

@@ -10,6 +10,7 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
+from .maintenance import closing_of
 from .node import Node, fresh_load
 from .state import ClusterState
 from .stranding import is_stranded
@@ -58,6 +59,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         assert old is not None
         del state.nodes[old.node], state.loads[old.node]
         state.resting.discard(old.node)
+        state.closed.discard(old.node)
         state.timers.drop((1, old.node))
         state.changes.add(old.node, len(state.nodes))
         return None
@@ -76,8 +78,22 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         for number in sorted({key.job for key in state.loads[new.node].tasks}):
             _note_stranded(state, state.jobs[number])
     _note_resting(state, new)
+    note_closed(state, new)
     set_node_timer(state, new)
     return new
+
+
+def note_closed(state: ClusterState, node: Node) -> None:
+    """By the maintenance windows of its pools."""
+    closes = closing_of(state, node, state.last_at_us) is not None
+    if closes == (node.node in state.closed):
+        return
+    state.freed += 1
+    state.changes.add(node.node, len(state.nodes))
+    if closes:
+        state.closed.add(node.node)
+    else:
+        state.closed.remove(node.node)
 
 
 def set_node_timer(state: ClusterState, node: Node) -> None:
@@ -93,6 +109,7 @@ def settle_timers(state: ClusterState, now_us: Micros) -> None:
             node = state.nodes.get(name)
             if node is not None:
                 _note_resting(state, node)
+                note_closed(state, node)
                 set_node_timer(state, node)
             continue
         job = state.jobs.get(name)

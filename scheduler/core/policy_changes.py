@@ -6,9 +6,10 @@ from typing import Final
 
 from ...spec.errors import Conflict
 from ...spec.ids import JobId, Micros
+from ...spec.moments import moment_text
 from .admin_stimuli import ApplyPolicy
 from .amounts import cpus_text, duration_text, milli_gpus_text
-from .cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy, UserAmount
+from .cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy, UserAmount, Window
 from .effects import Plan
 from .policy_events import PolicyChanged
 from .settings import GPU_HOUR_US, Order
@@ -121,7 +122,13 @@ def _words_of_pool(pool: PoolPolicy) -> Words:
         "queues": _names(pool.queues),
         "max_gpus_per_job": "" if most is None else f"{most / 1000:g}",
         "default": "yes" if pool.default else "",
+        "maintenance": "; ".join(_window_text(window) for window in pool.maintenance),
     }
+
+
+def _window_text(window: Window) -> str:
+    why = f" ({window.why})" if window.why else ""
+    return f"{moment_text(window.from_us)} to {moment_text(window.to_us)}{why}"
 
 
 def _other_words(policy: ClusterPolicy) -> Words:

@@ -6,6 +6,7 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ...spec.failures import FailureClass
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
@@ -16,6 +17,7 @@ from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text
 from .holds import hold_reason
 from .job import Job, TaskState, may_grow
+from .maintenance import closing_of, closing_text, next_window
 from .moves import moves_reason
 from .node import Cordon, Node
 from .order import ahead_of
@@ -45,7 +47,11 @@ def why(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.placed:
         stranded = (_stranded_reason(state, job, now_us),) if job.number in state.stranded else ()
         contact = _contact_reasons(state, job, now_us)
-        placed = (_placed_reason(state, job, now_us), *_size_reason(state, job, now_us))
+        placed = (
+            _placed_reason(state, job, now_us),
+            *_size_reason(state, job, now_us),
+            *_window_reason(state, job, now_us),
+        )
         return Why((*stranded, *contact, *placed))
     return _why_waiting(state, job, now_us)
 
@@ -70,7 +76,15 @@ def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | Non
     if node.node in state.resting and connected:
         hint = f"see what is wrong on {node.name}; it gets work again by itself"
         return Reason("refuses", resting_text(node, now_us), hint, {"refusals": node.refusals})
-    return None if connected else _silence(state, node, now_us, exclusive=False)
+    if not connected:
+        return _silence(state, node, now_us, exclusive=False)
+    closing = closing_of(state, node, now_us)
+    if closing is None:
+        return None
+    left = tasks_left(state, node)
+    tasks = f"; {left} task{'s' if left != 1 else ''} left" if left else ""
+    hint = "it opens by itself: `pace policy show` has the windows"
+    return Reason("maintenance", closing_text(closing, now_us) + tasks, hint, {"tasks_left": left})
 
 
 def _cordoned_reason(state: ClusterState, node: Node, cordon: Cordon, now_us: Micros) -> Reason:
@@ -206,6 +220,21 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
     }
     hint = "it grows by itself, from a checkpoint, when there is room and nobody waits for it"
     return (Reason(SMALLER, text, hint, fields),)
+
+
+def _window_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
+    """The maintenance that it will leave for, if it still runs then."""
+    if job.course.stop is not None:
+        return ()
+    found = [next_window(state, state.nodes[task.node], now_us) for task in job.tasks]
+    first = min((one for one in found if one is not None), key=lambda one: one.window.from_us, default=None)
+    if first is None:
+        return ()
+    then = "saves and goes on elsewhere" if FailureClass.PREEMPTED in job.shape.policy.retry_on else "ends"
+    fields: dict[str, str | int] = {"pool": first.pool, "from_us": first.window.from_us}
+    fields["to_us"] = first.window.to_us
+    text = f"{closing_text(first, now_us)}: it {then} then"
+    return (Reason("maintenance-ahead", text, "", fields),)
 
 
 def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:

@@ -13,6 +13,7 @@ from .gpu_shortage import most_gpus, never_gpus_text, others_text
 from .gpus import sick_texts
 from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
+from .maintenance import closed_text
 from .node import Load, Node, free_matching, gpu_groups, gpus_matching, matches
 from .pools import pool_nodes
 from .reason import Reason
@@ -43,7 +44,7 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in pool_nodes(state, demand.pool) if node.contact is not NodeContact.LOST]
     if not nodes:
-        return _nobody(state, demand, _needs(demand))
+        return _nobody(state, demand, _needs(demand), now_us)
     text = _never_text(nodes, demand, state.settings.topology_levels)
     lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
@@ -79,7 +80,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
     if not connected and not resting and not state.claimed:
-        return _nobody(state, demand, needs)
+        return _nobody(state, demand, needs, now_us)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     least = demand.instance_count_min
     levels = state.settings.topology_levels
@@ -128,15 +129,21 @@ def nodes_text(
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
-    cordoned = cordoned_text(state, demand)
-    return f"{text}; {cordoned}" if cordoned else text
+    return "; ".join(filter(None, [text, *_out_of_use(state, demand, now_us)]))
+
+
+def _out_of_use(state: ClusterState, demand: GangDemand, now_us: Micros) -> list[str]:
+    """What is cordoned, and what is closed for maintenance, where it could help."""
+    nodes = list(pool_nodes(state, demand.pool))
+    rooms = {node.node: most_tasks(node.inventory, demand) for node in nodes if node.node in state.closed}
+    return list(filter(None, [cordoned_text(state, demand), closed_text(state, nodes, rooms, now_us)]))
 
 
 def _needs(demand: GangDemand) -> str:
     return f"needs {demand_text(demand)}{where_text(demand)}"
 
 
-def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
+def _nobody(state: ClusterState, demand: GangDemand, needs: str, now_us: Micros) -> Reason:
     nodes = list(pool_nodes(state, demand.pool))
     if not nodes and not demand.pool and state.nodes:
         hint = "name one of the pools with `compute`: `pace pools` lists them"
@@ -144,12 +151,16 @@ def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
     if not nodes:
         which = f"node of pool {demand.pool}" if demand.pool else "node"
         return Reason("no-nodes", f"{needs}; no {which} has joined yet", START_AGENT)
-    others = [node for node in nodes if node.cordon is None]
+    out_of_use = _out_of_use(state, demand, now_us)
+    others = [node for node in nodes if node.cordon is None and node.node not in state.closed]
+    if out_of_use and not others and any(node.node in state.closed for node in nodes):
+        text = "; ".join([needs, *out_of_use])
+        return Reason("maintenance", text, "it starts by itself when they open", {"nodes": len(nodes)})
     silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
     lost = len(others) - silent
     text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"
-    if cordoned := cordoned_text(state, demand):
-        text = f"{text}; {cordoned}" if others else f"{needs}; {cordoned}"
+    if out_of_use:
+        text = "; ".join([text if others else needs, *out_of_use])
     return Reason("no-contact", text, "look at the agents", {"silent": silent, "lost": lost})
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact
+from .candidates import is_able
 from .cluster_policy import ROOT, PoolPolicy, QueuePolicy
 from .fair import Levels
 from .order import Standing, standing
@@ -89,7 +90,7 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
     for name, pool in state.policy.pools.items():
         nodes = [node for node in state.nodes.values() if holds(pool, node)]
         here = [node for node in nodes if node.contact is NodeContact.CONNECTED]
-        takes = [node for node in here if node.cordon is None and node.node not in state.resting]
+        takes = [node for node in here if is_able(state, node)]
         yield PoolStanding(
             name,
             pool,

@@ -1,8 +1,8 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the policy, the counters and the suspicion are the state proper. `loads`, `queue`, `held`,
-`stranded`, `small`, `placed`, `claims`, `resting`, `timers` are indexes: they follow from the state proper
-and are built anew by recovery.
+`stranded`, `small`, `placed`, `claims`, `resting`, `closed`, `timers` are indexes: they follow from the
+state proper and are built anew by recovery.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,6 +62,8 @@ class ClusterState:
     """Who put it in force, and when; never: nobody has."""
     tree: QueueTree = field(default_factory=QueueTree)
     """Of the policy's queues: an index."""
+    timed: tuple[str, ...] = ()
+    """Pools of the policy that have maintenance windows: an index."""
     jobs: dict[JobId, Job] = field(default_factory=dict)
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     shapes: dict[Shape, Shape] = field(default_factory=dict)
@@ -86,6 +88,8 @@ class ClusterState:
     """Of the nodes in service."""
     resting: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because they refused."""
+    closed: set[NodeId] = field(default_factory=set)
+    """Nodes that get no work for a while, because of a maintenance window, see maintenance.py."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)
     """Step times of running gangs: news, as contact is."""
     rate: FaultRate = NO_RATE

@@ -10,6 +10,7 @@ from ...proto.limits import DOCUMENT_BYTES_MAX, NAME_CHARACTERS_MAX
 from ...spec.cluster_policy import Amount, PolicySpec, PoolSpec, QueueSpec, UserAmount, each_queue
 from ...spec.errors import LimitExceeded
 from ...spec.ids import Micros
+from ...spec.moments import moment_us
 from ...spec.policy_reading import parse_canonical_policy
 from ..core import cluster_policy as core
 from ..core.admin_stimuli import ApplyPolicy
@@ -106,6 +107,10 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
         cpu_milli=one.cpu_milli,
         cpu_milli_free=one.cpu_milli_free,
         waiting=one.waiting,
+        maintenance=[
+            policy_pb2.WindowView(from_us=window.from_us, to_us=window.to_us, why=window.why)
+            for window in pool.maintenance
+        ],
     )
 
 
@@ -145,7 +150,8 @@ def _queue(spec: QueueSpec) -> core.QueuePolicy:
 
 def _pool(spec: PoolSpec) -> core.PoolPolicy:
     most = _milli(spec.max_gpus_per_job)
-    return core.PoolPolicy(spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default)
+    windows = tuple(core.Window(moment_us(one.from_), moment_us(one.to), one.why) for one in spec.maintenance)
+    return core.PoolPolicy(spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default, windows)
 
 
 def _amount(spec: Amount) -> core.Amount:

@@ -2,7 +2,10 @@
 
 import getpass
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -137,6 +140,51 @@ def test_what_there_is_of_queues_quotas_and_pools(
         ["rest", "(default)", "1", "-", "1", "of", "4", "1", "all"],
     ]
     assert all(len(line) <= 80 for line in told.splitlines())
+
+
+def windowed(at_s: float, begin_s: float, end_s: float) -> str:
+    """A policy by which the node fast is under maintenance then."""
+    span = ", ".join(
+        f"{key}: {datetime.fromtimestamp(at_s + offset_s, UTC).isoformat(timespec='seconds')}"
+        for key, offset_s in (("from", begin_s), ("to", end_s))
+    )
+    fast = f'{{nodes: "*-0", maintenance: [{{{span}, why: new drives}}]}}'
+    return f'order: {{min_run_minutes: 0}}\npools:\n  fast: {fast}\n  rest: {{nodes: "*-1", default: true}}\n'
+
+
+def test_a_maintenance_window_is_told_and_empties_the_pool(
+    pace: Pace, cluster: Cluster, file: Path, output: Output
+) -> None:
+    """What runs is told to leave when it begins, and starts again when it is called off."""
+    now_s = time.time()
+    file.write_text(windowed(now_s, 3600, 7200))
+    assert pace("policy", "apply", file) == 0
+    job = cluster.submit_text("command: sleep 600\ncompute: fast\ngrace_s: 1")
+    cluster.wait_state(job, "RUNNING")
+    output()
+    assert pace("pools") == 0
+    assert re.search(
+        r"\nfast is under maintenance from \S+ \S+ UTC to \S+ \S+ UTC\s+\(new drives\)\n", output()
+    )
+    assert pace("why", job) == 0
+    assert "it saves and goes on elsewhere then" in " ".join(output().split())
+    file.write_text(windowed(now_s, -60, 7200))
+    assert pace("policy", "apply", file) == 0
+    waits = cluster.wait_state(job, "QUEUED")
+    assert waits.attempt == 1
+    output()
+    assert pace("why", job) == 0
+    told = " ".join(output().split())
+    assert "1 of 1 nodes is closed (pool fast is under maintenance until" in told and "(new drives)" in told
+    assert pace("pools", "-o", "json") == 0
+    [fast, rest] = json.loads(output())["pools"]
+    assert fast["maintenance"][0]["why"] == "new drives" and rest["maintenance"] == []
+    assert fast["cpu_milli_free"] == 0 < rest["cpu_milli_free"]
+    assert pace("nodes") == 0
+    assert "pool fast is" in output()
+    file.write_text(windowed(now_s, -60, -30))
+    assert pace("policy", "apply", file) == 0
+    assert cluster.wait_state(job, "RUNNING").attempt == 2
 
 
 async def test_the_async_client_has_the_same_verbs(cluster: Cluster, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 from paceline.spec.cluster_policy import PolicySpec
+from paceline.spec.moments import moment_text, moment_us, parse_moment
 from paceline.spec.policy_reading import parse_canonical_policy, parse_policy, policy_yaml
 from paceline.spec.problems import InvalidDocument
 
@@ -32,6 +33,10 @@ pools:
     queues:
     - research
     default: true
+    maintenance:
+    - from: 2026-12-01T06:00Z
+      to: 2026-12-01T10:00Z
+      why: new drives
 order:
   class_limits_gpu_hours:
   - 2
@@ -87,6 +92,23 @@ def test_it_is_read_and_written_as_the_same() -> None:
             "pools: {a: {nodes: x, queues: [q]}}",
             "pools.a.queues[0]: expected a queue of this policy; found 'q'",
         ),
+        (
+            "pools:\n  a:\n    nodes: x\n    maintenance:\n    - {from: 2026-12-01, to: 2026-12-02T06:00Z}",
+            "p.yaml:5:14: pools.a.maintenance[0].from: expected a time with its zone, such as 2026-12-01T06:00Z "
+            "or 2026-12-01T07:00+01:00; found '2026-12-01'",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z}]}}",
+            "p.yaml:1:37: pools.a.maintenance[0]: required key 'to' is missing",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z, to: 2026-12-01T07:00+01:00}]}}",
+            "pools.a.maintenance[0].to: expected a time after 2026-12-01T06:00Z; found 2026-12-01T06:00Z",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z, wyh: disks}]}}",
+            "p.yaml:1:63: pools.a.maintenance[0].wyh: unknown key; did you mean 'why'?",
+        ),
         ("order: {class_limits_gpu_hours: [4, 1]}", "order.class_limits_gpu_hours: expected growing numbers"),
         ("order: {preemption: maybe}", "expected on or off; found 'maybe'"),
     ],
@@ -95,6 +117,27 @@ def test_what_is_wrong_is_told_with_its_place(text: str, said: str) -> None:
     with pytest.raises(InvalidDocument) as refused:
         parse_policy(text, "p.yaml")
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("2026-12-01T06:00Z", "2026-12-01T06:00Z"),
+        ("2026-12-01 07:00+01:00", "2026-12-01T06:00Z"),
+        ("2026-12-01T00:00:05-06:00", "2026-12-01T06:00:05Z"),
+    ],
+)
+def test_moments_are_kept_in_utc(written: str, kept: str) -> None:
+    assert parse_moment(written) == kept and parse_moment(kept) == kept
+    assert moment_text(moment_us(kept)) == kept.replace("T", " ").replace("Z", " UTC")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "2026-12-01T06:00", "0001-01-01T00:00+23:00", "2026-13-01T06:00Z"]
+)
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_moment(text)
 
 
 def test_a_tree_has_bounds() -> None:
