@@ -71,8 +71,8 @@ def test_what_runs_when_it_begins_saves_and_goes_on_when_it_ends(paddock: Paddoc
     assert paddock.nodes_of(job) == ["f1"]
     [_, ahead] = paddock.why(job).reasons
     assert ahead.text == (
-        "pool fast is under maintenance from 1970-01-12 14:46:40 UTC to 1970-01-12 16:46:40 UTC (new drives), "
-        "which begins in 1 h 0 min: it saves and goes on elsewhere then"
+        "pool fast is under maintenance from 1970-01-12 14:46:40 UTC to 1970-01-12 16:46:40 UTC "
+        "(new drives), which begins in 1 h 0 min: it saves and goes on elsewhere then"
     )
     goes_on(paddock, 59)
     assert not paddock.stops_sent(job)
@@ -87,8 +87,8 @@ def test_what_runs_when_it_begins_saves_and_goes_on_when_it_ends(paddock: Paddoc
     [reason, *_] = paddock.why(job).reasons
     assert (reason.code, reason.text) == (
         "maintenance",
-        "needs 1 task with 4 cpus of pool fast; 2 of 2 nodes are closed (pool fast is under maintenance until "
-        "1970-01-12 16:46:40 UTC (new drives), 2 h 0 min more): they would have room for 2 tasks",
+        "needs 1 task with 4 cpus of pool fast; 2 of 2 nodes are closed (pool fast is under maintenance "
+        "until 1970-01-12 16:46:40 UTC (new drives), 2 h 0 min more): they would have room for 2 tasks",
     )
     goes_on(paddock, 179)
     assert paddock.state_of(job) is JobState.QUEUED
@@ -122,8 +122,8 @@ def test_nobody_starts_who_would_be_stopped_before_it_has_run_its_least_time(pad
     [second] = paddock.submit(shape(cpus=4, pool="fast"))
     assert paddock.state_of(first) is JobState.RUNNING and paddock.state_of(second) is JobState.QUEUED
     assert note(paddock, "f2") == (
-        "pool fast is under maintenance from 1970-01-12 14:46:40 UTC to 1970-01-12 16:46:40 UTC (new drives), "
-        "which begins in 10 min 0 s"
+        "pool fast is under maintenance from 1970-01-12 14:46:40 UTC to 1970-01-12 16:46:40 UTC "
+        "(new drives), which begins in 10 min 0 s"
     )
     [reason, *_] = paddock.why(second).reasons
     assert "2 of 2 nodes are closed (pool fast is under maintenance from" in reason.text

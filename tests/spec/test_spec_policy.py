@@ -94,8 +94,8 @@ def test_it_is_read_and_written_as_the_same() -> None:
         ),
         (
             "pools:\n  a:\n    nodes: x\n    maintenance:\n    - {from: 2026-12-01, to: 2026-12-02T06:00Z}",
-            "p.yaml:5:14: pools.a.maintenance[0].from: expected a time with its zone, such as 2026-12-01T06:00Z "
-            "or 2026-12-01T07:00+01:00; found '2026-12-01'",
+            "p.yaml:5:14: pools.a.maintenance[0].from: expected a time with its zone, such as "
+            "2026-12-01T06:00Z or 2026-12-01T07:00+01:00; found '2026-12-01'",
         ),
         (
             "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z}]}}",
