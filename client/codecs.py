@@ -256,6 +256,20 @@ def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
             policy_views.Window(Micros(one.from_us), Micros(one.to_us), one.why)
             for one in message.maintenance
         ),
+        reservations=tuple(to_reservation(one) for one in message.reservations),
+    )
+
+
+def to_reservation(message: policy_pb2.ReservationView) -> policy_views.Reservation:
+    return policy_views.Reservation(
+        name=message.name,
+        from_us=Micros(message.from_us),
+        to_us=Micros(message.to_us),
+        nodes=message.nodes,
+        node_names=tuple(message.node_names),
+        users=None if message.all_users else tuple(message.users),
+        queues=None if message.all_queues else tuple(message.queues),
+        why=message.why,
     )
 
 

@@ -62,6 +62,22 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes of a pool that are kept for some, whose jobs ask for them with `compute: POOL/NAME`."""
+
+    name: str
+    from_us: Micros
+    to_us: Micros
+    nodes: int
+    """As many as are asked for."""
+    node_names: tuple[str, ...]
+    """Those that it has."""
+    users: tuple[str, ...] | None
+    queues: tuple[str, ...] | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named group of nodes."""
 
@@ -87,3 +103,5 @@ class Pool:
     """Jobs."""
     maintenance: tuple[Window, ...]
     """In the order of the policy, with those that are over."""
+    reservations: tuple[Reservation, ...]
+    """Likewise."""

@@ -130,7 +130,7 @@ class Rehearsal:
     def busy(self) -> bool:
         """Somebody runs or comes back into line, or nodes will open: else nobody who waits ever starts."""
         state = self.engine.state
-        return bool(self._moments or state.held or state.closed)
+        return bool(self._moments or state.held or state.closed or state.spans)
 
     def tell(self, *told: s.Stimulus) -> list[object]:
         """The answers. What it starts has started before the next moment. Raises the first refusal."""

@@ -24,7 +24,8 @@ GPUS_MAX: Final = 1_000_000
 CPUS_MAX: Final = 100_000_000
 CLASSES_MAX: Final = 16
 WINDOWS_MAX: Final = 100
-"""Of one pool."""
+"""Of one pool; so many reservations, too."""
+NODES_MAX: Final = 1_000_000
 
 
 class Amount(Model):
@@ -86,6 +87,23 @@ class WindowSpec(Model):
     """What for; `pace why` says it."""
 
 
+class ReservationSpec(Model):
+    """Nodes of a pool that are kept for some; jobs ask for them with `compute: POOL/NAME`."""
+
+    from_: Moment = Field(alias="from")
+    """When it begins, with its zone, such as 2026-12-01T06:00Z: who runs there and is not of it leaves."""
+    to: Moment
+    """When it ends, likewise; what runs there goes on."""
+    nodes: Count = Field(ge=1, le=NODES_MAX)
+    """How many: the first of the pool by name that no other reservation has then."""
+    users: Words | None = None
+    """Whose jobs may ask for it; absent: those of all users, where `queues` says of which queues."""
+    queues: Words | None = None
+    """Of which queues (and those below them) jobs may ask for it; absent: of all."""
+    why: Line = ""
+    """What for; `pace why` says it."""
+
+
 class PoolSpec(Model):
     """Nodes that jobs ask for with `compute: NAME`."""
 
@@ -104,6 +122,8 @@ class PoolSpec(Model):
     are only for some users or queues."""
     maintenance: tuple[WindowSpec, ...] = Field(default=(), max_length=WINDOWS_MAX)
     """When nobody's job runs there."""
+    reservations: dict[Name, ReservationSpec] = Field(default={}, max_length=WINDOWS_MAX)
+    """Nodes that are kept for some users or queues during a span."""
 
 
 class UsageSpec(Model):
@@ -194,11 +214,23 @@ def refusals_of(spec: PolicySpec) -> Iterator[tuple[Path, str, str]]:
             yield ("pools", name), "expected nodes or labels: which nodes are in it", ""
         if pool.default and name != defaults[0]:
             yield ("pools", name, "default"), f"the pool {defaults[0]} is the default already", ""
-        for at, queue_name in enumerate(pool.queues or ()):
-            if queue_name not in queues:
-                yield _unknown_queue(("pools", name, "queues", at), queue_name, queues)
+        yield from _queue_refusals(("pools", name), pool.queues, queues)
         for at, window in enumerate(pool.maintenance):
             yield from _span_refusals(("pools", name, "maintenance", at), window.from_, window.to)
+        for title, kept in pool.reservations.items():
+            path: Path = ("pools", name, "reservations", title)
+            yield from _span_refusals(path, kept.from_, kept.to)
+            yield from _queue_refusals(path, kept.queues, queues)
+            if kept.users is None and kept.queues is None:
+                yield path, "expected users or queues: whom the nodes are kept for", ""
+
+
+def _queue_refusals(
+    at: Path, named: tuple[str, ...] | None, queues: dict[str, Any]
+) -> Iterator[tuple[Path, str, str]]:
+    for index, name in enumerate(named or ()):
+        if name not in queues:
+            yield _unknown_queue((*at, "queues", index), name, queues)
 
 
 def _span_refusals(at: Path, begin: str, end: str) -> Iterator[tuple[Path, str, str]]:

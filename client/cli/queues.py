@@ -35,6 +35,7 @@ QUOTA_COLUMNS = (
     out.Column("guaranteed", right=True),
     out.Column("at most", right=True),
 )
+NODES_SHOWN = 8
 POOL_COLUMNS = (
     out.Column("pool", flex=True),
     out.Column("nodes", right=True),
@@ -110,7 +111,8 @@ def pools(settings: "Settings", output: str) -> None:
     JSON: {"pools": [POOL, ...]}; keys of a POOL: name, node_names, labels,
     users, queues (null: all), max_gpu_milli_per_job, default, nodes,
     connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting,
-    maintenance: [{"from_us", "to_us", "why"}, ...].
+    maintenance: [{"from_us", "to_us", "why"}, ...], reservations: [{"name",
+    "from_us", "to_us", "nodes", "node_names", "users", "queues", "why"}, ...].
     """
     with open_client(settings) as client:
         found = client.pools()
@@ -199,6 +201,24 @@ def _window_lines(pool: policy_views.Pool, now_us: int) -> Iterator[str]:
             yield f"{pool.name} is under maintenance until {moment_text(window.to_us)}{why}"
         elif now_us < window.from_us:
             yield f"{pool.name} is under maintenance {span}{why}"
+    for one in sorted(pool.reservations, key=lambda one: one.from_us):
+        if now_us < one.to_us:
+            yield _reserved_line(pool.name, one, begun=one.from_us <= now_us)
+
+
+def _reserved_line(pool: str, one: policy_views.Reservation, *, begun: bool) -> str:
+    """`fast/exam: n1, n2 are reserved for users ann until 2026-12-01 10:00 UTC (grading)`."""
+    whom = [] if one.users is None else [f"users {', '.join(one.users)}"]
+    whom += [] if one.queues is None else [f"queues {', '.join(one.queues)}"]
+    names = ", ".join(one.node_names[:NODES_SHOWN]) or "no node"
+    more = len(one.node_names) - NODES_SHOWN
+    names += f" and {more} more" if more > 0 else ""
+    lacks = f" ({len(one.node_names)} of {one.nodes})" if len(one.node_names) < one.nodes else ""
+    until = moment_text(one.to_us)
+    span = f"until {until}" if begun else f"from {moment_text(one.from_us)} to {until}"
+    verb = "are" if len(one.node_names) > 1 else "is"
+    why = f" ({one.why})" if one.why else ""
+    return f"{pool}/{one.name}: {names}{lacks} {verb} reserved for {'; '.join(whom)} {span}{why}"
 
 
 def _first_said(amount: policy_views.Quota) -> str:

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from ...spec.errors import InvalidRequest, NotFound, PacelineError
+from ...spec.ids import Micros
+from ...spec.moments import moment_text
 from ...spec.problems import nearest
 from .amounts import milli_gpus_text
-from .cluster_policy import ROOT, ClusterPolicy, PoolPolicy
+from .cluster_policy import ROOT, ClusterPolicy, PoolPolicy, Reservation
 from .job import Shape
 from .queues import parent_of, path_of
 from .stimuli import NewJob
@@ -13,11 +15,11 @@ from .stimuli import NewJob
 NAMED_MAX = 5
 
 
-def admitted(policy: ClusterPolicy, new: NewJob, user: str) -> Shape:
+def admitted(policy: ClusterPolicy, new: NewJob, user: str, now_us: Micros) -> Shape:
     """What it asks, with the queue and the pool that it comes to. Raises NotFound with the nearest name,
     InvalidRequest where it may not go."""
     queue = _queue(policy, new, user)
-    pool = _pool(policy, new, user, queue)
+    pool = _pool(policy, new, user, queue, now_us)
     if queue == new.shape.queue and pool == new.shape.demand.pool:
         return new.shape
     return replace(new.shape, queue=queue, demand=replace(new.shape.demand, pool=pool))
@@ -37,8 +39,9 @@ def _queue(policy: ClusterPolicy, new: NewJob, user: str) -> str:
     return queue
 
 
-def _pool(policy: ClusterPolicy, new: NewJob, user: str, queue: str) -> str:
-    name = new.shape.demand.pool
+def _pool(policy: ClusterPolicy, new: NewJob, user: str, queue: str, now_us: Micros) -> str:
+    asked = new.shape.demand.pool
+    name, _, reserved = asked.partition("/")
     if not policy.pools:
         return ""  # any node, as the client was told
     if not name:
@@ -47,16 +50,29 @@ def _pool(policy: ClusterPolicy, new: NewJob, user: str, queue: str) -> str:
     if pool is None:
         raise _unknown("pool", name, new, list(policy.pools))
     refusal = _refusal(pool, name, new, user, queue)
+    if reserved and not refusal:
+        reservation = pool.reservations.get(reserved)
+        if reservation is None:
+            raise _unknown("reservation", asked, new, [f"{name}/{one}" for one in pool.reservations])
+        refusal = _not_for(reservation, f"reservation {asked}", user, queue)
+        if now_us >= reservation.to_us:
+            refusal = f"reservation {asked} is over since {moment_text(reservation.to_us)}"
     if refusal:
         raise InvalidRequest(_of(new, refusal), hint="`pace pools` lists what there is", pool=name)
-    return name
+    return asked
+
+
+def _not_for(what: PoolPolicy | Reservation, title: str, user: str, queue: str) -> str:
+    if what.users is not None and user not in what.users:
+        return f"{title} is for {_named(what.users)}; not for {user or 'nobody'}"
+    if what.queues is not None and not set(path_of(queue)) & set(what.queues):
+        return f"{title} is for the queues {_named(what.queues)}; not for {queue or 'the root'}"
+    return ""
 
 
 def _refusal(pool: PoolPolicy, name: str, new: NewJob, user: str, queue: str) -> str:
-    if pool.users is not None and user not in pool.users:
-        return f"pool {name} is for {_named(pool.users)}; not for {user or 'nobody'}"
-    if pool.queues is not None and not set(path_of(queue)) & set(pool.queues):
-        return f"pool {name} is for the queues {_named(pool.queues)}; not for {queue or 'the root'}"
+    if refusal := _not_for(pool, f"pool {name}", user, queue):
+        return refusal
     need, most = new.shape.demand.per_task, pool.max_gpu_milli_per_job
     asked = new.shape.demand.instance_count_min * need.gpus_milli
     if most is not None and asked > most:
@@ -66,7 +82,8 @@ def _refusal(pool: PoolPolicy, name: str, new: NewJob, user: str, queue: str) ->
 
 def _unknown(kind: str, name: str, new: NewJob, known: list[str]) -> PacelineError:
     near = nearest(name, known)
-    hint = f"did you mean {near}?" if near else f"`pace {kind}s` lists what there is"
+    lists = "pace queues" if kind == "queue" else "pace pools"
+    hint = f"did you mean {near}?" if near else f"`{lists}` lists what there is"
     return NotFound(_of(new, f"there is no {kind} {name}"), hint=hint, **{kind: name})
 
 

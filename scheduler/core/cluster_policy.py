@@ -54,6 +54,18 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """So many nodes of a pool that are kept for some."""
+
+    from_us: int
+    to_us: int
+    nodes: int
+    users: tuple[str, ...] | None = None
+    queues: tuple[str, ...] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPolicy:
     """Nodes by name (with * and ?), or by labels that they all have."""
 
@@ -64,6 +76,7 @@ class PoolPolicy:
     max_gpu_milli_per_job: int | None = None
     default: bool = False
     maintenance: tuple[Window, ...] = ()
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from ...spec.lifecycle import JobState, NodeContact
 from .job import Job
 from .maintenance import maintenance_deadline
 from .node import Node
+from .reservations import bounds_of
 from .state import ClusterState
 
 
@@ -71,7 +72,8 @@ def task_lease_end(state: ClusterState, node: Node, job: Job) -> int:
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which time alone changes something for the node."""
     rests = node.rests_until_us if node.node in state.resting else None
-    moments = (_silence_deadline(state, node), rests, maintenance_deadline(state, node))
+    moments = [_silence_deadline(state, node), rests, maintenance_deadline(state, node)]
+    moments += (Micros(at_us) for at_us in bounds_of(state, node))
     return min((at_us for at_us in moments if at_us is not None), default=None)
 
 

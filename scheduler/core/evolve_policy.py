@@ -3,7 +3,7 @@
 from typing import Final
 
 from .cluster_policy import tree_of
-from .indexes import note_closed, set_node_timer
+from .indexes import note_closed, set_node_timer, settle_reservations
 from .policy_events import PolicyChanged
 from .state import ClusterState, Handlers, Touched
 
@@ -18,6 +18,7 @@ def take_policy(state: ClusterState, event: PolicyChanged) -> None:
     state.ever.clear()
     state.candidates.clear()
     state.freed += 1
+    settle_reservations(state)
     for node in state.nodes.values():
         note_closed(state, node)
         set_node_timer(state, node)

@@ -12,6 +12,7 @@ from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
 from .maintenance import closing_of
 from .node import Node, fresh_load
+from .reservations import assign, changes_assignment, note_time
 from .state import ClusterState
 from .stranding import is_stranded
 from .weights import gang_milli, weight_milli
@@ -60,6 +61,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         del state.nodes[old.node], state.loads[old.node]
         state.resting.discard(old.node)
         state.closed.discard(old.node)
+        _note_assignment(state, old, new)
         state.timers.drop((1, old.node))
         state.changes.add(old.node, len(state.nodes))
         return None
@@ -79,8 +81,24 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
             _note_stranded(state, state.jobs[number])
     _note_resting(state, new)
     note_closed(state, new)
+    _note_assignment(state, old, new)
     set_node_timer(state, new)
     return new
+
+
+def settle_reservations(state: ClusterState) -> None:
+    """Their nodes are chosen anew."""
+    before = state.kept
+    assign(state)
+    note_time(state)
+    for name in sorted(state.kept.keys() | before.keys()):
+        if state.kept.get(name) != before.get(name) and name in state.nodes:
+            set_node_timer(state, state.nodes[name])
+
+
+def _note_assignment(state: ClusterState, old: Node | None, new: Node | None) -> None:
+    if changes_assignment(state, old, new):
+        settle_reservations(state)
 
 
 def note_closed(state: ClusterState, node: Node) -> None:
@@ -104,6 +122,8 @@ def set_node_timer(state: ClusterState, node: Node) -> None:
 
 def settle_timers(state: ClusterState, now_us: Micros) -> None:
     """Take out what was due, set what still stands, and let those back in line whose backoff is over."""
+    if state.spans and state.last_at_us >= state.spans_until_us:
+        note_time(state)
     for _, name in state.timers.pop_due(now_us):
         if isinstance(name, str):
             node = state.nodes.get(name)

@@ -9,9 +9,19 @@ from ...spec.ids import JobId, Micros
 from ...spec.moments import moment_text
 from .admin_stimuli import ApplyPolicy
 from .amounts import cpus_text, duration_text, milli_gpus_text
-from .cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy, UserAmount, Window
+from .cluster_policy import (
+    Amount,
+    ClusterPolicy,
+    PoolPolicy,
+    QueuePolicy,
+    Reservation,
+    UserAmount,
+    Window,
+)
 from .effects import Plan
 from .policy_events import PolicyChanged
+from .pools import pool_of
+from .reservations import whom_text
 from .settings import GPU_HOUR_US, Order
 from .state import ClusterState
 
@@ -35,7 +45,7 @@ def on_apply_policy(
 def check_kept(state: ClusterState, policy: ClusterPolicy) -> None:
     """Whatever waits or runs keeps its queue and its pool. Raises Conflict."""
     queues = Counter(job.shape.queue for job in state.jobs.values())
-    pools = Counter(job.demand.pool for job in state.jobs.values())
+    pools = Counter(pool_of(job.demand.pool) for job in state.jobs.values())
     for kind, counts, known in (("queue", queues, policy.queues), ("pool", pools, policy.pools)):
         for name, count in sorted(counts.items()):
             if name and name not in known:
@@ -123,10 +133,14 @@ def _words_of_pool(pool: PoolPolicy) -> Words:
         "max_gpus_per_job": "" if most is None else f"{most / 1000:g}",
         "default": "yes" if pool.default else "",
         "maintenance": "; ".join(_window_text(window) for window in pool.maintenance),
+        "reservations": "; ".join(
+            f"{name} ({whom_text(one)}) of {one.nodes} from {_window_text(one)}"
+            for name, one in pool.reservations.items()
+        ),
     }
 
 
-def _window_text(window: Window) -> str:
+def _window_text(window: Window | Reservation) -> str:
     why = f" ({window.why})" if window.why else ""
     return f"{moment_text(window.from_us)} to {moment_text(window.to_us)}{why}"
 

@@ -24,6 +24,7 @@ from .order import ahead_of
 from .placement import room_elsewhere
 from .quota import limit_reason
 from .reason import Reason
+from .reservations import next_reservation, reservation_of, reserved_text
 from .shortage import lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
 from .state import ClusterState
 from .stranding import lost_nodes
@@ -103,6 +104,8 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
         return Why((_held_reason(state, job, now_us), *last))
     if job.course.hold is not None:
         return Why((hold_reason(job, job.course.hold, now_us), *last))
+    if not state.spans.get(job.demand.pool, True):
+        return Why((_ahead_reason(state, job, now_us), *last))
     if not can_ever(state, job.demand):
         unfit = unfit_reason(state, job.demand, now_us)
         return Why((unfit, *last), never=unfit.code == "never")
@@ -119,6 +122,17 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if not ahead:
         return Why((shortage, *proposed, *suspected, *last))
     return Why((_behind(ahead, first), shortage, *proposed, *suspected, *last))
+
+
+def _ahead_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    """The reservation that it asks for has not begun."""
+    asked = job.demand.pool
+    one = reservation_of(state, asked)
+    assert one is not None
+    nodes = "1 node" if one.nodes == 1 else f"{one.nodes} nodes"
+    text = f"waits for its reservation of {nodes}: {reserved_text(asked, one, now_us)}"
+    fields: dict[str, str | int] = {"reservation": asked, "from_us": one.from_us, "to_us": one.to_us}
+    return Reason("reservation-ahead", text, "it starts by itself when it begins", fields)
 
 
 def _behind(ahead: int, first: JobId | None) -> Reason:
@@ -223,18 +237,22 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
 
 
 def _window_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
-    """The maintenance that it will leave for, if it still runs then."""
+    """The maintenance, or the reservation of others, that it will leave for if it still runs then."""
     if job.course.stop is not None:
         return ()
-    found = [next_window(state, state.nodes[task.node], now_us) for task in job.tasks]
-    first = min((one for one in found if one is not None), key=lambda one: one.window.from_us, default=None)
-    if first is None:
+    ahead: list[tuple[int, str, str]] = []
+    for node in (state.nodes[task.node] for task in job.tasks):
+        if (window := next_window(state, node, now_us)) is not None:
+            ahead.append((window.window.from_us, "maintenance-ahead", closing_text(window, now_us)))
+        kept = next_reservation(state, node, now_us)
+        if kept is not None and kept.asked != job.demand.pool:
+            text = f"{node.name} is reserved as {reserved_text(*kept, now_us)}"
+            ahead.append((kept.reservation.from_us, "reserved-ahead", text))
+    if not ahead:
         return ()
+    at_us, code, text = min(ahead)
     then = "saves and goes on elsewhere" if FailureClass.PREEMPTED in job.shape.policy.retry_on else "ends"
-    fields: dict[str, str | int] = {"pool": first.pool, "from_us": first.window.from_us}
-    fields["to_us"] = first.window.to_us
-    text = f"{closing_text(first, now_us)}: it {then} then"
-    return (Reason("maintenance-ahead", text, "", fields),)
+    return (Reason(code, f"{text}: it {then} then", "", {"at_us": at_us}),)
 
 
 def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:

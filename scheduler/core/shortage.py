@@ -15,8 +15,9 @@ from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
 from .maintenance import closed_text
 from .node import Load, Node, free_matching, gpu_groups, gpus_matching, matches
-from .pools import pool_nodes
+from .pools import belongs, pool_nodes
 from .reason import Reason
+from .reservations import set_aside, set_aside_text
 from .slots import find_slots
 from .state import ClusterState
 from .topology import Scope, most_together
@@ -133,10 +134,16 @@ def nodes_text(
 
 
 def _out_of_use(state: ClusterState, demand: GangDemand, now_us: Micros) -> list[str]:
-    """What is cordoned, and what is closed for maintenance, where it could help."""
+    """What is cordoned, closed for maintenance, or reserved for others, where it could help."""
     nodes = list(pool_nodes(state, demand.pool))
     rooms = {node.node: most_tasks(node.inventory, demand) for node in nodes if node.node in state.closed}
-    return list(filter(None, [cordoned_text(state, demand), closed_text(state, nodes, rooms, now_us)]))
+    aside = set_aside(state, demand.pool)
+    room = sum(most_tasks(node.inventory, demand) for node in aside)
+    of = len(nodes) + len(aside)
+    reserved = set_aside_text(state, aside, of, room, now_us) if room else ""
+    return list(
+        filter(None, [cordoned_text(state, demand), closed_text(state, nodes, rooms, now_us), reserved])
+    )
 
 
 def _needs(demand: GangDemand) -> str:
@@ -144,7 +151,7 @@ def _needs(demand: GangDemand) -> str:
 
 
 def _nobody(state: ClusterState, demand: GangDemand, needs: str, now_us: Micros) -> Reason:
-    nodes = list(pool_nodes(state, demand.pool))
+    nodes = [node for node in state.nodes.values() if belongs(state.policy, node, demand.pool)]
     if not nodes and not demand.pool and state.nodes:
         hint = "name one of the pools with `compute`: `pace pools` lists them"
         return Reason("no-nodes", f"{needs}; all {len(state.nodes)} nodes are set apart by pools", hint)
@@ -152,10 +159,17 @@ def _nobody(state: ClusterState, demand: GangDemand, needs: str, now_us: Micros)
         which = f"node of pool {demand.pool}" if demand.pool else "node"
         return Reason("no-nodes", f"{needs}; no {which} has joined yet", START_AGENT)
     out_of_use = _out_of_use(state, demand, now_us)
-    others = [node for node in nodes if node.cordon is None and node.node not in state.closed]
-    if out_of_use and not others and any(node.node in state.closed for node in nodes):
+    others = [
+        node
+        for node in nodes
+        if node.cordon is None
+        and node.node not in state.closed
+        and state.reserved.get(node.node, demand.pool) == demand.pool
+    ]
+    if out_of_use and not others and any(node.cordon is None for node in nodes):
+        code = "maintenance" if any(node.node in state.closed for node in nodes) else "reserved"
         text = "; ".join([needs, *out_of_use])
-        return Reason("maintenance", text, "it starts by itself when they open", {"nodes": len(nodes)})
+        return Reason(code, text, "it starts by itself when their time is over", {"nodes": len(nodes)})
     silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
     lost = len(others) - silent
     text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"

@@ -9,7 +9,7 @@ from .candidates import is_able
 from .cluster_policy import ROOT, PoolPolicy, QueuePolicy
 from .fair import Levels
 from .order import Standing, standing
-from .pools import holds
+from .pools import holds, pool_of
 from .queues import leaf_of_job, parent_of, path_of
 from .state import ClusterState
 from .usage import NOTHING, InUse
@@ -49,6 +49,8 @@ class PoolStanding:
     cpu_milli: int
     cpu_milli_free: int
     waiting: int
+    reserved: dict[str, tuple[str, ...]]
+    """The nodes of each of its reservations, by name."""
 
 
 def queue_standings(state: ClusterState, now_us: Micros, user: str = "") -> list[QueueStanding]:
@@ -86,7 +88,8 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
     waiting: dict[str, int] = {}
     for job in state.jobs.values():
         if job.state is JobState.QUEUED:
-            waiting[job.demand.pool] = waiting.get(job.demand.pool, 0) + 1
+            pool_name = pool_of(job.demand.pool)
+            waiting[pool_name] = waiting.get(pool_name, 0) + 1
     for name, pool in state.policy.pools.items():
         nodes = [node for node in state.nodes.values() if holds(pool, node)]
         here = [node for node in nodes if node.contact is NodeContact.CONNECTED]
@@ -101,7 +104,12 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
             sum(node.inventory.capacity.cpu_milli for node in nodes),
             sum(state.loads[node.node].free_cpu_milli for node in takes),
             waiting.get(name, 0),
+            {title: _names(state, f"{name}/{title}") for title in pool.reservations},
         )
+
+
+def _names(state: ClusterState, asked: str) -> tuple[str, ...]:
+    return tuple(state.nodes[node].name for node in state.assigned.get(asked, ()))
 
 
 def _ranks(state: ClusterState, now_us: Micros) -> dict[str, int]:

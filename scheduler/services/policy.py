@@ -111,6 +111,21 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
             policy_pb2.WindowView(from_us=window.from_us, to_us=window.to_us, why=window.why)
             for window in pool.maintenance
         ],
+        reservations=[
+            policy_pb2.ReservationView(
+                name=name,
+                from_us=kept.from_us,
+                to_us=kept.to_us,
+                nodes=kept.nodes,
+                node_names=one.reserved[name],
+                users=kept.users or (),
+                all_users=kept.users is None,
+                queues=kept.queues or (),
+                all_queues=kept.queues is None,
+                why=kept.why,
+            )
+            for name, kept in pool.reservations.items()
+        ],
     )
 
 
@@ -151,7 +166,15 @@ def _queue(spec: QueueSpec) -> core.QueuePolicy:
 def _pool(spec: PoolSpec) -> core.PoolPolicy:
     most = _milli(spec.max_gpus_per_job)
     windows = tuple(core.Window(moment_us(one.from_), moment_us(one.to), one.why) for one in spec.maintenance)
-    return core.PoolPolicy(spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default, windows)
+    reservations = {
+        name: core.Reservation(
+            moment_us(one.from_), moment_us(one.to), one.nodes, one.users, one.queues, one.why
+        )
+        for name, one in spec.reservations.items()
+    }
+    return core.PoolPolicy(
+        spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default, windows, reservations
+    )
 
 
 def _amount(spec: Amount) -> core.Amount:

@@ -142,13 +142,16 @@ def test_what_there_is_of_queues_quotas_and_pools(
     assert all(len(line) <= 80 for line in told.splitlines())
 
 
-def windowed(at_s: float, begin_s: float, end_s: float) -> str:
-    """A policy by which the node fast is under maintenance then."""
-    span = ", ".join(
+def span(at_s: float, begin_s: float, end_s: float) -> str:
+    return ", ".join(
         f"{key}: {datetime.fromtimestamp(at_s + offset_s, UTC).isoformat(timespec='seconds')}"
         for key, offset_s in (("from", begin_s), ("to", end_s))
     )
-    fast = f'{{nodes: "*-0", maintenance: [{{{span}, why: new drives}}]}}'
+
+
+def windowed(at_s: float, begin_s: float, end_s: float) -> str:
+    """A policy by which the pool fast is under maintenance then."""
+    fast = f'{{nodes: "*-0", maintenance: [{{{span(at_s, begin_s, end_s)}, why: new drives}}]}}'
     return f'order: {{min_run_minutes: 0}}\npools:\n  fast: {fast}\n  rest: {{nodes: "*-1", default: true}}\n'
 
 
@@ -185,6 +188,41 @@ def test_a_maintenance_window_is_told_and_empties_the_pool(
     file.write_text(windowed(now_s, -60, -30))
     assert pace("policy", "apply", file) == 0
     assert cluster.wait_state(job, "RUNNING").attempt == 2
+
+
+def test_a_reservation_is_asked_for_by_name(
+    pace: Pace, cluster: Cluster, file: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = f"{{{span(time.time(), -60, 7200)}, nodes: 1, users: [{USER}], why: grading}}"
+    theirs = f"{{{span(time.time(), 8000, 9000)}, nodes: 1, users: [nobody-here]}}"
+    file.write_text(f'pools: {{all: {{nodes: "*", reservations: {{exam: {mine}, other: {theirs}}}}}}}')
+    assert pace("policy", "apply", file) == 0
+    capfd.readouterr()
+    assert pace("pools") == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert re.search(rf"all/exam: local-0 is reserved for users {USER} until \S+ \S+ UTC \(grading\)", told)
+    assert re.search(
+        r"all/other: local-0 is reserved for users nobody-here from \S+ \S+ UTC to \S+ \S+ UTC", told
+    )
+    job = cluster.wait_state(cluster.submit_text("command: sleep 600\ncompute: all/exam"), "RUNNING")
+    assert (job.pool, job.tasks[0].node) == ("all/exam", "local-0")
+    big = "command: sleep 600\ncompute: all\nresources: {cpus: 4}"
+    other = cluster.wait_state(cluster.submit_text(big), "RUNNING")
+    assert other.tasks[0].node == "local-1"
+    waits = cluster.submit_text(big)
+    capfd.readouterr()
+    assert pace("why", waits) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert f"1 of 2 nodes is reserved as all/exam (users {USER}; grading) until" in told
+    assert pace("pools", "-o", "json") == 0
+    [pool] = json.loads(capfd.readouterr().out)["pools"]
+    assert [(one["name"], one["node_names"]) for one in pool["reservations"]] == [
+        ("exam", ["local-0"]),
+        ("other", ["local-0"]),
+    ]
+    (tmp_path / "job.yaml").write_text("command: echo\ncompute: all/other\n")
+    assert pace("submit", tmp_path / "job.yaml") == 2
+    assert f"reservation all/other is for nobody-here; not for {USER}" in capfd.readouterr().err
 
 
 async def test_the_async_client_has_the_same_verbs(cluster: Cluster, file: Path) -> None:

@@ -10,6 +10,7 @@ from paceline.scheduler.core.cluster_policy import (
     ClusterPolicy,
     PoolPolicy,
     QueuePolicy,
+    Reservation,
     Window,
 )
 from paceline.scheduler.core.job import Shape
@@ -207,3 +208,13 @@ def test_who_waits_for_the_end_of_a_maintenance_is_expected_then() -> None:
     assert minutes(paddock, found.jobs[JobId(waits)].at_us) == pytest.approx(39)
     [added] = (found := asked(paddock, Question([new(shape(gpus=2, pool="all"))], "ann"))).added
     assert [reason.code for reason in found.reasons[added]][-1] == "maintenance"
+
+
+def test_who_waits_for_a_reservation_is_expected_when_it_begins() -> None:
+    paddock = practised()
+    kept = Reservation(paddock.now_us + 60 * MINUTE, paddock.now_us + 90 * MINUTE, 1, ("ann",))
+    paddock.policy_becomes(ClusterPolicy(pools={"all": PoolPolicy(("*",), reservations={"exam": kept})}))
+    mine, others = paddock.submit(shape(gpus=2, pool="all/exam"), shape(gpus=2, pool="all"))
+    paddock.starts(others)
+    found = asked(paddock, Question(to_end=True))
+    assert minutes(paddock, found.jobs[JobId(mine)].at_us) == pytest.approx(60, abs=1)

@@ -30,6 +30,8 @@ pools:
     nodes: h-*
     max_gpus_per_job: 8
     maintenance: [{from: 2026-12-01T07:00+01:00, to: 2026-12-01T10:00Z, why: new drives}]
+    reservations:
+      exam: {from: 2026-12-01T10:00Z, to: 2026-12-01T12:00Z, nodes: 2, users: [ann, bob]}
 usage: {half_life_hours: 24}
 order: {min_run_minutes: 1, class_limits_gpu_hours: [2, 8]}
 """
@@ -60,7 +62,14 @@ async def test_a_policy_is_checked_applied_shown_and_kept(tmp_path: Path) -> Non
         assert policy.order.class_limits_us == (7_200_000_000, 28_800_000_000)
         assert policy.pools["big"].max_gpu_milli_per_job == 8_000
         [pool] = (await wired.policy.Pools(policy_pb2.PoolsRequest())).pools
-        [window] = pool.maintenance
+        [kept], [window] = pool.reservations, pool.maintenance
+        assert (kept.name, kept.nodes, list(kept.node_names), list(kept.users)) == (
+            "exam",
+            2,
+            [],
+            ["ann", "bob"],
+        )
+        assert (kept.all_users, kept.all_queues, kept.from_us) == (False, True, window.to_us)
         assert (window.to_us - window.from_us, window.why) == (4 * 3_600_000_000, "new drives")
         assert moment_text(window.from_us) == "2026-12-01 06:00 UTC"
 

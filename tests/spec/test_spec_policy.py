@@ -37,6 +37,13 @@ pools:
     - from: 2026-12-01T06:00Z
       to: 2026-12-01T10:00Z
       why: new drives
+    reservations:
+      exam:
+        from: 2026-12-02T06:00Z
+        to: 2026-12-02T10:00Z
+        nodes: 2
+        users:
+        - ann
 order:
   class_limits_gpu_hours:
   - 2
@@ -108,6 +115,23 @@ def test_it_is_read_and_written_as_the_same() -> None:
         (
             "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z, wyh: disks}]}}",
             "p.yaml:1:63: pools.a.maintenance[0].wyh: unknown key; did you mean 'why'?",
+        ),
+        (
+            "pools:\n  a:\n    nodes: x\n    reservations:\n"
+            "      b: {from: 2026-12-01T06:00Z, to: 2026-12-01T05:00Z, nodes: 0, users: ann}",
+            "p.yaml:5:66: pools.a.reservations.b.nodes: expected at least 1; found 0",
+        ),
+        (
+            "pools:\n  a:\n    nodes: x\n    reservations:\n"
+            "      b: {from: 2026-12-01T06:00Z, to: 2026-12-01T05:00Z, nodes: 1}",
+            "p.yaml:5:10: pools.a.reservations.b: expected users or queues: whom the nodes are kept for\n"
+            "p.yaml:5:40: pools.a.reservations.b.to: expected a time after 2026-12-01T06:00Z; found "
+            "2026-12-01T05:00Z",
+        ),
+        (
+            "pools: {a: {nodes: x, reservations: {b: {from: 2026-12-01T06:00Z, to: 2026-12-02T05:00Z, "
+            "nodes: 1, queues: q}}}}",
+            "pools.a.reservations.b.queues[0]: expected a queue of this policy; found 'q'",
         ),
         ("order: {class_limits_gpu_hours: [4, 1]}", "order.class_limits_gpu_hours: expected growing numbers"),
         ("order: {preemption: maybe}", "expected on or off; found 'maybe'"),
