@@ -244,6 +244,8 @@ def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
         users=None if message.all_users else tuple(message.users),
         queues=None if message.all_queues else tuple(message.queues),
         max_gpu_milli_per_job=message.max_gpu_milli_per_job or None,
+        timeout_us=message.timeout_us or None,
+        max_timeout_us=message.max_timeout_us or None,
         default=message.default,
         nodes=message.nodes,
         connected=message.connected,

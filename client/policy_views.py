@@ -90,6 +90,9 @@ class Pool:
     queues: tuple[str, ...] | None
     """Of which queues; None: of all."""
     max_gpu_milli_per_job: int | None
+    timeout_us: int | None
+    """`limits.timeout` of jobs that say none; None: none."""
+    max_timeout_us: int | None
     default: bool
     """Where jobs go that name no pool."""
     nodes: int

@@ -26,6 +26,8 @@ CLASSES_MAX: Final = 16
 WINDOWS_MAX: Final = 100
 """Of one pool; so many reservations, too."""
 NODES_MAX: Final = 1_000_000
+HOURS_MAX: Final = 8_784
+"""A year, as `limits.timeout` has it."""
 
 
 class Amount(Model):
@@ -104,6 +106,13 @@ class ReservationSpec(Model):
     """What for; `pace why` says it."""
 
 
+class PoolDefaults(Model):
+    """What holds for a pool's jobs that do not say it themselves."""
+
+    timeout_hours: Number | None = Field(default=None, gt=0, le=HOURS_MAX)
+    """`limits.timeout`; absent: `max_timeout_hours`, and no limit where that is absent, too."""
+
+
 class PoolSpec(Model):
     """Nodes that jobs ask for with `compute: NAME`."""
 
@@ -117,6 +126,10 @@ class PoolSpec(Model):
     """Of which queues (and those below them) jobs may run there; absent: all."""
     max_gpus_per_job: Number | None = Field(default=None, gt=0, le=GPUS_MAX)
     """The largest job; absent: no limit."""
+    max_timeout_hours: Number | None = Field(default=None, gt=0, le=HOURS_MAX)
+    """The longest `limits.timeout` of a job; absent: no limit."""
+    defaults: PoolDefaults = PoolDefaults()
+    """What holds for its jobs that do not say it themselves."""
     default: bool = Field(default=False, strict=True)
     """Where jobs go that name no pool. Without a default pool they go to all nodes but those of pools that
     are only for some users or queues."""
@@ -215,6 +228,10 @@ def refusals_of(spec: PolicySpec) -> Iterator[tuple[Path, str, str]]:
         if pool.default and name != defaults[0]:
             yield ("pools", name, "default"), f"the pool {defaults[0]} is the default already", ""
         yield from _queue_refusals(("pools", name), pool.queues, queues)
+        usual, most = pool.defaults.timeout_hours, pool.max_timeout_hours
+        if usual is not None and most is not None and usual > most:
+            text = f"expected at most max_timeout_hours ({most:g}); found {usual:g}"
+            yield ("pools", name, "defaults", "timeout_hours"), text, ""
         for at, window in enumerate(pool.maintenance):
             yield from _span_refusals(("pools", name, "maintenance", at), window.from_, window.to)
         for title, kept in pool.reservations.items():

@@ -109,7 +109,8 @@ def pools(settings: "Settings", output: str) -> None:
 
     \b
     JSON: {"pools": [POOL, ...]}; keys of a POOL: name, node_names, labels,
-    users, queues (null: all), max_gpu_milli_per_job, default, nodes,
+    users, queues (null: all), max_gpu_milli_per_job, timeout_us (of jobs that
+    say none), max_timeout_us, default, nodes,
     connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting,
     maintenance: [{"from_us", "to_us", "why"}, ...], reservations: [{"name",
     "from_us", "to_us", "nodes", "node_names", "users", "queues", "why"}, ...].
@@ -190,6 +191,10 @@ def _rules(pool: policy_views.Pool) -> Iterator[str]:
         yield f"queues {', '.join(pool.queues) or 'none'}"
     if pool.max_gpu_milli_per_job is not None:
         yield f"jobs of up to {pool.max_gpu_milli_per_job / 1000:g} GPUs"
+    if pool.max_timeout_us is not None:
+        yield f"for up to {out.human_time(pool.max_timeout_us)}"
+    if pool.timeout_us not in (None, pool.max_timeout_us):
+        yield f"usually {out.human_time(pool.timeout_us or 0)}"
 
 
 def _window_lines(pool: policy_views.Pool, now_us: int) -> Iterator[str]:

@@ -344,6 +344,8 @@ class PoolView(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    MAX_TIMEOUT_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     all_users: _builtins.bool
     all_queues: _builtins.bool
@@ -358,6 +360,10 @@ class PoolView(_message.Message):
     cpu_milli_free: _builtins.int
     waiting: _builtins.int
     """jobs"""
+    timeout_us: _builtins.int
+    """of jobs that say none; 0: none"""
+    max_timeout_us: _builtins.int
+    """0: no limit"""
     @_builtins.property
     def node_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """patterns"""
@@ -393,10 +399,12 @@ class PoolView(_message.Message):
         waiting: _builtins.int = ...,
         maintenance: _abc.Iterable[Global___WindowView] | None = ...,
         reservations: _abc.Iterable[Global___ReservationView] | None = ...,
+        timeout_us: _builtins.int = ...,
+        max_timeout_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_queues", b"all_queues", "all_users", b"all_users", "connected", b"connected", "cpu_milli", b"cpu_milli", "cpu_milli_free", b"cpu_milli_free", "default", b"default", "gpus", b"gpus", "gpus_free", b"gpus_free", "labels", b"labels", "maintenance", b"maintenance", "max_gpu_milli_per_job", b"max_gpu_milli_per_job", "name", b"name", "node_names", b"node_names", "nodes", b"nodes", "queues", b"queues", "reservations", b"reservations", "users", b"users", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_queues", b"all_queues", "all_users", b"all_users", "connected", b"connected", "cpu_milli", b"cpu_milli", "cpu_milli_free", b"cpu_milli_free", "default", b"default", "gpus", b"gpus", "gpus_free", b"gpus_free", "labels", b"labels", "maintenance", b"maintenance", "max_gpu_milli_per_job", b"max_gpu_milli_per_job", "max_timeout_us", b"max_timeout_us", "name", b"name", "node_names", b"node_names", "nodes", b"nodes", "queues", b"queues", "reservations", b"reservations", "timeout_us", b"timeout_us", "users", b"users", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

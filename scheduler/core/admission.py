@@ -6,9 +6,10 @@ from ...spec.errors import InvalidRequest, NotFound, PacelineError
 from ...spec.ids import Micros
 from ...spec.moments import moment_text
 from ...spec.problems import nearest
-from .amounts import milli_gpus_text
+from .amounts import duration_text, milli_gpus_text
 from .cluster_policy import ROOT, ClusterPolicy, PoolPolicy, Reservation
 from .job import Shape
+from .pools import pool_of
 from .queues import parent_of, path_of
 from .stimuli import NewJob
 
@@ -16,13 +17,16 @@ NAMED_MAX = 5
 
 
 def admitted(policy: ClusterPolicy, new: NewJob, user: str, now_us: Micros) -> Shape:
-    """What it asks, with the queue and the pool that it comes to. Raises NotFound with the nearest name,
-    InvalidRequest where it may not go."""
+    """What it asks, with the queue and the pool that it comes to, and what that pool's jobs have which do not
+    say it. Raises NotFound with the nearest name, InvalidRequest where it may not go."""
     queue = _queue(policy, new, user)
     pool = _pool(policy, new, user, queue, now_us)
-    if queue == new.shape.queue and pool == new.shape.demand.pool:
-        return new.shape
-    return replace(new.shape, queue=queue, demand=replace(new.shape.demand, pool=pool))
+    shape, limits = new.shape, policy.pools.get(pool_of(pool))
+    if limits is not None and limits.timeout_us and not shape.policy.timeout_us:
+        shape = replace(shape, policy=replace(shape.policy, timeout_us=limits.timeout_us))
+    if queue == shape.queue and pool == shape.demand.pool:
+        return shape
+    return replace(shape, queue=queue, demand=replace(shape.demand, pool=pool))
 
 
 def _queue(policy: ClusterPolicy, new: NewJob, user: str) -> str:
@@ -45,7 +49,9 @@ def _pool(policy: ClusterPolicy, new: NewJob, user: str, queue: str, now_us: Mic
     if not policy.pools:
         return ""  # any node, as the client was told
     if not name:
-        return next((name for name, pool in policy.pools.items() if pool.default), "")
+        name = asked = next((name for name, pool in policy.pools.items() if pool.default), "")
+        if not name:
+            return ""
     pool = policy.pools.get(name)
     if pool is None:
         raise _unknown("pool", name, new, list(policy.pools))
@@ -77,6 +83,10 @@ def _refusal(pool: PoolPolicy, name: str, new: NewJob, user: str, queue: str) ->
     asked = new.shape.demand.instance_count_min * need.gpus_milli
     if most is not None and asked > most:
         return f"pool {name} takes jobs of at most {milli_gpus_text(most)}; asked {milli_gpus_text(asked)}"
+    longest_us, limit_us = pool.max_timeout_us, new.shape.policy.timeout_us
+    if longest_us and limit_us > longest_us:
+        longest, limit = duration_text(longest_us), duration_text(limit_us)
+        return f"pool {name} takes jobs with a limits.timeout of at most {longest}; asked {limit}"
     return ""
 
 

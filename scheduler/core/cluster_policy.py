@@ -77,6 +77,9 @@ class PoolPolicy:
     default: bool = False
     maintenance: tuple[Window, ...] = ()
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    timeout_us: int = 0
+    """Of jobs that say none; 0: none."""
+    max_timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

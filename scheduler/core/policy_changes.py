@@ -131,6 +131,8 @@ def _words_of_pool(pool: PoolPolicy) -> Words:
         "users": _names(pool.users),
         "queues": _names(pool.queues),
         "max_gpus_per_job": "" if most is None else f"{most / 1000:g}",
+        "max_timeout": duration_text(pool.max_timeout_us) if pool.max_timeout_us else "",
+        "defaults.timeout": duration_text(pool.timeout_us) if pool.timeout_us else "",
         "default": "yes" if pool.default else "",
         "maintenance": "; ".join(_window_text(window) for window in pool.maintenance),
         "reservations": "; ".join(

@@ -99,6 +99,8 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
         queues=pool.queues or (),
         all_queues=pool.queues is None,
         max_gpu_milli_per_job=pool.max_gpu_milli_per_job or 0,
+        timeout_us=pool.timeout_us,
+        max_timeout_us=pool.max_timeout_us,
         default=pool.default,
         nodes=one.nodes,
         connected=one.connected,
@@ -172,8 +174,19 @@ def _pool(spec: PoolSpec) -> core.PoolPolicy:
         )
         for name, one in spec.reservations.items()
     }
+    longest_us = round((spec.max_timeout_hours or 0) * core.HOUR_US)
+    usual_us = round((spec.defaults.timeout_hours or 0) * core.HOUR_US) or longest_us
     return core.PoolPolicy(
-        spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default, windows, reservations
+        spec.nodes,
+        spec.labels,
+        spec.users,
+        spec.queues,
+        most,
+        spec.default,
+        windows,
+        reservations,
+        usual_us,
+        longest_us,
     )
 
 

@@ -195,11 +195,14 @@ def test_a_reservation_is_asked_for_by_name(
 ) -> None:
     mine = f"{{{span(time.time(), -60, 7200)}, nodes: 1, users: [{USER}], why: grading}}"
     theirs = f"{{{span(time.time(), 8000, 9000)}, nodes: 1, users: [nobody-here]}}"
-    file.write_text(f'pools: {{all: {{nodes: "*", reservations: {{exam: {mine}, other: {theirs}}}}}}}')
+    limits = "max_timeout_hours: 48, defaults: {timeout_hours: 2}"
+    reservations = f"reservations: {{exam: {mine}, other: {theirs}}}"
+    file.write_text(f'pools: {{all: {{nodes: "*", {limits}, {reservations}}}}}')
     assert pace("policy", "apply", file) == 0
     capfd.readouterr()
     assert pace("pools") == 0
     told = " ".join(capfd.readouterr().out.split())
+    assert " for up to 2d 00h; usually 2h 00m " in told
     assert re.search(rf"all/exam: local-0 is reserved for users {USER} until \S+ \S+ UTC \(grading\)", told)
     assert re.search(
         r"all/other: local-0 is reserved for users nobody-here from \S+ \S+ UTC to \S+ \S+ UTC", told

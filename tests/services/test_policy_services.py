@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import policy_pb2
-from paceline.scheduler.core.cluster_policy import NO_POLICY
+from paceline.scheduler.core.cluster_policy import HOUR_US, NO_POLICY
 from paceline.scheduler.core.policy_changes import policy_changes
 from paceline.scheduler.core.settings import Order
 from paceline.scheduler.services.policy import core_policy
@@ -29,6 +29,7 @@ pools:
   big:
     nodes: h-*
     max_gpus_per_job: 8
+    max_timeout_hours: 48
     maintenance: [{from: 2026-12-01T07:00+01:00, to: 2026-12-01T10:00Z, why: new drives}]
     reservations:
       exam: {from: 2026-12-01T10:00Z, to: 2026-12-01T12:00Z, nodes: 2, users: [ann, bob]}
@@ -62,6 +63,7 @@ async def test_a_policy_is_checked_applied_shown_and_kept(tmp_path: Path) -> Non
         assert policy.order.class_limits_us == (7_200_000_000, 28_800_000_000)
         assert policy.pools["big"].max_gpu_milli_per_job == 8_000
         [pool] = (await wired.policy.Pools(policy_pb2.PoolsRequest())).pools
+        assert (pool.timeout_us, pool.max_timeout_us) == (48 * HOUR_US, 48 * HOUR_US)
         [kept], [window] = pool.reservations, pool.maintenance
         assert (kept.name, kept.nodes, list(kept.node_names), list(kept.users)) == (
             "exam",

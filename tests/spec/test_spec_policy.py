@@ -117,6 +117,10 @@ def test_it_is_read_and_written_as_the_same() -> None:
             "p.yaml:1:63: pools.a.maintenance[0].wyh: unknown key; did you mean 'why'?",
         ),
         (
+            "pools: {a: {nodes: x, max_timeout_hours: 2, defaults: {timeout_hours: 3}}}",
+            "p.yaml:1:71: pools.a.defaults.timeout_hours: expected at most max_timeout_hours (2); found 3",
+        ),
+        (
             "pools:\n  a:\n    nodes: x\n    reservations:\n"
             "      b: {from: 2026-12-01T06:00Z, to: 2026-12-01T05:00Z, nodes: 0, users: ann}",
             "p.yaml:5:66: pools.a.reservations.b.nodes: expected at least 1; found 0",
