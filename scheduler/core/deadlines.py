@@ -3,9 +3,9 @@
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .job import Job
-from .maintenance import maintenance_deadline
+from .maintenance import window_bounds
 from .node import Node
-from .reservations import bounds_of
+from .reservations import reservation_bounds
 from .state import ClusterState
 
 
@@ -71,10 +71,13 @@ def task_lease_end(state: ClusterState, node: Node, job: Job) -> int:
 
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which time alone changes something for the node."""
-    rests = node.rests_until_us if node.node in state.resting else None
-    moments = [_silence_deadline(state, node), rests, maintenance_deadline(state, node)]
-    moments += (Micros(at_us) for at_us in bounds_of(state, node))
-    return min((at_us for at_us in moments if at_us is not None), default=None)
+    silence = _silence_deadline(state, node)
+    if node.node not in state.resting and not state.timed and not state.kept:
+        return silence
+    moments = [] if silence is None else [silence]
+    moments += [node.rests_until_us] if node.node in state.resting else []
+    moments += (Micros(at_us) for at_us in (*window_bounds(state, node), *reservation_bounds(state, node)))
+    return min(moments, default=None)
 
 
 def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:

@@ -18,6 +18,7 @@ def take_policy(state: ClusterState, event: PolicyChanged) -> None:
     state.ever.clear()
     state.candidates.clear()
     state.freed += 1
+    state.windows_until_us.clear()
     settle_reservations(state)
     for node in state.nodes.values():
         note_closed(state, node)

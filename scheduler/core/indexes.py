@@ -10,7 +10,7 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
-from .maintenance import closing_of
+from .maintenance import closing_of, next_change_us
 from .node import Node, fresh_load
 from .reservations import assign, changes_assignment, note_time
 from .state import ClusterState
@@ -61,6 +61,7 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         del state.nodes[old.node], state.loads[old.node]
         state.resting.discard(old.node)
         state.closed.discard(old.node)
+        state.windows_until_us.pop(old.node, None)
         _note_assignment(state, old, new)
         state.timers.drop((1, old.node))
         state.changes.add(old.node, len(state.nodes))
@@ -80,7 +81,8 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         for number in sorted({key.job for key in state.loads[new.node].tasks}):
             _note_stranded(state, state.jobs[number])
     _note_resting(state, new)
-    note_closed(state, new)
+    if old is None or old.inventory != new.inventory:
+        note_closed(state, new)
     _note_assignment(state, old, new)
     set_node_timer(state, new)
     return new
@@ -103,6 +105,13 @@ def _note_assignment(state: ClusterState, old: Node | None, new: Node | None) ->
 
 def note_closed(state: ClusterState, node: Node) -> None:
     """By the maintenance windows of its pools."""
+    if not state.timed and not state.closed:
+        return
+    until_us = next_change_us(state, node)
+    if until_us is None:
+        state.windows_until_us.pop(node.node, None)
+    else:
+        state.windows_until_us[node.node] = until_us
     closes = closing_of(state, node, state.last_at_us) is not None
     if closes == (node.node in state.closed):
         return
@@ -129,7 +138,8 @@ def settle_timers(state: ClusterState, now_us: Micros) -> None:
             node = state.nodes.get(name)
             if node is not None:
                 _note_resting(state, node)
-                note_closed(state, node)
+                if state.last_at_us >= state.windows_until_us.get(name, state.last_at_us + 1):
+                    note_closed(state, node)
                 set_node_timer(state, node)
             continue
         job = state.jobs.get(name)

@@ -9,7 +9,7 @@ leaves whole.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ...spec.ids import Micros, NodeId
+from ...spec.ids import NodeId
 from ...spec.moments import moment_text
 from .amounts import duration_text
 from .cluster_policy import Window
@@ -42,17 +42,27 @@ def next_window(state: ClusterState, node: Node, at_us: int) -> Closing | None:
     return min(found, key=lambda one: (one.window.from_us, one.pool), default=None)
 
 
-def maintenance_deadline(state: ClusterState, node: Node) -> Micros | None:
-    """When the node closes or opens next; at once, where somebody has not been told of a window that has
-    begun."""
-    moments = []
-    for _, window in _windows(state, node):
-        bounds_us = (window.from_us - state.order.min_run_us, window.from_us, window.to_us)
-        moments += [at_us for at_us in bounds_us if at_us > state.last_at_us]
+def next_change_us(state: ClusterState, node: Node) -> int | None:
+    """When the windows next change something there."""
+    lead_us = state.order.min_run_us
+    bounds_us = [
+        at_us
+        for _, window in _windows(state, node)
+        for at_us in (window.from_us - lead_us, window.from_us, window.to_us)
+        if at_us > state.last_at_us
+    ]
+    return min(bounds_us, default=None)
+
+
+def window_bounds(state: ClusterState, node: Node) -> Iterator[int]:
+    """The next moment at which something changes there; at once, where somebody has to be told."""
+    if node.node in state.windows_until_us:
+        yield state.windows_until_us[node.node]
+    if node.node not in state.closed or not untold(state, node):
+        return
     closing = closing_of(state, node, state.last_at_us)
-    if closing is not None and closing.window.from_us <= state.last_at_us and untold(state, node):
-        moments.append(closing.window.from_us)
-    return Micros(min(moments)) if moments else None
+    if closing is not None and closing.window.from_us <= state.last_at_us:
+        yield state.last_at_us
 
 
 def untold(state: ClusterState, node: Node) -> list[Job]:

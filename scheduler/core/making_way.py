@@ -16,6 +16,8 @@ from .submit import request_stop
 
 def make_way(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     """Notice as of a preemption to all that run there, may not any more, and are not leaving."""
+    if node.node not in state.closed and node.node not in state.reserved:
+        return Plan(None)
     leave, text = _who_leaves(state, node, now_us)
     events: list[Event] = []
     effects: list[Effect] = []

@@ -111,7 +111,7 @@ def note_time(state: ClusterState) -> None:
         state.changes.add(name, len(state.nodes))
 
 
-def bounds_of(state: ClusterState, node: Node) -> Iterator[int]:
+def reservation_bounds(state: ClusterState, node: Node) -> Iterator[int]:
     """The moments at which something changes there; at once, where somebody has to be told."""
     lead_us = state.order.min_run_us
     for asked in state.kept.get(node.node, ()):

@@ -100,6 +100,8 @@ class ClusterState:
     """Nodes that get no work for a while, because they refused."""
     closed: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because of a maintenance window, see maintenance.py."""
+    windows_until_us: dict[NodeId, int] = field(default_factory=dict)
+    """When a window next changes something there; of nodes that no window lies ahead of, nothing."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)
     """Step times of running gangs: news, as contact is."""
     rate: FaultRate = NO_RATE
