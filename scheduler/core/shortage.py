@@ -15,7 +15,7 @@ from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
 from .maintenance import closed_text
 from .node import Load, Node, free_matching, gpu_groups, gpus_matching, matches
-from .pools import belongs, pool_nodes
+from .pools import belongs, in_pool, pool_nodes
 from .reason import Reason
 from .reservations import set_aside, set_aside_text
 from .slots import find_slots
@@ -80,7 +80,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     needs = _needs(demand)
     connected = [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
     resting = [state.nodes[name] for name in sorted(state.resting)]
-    if not connected and not resting and not state.claimed:
+    if not connected and not resting and not _kept(state, demand):
         return _nobody(state, demand, needs, now_us)
     fit_now = {node.node: tasks_that_fit(node, state.loads[node.node], demand) for node in connected}
     least = demand.instance_count_min
@@ -123,14 +123,20 @@ def nodes_text(
     text = "; ".join(parts) + others_text(state, connected, demand)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu, now_us)
-    kept = [node for node in state.nodes.values() if is_able(state, node) and node.node in state.claimed]
     text += "".join(
-        f"; {node.name} is kept for job {state.claimed[node.node]}" for node in kept[:SHOWN_NODES]
+        f"; {node.name} is kept for job {state.claimed[node.node]}"
+        for node in _kept(state, demand)[:SHOWN_NODES]
     )
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
     return "; ".join(filter(None, [text, *_out_of_use(state, demand, now_us)]))
+
+
+def _kept(state: ClusterState, demand: GangDemand) -> list[Node]:
+    """Nodes that it could have, were they not kept for other jobs."""
+    nodes = (node for node in state.nodes.values() if node.node in state.claimed and is_able(state, node))
+    return [node for node in nodes if in_pool(state, node, demand.pool)]
 
 
 def _out_of_use(state: ClusterState, demand: GangDemand, now_us: Micros) -> list[str]:
