@@ -1,6 +1,7 @@
 """The SDK's `AsyncClient`: the same verbs for asyncio; sdk.py says what holds for both."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,7 +16,7 @@ from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
 from .answer_verbs import AsyncAnswerVerbs
-from .base import Base, not_yet, timed_out
+from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
@@ -126,6 +127,25 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
         call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
         return await self._call(call)
 
+    async def watch_drain(
+        self, *nodes: str, why: str = "", deadline_s: float = 0.0, timeout_s: float | None = None
+    ) -> AsyncIterator[views.Cordoned]:
+        """`drain`, and how these nodes stand until nothing runs there; see Client.watch_drain."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        done, told = await self._call(call), None
+        while True:
+            if told is None or done.stands != told.stands:
+                told = done
+                yield done
+            if not done.tasks_left:
+                return
+            left_s = DRAIN_LOOK_S if until_s is None else until_s - time.monotonic()
+            if left_s <= 0:
+                raise not_drained(done, timeout_s)
+            await asyncio.sleep(min(DRAIN_LOOK_S, left_s))
+            done = await self._call(call, self._stream_patience_s)
+
     async def uncordon(self, *nodes: str) -> views.Cordoned:
         """Put these nodes back into service."""
         return await self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
@@ -155,8 +175,8 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
             raise timed_out(last, timeout_s) from None
         return await self.job(job)
 
-    async def _call(self, call: calls.Call[T]) -> T:
-        patience = Patience(self._patience_s)
+    async def _call(self, call: calls.Call[T], patience_s: float | None = None) -> T:
+        patience = Patience(self._patience_s if patience_s is None else patience_s)
         while True:
             try:
                 return call.decode(await call.method(self._stubs)(call.request, timeout=call.try_s))

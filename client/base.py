@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from ..proto import channels
 from ..spec.errors import PacelineError
@@ -17,8 +18,13 @@ OnAway = Callable[[PacelineError, float], None]
 """Told of each failed try and the seconds until the next."""
 
 
+DRAIN_LOOK_S: Final = 1.0
+"""Between two looks at nodes that drain: a save takes seconds, and a look costs these nodes alone."""
+HOLDERS_SHOWN: Final = 20
+
+
 class WaitTimedOut(PacelineError, TimeoutError):
-    """The job is not over yet; it goes on."""
+    """What was waited for has not happened yet; it goes on."""
 
     code = "wait-timed-out"
     retryable = True
@@ -74,6 +80,17 @@ def timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
         f"job {job.job} is still {job.state} after {timeout_s:g} s",
         hint=f"it goes on; `pace why {job.job}` says what it is waiting for",
         job=job.job,
+    )
+
+
+def not_drained(done: views.Cordoned, timeout_s: float | None) -> WaitTimedOut:
+    tasks = "1 task is" if done.tasks_left == 1 else f"{done.tasks_left} tasks are"
+    jobs = ", ".join(f"job {job}" for job in done.held_by[:HOLDERS_SHOWN])
+    more = f" and {len(done.held_by) - HOLDERS_SHOWN} more" if len(done.held_by) > HOLDERS_SHOWN else ""
+    return WaitTimedOut(
+        f"{tasks} left there after {timeout_s:g} s: of {jobs}{more}",
+        hint="they go on leaving: `pace why JOB` says how long they have; a `--deadline` makes that shorter",
+        tasks_left=done.tasks_left,
     )
 
 

@@ -244,6 +244,8 @@ def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
         users=None if message.all_users else tuple(message.users),
         queues=None if message.all_queues else tuple(message.queues),
         max_gpu_milli_per_job=message.max_gpu_milli_per_job or None,
+        timeout_us=message.timeout_us or None,
+        max_timeout_us=message.max_timeout_us or None,
         default=message.default,
         nodes=message.nodes,
         connected=message.connected,
@@ -252,6 +254,24 @@ def to_pool(message: policy_pb2.PoolView) -> policy_views.Pool:
         cpu_milli=message.cpu_milli,
         cpu_milli_free=message.cpu_milli_free,
         waiting=message.waiting,
+        maintenance=tuple(
+            policy_views.Window(Micros(one.from_us), Micros(one.to_us), one.why)
+            for one in message.maintenance
+        ),
+        reservations=tuple(to_reservation(one) for one in message.reservations),
+    )
+
+
+def to_reservation(message: policy_pb2.ReservationView) -> policy_views.Reservation:
+    return policy_views.Reservation(
+        name=message.name,
+        from_us=Micros(message.from_us),
+        to_us=Micros(message.to_us),
+        nodes=message.nodes,
+        node_names=tuple(message.node_names),
+        users=None if message.all_users else tuple(message.users),
+        queues=None if message.all_queues else tuple(message.queues),
+        why=message.why,
     )
 
 

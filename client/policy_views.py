@@ -53,6 +53,31 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """When a pool's nodes are under maintenance."""
+
+    from_us: Micros
+    to_us: Micros
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes of a pool that are kept for some, whose jobs ask for them with `compute: POOL/NAME`."""
+
+    name: str
+    from_us: Micros
+    to_us: Micros
+    nodes: int
+    """As many as are asked for."""
+    node_names: tuple[str, ...]
+    """Those that it has."""
+    users: tuple[str, ...] | None
+    queues: tuple[str, ...] | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named group of nodes."""
 
@@ -65,6 +90,9 @@ class Pool:
     queues: tuple[str, ...] | None
     """Of which queues; None: of all."""
     max_gpu_milli_per_job: int | None
+    timeout_us: int | None
+    """`limits.timeout` of jobs that say none; None: none."""
+    max_timeout_us: int | None
     default: bool
     """Where jobs go that name no pool."""
     nodes: int
@@ -76,3 +104,7 @@ class Pool:
     cpu_milli_free: int
     waiting: int
     """Jobs."""
+    maintenance: tuple[Window, ...]
+    """In the order of the policy, with those that are over."""
+    reservations: tuple[Reservation, ...]
+    """Likewise."""

@@ -21,7 +21,7 @@ from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import calls, views
 from .answer_verbs import AnswerVerbs
-from .base import Base, not_yet, timed_out
+from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
 from .documents import JobSource, Prepared, prepare
 from .patience import Patience
@@ -134,6 +134,26 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs):
         call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
         return self._call(call)
 
+    def watch_drain(
+        self, *nodes: str, why: str = "", deadline_s: float = 0.0, timeout_s: float | None = None
+    ) -> Iterator[views.Cordoned]:
+        """`drain`, and how these nodes stand, again whenever that has changed, until nothing runs there or
+        they are back in service. Raises WaitTimedOut after `timeout_s`."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        done, told = self._call(call), None
+        while True:
+            if told is None or done.stands != told.stands:
+                told = done
+                yield done
+            if not done.tasks_left:
+                return
+            left_s = DRAIN_LOOK_S if until_s is None else until_s - time.monotonic()
+            if left_s <= 0:
+                raise not_drained(done, timeout_s)
+            time.sleep(min(DRAIN_LOOK_S, left_s))
+            done = self._call(call, self._stream_patience_s)  # of the same key: it drains nothing anew
+
     def uncordon(self, *nodes: str) -> views.Cordoned:
         """Put these nodes back into service. Raises NotFound."""
         return self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
@@ -164,8 +184,8 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs):
             raise timed_out(last, timeout_s) from None
         return self.job(job)
 
-    def _call(self, call: calls.Call[T]) -> T:
-        patience = Patience(self._patience_s)
+    def _call(self, call: calls.Call[T], patience_s: float | None = None) -> T:
+        patience = Patience(self._patience_s if patience_s is None else patience_s)
         while True:
             try:
                 return call.decode(call.method(self._stubs)(call.request, timeout=call.try_s))

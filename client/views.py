@@ -345,6 +345,23 @@ class Cordoned:
     jobs: tuple[JobId, ...]
     """That were told to save and leave."""
 
+    @property
+    def stands(self) -> tuple[tuple[int, ...], tuple[JobId, ...]]:
+        """What changes while they drain."""
+        left = tuple(-1 if node.cordon is None else node.cordon.tasks_left for node in self.nodes)
+        return left, self.held_by
+
+    @property
+    def tasks_left(self) -> int:
+        """On all that are out of service together."""
+        return sum(node.cordon.tasks_left for node in self.nodes if node.cordon is not None)
+
+    @property
+    def held_by(self) -> tuple[JobId, ...]:
+        """Jobs of which something is left there."""
+        busy = [node for node in self.nodes if node.cordon is not None and node.cordon.tasks_left]
+        return tuple(sorted({task.job for node in busy for task in node.tasks}))
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

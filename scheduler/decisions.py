@@ -14,7 +14,7 @@ import msgspec
 from ..spec.errors import InvalidRequest
 from ..spec.ids import JobId, Micros, NodeId
 from .core.attempt_events import AttemptEnded, AttemptStarted, GrowthPlanned, StopRequested
-from .core.candidates import takes_work, tasks_that_fit
+from .core.candidates import takes_work, takes_work_of, tasks_that_fit
 from .core.events import Event
 from .core.evolve import evolve, replay
 from .core.job import Job
@@ -108,7 +108,8 @@ def _seen(state: ClusterState, job: Job, event: AttemptStarted) -> list[Told]:
     chosen = [place.node for place in event.places]
     told = []
     for node in state.nodes.values():
-        fits = tasks_that_fit(node, state.loads[node.node], job.demand) if takes_work(state, node) else 0
+        takes = takes_work_of(state, node, job.demand)
+        fits = tasks_that_fit(node, state.loads[node.node], job.demand) if takes else 0
         if fits or node.node in chosen:
             step, tie = fit_of(state.workload, node.inventory, state.loads[node.node], job.demand)
             told.append(Told(node.node, node.name, fits, step, tie, chosen.count(node.node)))

@@ -1,6 +1,7 @@
 """What a checked policy document means for decisions."""
 
 from ..spec.cluster_policy import Amount, PolicySpec, PoolSpec, QueueSpec, UserAmount, each_queue
+from ..spec.moments import moment_us
 from .core import cluster_policy as core
 from .core.settings import GPU_HOUR_US, Order
 
@@ -36,7 +37,27 @@ def _queue(spec: QueueSpec) -> core.QueuePolicy:
 
 def _pool(spec: PoolSpec) -> core.PoolPolicy:
     most = _milli(spec.max_gpus_per_job)
-    return core.PoolPolicy(spec.nodes, spec.labels, spec.users, spec.queues, most, spec.default)
+    windows = tuple(core.Window(moment_us(one.from_), moment_us(one.to), one.why) for one in spec.maintenance)
+    reservations = {
+        name: core.Reservation(
+            moment_us(one.from_), moment_us(one.to), one.nodes, one.users, one.queues, one.why
+        )
+        for name, one in spec.reservations.items()
+    }
+    longest_us = round((spec.max_timeout_hours or 0) * core.HOUR_US)
+    usual_us = round((spec.defaults.timeout_hours or 0) * core.HOUR_US) or longest_us
+    return core.PoolPolicy(
+        spec.nodes,
+        spec.labels,
+        spec.users,
+        spec.queues,
+        most,
+        spec.default,
+        windows,
+        reservations,
+        usual_us,
+        longest_us,
+    )
 
 
 def _amount(spec: Amount) -> core.Amount:

@@ -119,14 +119,14 @@ def recover(loaded: Loaded, settings: Settings | None = None) -> ClusterState:
 
 
 def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
-    """The policy and the nodes first: jobs take their places on them."""
+    """The nodes and the policy first: jobs take their places on them."""
     state = ClusterState(settings or Settings())
     state.last_at_us = loaded.last_at_us
-    if loaded.policy:
-        take_policy(state, _policy_from_text(loaded.policy))
     for row in loaded.nodes:
         if row.record:
             put_node(state, None, _node_from_row(row))
+    if loaded.policy:
+        take_policy(state, _policy_from_text(loaded.policy))
     jobs: list[Job] = []
     asked: Counter[str] = Counter()
     waiting: defaultdict[tuple[int, str, str], list[Job]] = defaultdict(list)

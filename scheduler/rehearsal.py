@@ -166,8 +166,9 @@ class Rehearsal:
 
     @property
     def busy(self) -> bool:
-        """Somebody runs, or comes back into line: else nobody who waits will ever start."""
-        return bool(self._moments or self.engine.state.held)
+        """Somebody runs or comes back into line, or nodes will open: else nobody who waits ever starts."""
+        state = self.engine.state
+        return bool(self._moments or state.held or state.closed or state.spans)
 
     def tell(self, *told: s.Stimulus) -> list[object]:
         """The answers. What it starts has started before the next moment. Raises the first refusal."""

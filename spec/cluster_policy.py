@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from .fields import ENTRIES_MAX, Count, Line, Loose, Name, Number, refusal
+from .moments import moment_us, parse_moment
 from .parts import Model, Words
 from .policies import OnOff
 from .problems import Path, nearest, shown
@@ -22,6 +23,11 @@ QUEUES_MAX: Final = 2_000
 GPUS_MAX: Final = 1_000_000
 CPUS_MAX: Final = 100_000_000
 CLASSES_MAX: Final = 16
+WINDOWS_MAX: Final = 100
+"""Of one pool; so many reservations, too."""
+NODES_MAX: Final = 1_000_000
+HOURS_MAX: Final = 8_784
+"""A year, as `limits.timeout` has it."""
 
 
 class Amount(Model):
@@ -59,6 +65,54 @@ class QueueSpec(Model):
     """The queues that it is made of."""
 
 
+def _moment(value: Any) -> str:
+    try:
+        return parse_moment(value if isinstance(value, str) else "")
+    except ValueError:
+        text = "expected a time with its zone, such as 2026-12-01T06:00Z or 2026-12-01T07:00+01:00"
+        raise refusal(f"{text}; found {shown(value)}") from None
+
+
+Moment = Annotated[
+    str, BeforeValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2026-12-01T06:00Z"]})
+]
+
+
+class WindowSpec(Model):
+    """A time at which a pool's nodes belong to those who repair them."""
+
+    from_: Moment = Field(alias="from")
+    """When it begins, with its zone, such as 2026-12-01T06:00Z: what runs there then saves and leaves."""
+    to: Moment
+    """When it ends, likewise."""
+    why: Line = ""
+    """What for; `pace why` says it."""
+
+
+class ReservationSpec(Model):
+    """Nodes of a pool that are kept for some; jobs ask for them with `compute: POOL/NAME`."""
+
+    from_: Moment = Field(alias="from")
+    """When it begins, with its zone, such as 2026-12-01T06:00Z: who runs there and is not of it leaves."""
+    to: Moment
+    """When it ends, likewise; what runs there goes on."""
+    nodes: Count = Field(ge=1, le=NODES_MAX)
+    """How many: the first of the pool by name that no other reservation has then."""
+    users: Words | None = None
+    """Whose jobs may ask for it; absent: those of all users, where `queues` says of which queues."""
+    queues: Words | None = None
+    """Of which queues (and those below them) jobs may ask for it; absent: of all."""
+    why: Line = ""
+    """What for; `pace why` says it."""
+
+
+class PoolDefaults(Model):
+    """What holds for a pool's jobs that do not say it themselves."""
+
+    timeout_hours: Number | None = Field(default=None, gt=0, le=HOURS_MAX)
+    """`limits.timeout`; absent: `max_timeout_hours`, and no limit where that is absent, too."""
+
+
 class PoolSpec(Model):
     """Nodes that jobs ask for with `compute: NAME`."""
 
@@ -72,9 +126,17 @@ class PoolSpec(Model):
     """Of which queues (and those below them) jobs may run there; absent: all."""
     max_gpus_per_job: Number | None = Field(default=None, gt=0, le=GPUS_MAX)
     """The largest job; absent: no limit."""
+    max_timeout_hours: Number | None = Field(default=None, gt=0, le=HOURS_MAX)
+    """The longest `limits.timeout` of a job; absent: no limit."""
+    defaults: PoolDefaults = PoolDefaults()
+    """What holds for its jobs that do not say it themselves."""
     default: bool = Field(default=False, strict=True)
     """Where jobs go that name no pool. Without a default pool they go to all nodes but those of pools that
     are only for some users or queues."""
+    maintenance: tuple[WindowSpec, ...] = Field(default=(), max_length=WINDOWS_MAX)
+    """When nobody's job runs there."""
+    reservations: dict[Name, ReservationSpec] = Field(default={}, max_length=WINDOWS_MAX)
+    """Nodes that are kept for some users or queues during a span."""
 
 
 class UsageSpec(Model):
@@ -135,7 +197,7 @@ class PolicySpec(Model):
 
     def to_json(self) -> str:
         """Canonical JSON: equal policies have equal text, defaults included."""
-        plain = self.model_dump(mode="json", exclude_none=True)
+        plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -165,9 +227,32 @@ def refusals_of(spec: PolicySpec) -> Iterator[tuple[Path, str, str]]:
             yield ("pools", name), "expected nodes or labels: which nodes are in it", ""
         if pool.default and name != defaults[0]:
             yield ("pools", name, "default"), f"the pool {defaults[0]} is the default already", ""
-        for at, queue_name in enumerate(pool.queues or ()):
-            if queue_name not in queues:
-                yield _unknown_queue(("pools", name, "queues", at), queue_name, queues)
+        yield from _queue_refusals(("pools", name), pool.queues, queues)
+        usual, most = pool.defaults.timeout_hours, pool.max_timeout_hours
+        if usual is not None and most is not None and usual > most:
+            text = f"expected at most max_timeout_hours ({most:g}); found {usual:g}"
+            yield ("pools", name, "defaults", "timeout_hours"), text, ""
+        for at, window in enumerate(pool.maintenance):
+            yield from _span_refusals(("pools", name, "maintenance", at), window.from_, window.to)
+        for title, kept in pool.reservations.items():
+            path: Path = ("pools", name, "reservations", title)
+            yield from _span_refusals(path, kept.from_, kept.to)
+            yield from _queue_refusals(path, kept.queues, queues)
+            if kept.users is None and kept.queues is None:
+                yield path, "expected users or queues: whom the nodes are kept for", ""
+
+
+def _queue_refusals(
+    at: Path, named: tuple[str, ...] | None, queues: dict[str, Any]
+) -> Iterator[tuple[Path, str, str]]:
+    for index, name in enumerate(named or ()):
+        if name not in queues:
+            yield _unknown_queue((*at, "queues", index), name, queues)
+
+
+def _span_refusals(at: Path, begin: str, end: str) -> Iterator[tuple[Path, str, str]]:
+    if moment_us(end) <= moment_us(begin):
+        yield (*at, "to"), f"expected a time after {begin}; found {end}", ""
 
 
 def _path(names: tuple[str, ...]) -> Path:

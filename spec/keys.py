@@ -15,6 +15,8 @@ def valid_keys(path: Path, root: type[BaseModel] = JobSpec) -> list[str] | None:
     tag in the path says which one is meant."""
     models: list[Any] = [root]
     for part in path:
+        if isinstance(part, int):  # an entry of a list: its models are those of the list
+            continue
         chosen = MODELS.get(str(part))
         models = [chosen] if chosen else [inner for model in models for inner in _below(model, str(part))]
     if any(get_origin(model) is dict for model in models):

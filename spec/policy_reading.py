@@ -39,7 +39,7 @@ def parse_canonical_policy(text: str, source: str) -> PolicySpec:
 
 def policy_yaml(spec: PolicySpec) -> str:
     """A policy as YAML for people, without what is the default anyway; empty where all is."""
-    data = _plain(spec.model_dump(mode="json", exclude_defaults=True))
+    data = _plain(spec.model_dump(mode="json", by_alias=True, exclude_defaults=True))
     return to_yaml(data) if data else ""
 
 

@@ -1,4 +1,5 @@
-"""The JSON Schema of the job document, for editors: made from the models, so it cannot drift from them.
+"""The JSON Schemas of the job document and of the policy, for editors: made from the models, so they cannot
+drift from them.
 
 Descriptions are the fields' docstrings, read from the source here and not by pydantic at import, where
 every start of a client would pay for it.
@@ -7,40 +8,56 @@ every start of a client would pay for it.
 import ast
 import inspect
 from collections import ChainMap
+from types import ModuleType
 from typing import Any, Final
 
-from . import distribution, model, parts, placement, policies
+from pydantic import BaseModel
+
+from . import cluster_policy, distribution, model, parts, placement, policies
+from .cluster_policy import PolicySpec
 from .model import JobSpec
 
-SCHEMA_ID: Final = "urn:paceline:schema:v1:job"
+SCHEMA_ID: Final = "urn:paceline:schema:v1:"
 
 
 def job_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a job file; every key has a description."""
-    schema = JobSpec.model_json_schema(by_alias=True, mode="validation")
-    docs = _field_docs()
-    for name, body in {JobSpec.__name__: schema, **schema["$defs"]}.items():
+    return _schema(JobSpec, "job", parts, placement, policies, distribution, model)
+
+
+def policy_schema() -> dict[str, Any]:
+    """The same of a policy file."""
+    return _schema(PolicySpec, "policy", parts, cluster_policy)
+
+
+def _schema(root: type[BaseModel], kind: str, *modules: ModuleType) -> dict[str, Any]:
+    """`modules`: where the models are written, those that others inherit from first."""
+    schema = root.model_json_schema(by_alias=True, mode="validation")
+    docs = _field_docs(modules)
+    for name, body in {root.__name__: schema, **schema["$defs"]}.items():
         for key, value in body.get("properties", {}).items():
             value.pop("title", None)  # it only repeats the key
             value["description"] = docs[name][key]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
+        "$id": f"{SCHEMA_ID}{kind}",
         **schema,
-        "title": "Paceline job",
+        "title": f"Paceline {kind}",
     }
 
 
-def _field_docs() -> dict[str, dict[str, str]]:
+def _field_docs(modules: tuple[ModuleType, ...]) -> dict[str, dict[str, str]]:
     """Class -> key -> the text that stands below the field."""
     docs: dict[str, dict[str, str]] = {}
-    for module in (parts, placement, policies, distribution, model):
+    for module in modules:
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 inherited = (docs.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name))
                 docs[node.name] = {**dict(ChainMap(*inherited)), **_docs_of(node)}
-    for name, info in JobSpec.model_fields.items():
-        docs[JobSpec.__name__][info.alias or name] = docs[JobSpec.__name__][name]
+    for written in (value for module in modules for value in vars(module).values()):
+        if isinstance(written, type) and issubclass(written, BaseModel) and written.__name__ in docs:
+            of = docs[written.__name__]
+            of |= {info.alias: of[name] for name, info in written.model_fields.items() if info.alias}
     return docs
 
 

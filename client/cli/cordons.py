@@ -1,17 +1,20 @@
 """`pace cordon`, `drain`, `uncordon`: nodes out of service, and back."""
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import views
 from . import output as out
+from .main import EXIT_FAILED
 from .options import Duration, connection, json_option, open_client
 
 if TYPE_CHECKING:
+    from ..base import WaitTimedOut
     from ..settings import Settings
 
-SHOWN_JOBS = 20
+SHOWN_MAX = 20
 
 nodes_argument = click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 why_option = click.option(
@@ -49,23 +52,49 @@ def cordon(settings: "Settings", nodes: tuple[str, ...], why: str, output: str) 
     help="The most that a job is given to save, as `90 s` or `10 min`. "
     "[default: what its saves take and a margin, at least its own grace_s]",
 )
+@click.option("--wait", is_flag=True, help="Wait until nothing runs there any more, and say who still does.")
+@click.option(
+    "--timeout", "timeout_s", type=Duration(), help="With --wait: the longest wait, as `90 s` or `10 min`."
+)
 @json_option
 @connection
 def drain(
-    *, settings: "Settings", nodes: tuple[str, ...], why: str, deadline_s: float | None, output: str
-) -> None:
+    *,
+    settings: "Settings",
+    nodes: tuple[str, ...],
+    why: str,
+    deadline_s: float | None,
+    wait: bool,
+    timeout_s: float | None,
+    output: str,
+) -> int:
     """Empty nodes: as `pace cordon`, and each job with a task there is told to save and leave.
 
     It ends as by `pace preempt`, uses no retry, and goes on from what it saved where there is room. `pace
-    nodes` says how many tasks are left, and when a node is drained.
+    nodes` says how many tasks are left, and when a node is drained. With --wait the exit code is 0 when all
+    are, and 1 when the time is over before, or somebody has put one back.
 
     \b
     JSON: {"nodes": [NODE, ...], "jobs": [NUMBER, ...]}: the nodes as in
-    `pace nodes -o json`, and the jobs that were told to leave.
+    `pace nodes -o json`, and the jobs that were told to leave. With --wait
+    also "drained": BOOL, and "held_by": [NUMBER, ...]: jobs with tasks left.
     """
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout is for --wait")
     with open_client(settings) as client:
-        done = client.drain(*nodes, why=why, deadline_s=deadline_s or 0.0)
-    _tell(done, output)
+        if not wait:
+            _tell(client.drain(*nodes, why=why, deadline_s=deadline_s or 0.0), output)
+            return 0
+        looks = client.watch_drain(*nodes, why=why, deadline_s=deadline_s or 0.0, timeout_s=timeout_s)
+        done, late = _last_of(looks)
+    drained = late is None and all(node.cordon is not None for node in done.nodes)
+    if output == "json":
+        out.show_json({**views.to_json(done), "drained": drained, "held_by": done.held_by})
+    elif late is None:
+        _tell(done, output)
+    if late is not None:
+        raise late
+    return 0 if drained else EXIT_FAILED
 
 
 @click.command(short_help="Put nodes back into service.")
@@ -81,6 +110,34 @@ def uncordon(settings: "Settings", nodes: tuple[str, ...], output: str) -> None:
     with open_client(settings) as client:
         done = client.uncordon(*nodes)
     _tell(done, output)
+
+
+def _last_of(looks: Iterator[views.Cordoned]) -> "tuple[views.Cordoned, WaitTimedOut | None]":
+    """How the nodes stand in the end, each step told on the way; and the error where time was over."""
+    from ..base import WaitTimedOut
+
+    done = next(looks)
+    try:
+        while done.tasks_left:
+            out.show(_left(done), err=True)
+            done = next(looks)
+    except WaitTimedOut as late:
+        return done, late
+    return done, None
+
+
+def _left(done: views.Cordoned) -> str:
+    """`3 tasks left on n1, n2: of jobs 4, 7`."""
+    tasks = "1 task" if done.tasks_left == 1 else f"{done.tasks_left} tasks"
+    busy = [node.name for node in done.nodes if node.cordon is not None and node.cordon.tasks_left]
+    jobs = "job" if len(done.held_by) == 1 else "jobs"
+    return f"{tasks} left on {_named(map(out.clean, busy))}: of {jobs} {_named(map(str, done.held_by))}"
+
+
+def _named(names: Iterable[str]) -> str:
+    those = tuple(names)
+    more = f" and {len(those) - SHOWN_MAX} more" if len(those) > SHOWN_MAX else ""
+    return ", ".join(those[:SHOWN_MAX]) + more
 
 
 def _tell(done: views.Cordoned, output: str) -> None:
@@ -106,7 +163,7 @@ def _stands(node: views.Node) -> str:
 
 
 def _moves(jobs: tuple[int, ...]) -> str:
-    shown = ", ".join(map(str, jobs[:SHOWN_JOBS]))
-    more = f" and {len(jobs) - SHOWN_JOBS} more" if len(jobs) > SHOWN_JOBS else ""
     who = "job" if len(jobs) == 1 else "jobs"
-    return f"{who} {shown}{more} {'is' if len(jobs) == 1 else 'are'} told to save and go on elsewhere"
+    return (
+        f"{who} {_named(map(str, jobs))} {'is' if len(jobs) == 1 else 'are'} told to save and go on elsewhere"
+    )

@@ -1,4 +1,4 @@
-"""`pace validate` and `pace schema`: job files without a scheduler."""
+"""`pace validate` and `pace schema`: files without a scheduler."""
 
 import json
 
@@ -30,15 +30,16 @@ def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) ->
     return 0 if all(result["valid"] for result in results) else 2
 
 
-@click.command(short_help="Print the JSON Schema of job files, for editors.")
-def schema() -> None:
-    """Print the JSON Schema of job files, for editors."""
-    from ...spec.schema import job_schema
+@click.command(short_help="Print the JSON Schema of job files or of the policy, for editors.")
+@click.argument("kind", default="job", type=click.Choice(("job", "policy")), metavar="[job|policy]")
+def schema(kind: str) -> None:
+    """Print the JSON Schema of job files, or of the policy file, for editors."""
+    from ...spec.schema import job_schema, policy_schema
 
-    click.echo(json.dumps(job_schema(), indent=2))
+    click.echo(json.dumps(policy_schema() if kind == "policy" else job_schema(), indent=2))
     if out.is_terminal():
-        out.hint("keep it: `pace schema > job.schema.json`, and in the job file's first line:")
-        out.hint("# yaml-language-server: $schema=job.schema.json")
+        out.hint(f"keep it: `pace schema {kind} > {kind}.schema.json`, and in the file's first line:")
+        out.hint(f"# yaml-language-server: $schema={kind}.schema.json")
 
 
 def _checked(file: str, overrides: tuple[str, ...]) -> dict[str, object]:

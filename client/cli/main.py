@@ -75,7 +75,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Job files": {
         "validate": ("documents", "Check job files without submitting them."),
-        "schema": ("documents", "Print the JSON Schema of job files, for editors."),
+        "schema": ("documents", "Print the JSON Schema of job files or of the policy, for editors."),
     },
 }
 COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}

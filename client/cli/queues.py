@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...spec.errors import NotFound
+from ...spec.moments import moment_text
 from ...spec.problems import nearest
 from .. import policy_views
 from . import output as out
@@ -34,6 +35,7 @@ QUOTA_COLUMNS = (
     out.Column("guaranteed", right=True),
     out.Column("at most", right=True),
 )
+NODES_SHOWN = 8
 POOL_COLUMNS = (
     out.Column("pool", flex=True),
     out.Column("nodes", right=True),
@@ -107,8 +109,11 @@ def pools(settings: "Settings", output: str) -> None:
 
     \b
     JSON: {"pools": [POOL, ...]}; keys of a POOL: name, node_names, labels,
-    users, queues (null: all), max_gpu_milli_per_job, default, nodes,
-    connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting.
+    users, queues (null: all), max_gpu_milli_per_job, timeout_us (of jobs that
+    say none), max_timeout_us, default, nodes,
+    connected, gpus, gpus_free, cpu_milli, cpu_milli_free, waiting,
+    maintenance: [{"from_us", "to_us", "why"}, ...], reservations: [{"name",
+    "from_us", "to_us", "nodes", "node_names", "users", "queues", "why"}, ...].
     """
     with open_client(settings) as client:
         found = client.pools()
@@ -119,6 +124,9 @@ def pools(settings: "Settings", output: str) -> None:
         out.hint("no pools: jobs go to any node that fits; `pace policy apply` makes some")
         return
     out.show_table(out.Table(POOL_COLUMNS, [_pool_row(pool) for pool in found]))
+    for pool in found:
+        for line in _window_lines(pool, out.now_us()):
+            out.show(out.wrapped(out.clean(line), 2))
 
 
 def _queue_row(queue: policy_views.Queue) -> tuple[str, ...]:
@@ -183,6 +191,39 @@ def _rules(pool: policy_views.Pool) -> Iterator[str]:
         yield f"queues {', '.join(pool.queues) or 'none'}"
     if pool.max_gpu_milli_per_job is not None:
         yield f"jobs of up to {pool.max_gpu_milli_per_job / 1000:g} GPUs"
+    if pool.max_timeout_us is not None:
+        yield f"for up to {out.human_time(pool.max_timeout_us)}"
+    if pool.timeout_us not in (None, pool.max_timeout_us):
+        yield f"usually {out.human_time(pool.timeout_us or 0)}"
+
+
+def _window_lines(pool: policy_views.Pool, now_us: int) -> Iterator[str]:
+    """Of those that are not over."""
+    for window in sorted(pool.maintenance, key=lambda window: window.from_us):
+        why = f" ({window.why})" if window.why else ""
+        span = f"from {moment_text(window.from_us)} to {moment_text(window.to_us)}"
+        if window.from_us <= now_us < window.to_us:
+            yield f"{pool.name} is under maintenance until {moment_text(window.to_us)}{why}"
+        elif now_us < window.from_us:
+            yield f"{pool.name} is under maintenance {span}{why}"
+    for one in sorted(pool.reservations, key=lambda one: one.from_us):
+        if now_us < one.to_us:
+            yield _reserved_line(pool.name, one, begun=one.from_us <= now_us)
+
+
+def _reserved_line(pool: str, one: policy_views.Reservation, *, begun: bool) -> str:
+    """`fast/exam: n1, n2 are reserved for users ann until 2026-12-01 10:00 UTC (grading)`."""
+    whom = [] if one.users is None else [f"users {', '.join(one.users)}"]
+    whom += [] if one.queues is None else [f"queues {', '.join(one.queues)}"]
+    names = ", ".join(one.node_names[:NODES_SHOWN]) or "no node"
+    more = len(one.node_names) - NODES_SHOWN
+    names += f" and {more} more" if more > 0 else ""
+    lacks = f" ({len(one.node_names)} of {one.nodes})" if len(one.node_names) < one.nodes else ""
+    until = moment_text(one.to_us)
+    span = f"until {until}" if begun else f"from {moment_text(one.from_us)} to {until}"
+    verb = "are" if len(one.node_names) > 1 else "is"
+    why = f" ({one.why})" if one.why else ""
+    return f"{pool}/{one.name}: {names}{lacks} {verb} reserved for {'; '.join(whom)} {span}{why}"
 
 
 def _first_said(amount: policy_views.Quota) -> str:

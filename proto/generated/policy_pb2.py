@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaceline/proto/v1/policy.proto\x12\x0bpaceline.v1\"\x12\n\x10GetPolicyRequest\"\x1d\n\rQueuesRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"5\n\x0bQueuesReply\x12&\n\x06queues\x18\x01 \x03(\x0b\x32\x16.paceline.v1.QueueView\"u\n\x0bQuotaAmount\x12\x16\n\tgpu_milli\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tcpu_milli\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04jobs\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x0c\n\n_gpu_milliB\x0c\n\n_cpu_milliB\x07\n\x05_jobs\"\xfc\x02\n\tQueueView\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63lared\x18\x02 \x01(\x08\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12,\n\nguaranteed\x18\x05 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12%\n\x03max\x18\x06 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12.\n\x0cmax_per_user\x18\x07 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12\r\n\x05users\x18\x08 \x03(\t\x12\x0c\n\x04open\x18\t \x01(\x08\x12(\n\x06in_use\x18\n \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12\x0f\n\x07waiting\x18\x0b \x01(\x03\x12\x16\n\x0eused_gpu_hours\x18\x0c \x01(\x01\x12\x0c\n\x04rank\x18\r \x01(\x05\x12-\n\x0buser_in_use\x18\x0e \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\"\x0e\n\x0cPoolsRequest\"2\n\nPoolsReply\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.paceline.v1.PoolView\"\x83\x03\n\x08PoolView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnode_names\x18\x02 \x03(\t\x12\x31\n\x06labels\x18\x03 \x03(\x0b\x32!.paceline.v1.PoolView.LabelsEntry\x12\r\n\x05users\x18\x04 \x03(\t\x12\x11\n\tall_users\x18\x05 \x01(\x08\x12\x0e\n\x06queues\x18\x06 \x03(\t\x12\x12\n\nall_queues\x18\x07 \x01(\x08\x12\x1d\n\x15max_gpu_milli_per_job\x18\x08 \x01(\x03\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\t \x01(\x08\x12\r\n\x05nodes\x18\n \x01(\x05\x12\x11\n\tconnected\x18\x0b \x01(\x05\x12\x0c\n\x04gpus\x18\x0c \x01(\x03\x12\x11\n\tgpus_free\x18\r \x01(\x03\x12\x11\n\tcpu_milli\x18\x0e \x01(\x03\x12\x16\n\x0e\x63pu_milli_free\x18\x0f \x01(\x03\x12\x0f\n\x07waiting\x18\x10 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\">\n\nPolicyView\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x12\n\nchanged_us\x18\x03 \x01(\x03\"`\n\x12\x41pplyPolicyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"#\n\x10\x41pplyPolicyReply\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t2\x8d\x02\n\x06Policy\x12=\n\x03Get\x12\x1d.paceline.v1.GetPolicyRequest\x1a\x17.paceline.v1.PolicyView\x12G\n\x05\x41pply\x12\x1f.paceline.v1.ApplyPolicyRequest\x1a\x1d.paceline.v1.ApplyPolicyReply\x12>\n\x06Queues\x12\x1a.paceline.v1.QueuesRequest\x1a\x18.paceline.v1.QueuesReply\x12;\n\x05Pools\x12\x19.paceline.v1.PoolsRequest\x1a\x17.paceline.v1.PoolsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaceline/proto/v1/policy.proto\x12\x0bpaceline.v1\"\x12\n\x10GetPolicyRequest\"\x1d\n\rQueuesRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"5\n\x0bQueuesReply\x12&\n\x06queues\x18\x01 \x03(\x0b\x32\x16.paceline.v1.QueueView\"u\n\x0bQuotaAmount\x12\x16\n\tgpu_milli\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tcpu_milli\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04jobs\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x0c\n\n_gpu_milliB\x0c\n\n_cpu_milliB\x07\n\x05_jobs\"\xfc\x02\n\tQueueView\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63lared\x18\x02 \x01(\x08\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12,\n\nguaranteed\x18\x05 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12%\n\x03max\x18\x06 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12.\n\x0cmax_per_user\x18\x07 \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12\r\n\x05users\x18\x08 \x03(\t\x12\x0c\n\x04open\x18\t \x01(\x08\x12(\n\x06in_use\x18\n \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\x12\x0f\n\x07waiting\x18\x0b \x01(\x03\x12\x16\n\x0eused_gpu_hours\x18\x0c \x01(\x01\x12\x0c\n\x04rank\x18\r \x01(\x05\x12-\n\x0buser_in_use\x18\x0e \x01(\x0b\x32\x18.paceline.v1.QuotaAmount\"9\n\nWindowView\x12\x0f\n\x07\x66rom_us\x18\x01 \x01(\x03\x12\r\n\x05to_us\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\"\xb5\x01\n\x0fReservationView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x03\x12\r\n\x05to_us\x18\x03 \x01(\x03\x12\r\n\x05nodes\x18\x04 \x01(\x05\x12\x12\n\nnode_names\x18\x05 \x03(\t\x12\r\n\x05users\x18\x06 \x03(\t\x12\x11\n\tall_users\x18\x07 \x01(\x08\x12\x0e\n\x06queues\x18\x08 \x03(\t\x12\x12\n\nall_queues\x18\t \x01(\x08\x12\x0b\n\x03why\x18\n \x01(\t\"\x0e\n\x0cPoolsRequest\"2\n\nPoolsReply\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.paceline.v1.PoolView\"\x91\x04\n\x08PoolView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnode_names\x18\x02 \x03(\t\x12\x31\n\x06labels\x18\x03 \x03(\x0b\x32!.paceline.v1.PoolView.LabelsEntry\x12\r\n\x05users\x18\x04 \x03(\t\x12\x11\n\tall_users\x18\x05 \x01(\x08\x12\x0e\n\x06queues\x18\x06 \x03(\t\x12\x12\n\nall_queues\x18\x07 \x01(\x08\x12\x1d\n\x15max_gpu_milli_per_job\x18\x08 \x01(\x03\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\t \x01(\x08\x12\r\n\x05nodes\x18\n \x01(\x05\x12\x11\n\tconnected\x18\x0b \x01(\x05\x12\x0c\n\x04gpus\x18\x0c \x01(\x03\x12\x11\n\tgpus_free\x18\r \x01(\x03\x12\x11\n\tcpu_milli\x18\x0e \x01(\x03\x12\x16\n\x0e\x63pu_milli_free\x18\x0f \x01(\x03\x12\x0f\n\x07waiting\x18\x10 \x01(\x03\x12,\n\x0bmaintenance\x18\x11 \x03(\x0b\x32\x17.paceline.v1.WindowView\x12\x32\n\x0creservations\x18\x12 \x03(\x0b\x32\x1c.paceline.v1.ReservationView\x12\x12\n\ntimeout_us\x18\x13 \x01(\x03\x12\x16\n\x0emax_timeout_us\x18\x14 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\">\n\nPolicyView\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x12\n\nchanged_us\x18\x03 \x01(\x03\"`\n\x12\x41pplyPolicyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"#\n\x10\x41pplyPolicyReply\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t2\x8d\x02\n\x06Policy\x12=\n\x03Get\x12\x1d.paceline.v1.GetPolicyRequest\x1a\x17.paceline.v1.PolicyView\x12G\n\x05\x41pply\x12\x1f.paceline.v1.ApplyPolicyRequest\x1a\x1d.paceline.v1.ApplyPolicyReply\x12>\n\x06Queues\x12\x1a.paceline.v1.QueuesRequest\x1a\x18.paceline.v1.QueuesReply\x12;\n\x05Pools\x12\x19.paceline.v1.PoolsRequest\x1a\x17.paceline.v1.PoolsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,20 +43,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTAAMOUNT']._serialized_end=270
   _globals['_QUEUEVIEW']._serialized_start=273
   _globals['_QUEUEVIEW']._serialized_end=653
-  _globals['_POOLSREQUEST']._serialized_start=655
-  _globals['_POOLSREQUEST']._serialized_end=669
-  _globals['_POOLSREPLY']._serialized_start=671
-  _globals['_POOLSREPLY']._serialized_end=721
-  _globals['_POOLVIEW']._serialized_start=724
-  _globals['_POOLVIEW']._serialized_end=1111
-  _globals['_POOLVIEW_LABELSENTRY']._serialized_start=1066
-  _globals['_POOLVIEW_LABELSENTRY']._serialized_end=1111
-  _globals['_POLICYVIEW']._serialized_start=1113
-  _globals['_POLICYVIEW']._serialized_end=1175
-  _globals['_APPLYPOLICYREQUEST']._serialized_start=1177
-  _globals['_APPLYPOLICYREQUEST']._serialized_end=1273
-  _globals['_APPLYPOLICYREPLY']._serialized_start=1275
-  _globals['_APPLYPOLICYREPLY']._serialized_end=1310
-  _globals['_POLICY']._serialized_start=1313
-  _globals['_POLICY']._serialized_end=1582
+  _globals['_WINDOWVIEW']._serialized_start=655
+  _globals['_WINDOWVIEW']._serialized_end=712
+  _globals['_RESERVATIONVIEW']._serialized_start=715
+  _globals['_RESERVATIONVIEW']._serialized_end=896
+  _globals['_POOLSREQUEST']._serialized_start=898
+  _globals['_POOLSREQUEST']._serialized_end=912
+  _globals['_POOLSREPLY']._serialized_start=914
+  _globals['_POOLSREPLY']._serialized_end=964
+  _globals['_POOLVIEW']._serialized_start=967
+  _globals['_POOLVIEW']._serialized_end=1496
+  _globals['_POOLVIEW_LABELSENTRY']._serialized_start=1451
+  _globals['_POOLVIEW_LABELSENTRY']._serialized_end=1496
+  _globals['_POLICYVIEW']._serialized_start=1498
+  _globals['_POLICYVIEW']._serialized_end=1560
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=1562
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=1658
+  _globals['_APPLYPOLICYREPLY']._serialized_start=1660
+  _globals['_APPLYPOLICYREPLY']._serialized_end=1695
+  _globals['_POLICY']._serialized_start=1698
+  _globals['_POLICY']._serialized_end=1967
 # @@protoc_insertion_point(module_scope)

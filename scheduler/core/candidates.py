@@ -17,7 +17,7 @@ from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .labels import admits, unmet
 from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, matches
 from .packing import fit_of
-from .pools import in_pool
+from .pools import belongs, in_pool
 from .state import ClusterState
 from .topology import Domains, Path, Scope, by_domain, can_be_together, path_of, scopes_of
 
@@ -110,7 +110,7 @@ class Candidates:
     def _look(self, state: ClusterState, name: NodeId) -> None:
         node = state.nodes.get(name)
         before, fits = self.fits.get(name, 0), 0
-        if node is not None and takes_work(state, node) and in_pool(state.policy, node, self.demand.pool):
+        if node is not None and takes_work_of(state, node, self.demand):
             fits = tasks_that_fit(node, state.loads[name], self.demand)
         if not before and not fits:
             return
@@ -170,9 +170,15 @@ def takes_work(state: ClusterState, node: Node) -> bool:
     return is_able(state, node) and node.node not in state.claimed
 
 
+def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
+    """Of a job of this demand."""
+    return takes_work(state, node) and in_pool(state, node, demand.pool)
+
+
 def is_able(state: ClusterState, node: Node) -> bool:
     connected = node.contact is NodeContact.CONNECTED
-    return connected and node.cordon is None and node.node not in state.resting
+    open_now = node.node not in state.resting and node.node not in state.closed
+    return connected and node.cordon is None and open_now
 
 
 def can_ever(state: ClusterState, demand: GangDemand) -> bool:
@@ -196,11 +202,13 @@ def tasks_that_fit(node: Node, load: Load, demand: GangDemand) -> int:
 
 
 def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
+    if not state.spans.get(demand.pool, True):
+        return False  # before its reservation begins
     nodes = [node for node in state.nodes.values() if node.contact is not NodeContact.LOST]
     rooms = (
         (node, most_tasks(node.inventory, demand))
         for node in nodes
-        if node.in_service and in_pool(state.policy, node, demand.pool)
+        if node.in_service and belongs(state.policy, node, demand.pool)
     )
     return not nodes or can_be_together(rooms, demand, state.settings.topology_levels)
 

@@ -35,7 +35,7 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     claim = job.course.claim
     assert claim is not None
     nodes = [state.nodes[name] for name in claim.kept]
-    gone = next((node for node in nodes if not node.in_service), None)
+    gone = next((node for node in nodes if _is_withdrawn(state, job, node)), None)
     if gone is not None:
         return Plan(None, (ClaimDropped(now_us, job.number, f"{gone.name} takes no work now"),))
     if not all(is_able(state, node) for node in nodes):
@@ -53,6 +53,12 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     if not claim.victims or left:
         return None
     return Plan(None, (ClaimDropped(now_us, job.number, lacks),))
+
+
+def _is_withdrawn(state: ClusterState, job: Job, node: Node) -> bool:
+    """Out of service, or its time is another's."""
+    others = state.reserved.get(node.node, job.demand.pool) != job.demand.pool
+    return not node.in_service or node.node in state.closed or others
 
 
 def _stands_in_line(state: ClusterState, job: Job) -> bool:

@@ -45,6 +45,27 @@ class QueuePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A time at which a pool's nodes are under maintenance."""
+
+    from_us: int
+    to_us: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """So many nodes of a pool that are kept for some."""
+
+    from_us: int
+    to_us: int
+    nodes: int
+    users: tuple[str, ...] | None = None
+    queues: tuple[str, ...] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPolicy:
     """Nodes by name (with * and ?), or by labels that they all have."""
 
@@ -54,6 +75,11 @@ class PoolPolicy:
     queues: tuple[str, ...] | None = None
     max_gpu_milli_per_job: int | None = None
     default: bool = False
+    maintenance: tuple[Window, ...] = ()
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    timeout_us: int = 0
+    """Of jobs that say none; 0: none."""
+    max_timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact
 from .job import Job
+from .maintenance import window_bounds
 from .node import Node
+from .reservations import reservation_bounds
 from .state import ClusterState
 
 
@@ -70,9 +72,12 @@ def task_lease_end(state: ClusterState, node: Node, job: Job) -> int:
 def node_deadline(state: ClusterState, node: Node) -> Micros | None:
     """The next moment at which time alone changes something for the node."""
     silence = _silence_deadline(state, node)
-    if node.node not in state.resting:
+    if node.node not in state.resting and not state.timed and not state.kept:
         return silence
-    return node.rests_until_us if silence is None else min(silence, node.rests_until_us)
+    moments = [] if silence is None else [silence]
+    moments += [node.rests_until_us] if node.node in state.resting else []
+    moments += (Micros(at_us) for at_us in (*window_bounds(state, node), *reservation_bounds(state, node)))
+    return min(moments, default=None)
 
 
 def _silence_deadline(state: ClusterState, node: Node) -> Micros | None:

@@ -9,6 +9,7 @@ from .effects import Plan
 from .ending import EXIT_NOT_RUN, end_attempt, stopped, timed_out
 from .hangs import conclude
 from .job import Ending, Job, Stop
+from .making_way import make_way
 from .state import ClusterState
 from .submit import request_stop
 from .timers import TimerKey
@@ -19,7 +20,10 @@ def on_due(state: ClusterState, key: TimerKey, now_us: Micros) -> Plan[None]:
     _, name = key
     if isinstance(name, str):
         node = state.nodes.get(name)
-        return Plan(None) if node is None else on_node_due(state, node, now_us)
+        if node is None:
+            return Plan(None)
+        leave = make_way(state, node, now_us)
+        return leave if leave.events else on_node_due(state, node, now_us)
     job = state.jobs.get(name)
     return Plan(None) if job is None else _on_job_due(state, job, now_us)
 

@@ -14,7 +14,7 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from .amounts import duration_text
 from .attempt_events import GrowthDropped, GrowthPlanned
-from .candidates import candidates_for, takes_work
+from .candidates import candidates_for, takes_work_of
 from .checkpoint_events import CheckpointAccepted
 from .effects import Plan
 from .job import Job, Stop, with_course
@@ -118,7 +118,8 @@ def room_for(state: ClusterState, job: Job) -> int:
     and those that there is room for on nodes that are warm: on others all of it would wait for the imports.
     """
     found = candidates_for(state, job.demand)
-    more = Counter(task.node for task in job.tasks if takes_work(state, state.nodes[task.node]))
+    nodes = (state.nodes[task.node] for task in job.tasks)
+    more = Counter(node.node for node in nodes if takes_work_of(state, node, job.demand))
     more.subtract(found.warming)
     most = min(job.demand.instance_count_max, len(job.tasks) + tasks_allowed(state, job))
     return min(most, found.most_with(state, more))

@@ -171,7 +171,8 @@ def timed_out(job: Job) -> Ending:
         AttemptOutcome.TIMED_OUT,
         "timed-out",
         f"ran longer than its limits.timeout of {limit_s:g} s",
-        "raise limits.timeout, or submit it again: it goes on from a checkpoint only within one job",
+        "raise limits.timeout (a job that says none has that of its pool: `pace pools`), or submit it again: "
+        "it goes on from a checkpoint only within one job",
         EXIT_TIMED_OUT,
     )
 

@@ -11,8 +11,10 @@ from ...spec.ids import Micros
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
+from .maintenance import closing_of, next_change_us
 from .node import Node, fresh_load
 from .queues import leaf_of, leaf_of_job
+from .reservations import assign, changes_assignment, note_time
 from .state import ClusterState
 from .stranding import is_stranded
 from .weights import gang_milli, weight_milli
@@ -60,6 +62,9 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         assert old is not None
         del state.nodes[old.node], state.loads[old.node]
         state.resting.discard(old.node)
+        state.closed.discard(old.node)
+        state.windows_until_us.pop(old.node, None)
+        _note_assignment(state, old, new)
         state.timers.drop((1, old.node))
         state.changes.add(old.node, len(state.nodes))
         return None
@@ -79,8 +84,46 @@ def put_node(state: ClusterState, old: Node | None, new: Node | None) -> Node | 
         for number in sorted({key.job for key in state.loads[new.node].tasks}):
             _note_stranded(state, state.jobs[number])
     _note_resting(state, new)
+    if old is None or old.inventory != new.inventory:
+        note_closed(state, new)
+    _note_assignment(state, old, new)
     set_node_timer(state, new)
     return new
+
+
+def settle_reservations(state: ClusterState) -> None:
+    """Their nodes are chosen anew."""
+    before = state.kept
+    assign(state)
+    note_time(state)
+    for name in sorted(state.kept.keys() | before.keys()):
+        if state.kept.get(name) != before.get(name) and name in state.nodes:
+            set_node_timer(state, state.nodes[name])
+
+
+def _note_assignment(state: ClusterState, old: Node | None, new: Node | None) -> None:
+    if changes_assignment(state, old, new):
+        settle_reservations(state)
+
+
+def note_closed(state: ClusterState, node: Node) -> None:
+    """By the maintenance windows of its pools."""
+    if not state.timed and not state.closed:
+        return
+    until_us = next_change_us(state, node)
+    if until_us is None:
+        state.windows_until_us.pop(node.node, None)
+    else:
+        state.windows_until_us[node.node] = until_us
+    closes = closing_of(state, node, state.last_at_us) is not None
+    if closes == (node.node in state.closed):
+        return
+    state.freed += 1
+    state.changes.add(node.node, len(state.nodes))
+    if closes:
+        state.closed.add(node.node)
+    else:
+        state.closed.remove(node.node)
 
 
 def set_node_timer(state: ClusterState, node: Node) -> None:
@@ -91,11 +134,15 @@ def set_node_timer(state: ClusterState, node: Node) -> None:
 
 def settle_timers(state: ClusterState, now_us: Micros) -> None:
     """Take out what was due, set what still stands, and let those back in line whose backoff is over."""
+    if state.spans and state.last_at_us >= state.spans_until_us:
+        note_time(state)
     for _, name in state.timers.pop_due(now_us):
         if isinstance(name, str):
             node = state.nodes.get(name)
             if node is not None:
                 _note_resting(state, node)
+                if state.last_at_us >= state.windows_until_us.get(name, state.last_at_us + 1):
+                    note_closed(state, node)
                 set_node_timer(state, node)
             continue
         job = state.jobs.get(name)

@@ -22,7 +22,7 @@ from ...spec.lifecycle import AttemptOutcome
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import demand_text, duration_text
 from .attempt_events import PlacesClaimed
-from .candidates import Candidates, candidates_for, most_tasks, takes_work, tasks_that_fit
+from .candidates import Candidates, candidates_for, most_tasks, takes_work, takes_work_of, tasks_that_fit
 from .capacities import capacities_for
 from .effects import Effect, Plan
 from .events import Event
@@ -30,7 +30,6 @@ from .grace import save_grace_us
 from .job import Job, Move, Stop
 from .node import Load, Node, gpu_groups, matches
 from .placement import copy_of, give_back, gpus_of
-from .pools import in_pool
 from .preemption import Stoppable, loss_us, stoppable
 from .reason import Reason
 from .slots import free_ports
@@ -150,11 +149,7 @@ def _fits_in_all(state: ClusterState, demand: GangDemand) -> bool:
         for name, load in state.loads.items()
         if (load.free_gpus or load.shared_gpus or not need.on_gpu) and capacities[name]
     ]
-    loads = [
-        (node, load)
-        for node, load in loads
-        if takes_work(state, node) and in_pool(state.policy, node, demand.pool)
-    ]
+    loads = [(node, load) for node, load in loads if takes_work_of(state, node, demand)]
     if need.on_gpu:
         free_milli = sum(_gpu_milli(node, load, demand) for node, load in loads)
         return free_milli >= least * need.gpus_milli
@@ -173,7 +168,7 @@ def _makes_room(state: ClusterState, job: Job, moved: Sequence[Job], room: Candi
     """For the gang, wherever they themselves would go."""
     more = {}
     for name in {task.node for one in moved for task in one.tasks}:
-        if takes_work(state, state.nodes[name]):
+        if takes_work_of(state, state.nodes[name], job.demand):
             fits = tasks_that_fit(state.nodes[name], _load_without(state, moved, name), room.demand)
             more[name] = fits - room.fits.get(name, 0)
     return room.most_with(state, more) >= job.demand.instance_count_min
@@ -247,7 +242,7 @@ class _Seating:
         fits = dict(room.fits)
         for name, load in self.loads.items():
             node = state.nodes[name]
-            if takes_work(state, node) and in_pool(state.policy, node, demand.pool):
+            if takes_work_of(state, node, demand):
                 fits[name] = tasks_that_fit(node, load, room.demand)
         nodes = [state.nodes[name] for name, count in sorted(fits.items()) if count]
         for area in areas_of(nodes, demand, state.settings.topology_levels):

@@ -8,7 +8,7 @@ go by node id, so that equal states give equal plans.
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .attempt_events import AttemptStarted, LaneParked, Place
-from .candidates import can_ever, candidates_for, takes_work, tasks_that_fit
+from .candidates import can_ever, candidates_for, takes_work_of, tasks_that_fit
 from .effects import Effect, Plan, StartTask
 from .elastic import size_text
 from .ending import end_attempt, node_lost
@@ -70,7 +70,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     fits = dict(room.fits)
     for name in {task.node for task in job.tasks}:
         node = state.nodes[name]
-        if takes_work(state, node):
+        if takes_work_of(state, node, job.demand):
             fits[name] = tasks_that_fit(node, _load_without(state, job, name), room.demand)
     master = job.tasks[0].node
     if job.demand.rendezvous and not any(

@@ -6,11 +6,22 @@ from typing import Final
 
 from ...spec.errors import Conflict
 from ...spec.ids import JobId, Micros
+from ...spec.moments import moment_text
 from .admin_stimuli import ApplyPolicy
 from .amounts import cpus_text, duration_text, milli_gpus_text
-from .cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy, UserAmount
+from .cluster_policy import (
+    Amount,
+    ClusterPolicy,
+    PoolPolicy,
+    QueuePolicy,
+    Reservation,
+    UserAmount,
+    Window,
+)
 from .effects import Plan
 from .policy_events import PolicyChanged
+from .pools import pool_of
+from .reservations import whom_text
 from .settings import GPU_HOUR_US, Order
 from .state import ClusterState
 
@@ -34,7 +45,7 @@ def on_apply_policy(
 def check_kept(state: ClusterState, policy: ClusterPolicy) -> None:
     """Whatever waits or runs keeps its queue and its pool. Raises Conflict."""
     queues = Counter(job.shape.queue for job in state.jobs.values())
-    pools = Counter(job.demand.pool for job in state.jobs.values())
+    pools = Counter(pool_of(job.demand.pool) for job in state.jobs.values())
     for kind, counts, known in (("queue", queues, policy.queues), ("pool", pools, policy.pools)):
         for name, count in sorted(counts.items()):
             if name and name not in known:
@@ -120,8 +131,20 @@ def _words_of_pool(pool: PoolPolicy) -> Words:
         "users": _names(pool.users),
         "queues": _names(pool.queues),
         "max_gpus_per_job": "" if most is None else f"{most / 1000:g}",
+        "max_timeout": duration_text(pool.max_timeout_us) if pool.max_timeout_us else "",
+        "defaults.timeout": duration_text(pool.timeout_us) if pool.timeout_us else "",
         "default": "yes" if pool.default else "",
+        "maintenance": "; ".join(_window_text(window) for window in pool.maintenance),
+        "reservations": "; ".join(
+            f"{name} ({whom_text(one)}) of {one.nodes} from {_window_text(one)}"
+            for name, one in pool.reservations.items()
+        ),
     }
+
+
+def _window_text(window: Window | Reservation) -> str:
+    why = f" ({window.why})" if window.why else ""
+    return f"{moment_text(window.from_us)} to {moment_text(window.to_us)}{why}"
 
 
 def _other_words(policy: ClusterPolicy) -> Words:

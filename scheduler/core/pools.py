@@ -1,7 +1,9 @@
 """Which nodes a job may go to by its pool.
 
 A pool's nodes are named by the policy, by name or by label. A job that names no pool goes to all nodes but
-those that are set apart: in a pool that is only for some users or queues.
+those that are set apart: in a pool that is only for some users or queues. One that asks for a reservation,
+`POOL/NAME`, has the nodes that are kept for it while that is on, and is like any of the pool's when it is
+over; nobody else goes to them (reservations.py).
 """
 
 from collections.abc import Iterator
@@ -14,20 +16,30 @@ from .state import ClusterState
 
 
 def pool_nodes(state: ClusterState, pool: str) -> Iterator[Node]:
-    """The nodes for jobs that ask for it; empty: for those that ask for none."""
-    policy = state.policy
-    return (node for node in state.nodes.values() if in_pool(policy, node, pool))
+    """The nodes for jobs that ask for it now; empty: for those that ask for none."""
+    return (node for node in state.nodes.values() if in_pool(state, node, pool))
 
 
-def in_pool(policy: ClusterPolicy, node: Node, pool: str) -> bool:
-    """Whether a job that asks for the pool (empty: for none) may go there. One that the policy has no longer
-    has no nodes."""
+def in_pool(state: ClusterState, node: Node, pool: str) -> bool:
+    """Whether a job that asks for the pool (empty: for none) may go there now."""
+    if pool in state.spans:
+        return state.spans[pool] and state.reserved.get(node.node) == pool
+    return node.node not in state.reserved and belongs(state.policy, node, pool)
+
+
+def belongs(policy: ClusterPolicy, node: Node, pool: str) -> bool:
+    """The same, whatever is reserved. One that the policy has no longer has no nodes."""
     if not policy.pools:
         return not pool
     if pool:
-        wanted = policy.pools.get(pool)
+        wanted = policy.pools.get(pool_of(pool))
         return wanted is not None and holds(wanted, node)
     return not any(_set_apart(one) and holds(one, node) for one in policy.pools.values())
+
+
+def pool_of(asked: str) -> str:
+    """The pool of `POOL` or `POOL/RESERVATION`."""
+    return asked.partition("/")[0]
 
 
 def holds(pool: PoolPolicy, node: Node) -> bool:

@@ -29,7 +29,7 @@ from .job import Job, Stop
 from .node import Load, Node
 from .order import served_us, standing_class
 from .placement import copy_of, give_back
-from .pools import pool_nodes
+from .pools import in_pool, pool_nodes
 from .queues import leaf_of_job
 from .quota import Reclaim
 from .settings import GPU_HOUR_US, RESTART_US
@@ -96,7 +96,8 @@ def _found(
     if not outranked and not borrowing:
         return None
     if job.course.claim is not None:
-        able = [node for name in job.course.claim.kept if is_able(state, node := state.nodes[name])]
+        kept = (state.nodes[name] for name in job.course.claim.kept)
+        able = [node for node in kept if is_able(state, node) and in_pool(state, node, job.demand.pool)]
     else:
         able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
     areas = areas_of(able, job.demand, state.settings.topology_levels)

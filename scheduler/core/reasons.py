@@ -6,6 +6,7 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ...spec.failures import FailureClass
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
@@ -16,12 +17,14 @@ from .deadlines import fenced_lease_end, lease_end, patience_us, silent_since
 from .elastic import bounds_text, could_have, growth_text, speeds_text
 from .holds import hold_reason
 from .job import Job, TaskState, may_grow
+from .maintenance import closing_of, closing_text, next_window
 from .moves import moves_reason
 from .node import Cordon, Node
 from .order import ahead_of
 from .placement import room_elsewhere
 from .quota import limit_reason
 from .reason import Reason
+from .reservations import next_reservation, reservation_of, reserved_text
 from .shortage import able_nodes, lost_that_fit, nodes_text, not_now_reason, resting_text, unfit_reason
 from .state import ClusterState
 from .stranding import lost_nodes
@@ -45,7 +48,11 @@ def why(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if job.placed:
         stranded = (_stranded_reason(state, job, now_us),) if job.number in state.stranded else ()
         contact = _contact_reasons(state, job, now_us)
-        placed = (_placed_reason(state, job, now_us), *_size_reason(state, job, now_us))
+        placed = (
+            _placed_reason(state, job, now_us),
+            *_size_reason(state, job, now_us),
+            *_window_reason(state, job, now_us),
+        )
         return Why((*stranded, *contact, *placed))
     return _why_waiting(state, job, now_us)
 
@@ -70,7 +77,15 @@ def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | Non
     if node.node in state.resting and connected:
         hint = f"see what is wrong on {node.name}; it gets work again by itself"
         return Reason("refuses", resting_text(node, now_us), hint, {"refusals": node.refusals})
-    return None if connected else _silence(state, node, now_us, exclusive=False)
+    if not connected:
+        return _silence(state, node, now_us, exclusive=False)
+    closing = closing_of(state, node, now_us)
+    if closing is None:
+        return None
+    left = tasks_left(state, node)
+    tasks = f"; {left} task{'s' if left != 1 else ''} left" if left else ""
+    hint = "it opens by itself: `pace policy show` has the windows"
+    return Reason("maintenance", closing_text(closing, now_us) + tasks, hint, {"tasks_left": left})
 
 
 def _cordoned_reason(state: ClusterState, node: Node, cordon: Cordon, now_us: Micros) -> Reason:
@@ -89,6 +104,8 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
         return Why((_held_reason(state, job, now_us), *last))
     if job.course.hold is not None:
         return Why((hold_reason(job, job.course.hold, now_us), *last))
+    if not state.spans.get(job.demand.pool, True):
+        return Why((_ahead_reason(state, job, now_us), *last))
     if not can_ever(state, job.demand):
         unfit = unfit_reason(state, job.demand, now_us)
         return Why((unfit, *last), never=unfit.code == "never")
@@ -105,6 +122,17 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     if not ahead:
         return Why((shortage, *proposed, *suspected, *last))
     return Why((_behind(ahead, first), shortage, *proposed, *suspected, *last))
+
+
+def _ahead_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
+    """The reservation that it asks for has not begun."""
+    asked = job.demand.pool
+    one = reservation_of(state, asked)
+    assert one is not None
+    nodes = "1 node" if one.nodes == 1 else f"{one.nodes} nodes"
+    text = f"waits for its reservation of {nodes}: {reserved_text(asked, one, now_us)}"
+    fields: dict[str, str | int] = {"reservation": asked, "from_us": one.from_us, "to_us": one.to_us}
+    return Reason("reservation-ahead", text, "it starts by itself when it begins", fields)
 
 
 def _behind(ahead: int, first: JobId | None) -> Reason:
@@ -207,6 +235,25 @@ def _size_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason,
     }
     hint = "it grows by itself, from a checkpoint, when there is room and nobody waits for it"
     return (Reason(SMALLER, text, hint, fields),)
+
+
+def _window_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:
+    """The maintenance, or the reservation of others, that it will leave for if it still runs then."""
+    if job.course.stop is not None:
+        return ()
+    ahead: list[tuple[int, str, str]] = []
+    for node in (state.nodes[task.node] for task in job.tasks):
+        if (window := next_window(state, node, now_us)) is not None:
+            ahead.append((window.window.from_us, "maintenance-ahead", closing_text(window, now_us)))
+        kept = next_reservation(state, node, now_us)
+        if kept is not None and kept.asked != job.demand.pool:
+            text = f"{node.name} is reserved as {reserved_text(*kept, now_us)}"
+            ahead.append((kept.reservation.from_us, "reserved-ahead", text))
+    if not ahead:
+        return ()
+    at_us, code, text = min(ahead)
+    then = "saves and goes on elsewhere" if FailureClass.PREEMPTED in job.shape.policy.retry_on else "ends"
+    return (Reason(code, f"{text}: it {then} then", "", {"at_us": at_us}),)
 
 
 def _contact_reasons(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reason, ...]:

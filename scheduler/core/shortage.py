@@ -15,9 +15,11 @@ from .gpu_shortage import most_gpus, never_gpus_text, others_text
 from .gpus import sick_texts
 from .job import Job
 from .labels import admits, barred_text, left_out_text, where_text
+from .maintenance import closed_text
 from .node import Load, Node, free_matching, gpu_groups, gpus_matching, matches
-from .pools import pool_nodes
+from .pools import belongs, in_pool, pool_nodes
 from .reason import Reason
+from .reservations import set_aside, set_aside_text
 from .slots import find_slots
 from .state import ClusterState
 from .topology import Scope, most_together
@@ -45,7 +47,7 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
     """No node of this cluster could ever run it; nodes that are lost do not count."""
     nodes = [node for node in pool_nodes(state, demand.pool) if node.contact is not NodeContact.LOST]
     if not nodes:
-        return _nobody(state, demand, _needs(demand))
+        return _nobody(state, demand, _needs(demand), now_us)
     text = _never_text(nodes, demand, state.settings.topology_levels)
     lost = lost_that_fit(state, demand)
     hint = "ask for less, or add nodes; it starts when such nodes join"
@@ -80,8 +82,8 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
     needs = _needs(demand)
     connected = able_nodes(state, demand)
     resting = [state.nodes[name] for name in sorted(state.resting)]
-    if not connected and not resting and not state.claimed:
-        return _nobody(state, demand, needs)
+    if not connected and not resting and not _kept(state, demand):
+        return _nobody(state, demand, needs, now_us)
     fit_now = _fit_now(state, demand)
     least = demand.instance_count_min
     levels = state.settings.topology_levels
@@ -133,37 +135,64 @@ def nodes_text(
     text = "; ".join(parts) + others_text(state, connected, demand)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu, now_us)
-    kept = sorted(
-        (state.nodes[name].name, job)
-        for name, job in state.claimed.items()
-        if is_able(state, state.nodes[name])
+    text += "".join(
+        f"; {node.name} is kept for job {state.claimed[node.node]}"
+        for node in _kept(state, demand)[:SHOWN_NODES]
     )
-    text += "".join(f"; {name} is kept for job {job}" for name, job in kept[:SHOWN_NODES])
     silent = state.contacts[NodeContact.UNKNOWN]
     if silent:
         text += f"; {silent} silent node{'s' if silent > 1 else ''} not counted"
-    cordoned = cordoned_text(state, demand)
-    return f"{text}; {cordoned}" if cordoned else text
+    return "; ".join(filter(None, [text, *_out_of_use(state, demand, now_us)]))
+
+
+def _kept(state: ClusterState, demand: GangDemand) -> list[Node]:
+    """Nodes that it could have, were they not kept for other jobs."""
+    nodes = (node for node in state.nodes.values() if node.node in state.claimed and is_able(state, node))
+    return [node for node in nodes if in_pool(state, node, demand.pool)]
+
+
+def _out_of_use(state: ClusterState, demand: GangDemand, now_us: Micros) -> list[str]:
+    """What is cordoned, closed for maintenance, or reserved for others, where it could help."""
+    nodes = list(pool_nodes(state, demand.pool))
+    rooms = {node.node: most_tasks(node.inventory, demand) for node in nodes if node.node in state.closed}
+    aside = set_aside(state, demand.pool)
+    room = sum(most_tasks(node.inventory, demand) for node in aside)
+    of = len(nodes) + len(aside)
+    reserved = set_aside_text(state, aside, of, room, now_us) if room else ""
+    return list(
+        filter(None, [cordoned_text(state, demand), closed_text(state, nodes, rooms, now_us), reserved])
+    )
 
 
 def _needs(demand: GangDemand) -> str:
     return f"needs {demand_text(demand)}{where_text(demand)}"
 
 
-def _nobody(state: ClusterState, demand: GangDemand, needs: str) -> Reason:
-    nodes = list(pool_nodes(state, demand.pool))
+def _nobody(state: ClusterState, demand: GangDemand, needs: str, now_us: Micros) -> Reason:
+    nodes = [node for node in state.nodes.values() if belongs(state.policy, node, demand.pool)]
     if not nodes and not demand.pool and state.nodes:
         hint = "name one of the pools with `compute`: `pace pools` lists them"
         return Reason("no-nodes", f"{needs}; all {len(state.nodes)} nodes are set apart by pools", hint)
     if not nodes:
         which = f"node of pool {demand.pool}" if demand.pool else "node"
         return Reason("no-nodes", f"{needs}; no {which} has joined yet", START_AGENT)
-    others = [node for node in nodes if node.cordon is None]
+    out_of_use = _out_of_use(state, demand, now_us)
+    others = [
+        node
+        for node in nodes
+        if node.cordon is None
+        and node.node not in state.closed
+        and state.reserved.get(node.node, demand.pool) == demand.pool
+    ]
+    if out_of_use and not others and any(node.cordon is None for node in nodes):
+        code = "maintenance" if any(node.node in state.closed for node in nodes) else "reserved"
+        text = "; ".join([needs, *out_of_use])
+        return Reason(code, text, "it starts by itself when their time is over", {"nodes": len(nodes)})
     silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
     lost = len(others) - silent
     text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"
-    if cordoned := cordoned_text(state, demand):
-        text = f"{text}; {cordoned}" if others else f"{needs}; {cordoned}"
+    if out_of_use:
+        text = "; ".join([text if others else needs, *out_of_use])
     return Reason("no-contact", text, "look at the agents", {"silent": silent, "lost": lost})
 
 

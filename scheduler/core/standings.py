@@ -7,10 +7,11 @@ from itertools import chain
 
 from ...spec.ids import Micros
 from ...spec.lifecycle import NodeContact
+from .candidates import is_able
 from .cluster_policy import ROOT, PoolPolicy, QueuePolicy
 from .fair import Levels
 from .order import Standing, standing
-from .pools import holds
+from .pools import holds, pool_of
 from .queues import leaf_of_job, parent_of, path_of
 from .state import ClusterState
 from .usage import NOTHING, InUse
@@ -50,6 +51,8 @@ class PoolStanding:
     cpu_milli: int
     cpu_milli_free: int
     waiting: int
+    reserved: dict[str, tuple[str, ...]]
+    """The nodes of each of its reservations, by name."""
 
 
 def queue_standings(state: ClusterState, now_us: Micros, user: str = "") -> list[QueueStanding]:
@@ -83,7 +86,7 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
     for name, pool in state.policy.pools.items():
         nodes = [node for node in state.nodes.values() if holds(pool, node)]
         here = [node for node in nodes if node.contact is NodeContact.CONNECTED]
-        takes = [node for node in here if node.cordon is None and node.node not in state.resting]
+        takes = [node for node in here if is_able(state, node)]
         yield PoolStanding(
             name,
             pool,
@@ -94,6 +97,7 @@ def pool_standings(state: ClusterState) -> Iterator[PoolStanding]:
             sum(node.inventory.capacity.cpu_milli for node in nodes),
             sum(state.loads[node.node].free_cpu_milli for node in takes),
             waiting.get(name, 0),
+            {title: _names(state, f"{name}/{title}") for title in pool.reservations},
         )
 
 
@@ -101,12 +105,16 @@ def _waiting_for_pools(state: ClusterState) -> Counter[str]:
     """QUEUED jobs by the pool that they ask for: those in line by lanes; stranded ones stand there, too."""
     waiting: Counter[str] = Counter()
     for key, lane in state.queue.lanes.items():
-        waiting[key.demand.pool] += len(lane)
+        waiting[pool_of(key.demand.pool)] += len(lane)
     for number in chain(state.held, state.on_hold, state.claims):
-        waiting[state.jobs[number].demand.pool] += 1
+        waiting[pool_of(state.jobs[number].demand.pool)] += 1
     for number in state.stranded:
-        waiting[state.jobs[number].demand.pool] -= 1
+        waiting[pool_of(state.jobs[number].demand.pool)] -= 1
     return waiting
+
+
+def _names(state: ClusterState, asked: str) -> tuple[str, ...]:
+    return tuple(state.nodes[node].name for node in state.assigned.get(asked, ()))
 
 
 def _ranks(state: ClusterState, now_us: Micros) -> dict[str, int]:

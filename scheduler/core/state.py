@@ -1,8 +1,8 @@
 """All that decisions look at. Only `evolve` changes it; finished jobs are not in it.
 
 `jobs`, `nodes`, the policy, the counters and the suspicion are the state proper. `loads`, `queue`, `held`,
-`stranded`, `small`, `placed`, `claims`, `waiting`, `resting`, `timers` are indexes: they follow from the
-state proper and are built anew by recovery.
+`stranded`, `small`, `placed`, `claims`, `waiting`, `resting`, `closed`, `assigned` to `reserved`, `timers`
+are indexes: they follow from the state proper and are built anew by recovery.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,6 +62,8 @@ class ClusterState:
     """Who put it in force, and when; never: nobody has."""
     tree: QueueTree = field(default_factory=QueueTree)
     """Of the policy's queues: an index."""
+    timed: tuple[str, ...] = ()
+    """Pools of the policy that have maintenance windows: an index."""
     jobs: dict[JobId, Job] = field(default_factory=dict)
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     shapes: dict[Shape, Shape] = field(default_factory=dict)
@@ -80,12 +82,26 @@ class ClusterState:
     """QUEUED, and not in line: nodes are kept for them, see claims.py."""
     claimed: dict[NodeId, JobId] = field(default_factory=dict)
     """For whom a node is kept."""
+    assigned: dict[str, tuple[NodeId, ...]] = field(default_factory=dict)
+    """Which nodes each reservation has, by how jobs ask for it (`POOL/NAME`), see reservations.py."""
+    kept: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)
+    """The same by node."""
+    spans: dict[str, bool] = field(default_factory=dict)
+    """Reservations that are not over: whether they have begun."""
+    spans_until_us: int = 0
+    """When the next of them begins, is about to, or ends; before, `spans` and `reserved` stay as they are."""
+    reserved: dict[NodeId, str] = field(default_factory=dict)
+    """Nodes that are kept by a reservation now, and by which."""
     lifted_milli: int = 0
     """Thousandths of GPUs that placed jobs hold which their patience had lifted, see order.py."""
     capacity_milli: int = 0
     """Of the nodes in service."""
     resting: set[NodeId] = field(default_factory=set)
     """Nodes that get no work for a while, because they refused."""
+    closed: set[NodeId] = field(default_factory=set)
+    """Nodes that get no work for a while, because of a maintenance window, see maintenance.py."""
+    windows_until_us: dict[NodeId, int] = field(default_factory=dict)
+    """When a window next changes something there; of nodes that no window lies ahead of, nothing."""
     paces: dict[JobId, GangPaces] = field(default_factory=dict)
     """Step times of running gangs: news, as contact is."""
     rate: FaultRate = NO_RATE

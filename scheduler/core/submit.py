@@ -39,7 +39,7 @@ def on_submit(
             new.name,
             asked.user,
             new.priority,
-            admitted(state.policy, new, asked.user),
+            admitted(state.policy, new, asked.user, now_us),
             asked.parent,
             asked.checkpoint,
         )

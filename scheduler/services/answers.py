@@ -82,7 +82,8 @@ class AnswerService(answers_pb2_grpc.AnswersServicer):
         question = Question(add=self._new_jobs(specs), user=request.user, seed=request.seed)
         told = await self._forecaster.ask(question)
         seen = await self._forecaster.look(lambda state: _names(state, told))
-        quotas = await self._forecaster.look(lambda state: _quotas(state, question))
+        now_us = Micros(self._now_us())
+        quotas = await self._forecaster.look(lambda state: _quotas(state, question, now_us))
         reply = answers_pb2.PlanReply(cut=told.cut)
         for number, spec, quota in zip(told.added, specs, quotas, strict=True):
             planned = _planned(told, number, spec, seen)
@@ -234,10 +235,11 @@ def _planned(
     return planned
 
 
-def _quotas(state: ClusterState, question: Question) -> list[list[answers_pb2.PlannedQuota]]:
+def _quotas(state: ClusterState, question: Question, now_us: Micros) -> list[list[answers_pb2.PlannedQuota]]:
     """Of each job that is planned, where the policy in force lets it be."""
+    user = question.user
     jobs = [
-        Job(NO_JOB, new.name, question.user, new.priority, NEVER, admitted(state.policy, new, question.user))
+        Job(NO_JOB, new.name, user, new.priority, NEVER, admitted(state.policy, new, user, now_us))
         for new in question.add
     ]
     return [[_quota_message(quota) for quota in quotas_of(state, job)] for job in jobs]

@@ -101,6 +101,8 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
         queues=pool.queues or (),
         all_queues=pool.queues is None,
         max_gpu_milli_per_job=pool.max_gpu_milli_per_job or 0,
+        timeout_us=pool.timeout_us,
+        max_timeout_us=pool.max_timeout_us,
         default=pool.default,
         nodes=one.nodes,
         connected=one.connected,
@@ -109,6 +111,25 @@ def _pool_message(one: PoolStanding) -> policy_pb2.PoolView:
         cpu_milli=one.cpu_milli,
         cpu_milli_free=one.cpu_milli_free,
         waiting=one.waiting,
+        maintenance=[
+            policy_pb2.WindowView(from_us=window.from_us, to_us=window.to_us, why=window.why)
+            for window in pool.maintenance
+        ],
+        reservations=[
+            policy_pb2.ReservationView(
+                name=name,
+                from_us=kept.from_us,
+                to_us=kept.to_us,
+                nodes=kept.nodes,
+                node_names=one.reserved[name],
+                users=kept.users or (),
+                all_users=kept.users is None,
+                queues=kept.queues or (),
+                all_queues=kept.queues is None,
+                why=kept.why,
+            )
+            for name, kept in pool.reservations.items()
+        ],
     )
 
 

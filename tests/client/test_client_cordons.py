@@ -68,6 +68,44 @@ def test_a_drain_names_the_jobs_that_it_moves(
     cluster.wait_state(job, "CANCELLED")
 
 
+STAYS = "command: trap '' TERM; while true; do sleep 0.1; done\nresources: {cpus: 4}\ngrace_s: 300"
+
+
+def test_a_drain_is_waited_for_and_says_who_is_left(
+    cluster: Cluster, pace: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = cluster.submit_text(STAYS)
+    name = cluster.wait_state(job, "RUNNING").tasks[0].node
+    assert pace("drain", name, "--wait", "--timeout", "0.1 s", "-o", "json") == cli.EXIT_FAILED
+    told = capfd.readouterr()
+    found = json.loads(told.out)
+    assert (found["drained"], found["held_by"], found["jobs"]) == (False, [job], [job])
+    assert f"1 task left on {name}: of job {job}\n" in told.err
+    assert f"1 task is left there after 0.1 s: of job {job}\n" in told.err
+    assert pace("drain", name, "--wait", "--deadline", "1 s") == 0
+    told = capfd.readouterr()
+    assert told.err == f"1 task left on {name}: of job {job}\n"
+    assert told.out.startswith(f"{name} is drained\n")
+    assert pace("drain", name, "--wait", "-o", "json") == 0, "it is drained already"
+    found = json.loads(capfd.readouterr().out)
+    assert (found["drained"], found["held_by"], found["jobs"]) == (True, [], [])
+    assert pace("drain", name, "--timeout", "1 s") == cli.EXIT_USAGE
+    cluster.client.cancel(job, grace_s=0.01)
+    cluster.wait_state(job, "CANCELLED")
+
+
+def test_who_waits_for_a_drain_drains_nothing_anew(cluster: Cluster) -> None:
+    """Somebody puts the node back meanwhile: that stands."""
+    job = cluster.submit_text(STAYS)
+    name = cluster.wait_state(job, "RUNNING").tasks[0].node
+    looks = cluster.client.watch_drain(name)
+    assert next(looks).held_by == (job,)
+    cluster.client.uncordon(name)
+    assert [look.nodes[0].cordon for look in looks] == [None]
+    cluster.client.cancel(job, grace_s=0.01)
+    cluster.wait_state(job, "CANCELLED")
+
+
 def test_what_cannot_be_is_refused_with_the_next_step(
     pace: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,4 +123,5 @@ async def test_asyncio_has_the_same_verbs(cluster: Cluster) -> None:
         assert done.nodes[0].cordon is not None and done.nodes[0].cordon.why == "new disks"
         done = await client.drain("local-0", deadline_s=5)
         assert done.nodes[0].cordon is not None and done.nodes[0].cordon.drains and not done.jobs
+        assert [look.tasks_left async for look in client.watch_drain("local-0", timeout_s=0)] == [0]
         assert (await client.uncordon("local-0")).nodes[0].cordon is None

@@ -118,6 +118,10 @@ def test_validate_warns_of_what_has_no_effect(job_file: JobFile, capfd: pytest.C
     assert f"{path}:2:1: warning: compute:" in shown.err and "ok, job 'fine'" in shown.out
 
 
-def test_schema_is_one_json_document(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["schema"]) == 0
-    assert "command" in json.loads(capfd.readouterr().out)["properties"]
+@pytest.mark.parametrize(("args", "key"), [((), "command"), (("job",), "command"), (("policy",), "pools")])
+def test_schema_is_one_json_document(
+    args: tuple[str, ...], key: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["schema", *args]) == 0
+    assert key in json.loads(capfd.readouterr().out)["properties"]
+    assert cli.run(["schema", "polcy"]) == cli.EXIT_USAGE

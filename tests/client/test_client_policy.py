@@ -2,7 +2,10 @@
 
 import getpass
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -183,6 +186,92 @@ def test_what_there_is_of_queues_quotas_and_pools(
         ["rest", "(default)", "1", "-", "1", "of", "4", "1", "all"],
     ]
     assert all(len(line) <= 80 for line in told.splitlines())
+
+
+def span(at_s: float, begin_s: float, end_s: float) -> str:
+    return ", ".join(
+        f"{key}: {datetime.fromtimestamp(at_s + offset_s, UTC).isoformat(timespec='seconds')}"
+        for key, offset_s in (("from", begin_s), ("to", end_s))
+    )
+
+
+def windowed(at_s: float, begin_s: float, end_s: float) -> str:
+    """A policy by which the pool fast is under maintenance then."""
+    fast = f'{{nodes: "*-0", maintenance: [{{{span(at_s, begin_s, end_s)}, why: new drives}}]}}'
+    return f'order: {{min_run_minutes: 0}}\npools:\n  fast: {fast}\n  rest: {{nodes: "*-1", default: true}}\n'
+
+
+def test_a_maintenance_window_is_told_and_empties_the_pool(
+    pace: Pace, cluster: Cluster, file: Path, output: Output
+) -> None:
+    """What runs is told to leave when it begins, and starts again when it is called off."""
+    now_s = time.time()
+    file.write_text(windowed(now_s, 3600, 7200))
+    assert pace("policy", "apply", file) == 0
+    job = cluster.submit_text("command: sleep 600\ncompute: fast\ngrace_s: 1")
+    cluster.wait_state(job, "RUNNING")
+    output()
+    assert pace("pools") == 0
+    assert re.search(
+        r"\nfast is under maintenance from \S+ \S+ UTC to \S+ \S+ UTC\s+\(new drives\)\n", output()
+    )
+    assert pace("why", job) == 0
+    assert "it saves and goes on elsewhere then" in " ".join(output().split())
+    file.write_text(windowed(now_s, -60, 7200))
+    assert pace("policy", "apply", file) == 0
+    waits = cluster.wait_state(job, "QUEUED")
+    assert waits.attempt == 1
+    output()
+    assert pace("why", job) == 0
+    told = " ".join(output().split())
+    assert "1 of 1 nodes is closed (pool fast is under maintenance until" in told and "(new drives)" in told
+    assert pace("pools", "-o", "json") == 0
+    [fast, rest] = json.loads(output())["pools"]
+    assert fast["maintenance"][0]["why"] == "new drives" and rest["maintenance"] == []
+    assert fast["cpu_milli_free"] == 0 < rest["cpu_milli_free"]
+    assert pace("nodes") == 0
+    assert "pool fast is" in output()
+    file.write_text(windowed(now_s, -60, -30))
+    assert pace("policy", "apply", file) == 0
+    assert cluster.wait_state(job, "RUNNING").attempt == 2
+
+
+def test_a_reservation_is_asked_for_by_name(
+    pace: Pace, cluster: Cluster, file: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = f"{{{span(time.time(), -60, 7200)}, nodes: 1, users: [{USER}], why: grading}}"
+    theirs = f"{{{span(time.time(), 8000, 9000)}, nodes: 1, users: [nobody-here]}}"
+    limits = "max_timeout_hours: 48, defaults: {timeout_hours: 2}"
+    reservations = f"reservations: {{exam: {mine}, other: {theirs}}}"
+    file.write_text(f'pools: {{all: {{nodes: "*", {limits}, {reservations}}}}}')
+    assert pace("policy", "apply", file) == 0
+    capfd.readouterr()
+    assert pace("pools") == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert " for up to 2d 00h; usually 2h 00m " in told
+    assert re.search(rf"all/exam: local-0 is reserved for users {USER} until \S+ \S+ UTC \(grading\)", told)
+    assert re.search(
+        r"all/other: local-0 is reserved for users nobody-here from \S+ \S+ UTC to \S+ \S+ UTC", told
+    )
+    job = cluster.wait_state(cluster.submit_text("command: sleep 600\ncompute: all/exam"), "RUNNING")
+    assert (job.pool, job.tasks[0].node) == ("all/exam", "local-0")
+    big = "command: sleep 600\ncompute: all\nresources: {cpus: 4}"
+    other = cluster.wait_state(cluster.submit_text(big), "RUNNING")
+    assert other.tasks[0].node == "local-1"
+    waits = cluster.submit_text(big)
+    capfd.readouterr()
+    assert pace("why", waits) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert f"1 of 2 nodes is reserved as all/exam (users {USER}; grading) until" in told
+    assert pace("pools", "-o", "json") == 0
+    [pool] = json.loads(capfd.readouterr().out)["pools"]
+    assert [(one["name"], one["node_names"]) for one in pool["reservations"]] == [
+        ("exam", ["local-0"]),
+        ("other", ["local-0"]),
+    ]
+    (tmp_path / "job.yaml").write_text("command: echo\ncompute: all/other\n")
+    assert pace("submit", tmp_path / "job.yaml") == 2
+    assert f"reservation all/other is for nobody-here; not for {USER}" in capfd.readouterr().err
 
 
 async def test_the_async_client_has_the_same_verbs(cluster: Cluster, file: Path) -> None:

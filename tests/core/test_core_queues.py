@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline.scheduler import loop_engine
+from paceline.scheduler.core.attempt_events import StopRequested
 from paceline.scheduler.core.cluster_policy import HOUR_US, ClusterPolicy, PoolPolicy, QueuePolicy
 from paceline.scheduler.core.job import Course, Job, TaskRun
 from paceline.scheduler.core.queues import leaf_of, path_of
@@ -16,7 +17,7 @@ from paceline.scheduler.core.usage import Usage
 from paceline.scheduler.records import event_from_row
 from paceline.spec.errors import Conflict, InvalidRequest, NotFound, PacelineError
 from paceline.spec.ids import JobId, Micros, NodeId
-from paceline.spec.lifecycle import JobState
+from paceline.spec.lifecycle import AttemptOutcome, JobState
 from support.paddock import Paddock, shape
 from support.sim_checks import picture
 from support.sim_laws import state_is_sane
@@ -155,6 +156,35 @@ def test_a_pool_has_its_rules(paddock: Paddock) -> None:
     paddock.submit(shape(2, gpus=8, pool="big", queue="prod/a"))
     with pytest.raises(Conflict, match="pool big is gone"):
         paddock.policy_becomes(ClusterPolicy({"prod": QueuePolicy(), "prod/a": QueuePolicy()}))
+
+
+def test_a_pool_bounds_the_time_of_its_jobs_and_gives_one_to_those_that_say_none(paddock: Paddock) -> None:
+    paddock.node_joins("s-1")
+    limits = PoolPolicy(("s-*",), default=True, timeout_us=2 * HOUR_US, max_timeout_us=48 * HOUR_US)
+    paddock.policy_becomes(ClusterPolicy(pools={"small": limits, "free": PoolPolicy(("s-*",))}))
+    [usual] = paddock.submit(shape())
+    [own] = paddock.submit(shape(timeout_s=3600 * 48, pool="small"))
+    [none] = paddock.submit(shape(pool="free"))
+    assert [paddock.job(job).shape.policy.timeout_us for job in (usual, own, none)] == [
+        2 * HOUR_US,
+        48 * HOUR_US,
+        0,
+    ]
+    assert "pool small takes jobs with a limits.timeout of at most 48 h 0 min; asked 72 h 0 min" in refusal(
+        paddock, InvalidRequest, timeout_s=3600 * 72
+    )
+    paddock.starts(usual)
+    paddock.pass_time(3600 * 2 + 1, step_s=60)
+    [asked] = [event for event in paddock.history(usual) if isinstance(event, StopRequested)]
+    assert asked.stop.outcome is AttemptOutcome.TIMED_OUT
+
+
+def test_the_default_pool_has_its_rules_for_those_that_name_none_too(paddock: Paddock) -> None:
+    pool = PoolPolicy(("n",), users=("eve",), max_gpu_milli_per_job=1_000, default=True)
+    paddock.policy_becomes(ClusterPolicy(pools={"own": pool}))
+    assert "pool own is for eve; not for ann" in refusal(paddock, InvalidRequest)
+    with pytest.raises(InvalidRequest, match="of at most 1 GPU; asked 2 GPUs"):
+        paddock.submit(shape(gpus=2), user="eve")
 
 
 def test_without_pools_any_node_will_do(paddock: Paddock) -> None:

@@ -6,7 +6,14 @@ import msgspec
 import pytest
 from paceline.scheduler import forecaster
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, PoolPolicy, QueuePolicy
+from paceline.scheduler.core.cluster_policy import (
+    Amount,
+    ClusterPolicy,
+    PoolPolicy,
+    QueuePolicy,
+    Reservation,
+    Window,
+)
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
@@ -217,3 +224,29 @@ def test_a_forecast_is_bounded_and_says_so() -> None:
     near = asked(paddock, Question(horizon_us=25 * MINUTE, draws=1))
     assert near.cut == "cut 0.4 h from now" and len(near.order) == 2
     assert HORIZON_US > 25 * MINUTE and JOBS_MAX > 50
+
+
+def test_who_waits_for_the_end_of_a_maintenance_is_expected_then() -> None:
+    """Also where nobody runs: time goes on to the moment at which nodes open."""
+    paddock = practised()
+    minute = paddock.now_us
+    window = Window(minute + 15 * MINUTE, minute + 45 * MINUTE, "new drives")
+    paddock.policy_becomes(
+        ClusterPolicy(pools={"all": PoolPolicy(("*",), maintenance=(window,), default=True)})
+    )
+    paddock.pass_time(6 * 60, step_s=1)
+    [waits] = paddock.submit(shape(gpus=2, pool="all"))
+    found = asked(paddock)
+    assert minutes(paddock, found.jobs[JobId(waits)].at_us) == pytest.approx(39)
+    [added] = (found := asked(paddock, Question([new(shape(gpus=2, pool="all"))], "ann"))).added
+    assert [reason.code for reason in found.reasons[added]][-1] == "maintenance"
+
+
+def test_who_waits_for_a_reservation_is_expected_when_it_begins() -> None:
+    paddock = practised()
+    kept = Reservation(paddock.now_us + 60 * MINUTE, paddock.now_us + 90 * MINUTE, 1, ("ann",))
+    paddock.policy_becomes(ClusterPolicy(pools={"all": PoolPolicy(("*",), reservations={"exam": kept})}))
+    mine, others = paddock.submit(shape(gpus=2, pool="all/exam"), shape(gpus=2, pool="all"))
+    paddock.starts(others)
+    found = asked(paddock, Question(to_end=True))
+    assert minutes(paddock, found.jobs[JobId(mine)].at_us) == pytest.approx(60, abs=1)

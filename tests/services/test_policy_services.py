@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from paceline.proto.failures import translated
 from paceline.proto.generated import policy_pb2
-from paceline.scheduler.core.cluster_policy import NO_POLICY
+from paceline.scheduler.core.cluster_policy import HOUR_US, NO_POLICY
 from paceline.scheduler.core.policy_changes import policy_changes
 from paceline.scheduler.core.settings import Order
 from paceline.scheduler.policies import core_policy
 from paceline.spec.cluster_policy import PolicySpec
 from paceline.spec.errors import InvalidRequest
+from paceline.spec.moments import moment_text
 from paceline.spec.policy_reading import parse_policy
 from support.wire import Wire, wire
 
@@ -25,7 +26,13 @@ queues:
 default_queue: research/vision
 max_per_user: {jobs: 3}
 pools:
-  big: {nodes: h-*, max_gpus_per_job: 8}
+  big:
+    nodes: h-*
+    max_gpus_per_job: 8
+    max_timeout_hours: 48
+    maintenance: [{from: 2026-12-01T07:00+01:00, to: 2026-12-01T10:00Z, why: new drives}]
+    reservations:
+      exam: {from: 2026-12-01T10:00Z, to: 2026-12-01T12:00Z, nodes: 2, users: [ann, bob]}
 usage: {half_life_hours: 24}
 order: {min_run_minutes: 1, class_limits_gpu_hours: [2, 8]}
 """
@@ -55,6 +62,18 @@ async def test_a_policy_is_checked_applied_shown_and_kept(tmp_path: Path) -> Non
         assert policy == core_policy(spec)
         assert policy.order.class_limits_us == (7_200_000_000, 28_800_000_000)
         assert policy.pools["big"].max_gpu_milli_per_job == 8_000
+        [pool] = (await wired.policy.Pools(policy_pb2.PoolsRequest())).pools
+        assert (pool.timeout_us, pool.max_timeout_us) == (48 * HOUR_US, 48 * HOUR_US)
+        [kept], [window] = pool.reservations, pool.maintenance
+        assert (kept.name, kept.nodes, list(kept.node_names), list(kept.users)) == (
+            "exam",
+            2,
+            [],
+            ["ann", "bob"],
+        )
+        assert (kept.all_users, kept.all_queues, kept.from_us) == (False, True, window.to_us)
+        assert (window.to_us - window.from_us, window.why) == (4 * 3_600_000_000, "new drives")
+        assert moment_text(window.from_us) == "2026-12-01 06:00 UTC"
 
 
 @pytest.mark.parametrize(

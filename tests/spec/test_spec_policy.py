@@ -2,6 +2,7 @@
 
 import pytest
 from paceline.spec.cluster_policy import PolicySpec
+from paceline.spec.moments import moment_text, moment_us, parse_moment
 from paceline.spec.policy_reading import parse_canonical_policy, parse_policy, policy_yaml
 from paceline.spec.problems import InvalidDocument
 
@@ -32,6 +33,17 @@ pools:
     queues:
     - research
     default: true
+    maintenance:
+    - from: 2026-12-01T06:00Z
+      to: 2026-12-01T10:00Z
+      why: new drives
+    reservations:
+      exam:
+        from: 2026-12-02T06:00Z
+        to: 2026-12-02T10:00Z
+        nodes: 2
+        users:
+        - ann
 order:
   class_limits_gpu_hours:
   - 2
@@ -87,6 +99,44 @@ def test_it_is_read_and_written_as_the_same() -> None:
             "pools: {a: {nodes: x, queues: [q]}}",
             "pools.a.queues[0]: expected a queue of this policy; found 'q'",
         ),
+        (
+            "pools:\n  a:\n    nodes: x\n    maintenance:\n    - {from: 2026-12-01, to: 2026-12-02T06:00Z}",
+            "p.yaml:5:14: pools.a.maintenance[0].from: expected a time with its zone, such as "
+            "2026-12-01T06:00Z or 2026-12-01T07:00+01:00; found '2026-12-01'",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z}]}}",
+            "p.yaml:1:37: pools.a.maintenance[0]: required key 'to' is missing",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z, to: 2026-12-01T07:00+01:00}]}}",
+            "pools.a.maintenance[0].to: expected a time after 2026-12-01T06:00Z; found 2026-12-01T06:00Z",
+        ),
+        (
+            "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z, wyh: disks}]}}",
+            "p.yaml:1:63: pools.a.maintenance[0].wyh: unknown key; did you mean 'why'?",
+        ),
+        (
+            "pools: {a: {nodes: x, max_timeout_hours: 2, defaults: {timeout_hours: 3}}}",
+            "p.yaml:1:71: pools.a.defaults.timeout_hours: expected at most max_timeout_hours (2); found 3",
+        ),
+        (
+            "pools:\n  a:\n    nodes: x\n    reservations:\n"
+            "      b: {from: 2026-12-01T06:00Z, to: 2026-12-01T05:00Z, nodes: 0, users: ann}",
+            "p.yaml:5:66: pools.a.reservations.b.nodes: expected at least 1; found 0",
+        ),
+        (
+            "pools:\n  a:\n    nodes: x\n    reservations:\n"
+            "      b: {from: 2026-12-01T06:00Z, to: 2026-12-01T05:00Z, nodes: 1}",
+            "p.yaml:5:10: pools.a.reservations.b: expected users or queues: whom the nodes are kept for\n"
+            "p.yaml:5:40: pools.a.reservations.b.to: expected a time after 2026-12-01T06:00Z; found "
+            "2026-12-01T05:00Z",
+        ),
+        (
+            "pools: {a: {nodes: x, reservations: {b: {from: 2026-12-01T06:00Z, to: 2026-12-02T05:00Z, "
+            "nodes: 1, queues: q}}}}",
+            "pools.a.reservations.b.queues[0]: expected a queue of this policy; found 'q'",
+        ),
         ("order: {class_limits_gpu_hours: [4, 1]}", "order.class_limits_gpu_hours: expected growing numbers"),
         ("order: {preemption: maybe}", "expected on or off; found 'maybe'"),
     ],
@@ -95,6 +145,27 @@ def test_what_is_wrong_is_told_with_its_place(text: str, said: str) -> None:
     with pytest.raises(InvalidDocument) as refused:
         parse_policy(text, "p.yaml")
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("2026-12-01T06:00Z", "2026-12-01T06:00Z"),
+        ("2026-12-01 07:00+01:00", "2026-12-01T06:00Z"),
+        ("2026-12-01T00:00:05-06:00", "2026-12-01T06:00:05Z"),
+    ],
+)
+def test_moments_are_kept_in_utc(written: str, kept: str) -> None:
+    assert parse_moment(written) == kept and parse_moment(kept) == kept
+    assert moment_text(moment_us(kept)) == kept.replace("T", " ").replace("Z", " UTC")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "2026-12-01T06:00", "0001-01-01T00:00+23:00", "2026-13-01T06:00Z"]
+)
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_moment(text)
 
 
 def test_a_tree_has_bounds() -> None:

@@ -1,5 +1,6 @@
-"""The JSON Schema agrees with the parser on our examples and on Azure's shape, and describes every key."""
+"""The JSON Schemas agree with the parser on our examples and on Azure's shape, and describe every key."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,25 @@ import pytest
 from hypothesis import given, settings
 from paceline.spec.document import parse
 from paceline.spec.job import parse_job
-from paceline.spec.schema import job_schema
+from paceline.spec.policy_reading import parse_policy, policy_yaml
+from paceline.spec.problems import InvalidDocument
+from paceline.spec.schema import job_schema, policy_schema
 from support.spec_strategies import job_documents
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("**/*.yaml"))
 SCHEMA = job_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+POLICY_SCHEMA = policy_schema()
+POLICY_VALIDATOR = jsonschema.Draft202012Validator(POLICY_SCHEMA)
+DOCS = ROOT / "docs" / "policy.md"
 
 
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["title"] == "Paceline job"
+    jsonschema.Draft202012Validator.check_schema(POLICY_SCHEMA)
+    assert POLICY_SCHEMA["title"] == "Paceline policy" and POLICY_SCHEMA["$id"].endswith(":policy")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -53,10 +61,45 @@ def test_it_refuses(data: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(data)
 
 
-def test_every_key_is_described() -> None:
-    for body in (SCHEMA, *SCHEMA["$defs"].values()):
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_the_policies_of_the_documentation_are_valid(text: str) -> None:
+    POLICY_VALIDATOR.validate(parse(text, "p.yaml").data)
+    spec = parse_policy(text, "p.yaml")
+    assert parse_policy(policy_yaml(spec), "p.yaml") == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "queue: {}",
+        "queues: {a: {weight: 0}}",
+        "queues: {a: {queues: {b: {wieght: 1}}}}",
+        "pools: {a: {nodes: [1]}}",
+        "pools: {a: {nodes: x, default: 1}}",
+        "pools: {a: {nodes: x, maintenance: [{from: 2026-12-01T06:00Z}]}}",
+        "pools: {a: {nodes: x, maintenance: [{from: 1, to: 2026-12-01T06:00Z}]}}",
+        "order: {preemption: maybe}",
+        "order: {class_limits_gpu_hours: [a]}",
+        "usage: {half_life_hours: 0}",
+    ],
+)
+def test_both_the_schema_and_the_parser_refuse(text: str) -> None:
+    assert not POLICY_VALIDATOR.is_valid(parse(text, "p.yaml").data)
+    with pytest.raises(InvalidDocument):
+        parse_policy(text, "p.yaml")
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, POLICY_SCHEMA], ids=["job", "policy"])
+def test_every_key_is_described(schema: dict[str, Any]) -> None:
+    for body in (schema, *schema["$defs"].values()):
         for key, value in body["properties"].items():
             assert len(value["description"]) > 5, key
+
+
+def test_descriptions_are_the_fields_own() -> None:
+    window = POLICY_SCHEMA["$defs"]["WindowSpec"]
+    assert window["properties"].keys() == {"from", "to", "why"} and window["required"] == ["from", "to"]
+    assert "with its zone" in window["properties"]["from"]["description"]
     assert SCHEMA["properties"]["$schema"]["description"] == "For editors."
     assert "NVIDIA" in SCHEMA["$defs"]["Gpus"]["properties"]["model"]["description"]
 

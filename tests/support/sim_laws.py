@@ -7,13 +7,14 @@ the core's own index code. Each check raises AssertionError with what it saw.
 """
 
 from collections import Counter
+from fnmatch import fnmatchcase
 from math import inf
 
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded, JobSubmitted
 from paceline.scheduler.core.deadlines import job_deadline, node_deadline
 from paceline.scheduler.core.events import DurableEvent, Event, job_of
 from paceline.scheduler.core.job import Job, TaskState
-from paceline.scheduler.core.node import Cordon, Load
+from paceline.scheduler.core.node import Cordon, Load, Node
 from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
 from paceline.scheduler.core.queue import FIRST_TIME, RESTART, waits_since_us
 from paceline.scheduler.core.state import ClusterState
@@ -319,7 +320,49 @@ def _counts_are_true(state: ClusterState) -> None:
         settled = _rings_us(state, (1, name)) > state.last_at_us
         rests = node.rests_until_us > state.last_at_us
         assert rests == (name in state.resting) or not settled, f"{node} rests, or not: {state.resting}"
+        assert _is_closed(state, node) == (name in state.closed) or not settled, f"{node} is closed, or not"
     assert state.resting <= state.nodes.keys(), f"{state.resting} rest"
+    assert state.closed <= state.nodes.keys(), f"{state.closed} are closed"
+    if all(_rings_us(state, (1, name)) > state.last_at_us for name in state.nodes):
+        assert state.reserved == _reserved(state), f"{state.reserved} are reserved, not {_reserved(state)}"
+
+
+def _reserved(state: ClusterState) -> dict[NodeId, str]:
+    """Which nodes are kept for whom now, by the policy, which names pools by patterns here."""
+    now_us, lead_us = state.last_at_us, state.order.min_run_us
+    spans = sorted(
+        (one.from_us, f"{name}/{title}", one, pool.nodes)
+        for name, pool in state.policy.pools.items()
+        for title, one in pool.reservations.items()
+    )
+    has: dict[NodeId, list[tuple[int, int, str]]] = {}
+    for begin_us, asked, one, patterns in spans:
+        left = one.nodes
+        for node in sorted(state.nodes.values(), key=lambda node: (node.name, node.node)):
+            others = has.setdefault(node.node, [])
+            fits = node.cordon is None and any(fnmatchcase(node.name, pattern) for pattern in patterns)
+            if left and fits and all(end <= begin_us or one.to_us <= begin for begin, end, _ in others):
+                others.append((begin_us, one.to_us, asked))
+                left -= 1
+    found = {}
+    for name, those in has.items():
+        near = [
+            (begin > now_us, begin, asked) for begin, end, asked in those if begin - lead_us <= now_us < end
+        ]
+        if near:
+            found[name] = min(near)[-1]
+    return found
+
+
+def _is_closed(state: ClusterState, node: Node) -> bool:
+    """By the windows of its pools, which are named by patterns here."""
+    lead_us = state.order.min_run_us
+    return any(
+        window.from_us - lead_us <= state.last_at_us < window.to_us
+        for pool in state.policy.pools.values()
+        for window in pool.maintenance
+        if any(fnmatchcase(node.name, pattern) for pattern in pool.nodes)
+    )
 
 
 def _clocks_ring_in_time(state: ClusterState) -> None:
