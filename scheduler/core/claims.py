@@ -13,12 +13,12 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import JobState
 from .amounts import duration_text
 from .attempt_events import ClaimDropped, PlacesClaimed
-from .candidates import is_able, most_tasks, takes_work, tasks_that_fit
+from .candidates import candidates_for, is_able, most_tasks, takes_work, tasks_that_fit
 from .effects import Plan
 from .job import Claim, Job
 from .node import Node
 from .placement import start
-from .pools import pool_nodes
+from .pools import in_pool, pool_nodes
 from .queue import RESTART, lane_key
 from .reason import Reason
 from .slots import free_ports, in_place_order
@@ -83,6 +83,18 @@ def _start_on(state: ClusterState, job: Job, names: Sequence[NodeId], now_us: Mi
     """Where nothing lacks."""
     ports = (name for name in names if not job.demand.rendezvous or free_ports(state, name))
     return start(state, job, in_place_order(state, names, next(ports)), now_us)
+
+
+def room_by_now(state: ClusterState, job: Job) -> int:
+    """How many of its tasks could start at once, on nodes that are kept for it and on others."""
+    found = candidates_for(state, job.demand)
+    nodes = (state.nodes[name] for name in _claim_of(state, job.number).kept)
+    more = {
+        node.node: tasks_that_fit(node, state.loads[node.node], found.demand)
+        for node in nodes
+        if is_able(state, node) and in_pool(state, node, job.demand.pool)
+    }
+    return found.most_with(state, more)
 
 
 def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:

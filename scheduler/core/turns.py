@@ -16,8 +16,9 @@ from typing import Final
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import GangDemand
+from .attempt_events import ClaimDropped
 from .candidates import can_ever, candidates_for
-from .claims import reserve, settle
+from .claims import reserve, room_by_now, settle
 from .cluster_policy import NO_POLICY, ClusterPolicy
 from .effects import Plan
 from .job import Job
@@ -58,6 +59,8 @@ class Turns:
     """On this walk."""
     review_us: Micros | None = None
     """When it is worth another look, though nothing has changed but the time."""
+    rooms: dict[JobId, int] = field(default_factory=dict)
+    """With how much room those that had nodes kept were sent to look for others."""
     tries: int = 0
     """On this walk, to make room for somebody."""
 
@@ -81,6 +84,7 @@ class Turns:
             self.review_us = Micros(now_us + pause_us) if waits else None
 
     def _walk(self, state: ClusterState, now_us: Micros) -> Iterator[Plan[None]]:
+        self.rooms = {number: room for number, room in self.rooms.items() if number in state.claims}
         for number in sorted(state.claims):
             while number in state.claims and (plan := settle(state, state.jobs[number], now_us)) is not None:
                 yield plan
@@ -149,11 +153,16 @@ class Turns:
         return self._make_room(state, job, now_us)
 
     def _clear(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
-        """Nodes were kept for it when nobody there could be stopped yet: by now they may be."""
+        """Nodes were kept for it when nobody there could be stopped yet: by now they may be; or there is room
+        for it with others."""
         claim = job.course.claim
-        if claim is None or claim.victims or not state.order.preemption:
+        if claim is None or claim.victims:
             return None
-        if self._is_denied(state, job.number, now_us) or self._is_tired():
+        room = room_by_now(state, job)
+        if room >= job.demand.instance_count_min and room != self.rooms.get(job.number):
+            self.rooms[job.number] = room
+            return Plan(None, (ClaimDropped(now_us, job.number, "there is room for it with other nodes"),))
+        if not state.order.preemption or self._is_denied(state, job.number, now_us) or self._is_tired():
             return None
         plan = make_room(state, job, self._stoppable(state, now_us), now_us)
         if plan is None:

@@ -231,6 +231,25 @@ def test_a_fallen_gang_has_nodes_kept_for_it_at_once(paddock: Paddock) -> None:
     assert paddock.state_of(gang) is JobState.STARTING
 
 
+def test_a_fallen_gang_with_a_node_kept_takes_another_that_comes(paddock: Paddock) -> None:
+    """With what it still has; nobody who comes later gets it."""
+    paddock.node_joins("n1", gpus=4, cpus=32)
+    paddock.node_joins("n2", gpus=4, cpus=32)
+    [gang] = paddock.submit(shape(2, gpus=4, retries=1))
+    paddock.starts(gang)
+    paddock.node_joins("n3", gpus=4, cpus=32)
+    runs(paddock, shape(gpus=4), saves=False)
+    paddock.cordon("n2")
+    paddock.rank_dies(gang, 0, code=1)
+    paddock.task_ends(gang, 0, code=1)
+    paddock.task_ends(gang, 1, code=-9)
+    assert paddock.state.claims == {gang}
+    [small] = paddock.submit(shape(gpus=1))
+    paddock.node_joins("n4", gpus=4, cpus=32)
+    assert paddock.nodes_of(gang) == ["n1", "n4"]
+    assert paddock.state_of(small) is JobState.QUEUED and not paddock.state.claims
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50)), min_size=1, max_size=7),
