@@ -4,8 +4,8 @@ Discretised least attained service, after Tiresias (Gu et al., NSDI 2019) and, b
 feedback queues of Corbato: a job's class is how many of the limits its service so far has passed. Of one
 priority the lowest class goes first, and within a class the oldest job. Nobody waits for ever: for each
 `patience_us` that a job has waited in all, it counts as one class lower. Under overload that would lift all,
-and the order would be that of arrival: where those that are lifted, and those that would be, ask for more
-than the cluster has, the first may hold no more than `lifted_percent` of it.
+and the order would be that of arrival: where those that are lifted, and those that would be, ask for so much
+that less than `lifted_percent` of the cluster would be left to others, the first may hold no more than that.
 """
 
 from bisect import bisect_left, bisect_right
@@ -50,12 +50,13 @@ def queued_us(job: Job, now_us: int) -> int:
 
 
 def may_lift(state: "ClusterState", now_us: Micros) -> bool:
-    """All whose patience is over fit into the cluster together; or those that were lifted for it hold less
-    than their part."""
+    """Those that were lifted for their patience hold less than their part of the cluster; or all whose
+    patience is over would leave such a part to others."""
     order, lifted = state.order, state.lifted_milli
     if lifted * 100 < order.lifted_percent * state.capacity_milli:
         return True
-    return lifted + state.queue.waited.asked_milli(now_us - order.patience_us) <= state.capacity_milli
+    asked = lifted + state.queue.waited.asked_milli(now_us - order.patience_us)
+    return asked * 100 <= (100 - order.lifted_percent) * state.capacity_milli
 
 
 def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
