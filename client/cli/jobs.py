@@ -99,9 +99,10 @@ def show(settings: "Settings", job: int, output: str) -> None:
     cancel_requested, warnings, pace, document, parent_job, parent_step (of a
     fork), instances (of the attempt), min_instance_count, max_instance_count,
     queue, pool, gpu_models, gpu_memory_bytes, size (of a gang that is smaller
-    than it may be: when it grows), failure (of the attempt that failed last: kind, attempt, hint,
-    node_id, node, rank, exit_code, at_us, error_type, message, traceback,
-    last_lines). Times are microseconds since 1970; null: not yet.
+    than it may be: when it grows), failure (of the attempt that failed last:
+    kind, attempt, hint, node_id, node, rank, exit_code, at_us, error_type,
+    message, traceback, last_lines). Times are microseconds since 1970; null:
+    not yet.
     """
     with open_client(settings) as client:
         found = client.job(job)
