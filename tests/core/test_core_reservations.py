@@ -45,11 +45,7 @@ def paddock() -> Paddock:
 
 
 def goes_on(paddock: Paddock, minutes: float) -> None:
-    """To that minute, from one moment at which something is due to the next."""
-    until_us = START_US + round(minutes * MINUTE)
-    while (due_us := paddock.engine.next_due_us()) is not None and due_us <= until_us:
-        paddock.pass_time(max(1, due_us - paddock.now_us) / 1e6, step_s=1e9)
-    paddock.pass_time((until_us - paddock.now_us) / 1e6, step_s=1e9)
+    paddock.goes_on_until(START_US + round(minutes * MINUTE))
 
 
 def submitted(paddock: Paddock, pool: str = "fast", *, user: str = "ann", tasks: int = 1) -> int:

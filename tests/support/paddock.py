@@ -246,6 +246,12 @@ class Paddock:
         """In one step: for settings by which no silence is long enough to lose a node."""
         self.pass_time(count * 3600, step_s=count * 3600)
 
+    def goes_on_until(self, at_us: int) -> None:
+        """From one moment at which something is due to the next: likewise."""
+        while (due_us := self.engine.next_due_us()) is not None and due_us <= at_us:
+            self.pass_time(max(1, due_us - self.now_us) / 1e6, step_s=1e9)
+        self.pass_time((at_us - self.now_us) / 1e6, step_s=1e9)
+
     def goes_silent(self, name: str) -> None:
         """The stream stays open, but nothing comes any more."""
         del self.sessions[name]
