@@ -7,7 +7,7 @@ nowhere. A stranded one is placed, and in line to move.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ...spec.ids import Micros
+from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import JobState, NodeContact, check_transition
 from .deadlines import job_deadline, node_deadline
 from .job import FRESH, Claim, Job, may_grow
@@ -116,14 +116,7 @@ def note_closed(state: ClusterState, node: Node) -> None:
     else:
         state.windows_until_us[node.node] = until_us
     closes = closing_of(state, node, state.last_at_us) is not None
-    if closes == (node.node in state.closed):
-        return
-    state.freed += 1
-    state.changes.add(node.node, len(state.nodes))
-    if closes:
-        state.closed.add(node.node)
-    else:
-        state.closed.remove(node.node)
+    _set_out_of_use(state, state.closed, node, out=closes)
 
 
 def set_node_timer(state: ClusterState, node: Node) -> None:
@@ -249,15 +242,19 @@ def _forget_claim(state: ClusterState, job: Job, claim: Claim) -> None:
 
 
 def _note_resting(state: ClusterState, node: Node) -> None:
-    rests = node.rests_until_us > state.last_at_us
-    if rests == (node.node in state.resting):
+    _set_out_of_use(state, state.resting, node, out=node.rests_until_us > state.last_at_us)
+
+
+def _set_out_of_use(state: ClusterState, those: set[NodeId], node: Node, *, out: bool) -> None:
+    """It is among those that get no work at present, or no longer."""
+    if out == (node.node in those):
         return
     state.freed += 1
     state.changes.add(node.node, len(state.nodes))
-    if rests:
-        state.resting.add(node.node)
+    if out:
+        those.add(node.node)
     else:
-        state.resting.remove(node.node)
+        those.remove(node.node)
 
 
 def _note_stranded(state: ClusterState, job: Job) -> None:

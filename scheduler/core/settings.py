@@ -21,7 +21,8 @@ class Order:
     patience_us: int = 6 * 3600 * SECOND_US
     """A job counts as one class lower for each time that it has waited so long; 0: waiting lifts nobody."""
     lifted_percent: int = 25
-    """Of the cluster: what those that were lifted may hold before others are."""
+    """Of the cluster: what those that were lifted may hold before others are, while all whose patience is
+    over would leave less than that to others."""
     preemption: bool = True
     min_run_us: int = 600 * SECOND_US
     """Nobody is stopped for another before its attempt has run so long."""
