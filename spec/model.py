@@ -212,6 +212,8 @@ class JobSpec(Model):
         )
 
     def _constraints(self) -> Constraints | None:
+        if self.placement is None and self.topology is None:
+            return None
         where, close = self.placement or Placement(), self.topology
         found = Constraints(
             labels=tuple(sorted(where.labels.items())),
