@@ -2,9 +2,10 @@
 
 The scheduler is a process of its own, started as users start it, with SQLite. The agents are simulated: each
 speaks the agents' protocol over a connection of its own, several thousand to a process; they dial a few at a
-time and send heartbeats. Elsewhere they would have processors of their own: here their processes are `nice`. Every node is busy; jobs end all the time, and others start. Meanwhile one job after
-the other is submitted, and `why` is asked for the first in line, one from its middle and the last, with the
-patience of the command line; and now and then `queues`. No node may be taken for dead.
+time and send heartbeats. Elsewhere they would have processors of their own: here their processes are `nice`.
+Every node is busy; jobs end all the time, and others start. Meanwhile one job after the other is submitted,
+and `why` is asked for the first in line, one from its middle and the last, with the patience of the command
+line; and now and then `queues`. No node may be taken for dead.
 """
 
 import asyncio
