@@ -16,6 +16,7 @@ import click
 
 from ..spec.errors import InvalidRequest, PacelineError, StoreFailure, Unavailable
 from ..spec.labels import KEY_RULE, is_key
+from .collector import collecting
 from .config import DEFAULT_LISTEN, SchedulerConfig, default_state
 from .opening import open_state
 
@@ -46,13 +47,11 @@ async def run_scheduler(config: SchedulerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     _log.info("starting on %s, store %s", config.state, config.store_location)
-    gc.disable()  # until a million objects that stay are made: the collector would walk them again and again
+    gc.disable()  # until a million objects that stay are made
     opening = loop.run_in_executor(None, open_state, config)
     from .server import serving  # here: the store is being checked meanwhile
 
-    async with serving(config, opening) as made:
-        gc.freeze()
-        gc.enable()
+    async with serving(config, opening) as made, collecting():
         how = "TLS" if config.encrypted else "no TLS"
         _log.info("serving on %s (%s), cluster %s", made.address, how, made.cluster_id)
         await stop.wait()

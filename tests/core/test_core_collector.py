@@ -1,0 +1,53 @@
+"""What survives a full collection is set aside; what dies there in a cycle is found in the end."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+from paceline.scheduler.collector import Aside
+
+pytestmark = pytest.mark.serial
+
+
+class Node:
+    """Something that can be in a cycle."""
+
+    def __init__(self) -> None:
+        self.other: Node | None = None
+
+
+@pytest.fixture
+def aside() -> Iterator[Aside]:
+    made = Aside(least=0)
+    gc.collect()
+    gc.freeze()
+    made.measure()
+    gc.callbacks.append(made)
+    yield made
+    gc.callbacks.remove(made)
+    gc.unfreeze()
+
+
+def test_a_full_collection_leaves_nothing_for_the_next(aside: Aside) -> None:
+    before = gc.get_freeze_count()
+    kept = [Node() for _ in range(1000)]
+    gc.collect()
+    assert gc.get_freeze_count() >= before + 1000
+    assert not any(found is kept[0] for found in gc.get_objects())
+    assert len(kept) == 1000
+
+
+def test_a_cycle_that_dies_there_is_found_when_there_is_twice_as_much(aside: Aside) -> None:
+    one, other = Node(), Node()
+    one.other, other.other = other, one
+    gc.collect()
+    gone = weakref.ref(one)
+    del one, other
+    gc.collect()
+    assert gone() is not None, "it was set aside"
+    more = [Node() for _ in range(gc.get_freeze_count() + 1000)]
+    gc.collect()  # now there is more than twice as much
+    gc.collect()
+    assert gone() is None
+    assert gc.get_freeze_count() >= len(more)
