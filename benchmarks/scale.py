@@ -2,10 +2,9 @@
 
 The scheduler is a process of its own, started as users start it, with SQLite. The agents are simulated: each
 speaks the agents' protocol over a connection of its own, several thousand to a process; they dial a few at a
-time and send heartbeats. Elsewhere they would have processors of their own: here their processes are `nice`.
-Every node is busy; jobs end all the time, and others start. Meanwhile one job after the other is submitted,
-and `why` is asked for the first in line, one from its middle and the last, with the patience of the command
-line; and now and then `queues`. No node may be taken for dead.
+time and send heartbeats. Every node is busy; jobs end all the time, and others start. Meanwhile one job after
+the other is submitted, and `why` is asked for the first in line, one from its middle and the last, with the
+patience of the command line; and now and then `queues`. No node may be taken for dead.
 """
 
 import asyncio
@@ -123,7 +122,7 @@ class Scale:
             nodes = min(NODES_PER_PROCESS, size.agents - first)
             told = self._folder / f"fleet-{first}.json"
             args = (self._state, self._address, first, nodes, DIALS_AT_ONCE, mean_s, told)
-            command = ["nice", sys.executable, "-m", "benchmarks.work.fleet_process", *map(str, args)]
+            command = [sys.executable, "-m", "benchmarks.work.fleet_process", *map(str, args)]
             self._crew.start(f"fleet-{first}", command)
             self._told.append(told)
         await until(lambda: self._sum("connected") == size.agents, "all agents connected", timeout_s=600)
