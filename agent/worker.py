@@ -2,7 +2,7 @@
 
 A program is exec'd. A Python script runs in this very process, forked from one that has imported torch,
 exactly as `python script.py args` would run it: argv, `__main__`, sys.path, environment, stdio, seeds,
-signals, exit code, traceback. The interpreter then ends as it always does. Standard library only.
+signals, exit code, traceback. It ends as the interpreter does (finish.py). Standard library only.
 """
 
 import builtins
@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from . import kernel
 from .evidence import ERROR_FILE, record_error
+from .finish import Beginning
 from .ranks import Rank
 
 _BLAS_SETTERS = (
@@ -36,10 +37,12 @@ class Settings:
     def __init__(self, path: list[str]) -> None:
         self.path = path
         self.set_blas_threads = _find_blas_setters()
+        self.beginning = Beginning()
 
 
 def become_rank(rank: Rank, settings: Settings) -> None:
-    """Returns when the script has come to its end, raises what it raised; the interpreter does the rest."""
+    """Does not return when the script has come to its end; raises what it raised, or returns, where the
+    interpreter is to do the rest."""
     if rank.launch["prepare"]:
         _prepare(rank)
     if rank.launch["mode"] == "exec":
@@ -51,6 +54,13 @@ def become_rank(rank: Rank, settings: Settings) -> None:
             _run_module(python["target"])
         else:
             _run_script(python["target"])
+        settings.beginning.finish(0)
+    except SystemExit as end:
+        if end.code is None or type(end.code) is int:
+            code = end.code or 0
+            end.__traceback__ = None  # its frames hold what the script has made
+            settings.beginning.finish(code)
+        raise
     except BaseException:
         error_file = os.environ.get(ERROR_FILE) or rank.environment[ERROR_FILE]  # of a later attempt's folder
         sys.excepthook = _WithoutOurFrames(sys.excepthook, error_file)

@@ -80,6 +80,42 @@ print("main is over")
     "thread_error": "import threading\nt = threading.Thread(target=lambda: 1/0, name='T'); t.start(); t.join()",
     "daemon": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start(); print('end')",
     "del_at_exit": "class A:\n    def __del__(self): print('gone')\na = A()",
+    "del_in_cycles": """
+import sibling
+class A:
+    def __init__(self, name): self.name, self.me = name, self
+    def __del__(self): print("gone", self.name)
+one = A("main"); sibling.two = A("sibling"); sibling.more = [A("list")]
+def f(): return one
+""",
+    "del_uses_names": """
+WORD = "word"; _private = "private"
+class A:
+    def __del__(self): print(WORD, _private, len("abc"))
+a = A(); holds = lambda: a
+""",
+    "exit_holds": "import sys\nclass A:\n    def __del__(self): print('gone')\ndef f():\n    a = A(); sys.exit(2)\nf()",
+    "finalizer": "import weakref\nclass A: pass\na = A(); weakref.finalize(a, print, 'finalized')",
+    "c_stdio": "import ctypes; libc = ctypes.CDLL(None); libc.printf(b'from C')",
+    "thread_starts_late": """
+import threading, time
+def late():
+    time.sleep(0.02); threading.Thread(target=lambda: (time.sleep(0.02), print("later"))).start()
+threading.Thread(target=late).start()
+""",
+    "pool_at_exit": """
+from concurrent.futures import ThreadPoolExecutor
+import time
+pool = ThreadPoolExecutor(2)
+for word in ("a", "b"): pool.submit(lambda: (time.sleep(0.02), print("done")))
+""",
+    "children_at_exit": """
+import multiprocessing as mp, time
+def work(): time.sleep(0.05); print("child", flush=True)
+child = mp.get_context("fork").Process(target=work); child.start(); print("parent", flush=True)
+""",
+    "stdout_full": "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); print('x' * 10)",
+    "stdout_replaced": "import sys, io\nclass T(io.StringIO):\n    def flush(self): sys.__stdout__.write('flushed ')\nsys.stdout = T()",
     "hook": "import sys\nsys.excepthook = lambda k, v, t: print('hook', k, v, t.tb_frame.f_code.co_name, t.tb_lineno)\n1/0",
     "closed_stdout": "import os, sys; sys.stdout.close(); sys.exit(5)",
     "recursion": "import sys; print(sys.getrecursionlimit())\ndef f(): f()\ntry: f()\nexcept RecursionError as e: print(e)",
@@ -96,7 +132,7 @@ if __name__ == "__main__":
     for way in ("spawn", "fork", "forkserver"):
         with mp.get_context(way).Pool(2) as pool: print(way, pool.map(double, [1, 2, 3]))
 """,
-    "asyncio": "import asyncio\nasync def f():\n    await asyncio.create_subprocess_exec('true'); print('ran')\nasyncio.run(f())",
+    "asyncio": "import asyncio\nasync def f():\n    await (await asyncio.create_subprocess_exec('true')).wait(); print('ran')\nasyncio.run(f())",
     "logging": "import logging; logging.warning('w'); logging.basicConfig(level='INFO'); logging.info('i')",
     "inspect": "import inspect\ndef f(): return 1\nprint(inspect.getsource(f), inspect.getfile(f))",
 }
