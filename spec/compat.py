@@ -15,7 +15,7 @@ from .parts import DataInput, Environment
 from .problems import Path
 
 NOT_COMMAND: Final = {
-    "sweep": "sweeps are not supported yet",
+    "sweep": "this has to be one job, not a sweep",
     "pipeline": "pipelines are not supported yet",
     **dict.fromkeys(
         ("spark", "automl", "parallel", "data_transfer", "finetuning", "import", "component", "base"),
@@ -118,12 +118,13 @@ def refusals_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
 
 def _oversized(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     """Linux starts no program with an argument or variable of 128 KiB, or with more than 2 MiB of both."""
-    inputs, total = spec.input_values(), 0
+    inputs, params, total = spec.input_values(), spec.param_values(), 0
     variables = spec.environment_variables.items()
-    texts: list[tuple[Path, str]] = [(("command",), spec.command)]
+    texts: list[tuple[Path, str]] = [(("params",), text) for text in spec.param_variables().values()]
+    texts += [(("command",), spec.command)]
     texts += [(("environment_variables", name), text) for name, text in variables]
     for path, text in texts:
-        size = resolved_bytes_max(text, inputs)
+        size = resolved_bytes_max(text, inputs, params)
         total += size
         if size > ARGUMENT_BYTES_MAX or total > ARGUMENTS_BYTES_MAX:
             bound = ARGUMENT_BYTES_MAX if size > ARGUMENT_BYTES_MAX else ARGUMENTS_BYTES_MAX

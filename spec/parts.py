@@ -44,7 +44,9 @@ TAG_DATA: Final = "\0data"
 TAG_LITERAL: Final = "\0literal"
 TAG_INLINE: Final = "\0inline"
 TAG_NAME: Final = "\0name"
-TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME})
+TAG_ONE: Final = "\0one"
+TAG_SEVERAL: Final = "\0several"
+TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME, TAG_ONE, TAG_SEVERAL})
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 

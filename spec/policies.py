@@ -15,7 +15,7 @@ from .problems import nearest, shown
 from .retention import Retention
 from .stores import EXPECTED, opener_of
 
-_YEAR_S: Final = 366 * 24 * 3600
+YEAR_S: Final = 366 * 24 * 3600
 
 
 def _off(value: Any) -> Any:
@@ -24,9 +24,8 @@ def _off(value: Any) -> Any:
 
 
 SecondsOrOff = Annotated[
-    Count | None,
+    Annotated[Count, Field(ge=0, le=YEAR_S)] | None,
     BeforeValidator(_off),
-    Field(ge=0, le=_YEAR_S),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["off", False]}]}),
 ]
 
@@ -34,7 +33,7 @@ SecondsOrOff = Annotated[
 class Limits(Model):
     """Bounds after which the job is stopped or its output cut."""
 
-    timeout: Count | None = Field(default=None, ge=1, le=_YEAR_S)
+    timeout: Count | None = Field(default=None, ge=1, le=YEAR_S)
     """Seconds the job may run, waiting in the queue not counted; absent: no limit."""
     hang_timeout: SecondsOrOff = None
     """Seconds without a step of any process after which the job is taken for hung and goes on from its

@@ -3,7 +3,7 @@
 Whatever comes in, only InvalidDocument comes out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
@@ -48,7 +48,7 @@ def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
     except ValidationError as error:
         problems += problems_of(document, error)
     texts = ((("command",), plain.get("command")), *_variable_texts(plain.get("environment_variables")))
-    problems += _expression_problems(document, texts, plain.get("inputs"), plain.get("outputs"))
+    problems += _expression_problems(document, texts, plain)
     if spec is not None:
         problems += [document.problem(path, text) for path, text in refusals_of(spec)]
     if problems or spec is None:
@@ -69,7 +69,9 @@ def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
     texts = ((("command",), spec.command), *_variable_texts(spec.environment_variables))
     problems = [
         *(document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))),
-        *_expression_problems(document, texts, spec.inputs, spec.outputs),
+        *_expression_problems(
+            document, texts, {"inputs": spec.inputs, "outputs": spec.outputs, "params": spec.params}
+        ),
     ]
     if problems:
         raise InvalidDocument(problems)
@@ -136,10 +138,12 @@ def _caution(document: Document, path: Path, text: str) -> Caution:
 
 
 def _expression_problems(
-    document: Document, texts: Iterable[tuple[Path, Any]], inputs: Any, outputs: Any
+    document: Document, texts: Iterable[tuple[Path, Any]], names_of: Mapping[str, Any], params: str = "params"
 ) -> list[Problem]:
-    """What is wrong with expressions, whatever else is wrong: `inputs` and `outputs` may be anything."""
-    names = [mapping if isinstance(mapping, dict) else {} for mapping in (inputs, outputs)]
+    """What is wrong with expressions, whatever else is wrong. `names_of`: the document's data, in which what
+    holds names may be anything; `params`: the key of those of the search space."""
+    mappings = (names_of.get(key) for key in ("inputs", "outputs", params))
+    names = [mapping if isinstance(mapping, dict) else {} for mapping in mappings]
     found = (
         _at_expression(document, path, bad)
         for path, text in texts

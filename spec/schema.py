@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from . import cluster_policy, distribution, model, parts, placement, policies
+from . import cluster_policy, distribution, model, parts, placement, policies, submission, work
 from .cluster_policy import PolicySpec
 from .model import JobSpec
 
@@ -22,7 +22,7 @@ SCHEMA_ID: Final = "urn:paceline:schema:v1:"
 
 def job_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a job file; every key has a description."""
-    return _schema(JobSpec, "job", parts, placement, policies, distribution, model)
+    return _schema(JobSpec, "job", parts, placement, policies, distribution, submission, work, model)
 
 
 def policy_schema() -> dict[str, Any]:

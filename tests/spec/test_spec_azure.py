@@ -59,7 +59,7 @@ REFUSED = {
         "4:12: distribution.address: the job's cluster is its own; it joins no other",
         "5:30: distribution.head_node_additional_args: not passed on; resources says what each instance has",
     ],
-    "sweep": ["2:7: type: sweep: sweeps are not supported yet; expected command"],
+    "sweep": ["2:7: type: sweep: this has to be one job, not a sweep; expected command"],
     "pipeline": ["1:7: type: pipeline: pipelines are not supported yet; expected command"],
     "data_asset": [
         "4:31: inputs.d.path: data is not fetched from URIs yet;"

@@ -42,7 +42,7 @@ def test_parts() -> None:
         ),
         (
             "${{search_space.lr}}",
-            "'${{search_space.lr}}' has a value only in a trial of a sweep, which is not supported yet",
+            "'${{search_space.lr}}' has a value only in a trial of a sweep, or where `params` gives one",
             "",
         ),
         (

@@ -85,7 +85,7 @@ limits: {timeout: .nan}
         ("command: x\ntype: 5", "job.yaml:2:7: type: expected command; found 5"),
         (
             "command: x\ntype: Sweep",
-            "job.yaml:2:7: type: sweep: sweeps are not supported yet; expected command",
+            "job.yaml:2:7: type: sweep: this has to be one job, not a sweep; expected command",
         ),
         (
             "command: x\ncomponent: azureml:c@latest",
@@ -261,7 +261,7 @@ limits: {timeout: .nan}
         (
             "command: x ${{search_space.lr}}",
             "job.yaml:1:12: command: '${{search_space.lr}}' has a value only in a"
-            " trial of a sweep, which is not supported yet",
+            " trial of a sweep, or where `params` gives one",
         ),
         ("command: x ${{inputs.a", "job.yaml:1:12: command: '${{' without its '}}'"),
         (

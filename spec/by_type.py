@@ -1,0 +1,77 @@
+"""Mappings of several kinds, told apart by their `type`: which models there are, and which one is meant.
+
+Pydantic names the chosen one in the paths of its errors by a tag. No key can look like one, so that
+`MODELS` can both take them out of a path and say which keys may stand there.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from .fields import refusal
+from .parts import Model
+from .problems import nearest, shown
+
+MODELS: Final[dict[str, type[Model]]] = {}
+"""Every alternative by its tag."""
+
+
+class ByType:
+    """What a field is annotated with: the models, whose `type` is a Literal, and other words for them."""
+
+    def __init__(
+        self,
+        *models: type[Model],
+        words: Mapping[str, str] | None = None,
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        """`words`: further names of types; `refused`: what is to be said of others that people may try."""
+        self._tags = {kind: f"\0{model.__name__}" for model in models for kind in types_of(model)}
+        self._models = {self._tags[kind]: model for model in models for kind in types_of(model)}
+        self._words = dict(words or {})
+        self._refused = dict(refused or {})
+        MODELS.update(self._models)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self._tags)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {tag: handler.generate_schema(model) for tag, model in self._models.items()}
+        union = core_schema.tagged_union_schema(choices, discriminator=self._tag)
+        return core_schema.no_info_before_validator_function(self._known, union)
+
+    def _tag(self, value: Any) -> str:
+        return self._tags[value["type"] if isinstance(value, dict) else value.type]
+
+    def _known(self, value: Any) -> Any:
+        if isinstance(value, tuple(self._models.values())):
+            return value
+        if not isinstance(value, dict):
+            raise refusal(f"expected a mapping; found {shown(value)}")
+        if "type" not in value:
+            raise refusal("required key 'type' is missing")
+        kind = value["type"]
+        word = kind.lower() if isinstance(kind, str) else kind
+        word = self._words.get(word, word) if isinstance(word, str) else word
+        if word in self._tags:
+            return value | {"type": word}
+        expected = f"expected {', '.join((*self._tags, *self._words))}"
+        if word in self._refused:
+            raise refusal(f"{self._refused[word]}; {expected}", "type")
+        guess = nearest(kind, (*self._tags, *self._words))
+        raise refusal(
+            f"{expected}; found {shown(kind)}" + (f"; did you mean '{guess}'?" if guess else ""), "type"
+        )
+
+
+def types_of(model: type[Model]) -> tuple[str, ...]:
+    """The words that a model's `type` may be."""
+    return get_args(model.model_fields["type"].annotation)
+
+
+def as_type(value: Any) -> Any:
+    """A word that stands for a mapping with nothing but its type."""
+    return {"type": value} if isinstance(value, str) else value

@@ -1,0 +1,170 @@
+"""The sweep as one frozen model: a trial, the space of its values, what is sought in it and how.
+
+Shaped as Azure Machine Learning's CLI v2 has it; our own keys sit beside. What has to fit together is checked
+in sweep_checks.py. Defaults are part of the canonical form, as they are of a job's.
+"""
+
+from collections.abc import Mapping
+from math import log
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from .early_termination import PolicyValue
+from .expressions import without
+from .fields import Count, Identifier, Line, Lower, refusal
+from .model import JobSpec
+from .parts import TAG_ONE, TAG_SEVERAL, Model
+from .policies import YEAR_S
+from .real_dimensions import DimensionValue
+from .sampling import RandomSampling, SamplingValue, TpeSampling
+from .scalars import Scalar, ScalarValue, as_text
+from .search_space import DIMENSIONS_MAX, SearchSpace
+from .submission import Submission, absolute, canonical, slug
+from .work import Work
+
+TRIALS_MAX: Final = 1_000_000
+GRID_MAX: Final = 100_000
+"""Points of a grid that needs no limits.max_total_trials."""
+OBJECTIVES_MAX: Final = 8
+_NAME_CHARS_MAX: Final = 255
+
+
+def _metric(value: Any) -> Any:
+    if value == "":
+        raise refusal("expected the name of a metric; found an empty text")
+    return value
+
+
+Metric = Annotated[Line, BeforeValidator(_metric)]
+
+
+class Objective(Model):
+    """A metric and where it shall go."""
+
+    primary_metric: Metric
+    """Name of the metric, as the script reports it."""
+    goal: Annotated[Literal["minimize", "maximize"], Lower]
+    """minimize or maximize."""
+
+
+def _how_many(value: Any) -> str:
+    return TAG_SEVERAL if isinstance(value, list | tuple) else TAG_ONE
+
+
+ObjectiveValue = Annotated[
+    Annotated[Objective, Tag(TAG_ONE)]
+    | Annotated[tuple[Objective, ...], Field(min_length=1, max_length=OBJECTIVES_MAX), Tag(TAG_SEVERAL)],
+    Discriminator(_how_many),
+]
+
+
+class SweepLimits(Model):
+    """Bounds on the trials, together and each."""
+
+    max_total_trials: Count | None = Field(default=None, ge=1, le=TRIALS_MAX)
+    """Trials in all. Absent, with grid or bruteforce only: as many as there are points."""
+    max_concurrent_trials: Count | None = Field(default=None, ge=1, le=TRIALS_MAX)
+    """Trials at once; absent: as many as there is idle room for."""
+    min_concurrent_trials: Count = Field(default=1, ge=1, le=TRIALS_MAX)
+    """Trials that wait or run at once even where nothing is idle for them."""
+    timeout: Count | None = Field(default=None, ge=1, le=YEAR_S)
+    """Seconds from the submit after which the sweep ends with the trials that it has; absent: no limit."""
+    trial_timeout: Count | None = Field(default=None, ge=1, le=YEAR_S)
+    """Seconds that a trial may run; absent: trial.limits.timeout."""
+    max_failed_trials: Count = Field(default=5, ge=1, le=TRIALS_MAX)
+    """Trials that may fail one after the other, as they end, before the sweep stops; one that completes or is
+    pruned begins the count anew."""
+
+
+class SweepSpec(Submission):
+    """Many trials of one job, each with other values."""
+
+    type: Annotated[Literal["sweep"], Lower]
+    """Kind of the document."""
+    trial: Work
+    """The job that each trial is: a mapping, or the path of a job file, relative to this one."""
+    sampling_algorithm: SamplingValue = TpeSampling(type="tpe")
+    """How values are chosen: a word, or a mapping with type and options. Absent: tpe."""
+    search_space: dict[Identifier, DimensionValue] = Field(max_length=DIMENSIONS_MAX)
+    """What may be chosen, by name: `${{search_space.NAME}}` in the command. An input of the same name has
+    the chosen value, too."""
+    objective: ObjectiveValue
+    """What is sought: a metric and its goal, or a list of them."""
+    early_termination: PolicyValue | None = None
+    """When a trial is stopped before its end; absent: never."""
+    limits: SweepLimits = SweepLimits()
+    """Bounds on the trials, together and each."""
+    enqueue: tuple[dict[Identifier, ScalarValue], ...] = Field(default=(), max_length=1000)
+    """Values that are tried first, such as known good ones; what a point leaves out is chosen."""
+    constraints: tuple[Metric, ...] = Field(default=(), max_length=64)
+    """Metrics of which a trial must report at most 0 to count as feasible."""
+
+    @property
+    def label(self) -> str:
+        """What to call the sweep: its name, or else what comes nearest to one. A valid name, always."""
+        words = (self.display_name, self.experiment_name, self.trial.folder_name)
+        return self.name or next((found for found in map(slug, words) if found), "sweep")
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self.objective if isinstance(self.objective, tuple) else (self.objective,)
+
+    @property
+    def space(self) -> SearchSpace:
+        """Of a sweep that passed its checks. Made anew each time; keep it."""
+        sampling = self.sampling_algorithm
+        return SearchSpace(
+            self.search_space, log(sampling.logbase) if isinstance(sampling, RandomSampling) else 1.0
+        )
+
+    def trials_max(self) -> int:
+        """limits.max_total_trials, or the points of the grid. Counted anew each time; keep it."""
+        return self.limits.max_total_trials or self.space.grid_size(GRID_MAX)
+
+    def trial_job(self, number: int, params: Mapping[str, Scalar]) -> JobSpec:
+        """A trial as an ordinary job. `params`: the values of the dimensions that are active in it; the
+        others are an empty text in its command."""
+        suffix = f"-{number}"
+        absent = self.search_space.keys() - params.keys()
+        work, variables = self.trial, self.trial.environment_variables
+        timeout = self.limits.trial_timeout or work.limits.timeout
+        return JobSpec.model_validate(
+            {name: getattr(work, name) for name in Work.model_fields}
+            | {name: getattr(self, name) for name in _KEPT}
+            | {
+                "command": without(work.command, "search_space", absent),
+                "environment_variables": {
+                    name: without(text, "search_space", absent) for name, text in variables.items()
+                },
+                "name": self.label[: _NAME_CHARS_MAX - len(suffix)] + suffix,
+                "inputs": {
+                    name: as_input(params[name]) if name in params else value
+                    for name, value in self.inputs.items()
+                },
+                "limits": work.limits.model_copy(update={"timeout": timeout}),
+                "params": dict(params),
+            }
+        )
+
+    def rooted(self, folder: str) -> "SweepSpec":
+        """The same sweep with its local paths made absolute, those relative ones below `folder`."""
+        code = absolute(folder, self.trial.code) if self.trial.code else None
+        trial = self.trial.model_copy(update={"code": code})
+        return self.model_copy(update={"inputs": self.rooted_inputs(folder), "trial": trial})
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal sweeps have equal text, defaults included. The order of the search space is
+        part of what it says."""
+        plain = self.plain()
+        dimensions = plain.pop("search_space").items()
+        space = ",".join(f"{canonical(name)}:{canonical(one)}" for name, one in dimensions)
+        return f'{{"search_space":{{{space}}},{canonical(plain)[1:]}'
+
+
+_KEPT: Final = ("outputs", "compute", "queue", "priority", "queue_settings", "experiment_name", "identity")
+
+
+def as_input(value: Scalar) -> str | int | float | bool:
+    """A value in the place of an input, of which there is none that is nothing."""
+    return as_text(value) if value is None else value

@@ -1,0 +1,108 @@
+"""What each process runs and what it takes: what a job says of it, and a sweep of all its trials.
+
+As in parts.py, every field's docstring becomes its description in the JSON Schema.
+"""
+
+import posixpath
+import re
+from typing import Final, Self
+
+from pydantic import Field, model_validator
+
+from .distribution import DistributionValue
+from .fields import ENTRIES_MAX, Command, LocalPath, Number, Variable, VariableText, refusal
+from .parts import EnvironmentValue, JobResources, Model
+from .placement import Placement, Topology
+from .policies import Checkpoint, Limits, Retry
+from .slices import asks_for_slice
+
+WORLD_SIZE_MAX: Final = 1_000_000
+
+
+class Work(Model):
+    """A command and what it needs."""
+
+    command: Command
+    """What each process runs, by `sh -c` unless it is plainly a program with arguments."""
+    code: LocalPath | None = None
+    """Folder in which the command runs, relative to the job file; the same path on every node. Absent:
+    the folder that holds the job file."""
+    environment: EnvironmentValue = ""
+    """Name that nodes map to an interpreter; absent: the node's own interpreter."""
+    environment_variables: dict[Variable, VariableText] = Field(default={}, max_length=ENTRIES_MAX)
+    """Set for every process; expressions are resolved."""
+    distribution: DistributionValue | None = None
+    """How processes find each other; absent: one process per instance, on its own."""
+    resources: JobResources = JobResources()
+    """What each instance takes."""
+    placement: Placement | None = None
+    """On which nodes it may run, by their labels and taints; absent: on any without taints."""
+    topology: Topology | None = None
+    """How close together its instances shall be; absent: as close as comes without a cost."""
+    limits: Limits = Limits()
+    """Bounds on time and output."""
+    retry: Retry = Retry()
+    """How often the job is started again when it fails by its own doing."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How many checkpoints are kept, and which."""
+    exclusive: bool = Field(default=False, strict=True)
+    """Never two attempts at once, not even fenced ones: a lost node is replaced only when its lease has
+    run out on both sides."""
+    grace_s: Number = Field(default=30.0, ge=0, le=3600)
+    """Seconds between the notice to stop (SIGTERM) and SIGKILL."""
+
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        count = max(self.resources.instance_count, self.resources.max_instance_count or 0)
+        if count * self.process_count > WORLD_SIZE_MAX:
+            raise refusal(
+                f"expected at most {WORLD_SIZE_MAX} processes in all; found {count * self.process_count}"
+                f" ({count} instances of {self.process_count})",
+                "resources",
+                "instance_count",
+            )
+        self._check_slices()
+        return self
+
+    def _check_slices(self) -> None:
+        gpus = self.resources.gpus
+        if any(map(asks_for_slice, gpus.model)) and gpus.whole > self.process_count:
+            processes = "1 process" if self.process_count == 1 else f"{self.process_count} processes"
+            raise refusal(
+                f"expected at most one MIG slice per process, for CUDA gives a process one;"
+                f" found {gpus.whole} for {processes} per instance",
+                *("resources", "gpus", "count"),
+            )
+
+    @property
+    def process_count(self) -> int:
+        """Processes per instance."""
+        return self.distribution.process_count_per_instance if self.distribution else 1
+
+    @property
+    def launcher(self) -> str:
+        """distribution.type; empty: none."""
+        return self.distribution.type if self.distribution else ""
+
+    @property
+    def environment_key(self) -> str:
+        """What a node must map to an interpreter: NAME, NAME:VERSION or an image; empty: its own."""
+        if isinstance(self.environment, str):
+            return _environment_key(self.environment)
+        if self.environment.name:
+            version = self.environment.version
+            return _environment_key(self.environment.name) + (f":{version}" if version else "")
+        return self.environment.image
+
+    @property
+    def folder_name(self) -> str:
+        """The last name of `code`; empty without."""
+        return posixpath.basename(posixpath.normpath(self.code)) if self.code else ""
+
+
+def _environment_key(reference: str) -> str:
+    """`azureml:NAME@latest` -> NAME, `azureml:NAME:3` -> NAME:3, resource ids likewise; else as it is."""
+    match = re.search(r"/environments/([^/]+)(?:/(versions|labels)/([^/]+))?\Z", reference)
+    if match and reference.startswith(("azureml:", "/subscriptions/")):
+        return f"{match[1]}:{match[3]}" if match[2] == "versions" else match[1]
+    return reference.removeprefix("azureml:").removesuffix("@latest")
