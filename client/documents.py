@@ -10,23 +10,33 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..spec.errors import InvalidRequest
-from ..spec.job import DOCUMENT_BYTES_MAX, Caution, JobSpec, job_from_data, parse_job
-from ..spec.overrides import apply_overrides
+from ..spec.job import (
+    DOCUMENT_BYTES_MAX,
+    Caution,
+    JobSpec,
+    Spec,
+    SweepSpec,
+    TrialFile,
+    document_from_data,
+    job_from_data,
+    parse_document,
+)
 from .calls import Sent
 
-JobSource = str | os.PathLike[str] | Mapping[str, Any] | JobSpec
-"""A job file's path (text that is not a path is not YAML), a mapping as in a job file, or a JobSpec."""
+JobSource = str | os.PathLike[str] | Mapping[str, Any] | Spec
+"""A file's path (text that is not a path is not YAML), a mapping as in a file, or a JobSpec or SweepSpec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked job, ready to be sent, and what in it has no effect here."""
+    """A checked job or sweep, ready to be sent, and what in it has no effect here."""
 
-    spec: JobSpec
+    spec: Spec
     source: str
     cautions: tuple[Caution, ...] = ()
 
@@ -36,16 +46,18 @@ class Prepared:
 
 
 def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> Prepared:
-    """Check one job. Raises InvalidDocument with all that is wrong, InvalidRequest on an unreadable file."""
-    if isinstance(job, JobSpec):
+    """Check one job or sweep. Raises InvalidDocument with all that is wrong, InvalidRequest on an unreadable
+    file."""
+    if isinstance(job, JobSpec | SweepSpec):
         if overrides:
             raise InvalidRequest(
-                "overrides apply to files and mappings, not to a JobSpec",
-                hint="change the JobSpec itself: spec.model_copy(update=...)",
+                f"overrides apply to files and mappings, not to a {type(job).__name__}",
+                hint=f"change the {type(job).__name__} itself: spec.model_copy(update=...)",
             )
         prepared = _rooted(job, "job", Path.cwd(), ())
     elif isinstance(job, Mapping):
-        spec, cautions = job_from_data(apply_overrides(dict(job), overrides), "job")
+        read = partial(_trial_file, Path.cwd(), Path())
+        spec, cautions = document_from_data(dict(job), "job", overrides, read)
         prepared = _rooted(spec, "job", Path.cwd(), cautions)
     else:
         path = Path(job)
@@ -89,16 +101,21 @@ def read_job_file(path: Path) -> bytes:
 
 
 def _from_text(text: str | bytes, source: str, folder: Path, overrides: Sequence[str]) -> Prepared:
-    spec, cautions = parse_job(text, source, overrides)
+    read = partial(_trial_file, folder, Path(source).parent)
+    spec, cautions = parse_document(text, source, overrides, read)
     return _rooted(spec, source, folder, cautions)
 
 
-def _rooted(spec: JobSpec, source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
+def _trial_file(folder: Path, shown: Path, path: str) -> TrialFile:
+    """The job file that a sweep in `folder` names; `shown`: that folder as the user wrote it."""
+    found = folder / path
+    return TrialFile(read_job_file(found), str(shown / path), os.path.normpath(found.parent))
+
+
+def _rooted(spec: Spec, source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
     # Links are not resolved: nodes may know the link, and not what is behind it.
     where = os.path.normpath(folder)
-    if spec.code is None:
-        spec = spec.model_copy(update={"code": where})
-    return Prepared(spec.rooted(where), source, cautions)
+    return Prepared(spec.running_in(where).rooted(where), source, cautions)
 
 
 def _too_large(path: Path, size: int) -> InvalidRequest:

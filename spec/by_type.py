@@ -54,8 +54,8 @@ class ByType:
         if "type" not in value:
             raise refusal("required key 'type' is missing")
         kind = value["type"]
-        word = kind.lower() if isinstance(kind, str) else kind
-        word = self._words.get(word, word) if isinstance(word, str) else word
+        word = kind.lower() if isinstance(kind, str) else ""
+        word = self._words.get(word, word)
         if word in self._tags:
             return value | {"type": word}
         expected = f"expected {', '.join((*self._tags, *self._words))}"

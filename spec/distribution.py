@@ -3,18 +3,16 @@
 What a launcher gives its ranks is made in agent/launchers.py; here is what a document may say of it.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Field
 
-from .fields import Count, Line, Lower, Text, refusal
+from .by_type import ByType
+from .fields import Count, Line, Text
 from .parts import Model
-from .problems import nearest, shown
 
 PROCESSES_MAX: Final = 1024
 LAUNCHERS: Final = ("pytorch", "deepspeed", "mpi", "ray")
-_NOT_SUPPORTED: Final = ("tensorflow",)
-_TAGS: Final = {name: f"\0{name}" for name in LAUNCHERS}
 
 
 class Processes(Model):
@@ -27,28 +25,28 @@ class Processes(Model):
 class PyTorchDistribution(Processes):
     """The environment variables of torchrun and a rendezvous store on rank 0's node."""
 
-    type: Annotated[Literal["pytorch"], Lower]
+    type: Literal["pytorch"]
     """`pytorch`: as torchrun starts it."""
 
 
 class DeepSpeedDistribution(Processes):
     """As `pytorch`, and what DeepSpeed wants beside it; its configuration is the command's own."""
 
-    type: Annotated[Literal["deepspeed"], Lower]
+    type: Literal["deepspeed"]
     """`deepspeed`: as its launcher starts it, without ssh."""
 
 
 class MpiDistribution(Processes):
     """The variables by which a process started by mpirun knows its rank; there is no MPI beneath them."""
 
-    type: Annotated[Literal["mpi"], Lower]
+    type: Literal["mpi"]
     """`mpi`: the environment variables of mpirun."""
 
 
 class RayDistribution(Model):
     """A Ray cluster over the instances, for the life of the attempt; the command runs once, on its head."""
 
-    type: Annotated[Literal["ray"], Lower]
+    type: Literal["ray"]
     """`ray`: RAY_ADDRESS names the job's own cluster."""
     port: Count | None = Field(default=None, ge=1, le=65535)
     """Not used: free ports are chosen, so that jobs can share a node."""
@@ -69,37 +67,8 @@ class RayDistribution(Model):
         return 1
 
 
-def _known_launcher(value: Any) -> Any:
-    kind = value.get("type") if isinstance(value, dict) else None
-    lower = kind.lower() if isinstance(kind, str) else kind
-    if not isinstance(value, dict) or "type" not in value or lower in LAUNCHERS:
-        return value
-    expected = f"expected {', '.join(LAUNCHERS)}"
-    if lower in _NOT_SUPPORTED:
-        raise refusal(f"{lower} is not supported; {expected}", "type")
-    guess = nearest(kind, LAUNCHERS)
-    raise refusal(
-        f"{expected}; found {shown(kind)}" + (f"; did you mean '{guess}'?" if guess else ""), "type"
-    )
-
-
-def _launcher_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return _TAGS[kind.lower() if isinstance(kind, str) else "pytorch"]
-
-
+AnyDistribution = PyTorchDistribution | DeepSpeedDistribution | MpiDistribution | RayDistribution
 DistributionValue = Annotated[
-    Annotated[PyTorchDistribution, Tag(_TAGS["pytorch"])]
-    | Annotated[DeepSpeedDistribution, Tag(_TAGS["deepspeed"])]
-    | Annotated[MpiDistribution, Tag(_TAGS["mpi"])]
-    | Annotated[RayDistribution, Tag(_TAGS["ray"])],
-    Discriminator(_launcher_tag),
-    BeforeValidator(_known_launcher),
+    AnyDistribution,
+    ByType(*get_args(AnyDistribution), refused={"tensorflow": "tensorflow is not supported"}),
 ]
-MODELS: Final = {
-    _TAGS["pytorch"]: PyTorchDistribution,
-    _TAGS["deepspeed"]: DeepSpeedDistribution,
-    _TAGS["mpi"]: MpiDistribution,
-    _TAGS["ray"]: RayDistribution,
-}
-"""By their tags, as they turn up in the paths of pydantic's errors. No key can look like those."""

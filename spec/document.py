@@ -61,11 +61,24 @@ class Document:
     """The text of scalars that are not text: `1.10` is a number, yet as a tag it is `1.10`."""
     sources: Mapping[Path, str] = field(default_factory=dict)
     """Where a value came from, if not from `source`: `--set inputs.lr=0.1`."""
+    grafts: Mapping[Path, "Graft"] = field(default_factory=dict)
+    """What stood in a document of its own."""
 
     def problem(self, path: Path, text: str, *, at_key: bool = False, **more: str) -> Problem:
         """A problem at `path`, placed at the nearest part of the document that was really there."""
         source, mark = self.place(path, at_key=at_key)
         return Problem(source, mark.line, mark.column, dotted(path), text, **more)
+
+    def written(self, path: Path) -> tuple["Document", Mark] | None:
+        """The value at `path` as somebody wrote it: the document and the place in its text."""
+        for cut in range(len(path), -1, -1):
+            if path[:cut] in self.sources:
+                return None
+            if path[:cut] in self.grafts:
+                graft = self.grafts[path[:cut]]
+                return graft.document.written((*graft.path, *path[cut:]))
+        mark = self.values.get(path)
+        return (self, mark) if mark else None
 
     def place(self, path: Path, *, at_key: bool = False) -> tuple[str, Mark]:
         """The source and the mark of `path`, or of its nearest ancestor."""
@@ -73,11 +86,22 @@ class Document:
             prefix = path[:cut]
             if prefix in self.sources:
                 return self.sources[prefix], Mark(0, 0)
+            if prefix in self.grafts:
+                graft = self.grafts[prefix]
+                return graft.document.place((*graft.path, *path[cut:]), at_key=at_key)
             first, second = (self.keys, self.values) if at_key else (self.values, self.keys)
             mark = first.get(prefix) or second.get(prefix)
             if mark is not None:
                 return escaped(self.source), mark
         return escaped(self.source), Mark(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """A part of another document, with its path there."""
+
+    document: Document
+    path: Path
 
 
 def parse(text: str | bytes, source: str) -> Document:

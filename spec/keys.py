@@ -5,14 +5,14 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from .distribution import MODELS
+from .by_type import MODELS
 from .model import JobSpec
 from .problems import Path, nearest
 
 
 def valid_keys(path: Path, root: type[BaseModel] = JobSpec) -> list[str] | None:
-    """The keys that may stand in the mapping at `path`; None where any may, empty where none. A launcher's
-    tag in the path says which one is meant."""
+    """The keys that may stand in the mapping at `path`; None where any may, empty where none. A tag in
+    the path says which one of several is meant."""
     models: list[Any] = [root]
     for part in path:
         if isinstance(part, int):  # an entry of a list: its models are those of the list

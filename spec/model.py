@@ -108,6 +108,10 @@ class JobSpec(Submission, Work):
         code = absolute(folder, self.code) if self.code else None
         return self.model_copy(update={"inputs": self.rooted_inputs(folder), "code": code})
 
+    def running_in(self, folder: str) -> "JobSpec":
+        """The same job, run in `folder` unless it says where."""
+        return self if self.code else self.model_copy(update={"code": folder})
+
     def to_json(self) -> str:
         """Canonical JSON: equal jobs have equal text, defaults included."""
         return canonical(self.plain())

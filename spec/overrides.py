@@ -1,7 +1,7 @@
 """`KEY=VALUE` from a command line, laid over a document: the key must exist, the value is a YAML scalar.
 
-Names under inputs and outputs must be those of the document, since a mistyped one would have no
-effect; keys elsewhere must be those of the job document.
+Names under inputs, outputs and the search space must be those of the document, since a mistyped one would
+have no effect; keys elsewhere must be those of a job's or a sweep's document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,19 @@ from typing import Any, Final, TypeVar
 
 from .document import Document, plain_scalar
 from .keys import valid_keys
+from .model import JobSpec
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
+from .sweep import SweepSpec
 
 T = TypeVar("T")
 OVERRIDES_MAX: Final = 1000
 _FREE: Final = ("tags", "properties", "environment_variables")
-_NAMED: Final = ("inputs", "outputs")
+_NAMED: Final = {
+    "inputs": "the job has no such input",
+    "outputs": "the job has no such output",
+    "params": "the job has no such value",
+    "search_space": "the search space has no such name",
+}
 
 
 def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
@@ -60,6 +67,7 @@ def _replaced(document: Document, path: Path, source: str, raw: str) -> Document
         values=kept(document.values),
         raw=kept(document.raw) | ({path: raw} if raw else {}),
         sources=kept(document.sources) | {path: source},
+        grafts=kept(document.grafts),
     )
 
 
@@ -82,6 +90,8 @@ def _landing(data: Any, path: Path) -> Path:
 def _path(key: str) -> Path:
     """Keys between dots; what follows a mapping of free names is one key, dots and all."""
     head, dot, rest = key.partition(".")
+    if head == "trial" and dot:
+        return (head, *_path(rest))
     return (head, rest) if dot and head in _FREE else tuple(key.split("."))
 
 
@@ -99,9 +109,9 @@ def _value(scalar: str, source: str, path: Path) -> Any:
 def _check_path(data: Any, path: Path, source: str) -> None:
     at = data
     for depth, part in enumerate(path):
-        valid, why = valid_keys(path[:depth]), "unknown key"
+        valid, why = valid_keys(path[:depth], root_of(data)), "unknown key"
         if depth == 1 and path[0] in _NAMED:
-            valid, why = list(at) if isinstance(at, dict) else [], f"the job has no such {path[0][:-1]}"
+            valid, why = list(at) if isinstance(at, dict) else [], _NAMED[str(path[0])]
         if valid is None:
             return
         if part not in valid:
@@ -121,8 +131,17 @@ def _put(data: Any, path: Path, value: Any) -> None:
 
 def _long_form(path: Path, value: Any) -> dict[str, Any]:
     """The mapping that a short form stands for, so that a key can be set in it."""
-    if path == ("resources", "gpus") and isinstance(value, int | float):
-        return {"count": value}
-    if path == ("environment",) and isinstance(value, str) and value:
-        return {"name": value}
+    match path[1:] if path[0] == "trial" else path:
+        case ("resources", "gpus") if isinstance(value, int | float):
+            return {"count": value}
+        case ("environment",) if isinstance(value, str) and value:
+            return {"name": value}
+        case ("sampling_algorithm",) if isinstance(value, str):
+            return {"type": value}
     return {}
+
+
+def root_of(data: Any) -> type[JobSpec | SweepSpec]:
+    """The model of a document, by its `type`."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    return SweepSpec if isinstance(kind, str) and kind.lower() == "sweep" else JobSpec

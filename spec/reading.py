@@ -3,14 +3,15 @@
 Whatever comes in, only InvalidDocument comes out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from .by_type import types_of
 from .compat import DROPPED_KEYS, NOT_COMMAND, REFUSED_KEYS, Caution, refusals_of, warnings_of
 from .document import DOCUMENT_BYTES_MAX, Document, parse, plain_document
 from .expressions import BadExpression, check_expressions
@@ -18,7 +19,11 @@ from .model import JobSpec
 from .overrides import override
 from .parts import DataInput
 from .problems import PROBLEMS_MAX, InvalidDocument, Path, Problem, dotted, escaped, nearest, shown
+from .submission import Submission
 from .validation import problems_of
+from .work import Work
+
+S = TypeVar("S", bound=Submission)
 
 
 def parse_job(
@@ -31,10 +36,52 @@ def parse_job(
 
 def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
     """The job of a document, and what in it has no effect here. Raises InvalidDocument."""
+    return checked(document, JOB)
+
+
+def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
+    """The job of a canonical JSON text, checked anew. Raises InvalidDocument."""
+    return checked_canonical(text, source, JOB)
+
+
+def job_from_data(data: Any, source: str = "job") -> tuple[JobSpec, tuple[Caution, ...]]:
+    """The job of a plain mapping, such as one that a program made. Raises InvalidDocument."""
+    return job_of(plain_document(data, source))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[S]):
+    """A kind of document: its model, and what has to be right beyond it."""
+
+    model: type[S]
+    at: tuple[str, ...]
+    """Where the work stands: a command with its code and its variables."""
+    work: Callable[[S], Work]
+    params: str
+    """The key of the mapping from whose names the search space's come."""
+    refusals: Callable[[S], Iterable[tuple[Path, str, str]]]
+    """Path, text and nearest valid word of what is wrong with the whole."""
+    warnings: Callable[[S], Iterable[tuple[Path, str]]]
+
+
+def _job_refusals(spec: JobSpec) -> Iterator[tuple[Path, str, str]]:
+    for path, text in refusals_of(spec):
+        yield path, text, ""
+
+
+def _itself(spec: JobSpec) -> Work:
+    return spec
+
+
+JOB: Final = Kind(JobSpec, (), _itself, "params", _job_refusals, warnings_of)
+
+
+def checked(document: Document, kind: Kind[S]) -> tuple[S, tuple[Caution, ...]]:
+    """What a document says, and what in it has no effect here. Raises InvalidDocument."""
     data = document.data
     if not isinstance(data, dict):
         raise InvalidDocument([document.problem((), f"expected a mapping of keys; found {shown(data)}")])
-    wrong_type = _other_type(document)
+    wrong_type = _other_type(document, kind)
     if wrong_type:
         raise InvalidDocument([wrong_type])
     dropped = [_caution(document, (key,), DROPPED_KEYS[key]) for key in data if key in DROPPED_KEYS]
@@ -44,63 +91,67 @@ def job_of(document: Document) -> tuple[JobSpec, tuple[Caution, ...]]:
     ]
     spec = None
     try:
-        spec = JobSpec.model_validate({key: value for key, value in plain.items() if key not in REFUSED_KEYS})
+        spec = kind.model.model_validate({key: plain[key] for key in plain if key not in REFUSED_KEYS})
     except ValidationError as error:
-        problems += problems_of(document, error)
-    texts = ((("command",), plain.get("command")), *_variable_texts(plain.get("environment_variables")))
-    problems += _expression_problems(document, texts, plain)
+        problems += problems_of(document, error, kind.model)
+    work: Any = plain
+    for key in kind.at:
+        work = work.get(key)
+    if isinstance(work, dict):
+        texts = _texts(kind, work.get("command"), work.get("environment_variables"))
+        problems += _expression_problems(document, texts, [plain.get(key) for key in _named(kind)])
     if spec is not None:
-        problems += [document.problem(path, text) for path, text in refusals_of(spec)]
+        problems += [document.problem(path, text, nearest=near) for path, text, near in kind.refusals(spec)]
     if problems or spec is None:
-        raise InvalidDocument(sorted(set(problems), key=lambda p: (p.line, p.column, p.key)))
-    return spec, (*dropped, *(_caution(document, path, text) for path, text in warnings_of(spec)))
+        raise InvalidDocument(sorted(set(problems), key=_in_order))
+    return spec, (*dropped, *(_caution(document, path, text) for path, text in kind.warnings(spec)))
 
 
-def parse_canonical(text: str | bytes, source: str = "job") -> JobSpec:
-    """The job of a canonical JSON text, checked anew. Raises InvalidDocument."""
+def checked_canonical(text: str | bytes, source: str, kind: Kind[S]) -> S:
+    """What a canonical JSON text says, checked anew. Raises InvalidDocument."""
     if len(text) > DOCUMENT_BYTES_MAX:
         why = f"{len(text)} bytes; a document may have {DOCUMENT_BYTES_MAX}"
         raise InvalidDocument([Problem(escaped(source), 0, 0, "", why)])
     document = Document(None, source)
     try:
-        spec = JobSpec.model_validate_json(text)
+        spec = kind.model.model_validate_json(text)
     except ValidationError as error:
-        raise InvalidDocument(problems_of(document, error)) from error
-    texts = ((("command",), spec.command), *_variable_texts(spec.environment_variables))
-    problems = [
-        *(document.problem(path, why) for path, why in (*refusals_of(spec), *_relative_paths(spec))),
-        *_expression_problems(
-            document, texts, {"inputs": spec.inputs, "outputs": spec.outputs, "params": spec.params}
-        ),
-    ]
+        raise InvalidDocument(problems_of(document, error, kind.model)) from error
+    problems = [document.problem(path, why, nearest=near) for path, why, near in kind.refusals(spec)]
+    problems += [document.problem(path, why) for path, why in _relative_paths(spec, kind)]
+    work = kind.work(spec)
+    texts = _texts(kind, work.command, work.environment_variables)
+    problems += _expression_problems(document, texts, [getattr(spec, key) for key in _named(kind)])
     if problems:
         raise InvalidDocument(problems)
     return spec
 
 
-def job_from_data(data: Any, source: str = "job") -> tuple[JobSpec, tuple[Caution, ...]]:
-    """The job of a plain mapping, such as one that a program made. Raises InvalidDocument."""
-    return job_of(plain_document(data, source))
+def _in_order(problem: Problem) -> tuple[str, int, int, str]:
+    """Overrides first, then line by line."""
+    return problem.source if problem.line else "", problem.line, problem.column, problem.key
 
 
-def _relative_paths(spec: JobSpec) -> Iterable[tuple[Path, str]]:
-    """What a client must have made absolute before it sent the job."""
-    if spec.code and not spec.code.startswith("/"):
-        yield ("code",), f"expected an absolute path; found {shown(spec.code)}"
+def _relative_paths(spec: S, kind: Kind[S]) -> Iterator[tuple[Path, str]]:
+    """What a client must have made absolute before it sent the document."""
+    code = kind.work(spec).code
+    if code and not code.startswith("/"):
+        yield (*kind.at, "code"), f"expected an absolute path; found {shown(code)}"
     for name, value in spec.inputs.items():
         if isinstance(value, DataInput) and not value.is_uri and not value.path.startswith("/"):
             yield ("inputs", name, "path"), f"expected an absolute path; found {shown(value.path)}"
 
 
-def _other_type(document: Document) -> Problem | None:
-    kind = document.data.get("type", "command")
-    if not isinstance(kind, str) or kind.lower() == "command":
+def _other_type(document: Document, kind: Kind[S]) -> Problem | None:
+    (expected,) = types_of(kind.model)
+    found = document.data.get("type", "command")
+    word = found.lower() if isinstance(found, str) else ""
+    if word == expected:
         return None
-    why = NOT_COMMAND.get(kind.lower())
-    if why:
-        return document.problem(("type",), f"{kind.lower()}: {why}; expected command")
-    text = f"expected command; found {shown(kind)}"
-    return document.problem(("type",), text, nearest=nearest(kind, ["command"]))
+    if word in NOT_COMMAND:
+        return document.problem(("type",), f"{word}: {NOT_COMMAND[word]}; expected {expected}")
+    text = f"expected {expected}; found {shown(found)}"
+    return document.problem(("type",), text, nearest=nearest(found, [expected]))
 
 
 def _texts_as_written(document: Document, data: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +171,7 @@ def _texts_as_written(document: Document, data: dict[str, Any]) -> dict[str, Any
 
 def _is_text(path: Path) -> bool:
     """True for scalars that are text by their meaning, however they look."""
-    match path:
+    match path[1:] if path[:1] == ("trial",) else path:
         case ("tags" | "properties" | "environment_variables", _):
             return True
         case ("environment", "tags" | "properties", _) | ("environment", "version"):
@@ -137,12 +188,22 @@ def _caution(document: Document, path: Path, text: str) -> Caution:
     return Caution(source, mark.line, mark.column, dotted(path), text)
 
 
+def _named(kind: Kind[S]) -> tuple[str, str, str]:
+    """The keys of the mappings whose names expressions may use."""
+    return "inputs", "outputs", kind.params
+
+
+def _texts(kind: Kind[S], command: Any, variables: Any) -> Iterator[tuple[Path, Any]]:
+    """Those in which expressions are resolved."""
+    yield (*kind.at, "command"), command
+    if isinstance(variables, dict):
+        yield from (((*kind.at, "environment_variables", name), text) for name, text in variables.items())
+
+
 def _expression_problems(
-    document: Document, texts: Iterable[tuple[Path, Any]], names_of: Mapping[str, Any], params: str = "params"
+    document: Document, texts: Iterable[tuple[Path, Any]], mappings: Iterable[Any]
 ) -> list[Problem]:
-    """What is wrong with expressions, whatever else is wrong. `names_of`: the document's data, in which what
-    holds names may be anything; `params`: the key of those of the search space."""
-    mappings = (names_of.get(key) for key in ("inputs", "outputs", params))
+    """What is wrong with expressions, whatever else is wrong: all of these may be anything."""
     names = [mapping if isinstance(mapping, dict) else {} for mapping in mappings]
     found = (
         _at_expression(document, path, bad)
@@ -153,20 +214,14 @@ def _expression_problems(
     return list(islice(found, PROBLEMS_MAX))
 
 
-def _variable_texts(variables: Any) -> list[tuple[Path, Any]]:
-    if not isinstance(variables, dict):
-        return []
-    return [(("environment_variables", name), text) for name, text in variables.items()]
-
-
 def _at_expression(document: Document, path: Path, bad: BadExpression) -> Problem:
     """Place a problem at the expression itself, where the scalar's source text shows it as it is."""
     problem = document.problem(path, bad.text, nearest=bad.nearest)
-    mark = document.values.get(path)
-    if mark is None or path in document.sources:
+    written = document.written(path)
+    if written is None:
         return problem
-    at = document.text.find(bad.raw, mark.start, mark.end)
+    text, mark = written[0].text, written[1]
+    at = text.find(bad.raw, mark.start, mark.end)
     if at < 0:
         return problem
-    line = document.text.count("\n", 0, at) + 1
-    return replace(problem, line=line, column=at - document.text.rfind("\n", 0, at))
+    return replace(problem, line=text.count("\n", 0, at) + 1, column=at - text.rfind("\n", 0, at))

@@ -1,5 +1,5 @@
-"""The JSON Schemas of the job document and of the policy, for editors: made from the models, so they cannot
-drift from them.
+"""The JSON Schemas of jobs, sweeps and the policy, for editors: made from the models, so they cannot drift
+from them.
 
 Descriptions are the fields' docstrings, read from the source here and not by pydantic at import, where
 every start of a client would pay for it.
@@ -8,26 +8,56 @@ every start of a client would pay for it.
 import ast
 import inspect
 from collections import ChainMap
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from . import cluster_policy, distribution, model, parts, placement, policies, submission, work
+from . import (
+    cluster_policy,
+    dimensions,
+    distribution,
+    early_termination,
+    model,
+    parts,
+    placement,
+    policies,
+    real_dimensions,
+    sampling,
+    submission,
+    sweep,
+    work,
+)
 from .cluster_policy import PolicySpec
 from .model import JobSpec
+from .sweep import SweepSpec
 
 SCHEMA_ID: Final = "urn:paceline:schema:v1:"
+_JOB_PARTS: Final = (parts, placement, policies, distribution, submission, work)
 
 
 def job_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a job file; every key has a description."""
-    return _schema(JobSpec, "job", parts, placement, policies, distribution, submission, work, model)
+    return _schema(JobSpec, "job", *_JOB_PARTS, model)
 
 
 def policy_schema() -> dict[str, Any]:
     """The same of a policy file."""
     return _schema(PolicySpec, "policy", parts, cluster_policy)
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The same of a sweep's file."""
+    parts_of_it = (dimensions, real_dimensions, sampling, early_termination, sweep)
+    return _schema(SweepSpec, "sweep", *_JOB_PARTS, *parts_of_it)
+
+
+SCHEMAS: Final[Mapping[str, Callable[[], dict[str, Any]]]] = {
+    "job": job_schema,
+    "sweep": sweep_schema,
+    "policy": policy_schema,
+}
 
 
 def _schema(root: type[BaseModel], kind: str, *modules: ModuleType) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def space_refusals(dimensions: Mapping[str, Dimension]) -> Iterator[tuple[Path, 
                     yield (name, "when", other), f"expected {expected}; found {shown(value)}", ""
     cycle = _cycle(dimensions)
     if cycle:
-        way = ", ".join(f"{one} on {other}" for one, other in pairwise(cycle))
-        yield (cycle[0], "when"), f"none of them can ever be there: {way} depends", ""
+        way = ", ".join(f"{one} depends on {other}" for one, other in pairwise(cycle))
+        yield (cycle[0], "when"), f"{way}: none of them can ever be there", ""
 
 
 def point_refusals(

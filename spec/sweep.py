@@ -153,6 +153,11 @@ class SweepSpec(Submission):
         trial = self.trial.model_copy(update={"code": code})
         return self.model_copy(update={"inputs": self.rooted_inputs(folder), "trial": trial})
 
+    def running_in(self, folder: str) -> "SweepSpec":
+        """The same sweep, its trials run in `folder` unless it says where."""
+        trial = self.trial.model_copy(update={"code": folder})
+        return self if self.trial.code else self.model_copy(update={"trial": trial})
+
     def to_json(self) -> str:
         """Canonical JSON: equal sweeps have equal text, defaults included. The order of the search space is
         part of what it says."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .distribution import MODELS
+from .by_type import MODELS
 from .document import Document
 from .keys import nearest_key
 from .model import JobSpec
@@ -30,16 +30,7 @@ _EXPECTED = {
 
 def problems_of(document: Document, error: ValidationError, root: type[BaseModel] = JobSpec) -> list[Problem]:
     """What pydantic found wrong, each with its place; `root` is the model that was validated."""
-    items = error.errors(include_url=False)[:PROBLEMS_MAX]
-    problems = [_problem(document, item, root) for item in items]
-    if any(problem.key == "distribution.type" for problem in problems):
-        problems = [p for p in problems if p.key == "distribution.type" or not _below(p, "distribution")]
-    return problems
-
-
-def _below(problem: Problem, key: str) -> bool:
-    """True for what hangs on a mapping that is refused by its type: its other keys are not ours to judge."""
-    return problem.key.startswith(f"{key}.")
+    return [_problem(document, item, root) for item in error.errors(include_url=False)[:PROBLEMS_MAX]]
 
 
 def _problem(document: Document, item: Any, root: type[BaseModel]) -> Problem:

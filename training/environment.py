@@ -5,11 +5,15 @@ torchrun's, so that the same script runs under Paceline, `torchrun` and plain `p
 whether there is an agent. Laws of contributing/contracts.md, "What a rank sees".
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from .errors import InvalidEnvironment
+
+Param = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Environment:
     """In shared memory, of this job on this node; the agent removes it when the job has left. Outside
     Paceline a user may name one, which then is theirs to remove.
     """
+
+    params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}))
+    """The values of a sweep's trial, by name."""
 
     @property
     def managed(self) -> bool:
@@ -67,6 +74,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         task_folder=_folder(variables, "PACELINE_TASK_FOLDER"),
         job_folder=_folder(variables, "PACELINE_JOB_FOLDER"),
         memory_folder=_folder(variables, "PACELINE_MEMORY_FOLDER"),
+        params=_params(variables.get("PACELINE_PARAMS", "")),
     )
 
 
@@ -82,6 +90,20 @@ def _integer(variables: Mapping[str, str], name: str, default: int) -> int:
             hint=f"{name} is set by the launcher (torchrun, Paceline); do not set it to anything else",
             name=name,
         ) from None
+
+
+def _params(text: str) -> Mapping[str, Param]:
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidEnvironment(
+            f"PACELINE_PARAMS is {text[:60]!r}, expected a JSON object of names and values",
+            hint='set it to such as {"lr": 0.01}, or leave it unset',
+            name="PACELINE_PARAMS",
+        )
+    return MappingProxyType(found)
 
 
 def _folder(variables: Mapping[str, str], name: str) -> Path | None:

@@ -75,3 +75,12 @@ def _number(name: str, value: object) -> float:
 def _short(value: object) -> str:
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def remember(latest: dict[str, float], values: Mapping[str, float]) -> None:
+    """The last value of each name, the oldest names forgotten: scripts may make up new ones for ever."""
+    for name, value in values.items():
+        latest.pop(name, None)
+        latest[name] = value
+    for name in list(latest)[:-NAMES_MAX]:
+        del latest[name]

@@ -17,11 +17,11 @@ from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
 from ..spec.every import AUTO, parse_every
 from ..spec.progress import TOTAL_STEPS
 from ..spec.retention import Retention
-from .environment import Environment, read_environment
+from .environment import Environment, Param, read_environment
 from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
 from .gang import Gang
 from .link import ShimLink
-from .metrics import NAMES_MAX, check_step, check_values
+from .metrics import check_step, check_values, remember
 from .outcome import Restored, SaveOutcome
 from .output import move_output
 from .schedule import SaveSchedule
@@ -114,6 +114,11 @@ class Run:
         """The job's number; 0 outside Paceline."""
         return self._environment.job
 
+    @property
+    def params(self) -> Mapping[str, Param]:
+        """The values of this trial of a sweep, by their names in its search space; empty outside of one."""
+        return self._environment.params
+
     def report(self, step: SupportsIndex, **values: SupportsFloat) -> None:
         """Say how training goes: `run.report(step, loss=loss, accuracy=0.97)`.
 
@@ -122,7 +127,7 @@ class Run:
         is away.
         """
         checked_step, checked = check_step(step), check_values(values)
-        self._remember(checked)
+        remember(self._latest, checked)
         self._step = checked_step
         BEAT.reported(checked_step)
         self._post(checked_step, checked)
@@ -390,11 +395,3 @@ class Run:
                 hint="both are set by the agent; a script that cleans its environment must keep them",
             )
         return self._environment.job_folder
-
-    def _remember(self, values: Mapping[str, float]) -> None:
-        """The last value of each name, the oldest names forgotten: scripts may make up new ones for ever."""
-        for name, value in values.items():
-            self._latest.pop(name, None)
-            self._latest[name] = value
-        for name in list(self._latest)[:-NAMES_MAX]:
-            del self._latest[name]

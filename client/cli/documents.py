@@ -9,17 +9,18 @@ from . import output as out
 from .options import json_option
 
 
-@click.command(short_help="Check job files without submitting them.")
+@click.command(short_help="Check files of jobs and sweeps without submitting them.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in submit.")
 @json_option
 def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) -> int:
-    """Check job files without submitting them: every problem with its file, line and column.
+    """Check files of jobs and sweeps without submitting them: every problem with its file, line and column.
 
     \b
-    JSON: {"files": [{"file", "valid", "name", "problems", "warnings"}, ...]};
-    keys of a problem or a warning: source, line, column (0 where there is
-    none), key, text, and of a problem also nearest.
+    JSON: {"files": [{"file", "valid", "kind" (job or sweep), "name",
+    "problems", "warnings"}, ...]}; keys of a problem or a warning: source,
+    line, column (0 where there is none), key, text, and of a problem also
+    nearest.
     """
     results = [_checked(file, overrides) for file in files]
     if output == "json":
@@ -30,13 +31,15 @@ def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) ->
     return 0 if all(result["valid"] for result in results) else 2
 
 
-@click.command(short_help="Print the JSON Schema of job files or of the policy, for editors.")
-@click.argument("kind", default="job", type=click.Choice(("job", "policy")), metavar="[job|policy]")
+@click.command(short_help="Print the JSON Schema of job files, sweeps or the policy, for editors.")
+@click.argument(
+    "kind", default="job", type=click.Choice(("job", "sweep", "policy")), metavar="[job|sweep|policy]"
+)
 def schema(kind: str) -> None:
-    """Print the JSON Schema of job files, or of the policy file, for editors."""
-    from ...spec.schema import job_schema, policy_schema
+    """Print the JSON Schema of job files, of sweeps or of the policy file, for editors."""
+    from ...spec.schema import SCHEMAS
 
-    click.echo(json.dumps(policy_schema() if kind == "policy" else job_schema(), indent=2))
+    click.echo(json.dumps(SCHEMAS[kind](), indent=2))
     if out.is_terminal():
         out.hint(f"keep it: `pace schema {kind} > {kind}.schema.json`, and in the file's first line:")
         out.hint(f"# yaml-language-server: $schema={kind}.schema.json")
@@ -61,12 +64,14 @@ def _checked(file: str, overrides: tuple[str, ...]) -> dict[str, object]:
         {"source": item.source, "line": item.line, "column": item.column, "key": item.key, "text": item.text}
         for item in prepared.cautions
     ]
-    return _result(file, name=prepared.spec.label, warnings=warnings)
+    kind = "sweep" if prepared.spec.type == "sweep" else "job"
+    return _result(file, kind=kind, name=prepared.spec.label, warnings=warnings)
 
 
 def _result(
     file: str,
     *,
+    kind: str = "",
     name: str = "",
     problems: list[dict[str, object]] | None = None,
     warnings: list[dict[str, object]] | None = None,
@@ -74,6 +79,7 @@ def _result(
     return {
         "file": file,
         "valid": problems is None,
+        "kind": kind,
         "name": name,
         "problems": problems or [],
         "warnings": warnings or [],
@@ -92,7 +98,7 @@ def _tell(result: dict[str, object]) -> None:
         for item in items:
             click.echo(place_line(item, warning=kind == "warnings"), err=True)
     if result["valid"]:
-        out.show(f"{out.clean(str(result['file']))}: ok, job {result['name']!r}")
+        out.show(f"{out.clean(str(result['file']))}: ok, {result['kind']} {result['name']!r}")
 
 
 def place_line(item: dict[str, object], *, warning: bool = False) -> str:

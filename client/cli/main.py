@@ -74,8 +74,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "agent": ("services", "Run a node's agent in the foreground."),
     },
     "Job files": {
-        "validate": ("documents", "Check job files without submitting them."),
-        "schema": ("documents", "Print the JSON Schema of job files or of the policy, for editors."),
+        "validate": ("documents", "Check files of jobs and sweeps without submitting them."),
+        "schema": ("documents", "Print the JSON Schema of job files, sweeps or the policy, for editors."),
     },
 }
 COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}

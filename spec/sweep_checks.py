@@ -1,0 +1,140 @@
+"""What has to fit together in a sweep, beyond what each of its parts says of itself; and what has no effect.
+
+A trial is checked as the job that it will be, with the longest values that it can get.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from .compat import refusals_of, warnings_of
+from .expressions import references
+from .model import JobSpec
+from .problems import Path
+from .reading import Kind
+from .search_space import point_refusals, space_refusals
+from .sweep import GRID_MAX, SweepSpec
+from .work import Work
+
+_GRIDS: Final = ("grid", "bruteforce")
+
+
+def sweep_refusals(spec: SweepSpec) -> Iterator[tuple[Path, str, str]]:
+    """Path, text and nearest valid word of each thing that makes the sweep impossible, or not what was
+    meant."""
+    space = list(space_refusals(spec.search_space))
+    yield from ((("search_space", *path), text, near) for path, text, near in space)
+    if not spec.search_space:
+        yield ("search_space",), "expected at least one name with its values; found an empty mapping", ""
+    for path, text in (
+        *_grid(spec, sound=not space),
+        *_objectives(spec),
+        *_limits(spec),
+        *_constraints(spec),
+    ):
+        yield path, text, ""
+    for index, point in enumerate(spec.enqueue):
+        for path, text, near in point_refusals(spec.search_space, point):
+            yield ("enqueue", index, *path), text, near
+    if not space:
+        for path, text in refusals_of(_longest_trial(spec)):
+            yield _in_sweep(path), text, ""
+
+
+def sweep_warnings(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    """Path and text of each thing that has no effect here, or perhaps not the one that was meant."""
+    for path, text in warnings_of(_longest_trial(spec)):
+        yield _in_sweep(path), text
+    if spec.limits.trial_timeout and spec.trial.limits.timeout:
+        yield ("trial", "limits", "timeout"), "not used: limits.trial_timeout goes before it"
+    used = _used(spec)
+    for name in spec.search_space:
+        if name not in used:
+            yield ("search_space", name), "not in the command; only run.params and PACELINE_PARAMS have it"
+
+
+def _trial(spec: SweepSpec) -> Work:
+    return spec.trial
+
+
+SWEEP: Final = Kind(SweepSpec, ("trial",), _trial, "search_space", sweep_refusals, sweep_warnings)
+
+
+def _grid(spec: SweepSpec, *, sound: bool) -> Iterator[tuple[Path, str]]:
+    word = spec.sampling_algorithm.type
+    if word not in _GRIDS:
+        if spec.limits.max_total_trials is None:
+            yield ("limits",), "required key 'max_total_trials' is missing"
+        return
+    endless = [name for name, one in spec.search_space.items() if one.points() is None]
+    for name in endless:
+        text = f"{word} tries every value, and {spec.search_space[name].type} has no end of them"
+        yield ("search_space", name), f"{text}; take a kind with q or step, or choice"
+    if endless or not sound or spec.limits.max_total_trials is not None:
+        return
+    if spec.space.grid_size(GRID_MAX + 1) > GRID_MAX:
+        yield (
+            ("limits",),
+            f"required key 'max_total_trials' is missing: there are more than {GRID_MAX} points",
+        )
+
+
+def _objectives(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    names = [objective.primary_metric for objective in spec.objectives]
+    if not names:
+        yield ("objective",), "expected a metric with its goal, or a list of them; found an empty list"
+    for index in _repeated(names):
+        yield ("objective", index, "primary_metric"), f"'{names[index]}' is there before"
+    if len(names) > 1 and spec.early_termination:
+        yield ("early_termination",), f"expected one objective with it; found {len(names)}"
+    if len(names) > 1 and spec.sampling_algorithm.type == "cmaes":
+        text = f"cmaes seeks one objective; found {len(names)}: take tpe, gp or nsga2"
+        yield ("sampling_algorithm",), text
+
+
+def _limits(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    limits = spec.limits
+    total, high, low = limits.max_total_trials, limits.max_concurrent_trials, limits.min_concurrent_trials
+    if total is not None and high is not None and high > total:
+        text = f"expected at most max_total_trials ({total}); found {high}"
+        yield ("limits", "max_concurrent_trials"), text
+    bounds = [("max_total_trials", total), ("max_concurrent_trials", high)]
+    least = min(((bound, key) for key, bound in bounds if bound is not None), default=None)
+    if least is not None and low > least[0]:
+        yield ("limits", "min_concurrent_trials"), f"expected at most {least[1]} ({least[0]}); found {low}"
+    if total is not None and len(spec.enqueue) > total:
+        yield (
+            ("enqueue",),
+            f"expected at most limits.max_total_trials ({total}) points; found {len(spec.enqueue)}",
+        )
+
+
+def _constraints(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    for index in _repeated(spec.constraints):
+        yield ("constraints", index), f"'{spec.constraints[index]}' is there before"
+    metrics = {objective.primary_metric for objective in spec.objectives}
+    for index, name in enumerate(spec.constraints):
+        if name in metrics:
+            yield ("constraints", index), f"'{name}' is the objective; it cannot be a constraint, too"
+
+
+def _repeated(names: Sequence[str]) -> Iterator[int]:
+    return (index for index, name in enumerate(names) if name in names[:index])
+
+
+def _longest_trial(spec: SweepSpec) -> JobSpec:
+    longest = {name: one.longest() for name, one in spec.search_space.items()}
+    return spec.trial_job(10**6, longest)
+
+
+def _in_sweep(path: Path) -> Path:
+    """Where something stands in the sweep that a trial's job has at `path`."""
+    if path[0] == "params":
+        return ("search_space", *path[1:])
+    return ("trial", *path) if path[0] in Work.model_fields else path
+
+
+def _used(spec: SweepSpec) -> set[str]:
+    """The names whose values reach the command, its variables or an input, or decide about other names."""
+    texts = (spec.trial.command, *spec.trial.environment_variables.values())
+    named = {name for text in texts for name in references(text, "search_space")}
+    return named.union(spec.inputs, *(one.when for one in spec.search_space.values()))
