@@ -12,23 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..spec.errors import InvalidRequest
-from ..spec.job import (
-    DOCUMENT_BYTES_MAX,
-    Caution,
-    JobSpec,
-    Spec,
-    SweepSpec,
-    TrialFile,
-    document_from_data,
-    job_from_data,
-    parse_document,
-)
+from ..spec.job import DOCUMENT_BYTES_MAX, Caution, job_from_data
+from ..spec.submission import Submission
+from ..spec.sweep_reading import Spec, TrialFile, document_from_data, parse_document
 from .calls import Sent
 
-JobSource = str | os.PathLike[str] | Mapping[str, Any] | Spec
+JobSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Spec"
 """A file's path (text that is not a path is not YAML), a mapping as in a file, or a JobSpec or SweepSpec."""
 
 
@@ -36,7 +28,7 @@ JobSource = str | os.PathLike[str] | Mapping[str, Any] | Spec
 class Prepared:
     """A checked job or sweep, ready to be sent, and what in it has no effect here."""
 
-    spec: Spec
+    spec: "Spec"
     source: str
     cautions: tuple[Caution, ...] = ()
 
@@ -48,7 +40,7 @@ class Prepared:
 def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> Prepared:
     """Check one job or sweep. Raises InvalidDocument with all that is wrong, InvalidRequest on an unreadable
     file."""
-    if isinstance(job, JobSpec | SweepSpec):
+    if isinstance(job, Submission):
         if overrides:
             raise InvalidRequest(
                 f"overrides apply to files and mappings, not to a {type(job).__name__}",
@@ -112,7 +104,7 @@ def _trial_file(folder: Path, shown: Path, path: str) -> TrialFile:
     return TrialFile(read_job_file(found), str(shown / path), os.path.normpath(found.parent))
 
 
-def _rooted(spec: Spec, source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
+def _rooted(spec: "Spec", source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
     # Links are not resolved: nodes may know the link, and not what is behind it.
     where = os.path.normpath(folder)
     return Prepared(spec.running_in(where).rooted(where), source, cautions)

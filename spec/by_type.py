@@ -19,7 +19,7 @@ MODELS: Final[dict[str, type[Model]]] = {}
 
 
 class ByType:
-    """What a field is annotated with: the models, whose `type` is a Literal, and other words for them."""
+    """What a field is annotated with: the models, each with a Literal as its `type`."""
 
     def __init__(
         self,
@@ -27,16 +27,12 @@ class ByType:
         words: Mapping[str, str] | None = None,
         refused: Mapping[str, str] | None = None,
     ) -> None:
-        """`words`: further names of types; `refused`: what is to be said of others that people may try."""
+        """`words`: what stands for another type in the canonical form; `refused`: what is to be said of others that people may try."""
         self._tags = {kind: f"\0{model.__name__}" for model in models for kind in types_of(model)}
         self._models = {self._tags[kind]: model for model in models for kind in types_of(model)}
         self._words = dict(words or {})
         self._refused = dict(refused or {})
         MODELS.update(self._models)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return tuple(self._tags)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices = {tag: handler.generate_schema(model) for tag, model in self._models.items()}
@@ -58,10 +54,11 @@ class ByType:
         word = self._words.get(word, word)
         if word in self._tags:
             return value | {"type": word}
-        expected = f"expected {', '.join((*self._tags, *self._words))}"
+        valid = tuple(dict.fromkeys((*self._tags, *self._words)))
+        expected = f"expected {', '.join(valid)}"
         if word in self._refused:
             raise refusal(f"{self._refused[word]}; {expected}", "type")
-        guess = nearest(kind, (*self._tags, *self._words))
+        guess = nearest(kind, valid)
         raise refusal(
             f"{expected}; found {shown(kind)}" + (f"; did you mean '{guess}'?" if guess else ""), "type"
         )

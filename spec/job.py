@@ -1,8 +1,8 @@
 """The job document's front door: read it, check it, change it, write it.
 
-The models are in model.py, sweep.py and the files of their parts, what Azure's keys mean here in compat.py,
-reading and the placing of errors in reading.py and sweep_reading.py. Importing this costs pydantic;
-`paceline.spec` itself does not.
+The models are in model.py and the files of its parts, what Azure's keys mean here in compat.py, reading and
+the placing of errors in reading.py; sweep_reading.py reads jobs and sweeps alike. Importing this costs
+pydantic; `paceline.spec` itself does not.
 """
 
 from .compat import Caution
@@ -13,9 +13,6 @@ from .parts import DataInput, Environment, Gpus, JobResources, Output
 from .policies import Backoff, Checkpoint, Limits, Retry
 from .problems import InvalidDocument, Problem
 from .reading import job_from_data, job_of, parse_canonical, parse_job
-from .sweep import SweepSpec
-from .sweep_reading import Spec, document_from_data, parse_canonical_document, parse_document
-from .trial_files import TrialFile
 from .writing import to_yaml
 
 __all__ = [
@@ -33,16 +30,10 @@ __all__ = [
     "Output",
     "Problem",
     "Retry",
-    "Spec",
-    "SweepSpec",
-    "TrialFile",
     "apply_overrides",
-    "document_from_data",
     "job_from_data",
     "job_of",
     "parse_canonical",
-    "parse_canonical_document",
-    "parse_document",
     "parse_job",
     "to_yaml",
 ]

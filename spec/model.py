@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from .expressions import resolve
 from .fields import Identifier, Line, Lower
@@ -27,6 +27,8 @@ PARAM_VARIABLE: Final = "PACELINE_PARAM_"
 
 class JobSpec(Submission, Work):
     """One job: a command, what it reads and writes, and what it needs."""
+
+    model_config = ConfigDict(defer_build=False)
 
     type: Annotated[Literal["command"], Lower] = "command"
     """Kind of the document."""

@@ -13,7 +13,7 @@ from .document import Document, plain_scalar
 from .keys import valid_keys
 from .model import JobSpec
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
-from .sweep import SweepSpec
+from .submission import Submission
 
 T = TypeVar("T")
 OVERRIDES_MAX: Final = 1000
@@ -141,7 +141,15 @@ def _long_form(path: Path, value: Any) -> dict[str, Any]:
     return {}
 
 
-def root_of(data: Any) -> type[JobSpec | SweepSpec]:
+def root_of(data: Any) -> type[Submission]:
     """The model of a document, by its `type`."""
+    if not is_sweep(data):
+        return JobSpec
+    from .sweep import SweepSpec
+
+    return SweepSpec
+
+
+def is_sweep(data: Any) -> bool:
     kind = data.get("type") if isinstance(data, dict) else None
-    return SweepSpec if isinstance(kind, str) and kind.lower() == "sweep" else JobSpec
+    return isinstance(kind, str) and kind.lower() == "sweep"

@@ -81,10 +81,10 @@ def checked(document: Document, kind: Kind[S]) -> tuple[S, tuple[Caution, ...]]:
     data = document.data
     if not isinstance(data, dict):
         raise InvalidDocument([document.problem((), f"expected a mapping of keys; found {shown(data)}")])
-    wrong_type = _other_type(document, kind)
+    wrong_type = other_type(document, kind)
     if wrong_type:
         raise InvalidDocument([wrong_type])
-    dropped = [_caution(document, (key,), DROPPED_KEYS[key]) for key in data if key in DROPPED_KEYS]
+    dropped = [caution(document, (key,), DROPPED_KEYS[key]) for key in data if key in DROPPED_KEYS]
     plain = _texts_as_written(document, {key: data[key] for key in data if key not in DROPPED_KEYS})
     problems = [
         document.problem((key,), text, at_key=True) for key, text in REFUSED_KEYS.items() if key in data
@@ -104,7 +104,7 @@ def checked(document: Document, kind: Kind[S]) -> tuple[S, tuple[Caution, ...]]:
         problems += [document.problem(path, text, nearest=near) for path, text, near in kind.refusals(spec)]
     if problems or spec is None:
         raise InvalidDocument(sorted(set(problems), key=_in_order))
-    return spec, (*dropped, *(_caution(document, path, text) for path, text in kind.warnings(spec)))
+    return spec, (*dropped, *(caution(document, path, text) for path, text in kind.warnings(spec)))
 
 
 def checked_canonical(text: str | bytes, source: str, kind: Kind[S]) -> S:
@@ -142,7 +142,8 @@ def _relative_paths(spec: S, kind: Kind[S]) -> Iterator[tuple[Path, str]]:
             yield ("inputs", name, "path"), f"expected an absolute path; found {shown(value.path)}"
 
 
-def _other_type(document: Document, kind: Kind[S]) -> Problem | None:
+def other_type(document: Document, kind: Kind[S]) -> Problem | None:
+    """What is wrong with the `type` of a mapping."""
     (expected,) = types_of(kind.model)
     found = document.data.get("type", "command")
     word = found.lower() if isinstance(found, str) else ""
@@ -183,7 +184,8 @@ def _is_text(path: Path) -> bool:
     return False
 
 
-def _caution(document: Document, path: Path, text: str) -> Caution:
+def caution(document: Document, path: Path, text: str) -> Caution:
+    """Something at `path` that has no effect."""
     source, mark = document.place(path, at_key=True)
     return Caution(source, mark.line, mark.column, dotted(path), text)
 

@@ -89,6 +89,7 @@ class _Between(_Real):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         ordered(self.min_value, self.max_value, "min_value", "max_value")
+        countable(self.max_value - self.min_value, None, "")
         countable(max(abs(self.min_value), abs(self.max_value)), self._quantum(), "q")
         return self
 

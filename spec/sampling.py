@@ -65,7 +65,7 @@ class GridSampling(Sampling):
 class TpeSampling(Sampling):
     """The tree-structured Parzen estimator."""
 
-    type: Literal["tpe"]
+    type: Literal["tpe", "bayesian"]
     """`tpe` (Azure's `bayesian`): values like those of the better trials so far."""
     n_startup_trials: Count = Field(default=10, ge=0, le=_TRIALS_MAX)
     """Trials with random values before that."""
@@ -128,6 +128,7 @@ AnySampling = (
     | BruteForceSampling
 )
 SAMPLINGS: Final = ByType(*get_args(AnySampling), words={"bayesian": "tpe"})
+Word = Literal["random", "sobol", "grid", "tpe", "bayesian", "gp", "cmaes", "nsga2", "qmc", "bruteforce"]
 SamplingValue = Annotated[
-    AnySampling, SAMPLINGS, BeforeValidator(as_type, json_schema_input_type=str | AnySampling)
+    AnySampling, SAMPLINGS, BeforeValidator(as_type, json_schema_input_type=Word | AnySampling)
 ]

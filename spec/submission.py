@@ -8,7 +8,7 @@ import posixpath
 import re
 from typing import Any, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from .fields import (
     ENTRIES_MAX,
@@ -30,6 +30,8 @@ _PRIORITIES: Final = {"low": -100, "medium": 0, "high": 100}
 
 class Submission(Model):
     """What is submitted as one thing."""
+
+    model_config = ConfigDict(defer_build=True)  # it is validated as what inherits it only
 
     schema_: Text = Field(default="", alias="$schema")
     """For editors."""

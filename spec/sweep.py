@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from math import log
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from .early_termination import PolicyValue
 from .expressions import without
@@ -16,6 +16,7 @@ from .fields import Count, Identifier, Line, Lower, refusal
 from .model import JobSpec
 from .parts import TAG_ONE, TAG_SEVERAL, Model
 from .policies import YEAR_S
+from .problems import shown
 from .real_dimensions import DimensionValue
 from .sampling import RandomSampling, SamplingValue, TpeSampling
 from .scalars import Scalar, ScalarValue, as_text
@@ -77,12 +78,20 @@ class SweepLimits(Model):
     pruned begins the count anew."""
 
 
+def _no_path(value: Any) -> Any:
+    if isinstance(value, str):
+        raise refusal(f"expected a mapping; found {shown(value)}, and job files are read by clients only")
+    return value
+
+
 class SweepSpec(Submission):
     """Many trials of one job, each with other values."""
 
+    model_config = ConfigDict(defer_build=False)
+
     type: Annotated[Literal["sweep"], Lower]
     """Kind of the document."""
-    trial: Work
+    trial: Annotated[Work, BeforeValidator(_no_path, json_schema_input_type=str | Work)]
     """The job that each trial is: a mapping, or the path of a job file, relative to this one."""
     sampling_algorithm: SamplingValue = TpeSampling(type="tpe")
     """How values are chosen: a word, or a mapping with type and options. Absent: tpe."""

@@ -7,7 +7,7 @@ import posixpath
 import re
 from typing import Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from .distribution import DistributionValue
 from .fields import ENTRIES_MAX, Command, LocalPath, Number, Variable, VariableText, refusal
@@ -21,6 +21,8 @@ WORLD_SIZE_MAX: Final = 1_000_000
 
 class Work(Model):
     """A command and what it needs."""
+
+    model_config = ConfigDict(defer_build=True)  # who reads no sweep needs it as a part of JobSpec only
 
     command: Command
     """What each process runs, by `sh -c` unless it is plainly a program with arguments."""
