@@ -27,7 +27,7 @@ class ByType:
         words: Mapping[str, str] | None = None,
         refused: Mapping[str, str] | None = None,
     ) -> None:
-        """`words`: what stands for another type in the canonical form; `refused`: what is to be said of others that people may try."""
+        """`words`: types that stand for another one; `refused`: what to say of others that people may try."""
         self._tags = {kind: f"\0{model.__name__}" for model in models for kind in types_of(model)}
         self._models = {self._tags[kind]: model for model in models for kind in types_of(model)}
         self._words = dict(words or {})

@@ -7,14 +7,15 @@ The raw value is what the sampler sees. Here are those for which it is the value
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from math import isclose
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from .fields import ENTRIES_MAX, Count, Identifier, Number, refusal
 from .parts import Model
 from .problems import shown
-from .scalars import SCALAR_SCHEMA, WHOLE_MAX, Scalar, ScalarValue, as_text, number, same
+from .scalars import SCALAR_SCHEMA, WHOLE_MAX, Scalar, ScalarValue, as_text, is_number, number, same
 
 _Scalars = Annotated[
     tuple[ScalarValue, ...],
@@ -22,6 +23,8 @@ _Scalars = Annotated[
     Field(max_length=ENTRIES_MAX),
     WithJsonSchema({"anyOf": [SCALAR_SCHEMA, {"type": "array", "items": SCALAR_SCHEMA}]}),
 ]
+STEPS_MAX: Final = 10_000_000
+"""To which Optuna tells the steps of floats apart, from 0 on."""
 Whole = Annotated[Count, Field(ge=-WHOLE_MAX, le=WHOLE_MAX)]
 
 
@@ -113,8 +116,7 @@ class _Whole(Dimension):
 
     def expected(self, value: Scalar) -> str:
         found = self._range()
-        whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
-        if whole and int(number(value)) in found:
+        if is_number(value) and value == int(value) and int(value) in found:
             return ""
         steps = f" in steps of {found.step}" if found.step > 1 else ""
         return f"a whole number from {found[0]} to {found[-1]}{steps}"
@@ -186,19 +188,22 @@ class FloatRange(Dimension):
     def _bounds(self) -> Self:
         ordered(self.low, self.high, "low", "high")
         _log_bounds(self.low, self.log, step=self.step is not None)
-        countable(self.high - self.low, self.step, "step")
+        finite(self.low, self.high)
+        countable(max(abs(self.low), abs(self.high)), self.step, "step", STEPS_MAX)
         return self
 
     def distribution(self) -> dict[str, Any]:
-        high = self._at(self._last) if self.step else self.high
-        return optuna_distribution("Float", low=self.low, high=high, log=self.log, step=self.step)
+        return optuna_distribution("Float", low=self.low, high=self._high, log=self.log, step=self.step)
 
     def value(self, raw: Scalar) -> Scalar:
         return self._at(nearest_count(number(raw) - self.low, self.step)) if self.step else number(raw)
 
+    def raw(self, value: Scalar) -> Scalar:
+        return min(max(number(self.value(value)), self.low), self._high)
+
     def expected(self, value: Scalar) -> str:
         expected = between(value, self.low, self._at(self._last) if self.step else self.high)
-        if not expected and self.step and not math.isclose(number(self.value(value)), number(value)):
+        if not expected and self.step and not isclose(number(self.value(value)), number(value)):
             return f"{self.low:g} and a multiple of {self.step:g} more"
         return expected
 
@@ -206,6 +211,10 @@ class FloatRange(Dimension):
         if self.low == self.high:
             return (self.low,)
         return Points(self._at, 0, self._last) if self.step else None
+
+    @property
+    def _high(self) -> float:
+        return highest(self.low, self._last, self.step) if self.step else self.high
 
     @property
     def _last(self) -> int:
@@ -234,10 +243,17 @@ def optuna_distribution(kind: str, **attributes: Any) -> dict[str, Any]:
     return {"name": f"{kind}Distribution", "attributes": attributes}
 
 
+def highest(low: float, steps: int, step: float) -> float:
+    """So many steps above `low`, as a float from which Optuna counts as many."""
+    exact = Decimal(repr(low)) + steps * Decimal(repr(step))
+    found = float(exact)
+    return found if Decimal(repr(found)) >= exact else math.nextafter(found, math.inf)
+
+
 def between(value: Scalar, low: float, high: float) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
-        return ""
-    return f"a number from {low:g} to {high:g}"
+    """Empty where it is, or so near that only floats tell it from one that is."""
+    near = is_number(value) and (low <= value <= high or isclose(value, low) or isclose(value, high))
+    return "" if near else f"a number from {low:g} to {high:g}"
 
 
 def ordered(low: float, high: float, low_key: str, high_key: str) -> None:
@@ -252,11 +268,14 @@ def _log_bounds(low: float, log: bool, *, step: bool) -> None:
         raise refusal(f"expected more than 0 with log: true; found {low:g}", "low")
 
 
-def countable(reach: float, q: float | None, key: str) -> None:
-    if not math.isfinite(reach):
+def finite(low: float, high: float) -> None:
+    if not math.isfinite(high - low):
         raise refusal("the bounds are too far from each other for floats")
-    if q and reach / q > WHOLE_MAX:
-        raise refusal(f"expected at least {reach / WHOLE_MAX:g}, for floats to count them; found {q:g}", key)
+
+
+def countable(reach: float, q: float | None, key: str, most: int) -> None:
+    if q and reach / q > most:
+        raise refusal(f"expected at least {reach / most:.2g}, for floats to count them; found {q:g}", key)
 
 
 def nearest_count(real: float, q: float) -> int:

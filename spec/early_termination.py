@@ -130,7 +130,6 @@ PlainPolicy = (
     | WilcoxonPolicy
     | ThresholdPolicy
 )
-PLAIN_POLICIES: Final = ByType(*get_args(PlainPolicy))
 
 
 class PatiencePolicy(Model):
@@ -143,10 +142,9 @@ class PatiencePolicy(Model):
     """Steps reported without progress."""
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
     """Less than this is no progress."""
-    policy: Annotated[PlainPolicy, PLAIN_POLICIES] | None = None
+    policy: Annotated[PlainPolicy, ByType(*get_args(PlainPolicy))] | None = None
     """Another policy that is not heard as long as there is progress."""
 
 
 AnyPolicy = PlainPolicy | PatiencePolicy
-POLICIES: Final = ByType(*get_args(AnyPolicy))
-PolicyValue = Annotated[AnyPolicy, POLICIES]
+PolicyValue = Annotated[AnyPolicy, ByType(*get_args(AnyPolicy))]

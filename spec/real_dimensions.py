@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from .by_type import ByType
 from .dimensions import (
+    STEPS_MAX,
     Choice,
     Dimension,
     FloatRange,
@@ -22,13 +23,15 @@ from .dimensions import (
     RandInt,
     between,
     countable,
+    finite,
+    highest,
     multiple,
     nearest_count,
     optuna_distribution,
     ordered,
 )
 from .fields import Number, refusal
-from .scalars import Scalar, number
+from .scalars import WHOLE_MAX, Scalar, number
 
 EXPONENT_MAX: Final = 700.0
 """Beyond it the exponential leaves the range of floats."""
@@ -89,18 +92,30 @@ class _Between(_Real):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         ordered(self.min_value, self.max_value, "min_value", "max_value")
-        countable(self.max_value - self.min_value, None, "")
-        countable(max(abs(self.min_value), abs(self.max_value)), self._quantum(), "q")
+        finite(self.min_value, self.max_value)
+        countable(max(abs(self.min_value), abs(self.max_value)), self._quantum(), "q", STEPS_MAX)
         return self
 
     def _ends(self) -> tuple[float, float]:
         return self.min_value, self.max_value
 
+    def raw(self, value: Scalar) -> Scalar:
+        """Samplers see the multiples themselves."""
+        (low, high), q = self._span(), self._quantum()
+        near = multiple(nearest_count(number(value), q), q) if q else number(value)
+        return min(max(near, low), high)
+
     def distribution(self) -> dict[str, Any]:
+        low, high = self._span()
+        return optuna_distribution("Float", low=low, high=high, log=False, step=self._quantum())
+
+    def _span(self) -> tuple[float, float]:
         (low, high), q = self._ends(), self._quantum()
-        if q:
-            low, high = multiple(nearest_count(low, q), q), multiple(nearest_count(high, q), q)
-        return optuna_distribution("Float", low=low, high=high, log=False, step=q)
+        if not q:
+            return low, high
+        first, last = nearest_count(low, q), nearest_count(high, q)
+        low = multiple(first, q)
+        return low, highest(low, last - first, q)
 
 
 class Uniform(_Between):
@@ -133,7 +148,7 @@ class _LogBetween(_Real):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         ordered(self.min_value, self.max_value, "min_value", "max_value")
-        countable(math.exp(self.max_value), self._quantum(), "q")
+        countable(math.exp(self.max_value), self._quantum(), "q", WHOLE_MAX)
         return self
 
     def _ends(self) -> tuple[float, float]:
@@ -176,7 +191,7 @@ class _Bell(_Real):
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        countable(max(map(abs, self._ends())), self._quantum(), "q")
+        countable(max(map(abs, self._ends())), self._quantum(), "q", WHOLE_MAX)
         return self
 
     def _ends(self) -> tuple[float, float]:
@@ -187,6 +202,9 @@ class _Bell(_Real):
 
     def _raw(self, real: float) -> float:
         return min(max(NormalDist(self.mu, self.sigma).cdf(real), QUANTILE_MIN), 1 - QUANTILE_MIN)
+
+    def points(self) -> None:
+        """Its tails have no end, whatever they are rounded to."""
 
     def distribution(self) -> dict[str, Any]:
         return optuna_distribution("Float", low=QUANTILE_MIN, high=1 - QUANTILE_MIN, log=False, step=None)
@@ -270,5 +288,4 @@ AnyDimension = (
     | LogNormal
     | QLogNormal
 )
-DIMENSIONS: Final = ByType(*get_args(AnyDimension))
-DimensionValue = Annotated[AnyDimension, DIMENSIONS]
+DimensionValue = Annotated[AnyDimension, ByType(*get_args(AnyDimension))]

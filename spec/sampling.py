@@ -127,8 +127,9 @@ AnySampling = (
     | QmcSampling
     | BruteForceSampling
 )
-SAMPLINGS: Final = ByType(*get_args(AnySampling), words={"bayesian": "tpe"})
 Word = Literal["random", "sobol", "grid", "tpe", "bayesian", "gp", "cmaes", "nsga2", "qmc", "bruteforce"]
 SamplingValue = Annotated[
-    AnySampling, SAMPLINGS, BeforeValidator(as_type, json_schema_input_type=Word | AnySampling)
+    AnySampling,
+    ByType(*get_args(AnySampling), words={"bayesian": "tpe"}),
+    BeforeValidator(as_type, json_schema_input_type=Word | AnySampling),
 ]

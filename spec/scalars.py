@@ -1,7 +1,7 @@
 """Single values of a search space: what they may be, when two are the same, how they stand in a command."""
 
 import math
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeGuard
 
 from pydantic import PlainValidator, WithJsonSchema
 
@@ -45,6 +45,10 @@ def as_text(value: Scalar) -> str:
 
 
 ScalarValue = Annotated[Any, PlainValidator(_scalar), WithJsonSchema(SCALAR_SCHEMA)]
+
+
+def is_number(value: Scalar) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number(value: Scalar) -> float:

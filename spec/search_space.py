@@ -20,12 +20,8 @@ Point = dict[str, Scalar]
 class SearchSpace:
     """Made of what passed `space_refusals`."""
 
-    def __init__(self, dimensions: Mapping[str, Dimension], exponent_scale: float = 1.0) -> None:
-        """`exponent_scale`: by which the exponents of the log kinds are multiplied: the logarithm of
-        another base than e."""
-        self.dimensions: Mapping[str, Dimension] = {
-            name: dimensions[name].scaled(exponent_scale) for name in _in_order(dimensions)
-        }
+    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+        self.dimensions: Mapping[str, Dimension] = {name: dimensions[name] for name in _in_order(dimensions)}
 
     def values(self, raw: Mapping[str, Scalar]) -> Point:
         """What the script gets for raw values: of each dimension that is active, in order. KeyError where
@@ -49,10 +45,6 @@ class SearchSpace:
         """How many points there are, not counting beyond `at_most`."""
         parents = {other for one in self.dimensions.values() for other in one.when}
         return _count(tuple(self.dimensions.items()), parents, {}, at_most)
-
-    def longest(self) -> Point:
-        """A value for every dimension, active or not, that takes as much room as any."""
-        return {name: dimension.longest() for name, dimension in self.dimensions.items()}
 
 
 def space_refusals(dimensions: Mapping[str, Dimension]) -> Iterator[tuple[Path, str, str]]:

@@ -6,10 +6,19 @@ in sweep_checks.py. Defaults are part of the canonical form, as they are of a jo
 
 from collections.abc import Mapping
 from math import log
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
+from .dimensions import Dimension
 from .early_termination import PolicyValue
 from .expressions import without
 from .fields import Count, Identifier, Line, Lower, refusal
@@ -95,7 +104,7 @@ class SweepSpec(Submission):
     """The job that each trial is: a mapping, or the path of a job file, relative to this one."""
     sampling_algorithm: SamplingValue = TpeSampling(type="tpe")
     """How values are chosen: a word, or a mapping with type and options. Absent: tpe."""
-    search_space: dict[Identifier, DimensionValue] = Field(max_length=DIMENSIONS_MAX)
+    search_space: dict[Identifier, DimensionValue] = Field(min_length=1, max_length=DIMENSIONS_MAX)
     """What may be chosen, by name: `${{search_space.NAME}}` in the command. An input of the same name has
     the chosen value, too."""
     objective: ObjectiveValue
@@ -119,13 +128,25 @@ class SweepSpec(Submission):
     def objectives(self) -> tuple[Objective, ...]:
         return self.objective if isinstance(self.objective, tuple) else (self.objective,)
 
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        try:
+            self.dimensions()
+        except ValidationError:
+            text = "with it the bounds of the search space leave the range of floats"
+            raise refusal(text, "sampling_algorithm", "logbase") from None
+        return self
+
+    def dimensions(self) -> dict[str, Dimension]:
+        """The search space as it is meant: exponents are those of e."""
+        sampling = self.sampling_algorithm
+        scale = log(sampling.logbase) if isinstance(sampling, RandomSampling) else 1.0
+        return {name: one if scale == 1.0 else one.scaled(scale) for name, one in self.search_space.items()}
+
     @property
     def space(self) -> SearchSpace:
         """Of a sweep that passed its checks. Made anew each time; keep it."""
-        sampling = self.sampling_algorithm
-        return SearchSpace(
-            self.search_space, log(sampling.logbase) if isinstance(sampling, RandomSampling) else 1.0
-        )
+        return SearchSpace(self.dimensions())
 
     def trials_max(self) -> int:
         """limits.max_total_trials, or the points of the grid. Counted anew each time; keep it."""

@@ -21,10 +21,9 @@ _GRIDS: Final = ("grid", "bruteforce")
 def sweep_refusals(spec: SweepSpec) -> Iterator[tuple[Path, str, str]]:
     """Path, text and nearest valid word of each thing that makes the sweep impossible, or not what was
     meant."""
-    space = list(space_refusals(spec.search_space))
+    dimensions = spec.dimensions()
+    space = list(space_refusals(dimensions))
     yield from ((("search_space", *path), text, near) for path, text, near in space)
-    if not spec.search_space:
-        yield ("search_space",), "expected at least one name with its values; found an empty mapping", ""
     for path, text in (
         *_grid(spec, sound=not space),
         *_objectives(spec),
@@ -33,7 +32,7 @@ def sweep_refusals(spec: SweepSpec) -> Iterator[tuple[Path, str, str]]:
     ):
         yield path, text, ""
     for index, point in enumerate(spec.enqueue):
-        for path, text, near in point_refusals(spec.search_space, point):
+        for path, text, near in point_refusals(dimensions, point):
             yield ("enqueue", index, *path), text, near
     if not space:
         for path, text in refusals_of(_longest_trial(spec)):
@@ -80,8 +79,6 @@ def _grid(spec: SweepSpec, *, sound: bool) -> Iterator[tuple[Path, str]]:
 
 def _objectives(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
     names = [objective.primary_metric for objective in spec.objectives]
-    if not names:
-        yield ("objective",), "expected a metric with its goal, or a list of them; found an empty list"
     for index in _repeated(names):
         yield ("objective", index, "primary_metric"), f"'{names[index]}' is there before"
     if len(names) > 1 and spec.early_termination:

@@ -67,6 +67,10 @@ def _bound(kind: str, context: dict[str, Any]) -> str:
             return f"at most {_plainly(context['le'])}"
         case "too_long":
             return f"at most {context['max_length']} entries"
+        case "too_short":
+            return "at least one entry"
+        case "less_than":
+            return f"less than {_plainly(context['lt'])}"
     return ""
 
 
