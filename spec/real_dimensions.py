@@ -238,11 +238,12 @@ class _LogBell(_Bell):
     """The standard deviation of the natural logarithm."""
 
     @model_validator(mode="after")
-    def _exponents(self) -> Self:
+    def _bounds(self) -> Self:
         reach = abs(self.mu) + _SIGMAS_MAX * self.sigma
         if reach > EXPONENT_MAX:
             why = f"expected mu and six sigma together at most {EXPONENT_MAX:g}, for floats to hold the value"
             raise refusal(f"{why}; found {reach:g}", "sigma")
+        countable(self._ends()[1], self._quantum(), "q", WHOLE_MAX)
         return self
 
     def _number(self, raw: float) -> float:

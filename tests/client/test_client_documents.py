@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from paceline.client.cli import main as cli
 from paceline.client.documents import prepare, prepare_bytes
+from paceline.spec.document import parse
 from paceline.spec.errors import InvalidRequest
 from paceline.spec.job import DOCUMENT_BYTES_MAX, InvalidDocument, job_from_data
+from paceline.spec.sweep import SweepSpec
 
 JobFile = Callable[[str], Path]
 
@@ -118,7 +120,65 @@ def test_validate_warns_of_what_has_no_effect(job_file: JobFile, capfd: pytest.C
     assert f"{path}:2:1: warning: compute:" in shown.err and "ok, job 'fine'" in shown.out
 
 
-@pytest.mark.parametrize(("args", "key"), [((), "command"), (("job",), "command"), (("policy",), "pools")])
+SWEEP = """\
+type: sweep
+trial: jobs/train.yaml
+search_space: {lr: {type: uniform, min_value: 0.1, max_value: 0.2}}
+objective: {primary_metric: loss, goal: minimize}
+limits: {max_total_trials: 9}
+"""
+
+
+def test_a_sweep_takes_its_trial_from_a_file_beside_it(
+    job_file: JobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = job_file(SWEEP)
+    trial = path.parent / "jobs" / "train.yaml"
+    trial.parent.mkdir()
+    trial.write_text("command: train ${{inputs.lr}}\ninputs: {lr: 1, data: {path: ../d}}\n")
+    monkeypatch.chdir(path.parent)
+    prepared = prepare("job.yaml", name="named", overrides=["limits.max_total_trials=3"])
+    assert isinstance(prepared.spec, SweepSpec) and prepared.spec.label == "named"
+    assert prepared.spec.trial_job(0, {"lr": 0.15}).resolved_command({}) == "train 0.15"
+    assert prepared.spec.trial.code == str(trial.parent)
+    assert prepared.spec.input_values()["data"] == str(path.parent / "d")
+    assert json.loads(prepared.sent.document)["limits"]["max_total_trials"] == 3
+    trial.write_text("comand: train\n")
+    with pytest.raises(InvalidDocument, match=r"^jobs/train.yaml:1:1: trial.comand: unknown key"):
+        prepare("job.yaml")
+    trial.unlink()
+    with pytest.raises(InvalidDocument, match=r"^job.yaml:2:8: trial: cannot read the file .*No such file"):
+        prepare("job.yaml")
+
+
+def test_a_sweep_as_a_mapping_or_a_spec(job_file: JobFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = job_file("command: train ${{search_space.lr}}\n")
+    monkeypatch.chdir(path.parent)
+    data = parse(SWEEP.replace("jobs/train.yaml", "job.yaml"), "x").data
+    spec = prepare(data).spec
+    assert isinstance(spec, SweepSpec) and spec.trial.code == str(path.parent)
+    inline = prepare({**data, "trial": {"command": "train ${{search_space.lr}}"}}).spec
+    assert inline == spec and prepare(spec).spec == spec
+    with pytest.raises(InvalidRequest, match="not to a SweepSpec"):
+        prepare(spec, overrides=["limits.timeout=3"])
+
+
+def test_validate_knows_sweeps(job_file: JobFile, capfd: pytest.CaptureFixture[str]) -> None:
+    path = job_file(
+        SWEEP.replace("jobs/train.yaml", "{command: 'x ${{search_space.lr}}'}") + "name: digits\n"
+    )
+    assert cli.run(["validate", str(path)]) == 0
+    assert "ok, sweep 'digits'" in capfd.readouterr().out
+    assert cli.run(["validate", str(path), "-o", "json", "--set", "search_space.lr.min_value=0.15"]) == 0
+    (result,) = json.loads(capfd.readouterr().out)["files"]
+    assert (result["kind"], result["name"], result["warnings"]) == ("sweep", "digits", [])
+    assert cli.run(["validate", str(path), "--set", "search_space.lr.min_value=9"]) == cli.EXIT_USAGE
+    assert "search_space.lr.max_value: expected at least min_value (9)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "key"), [((), "command"), (("job",), "command"), (("sweep",), "trial"), (("policy",), "pools")]
+)
 def test_schema_is_one_json_document(
     args: tuple[str, ...], key: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

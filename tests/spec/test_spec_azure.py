@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from paceline.spec.job import InvalidDocument, JobSpec, parse_canonical, parse_job
+from paceline.spec.job import InvalidDocument, JobSpec, parse_job
 from paceline.spec.resources import GangDemand, Resources
+from paceline.spec.sweep_reading import Spec, parse_canonical_document, parse_document
+from support.sweeps import as_sweep
 
 FOLDER = Path(__file__).parent / "azure"
 
@@ -16,6 +18,10 @@ WARNED = {
     "ray": [
         "5:3: distribution.port: not used: a free port is chosen; RAY_ADDRESS names it",
         "6:3: distribution.include_dashboard: not used: no dashboard is started",
+    ],
+    "sweep_early_stopping": [
+        "15:1: compute: where the cluster has no pools, the job runs on any node that fits",
+        "42:3: queue_settings.job_tier: not used here; priority says what goes first",
     ],
     "curated_by_id": ["3:1: compute: where the cluster has no pools, the job runs on any node that fits"],
     "conda_on_image": [
@@ -59,7 +65,7 @@ REFUSED = {
         "4:12: distribution.address: the job's cluster is its own; it joins no other",
         "5:30: distribution.head_node_additional_args: not passed on; resources says what each instance has",
     ],
-    "sweep": ["2:7: type: sweep: this has to be one job, not a sweep; expected command"],
+    "sweep": ["1:1: limits: required key 'max_total_trials' is missing"],
     "pipeline": ["1:7: type: pipeline: pipelines are not supported yet; expected command"],
     "data_asset": [
         "4:31: inputs.d.path: data is not fetched from URIs yet;"
@@ -73,10 +79,16 @@ REFUSED = {
 }
 
 
-def read(name: str) -> tuple[JobSpec, list[str]]:
-    spec, cautions = parse_job((FOLDER / f"{name}.yml").read_bytes(), "job.yml")
+def read(name: str) -> tuple[Spec, list[str]]:
+    spec, cautions = parse_document((FOLDER / f"{name}.yml").read_bytes(), "job.yml")
     places = sorted(cautions, key=lambda caution: (caution.line, caution.column))
     return spec, [str(caution).removeprefix("job.yml:") for caution in places]
+
+
+def read_job(name: str) -> JobSpec:
+    spec, _ = read(name)
+    assert isinstance(spec, JobSpec)
+    return spec
 
 
 def test_every_file_is_in_a_table() -> None:
@@ -88,7 +100,7 @@ def test_taken_with_warnings(name: str) -> None:
     spec, cautions = read(name)
     assert cautions == WARNED[name]
     rooted = spec.rooted("/work/jobs")
-    assert parse_canonical(rooted.to_json()) == rooted
+    assert parse_canonical_document(rooted.to_json()) == rooted
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -99,7 +111,7 @@ def test_refused_with_the_line(name: str) -> None:
 
 
 def test_what_a_distributed_job_means() -> None:
-    spec, _ = read("distributed")
+    spec = read_job("distributed")
     assert spec.demand() == GangDemand(
         per_task=Resources(cpu_milli=4000),
         instance_count=2,
@@ -121,20 +133,30 @@ def test_what_a_distributed_job_means() -> None:
 @pytest.mark.parametrize(("name", "processes"), [("mpi", 4), ("deepspeed", 8), ("ray", 1)])
 def test_what_each_launcher_asks_for(name: str, processes: int) -> None:
     """All of them have a rendezvous; a node of Ray is one process, whose workers are Ray's own."""
-    spec, _ = read(name)
+    spec = read_job(name)
     demand = spec.demand()
     assert (spec.launcher, demand.processes_per_task, demand.rendezvous) == (name, processes, True)
     assert demand.per_task.cpu_milli == processes * 1000
 
 
 def test_what_everything_means() -> None:
-    spec, _ = read("everything")
+    spec = read_job("everything")
     assert spec.resolved_command({"o": "/o", "p": "/p"}) == (
         "./run.sh 1 text True 0.5 https://host/data.csv /o /p"
     )
     assert spec.resolved_variables({}) == {"DATA": "text", "DEBUG": "1", "RANK": "0"}
     assert spec.effective_priority == 100
     assert (spec.demand().instance_count_max, spec.demand().environment) == (4, "torch-image:7")
+
+
+def test_what_a_sweep_means() -> None:
+    spec = as_sweep(read("sweep_early_stopping")[0].rooted("/jobs"))
+    assert spec.label == "lightgbm-iris-sweep-example"
+    job = spec.trial_job(4, {"learning_rate": 0.01, "boosting": "dart"})
+    assert job.resolved_command({}) == (
+        "python main.py --iris-csv /jobs/data/iris.csv --learning-rate 0.01 --boosting dart"
+    )
+    assert (job.pool, job.limits.timeout, job.demand().environment) == ("cpu-cluster", 1800, "sklearn-1.5")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from paceline.spec.expressions import (
     Reference,
     check_expressions,
     parse_expressions,
+    references,
     resolve,
+    without,
 )
 from support.spec_strategies import IDENTIFIERS
 
@@ -20,6 +22,16 @@ def test_parts() -> None:
         Reference("outputs", "y-z", "${{ outputs.y-z }}", 15),
         " $HOME ${A} {{b}}",
     )
+
+
+def test_values_of_a_search_space() -> None:
+    text = "${{search_space.a}} ${{ search_space.b }}${{inputs.a}}${{ broken"
+    assert list(references(text, "search_space")) == ["a", "b"]
+    assert without(text, "search_space", {"b"}) == "${{search_space.a}} ${{inputs.a}}${{ broken"
+    assert without(text, "search_space", ()) == text
+    assert resolve("x ${{search_space.a}}", {}, {}, {"a": "${{inputs.b}}"}) == "x ${{inputs.b}}"
+    (bad,) = check_expressions("${{search_space.lrr}}", (), (), ["lr"])
+    assert (bad.text, bad.nearest) == ("'${{search_space.lrr}}': search_space has no 'lrr'", "lr")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The JSON Schemas agree with the parser on our examples and on Azure's shape, and describe every key."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +9,42 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from paceline.spec.document import parse
-from paceline.spec.job import parse_job
 from paceline.spec.policy_reading import parse_policy, policy_yaml
 from paceline.spec.problems import InvalidDocument
-from paceline.spec.schema import job_schema, policy_schema
+from paceline.spec.schema import job_schema, policy_schema, sweep_schema
+from paceline.spec.sweep_reading import TrialFile, parse_document
 from support.spec_strategies import job_documents
+from support.sweep_strategies import sweep_documents
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("**/*.yaml"))
 SCHEMA = job_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+SWEEP_SCHEMA = sweep_schema()
+SWEEP_VALIDATOR = jsonschema.Draft202012Validator(SWEEP_SCHEMA)
 POLICY_SCHEMA = policy_schema()
 POLICY_VALIDATOR = jsonschema.Draft202012Validator(POLICY_SCHEMA)
 DOCS = ROOT / "docs" / "policy.md"
 
 
+def reader(sweep: Path) -> Callable[[str], TrialFile]:
+    return lambda path: TrialFile((sweep.parent / path).read_bytes(), path, str(sweep.parent))
+
+
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["title"] == "Paceline job"
+    jsonschema.Draft202012Validator.check_schema(SWEEP_SCHEMA)
+    assert SWEEP_SCHEMA["title"] == "Paceline sweep" and SWEEP_SCHEMA["$id"].endswith(":sweep")
     jsonschema.Draft202012Validator.check_schema(POLICY_SCHEMA)
     assert POLICY_SCHEMA["title"] == "Paceline policy" and POLICY_SCHEMA["$id"].endswith(":policy")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_are_valid_and_without_warnings(path: Path) -> None:
-    VALIDATOR.validate(parse(path.read_bytes(), path.name).data)
-    _, cautions = parse_job(path.read_bytes(), path.name)
+    data = parse(path.read_bytes(), path.name).data
+    (SWEEP_VALIDATOR if data.get("type") == "sweep" else VALIDATOR).validate(data)
+    _, cautions = parse_document(path.read_bytes(), path.name, (), reader(path))
     assert cautions == ()
 
 
@@ -89,7 +100,7 @@ def test_both_the_schema_and_the_parser_refuse(text: str) -> None:
         parse_policy(text, "p.yaml")
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, POLICY_SCHEMA], ids=["job", "policy"])
+@pytest.mark.parametrize("schema", [SCHEMA, SWEEP_SCHEMA, POLICY_SCHEMA], ids=["job", "sweep", "policy"])
 def test_every_key_is_described(schema: dict[str, Any]) -> None:
     for body in (schema, *schema["$defs"].values()):
         for key, value in body["properties"].items():
@@ -102,6 +113,40 @@ def test_descriptions_are_the_fields_own() -> None:
     assert "with its zone" in window["properties"]["from"]["description"]
     assert SCHEMA["properties"]["$schema"]["description"] == "For editors."
     assert "NVIDIA" in SCHEMA["$defs"]["Gpus"]["properties"]["model"]["description"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "command"},
+        {"trial": {"comand": "x"}},
+        {"search_space": {}},
+        {"search_space": {"a": {"type": "uniform", "low": 1}}},
+        {"search_space": {"a": {"type": "choice", "values": [[1]]}}},
+        {"sampling_algorithm": "bayesain"},
+        {"sampling_algorithm": {"type": "grid", "rule": "sobol"}},
+        {"objective": {"primary_metric": "a", "goal": "up"}},
+        {"early_termination": {"type": "median"}},
+        {"limits": {"max_total": 3}},
+    ],
+)
+def test_the_schema_of_sweeps_refuses(change: dict[str, Any]) -> None:
+    good = {
+        "type": "sweep",
+        "trial": "train.yaml",
+        "search_space": {"a": {"type": "choice", "values": [1, None], "when": {}}},
+        "sampling_algorithm": "bayesian",
+        "objective": {"primary_metric": "a", "goal": "minimize"},
+        "limits": {"max_total_trials": 3},
+    }
+    SWEEP_VALIDATOR.validate(good)
+    assert not SWEEP_VALIDATOR.is_valid({**good, **change})
+
+
+@settings(max_examples=100)
+@given(sweep_documents())
+def test_what_the_parser_takes_of_sweeps_the_schema_takes(data: dict[str, Any]) -> None:
+    SWEEP_VALIDATOR.validate(data)
 
 
 @settings(max_examples=100)

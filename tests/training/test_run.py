@@ -44,7 +44,18 @@ def test_torchruns_variables(task: FakeTask) -> None:
     assert not read_environment(torchrun).managed
 
 
+def test_the_values_of_a_trial(make_run: MakeRun) -> None:
+    text = '{"lr": 0.1, "layers": 3, "optimizer": "sgd", "nesterov": true, "clip": null}'
+    params = read_environment({"PACELINE_PARAMS": text}).params
+    assert dict(params) == {"lr": 0.1, "layers": 3, "optimizer": "sgd", "nesterov": True, "clip": None}
+    with pytest.raises(TypeError):
+        params["lr"] = 0.2  # type: ignore[index]
+    assert dict(make_run().params) == {}
+
+
 @pytest.mark.parametrize("variables", [
+    {"PACELINE_PARAMS": "lr=1"},
+    {"PACELINE_PARAMS": "[1]"},
     {"RANK": "x"},
     {"RANK": "1", "WORLD_SIZE": "1"},
     {"RANK": "-1", "WORLD_SIZE": "2"},
