@@ -56,6 +56,24 @@ def test_many_are_submitted_in_order_and_listed_over_pages(cluster: Cluster) -> 
             cluster.client.cancel(job.job)
 
 
+def test_the_values_of_a_trial_reach_every_rank(cluster: Cluster, tmp_path: Path) -> None:
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import os, sys, paceline\n"
+        "print(sys.argv[1], dict(paceline.init().params), os.environ['PACELINE_PARAM_lr'])\n"
+    )
+    job = cluster.client.submit(
+        {
+            "command": f"python {script} ${{{{search_space.lr}}}}",
+            "params": {"lr": 0.25, "flag": True, "clip": None},
+            "resources": {"instance_count": 2},
+        }
+    )
+    assert cluster.client.wait(job, timeout_s=60).state is JobState.SUCCEEDED
+    shown = b"".join(chunk.data for chunk in cluster.client.logs(job, follow=True))
+    assert shown.decode().splitlines() == ["0.25 {'lr': 0.25, 'flag': True, 'clip': None} 0.25"] * 2
+
+
 def test_results_are_frozen_and_free_of_protobuf(cluster: Cluster) -> None:
     job = cluster.client.wait(cluster.submit_text("command: 'true'"), timeout_s=60)
     with pytest.raises(dataclasses.FrozenInstanceError):
