@@ -55,7 +55,7 @@ class JobSpec(Submission, Work):
         if not self.params:
             return {}
         each = {PARAM_VARIABLE + name: text for name, text in self.param_values().items()}
-        return {PARAMS_VARIABLE: json.dumps(self.params, ensure_ascii=False), **each}
+        return {PARAMS_VARIABLE: json.dumps(self.params, sort_keys=True, ensure_ascii=False), **each}
 
     def resolved_command(self, outputs: Mapping[str, str]) -> str:
         """The command with its expressions resolved; `outputs` gives a path for each output."""

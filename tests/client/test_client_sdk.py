@@ -71,7 +71,7 @@ def test_the_values_of_a_trial_reach_every_rank(cluster: Cluster, tmp_path: Path
     )
     assert cluster.client.wait(job, timeout_s=60).state is JobState.SUCCEEDED
     shown = b"".join(chunk.data for chunk in cluster.client.logs(job, follow=True))
-    assert shown.decode().splitlines() == ["0.25 {'lr': 0.25, 'flag': True, 'clip': None} 0.25"] * 2
+    assert shown.decode().splitlines() == ["0.25 {'clip': None, 'flag': True, 'lr': 0.25} 0.25"] * 2
 
 
 def test_results_are_frozen_and_free_of_protobuf(cluster: Cluster) -> None:
