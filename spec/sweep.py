@@ -169,7 +169,7 @@ class SweepSpec(Submission):
                 },
                 "name": self.label[: _NAME_CHARS_MAX - len(suffix)] + suffix,
                 "inputs": {
-                    name: as_input(params[name]) if name in params else value
+                    name: _as_input(params[name]) if name in params else value
                     for name, value in self.inputs.items()
                 },
                 "limits": work.limits.model_copy(update={"timeout": timeout}),
@@ -200,6 +200,6 @@ class SweepSpec(Submission):
 _KEPT: Final = ("outputs", "compute", "queue", "priority", "queue_settings", "experiment_name", "identity")
 
 
-def as_input(value: Scalar) -> str | int | float | bool:
+def _as_input(value: Scalar) -> str | int | float | bool:
     """A value in the place of an input, of which there is none that is nothing."""
     return as_text(value) if value is None else value

@@ -134,6 +134,24 @@ def test_values_by_azures_definitions() -> None:
     assert one(type="qloguniform", min_value=0, max_value=5, q=0.25).value(7.3) == 7.25
 
 
+def test_optuna_asks_for_a_whole_space() -> None:
+    found = space(
+        opt={"type": "choice", "values": ["sgd", "adam", None]},
+        momentum={"type": "uniform", "min_value": 0, "max_value": 1, "when": {"opt": "sgd"}},
+        lr={"type": "loguniform", "min_value": -9, "max_value": -1},
+        batch={"type": "qloguniform", "min_value": 2, "max_value": 6, "q": 8},
+        width={"type": "qnormal", "mu": 64, "sigma": 16, "q": 8},
+        depth={"type": "int", "low": 1, "high": 64, "log": True},
+    )
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=5))
+    for _ in range(20):
+        trial = study.ask({name: distribution(one) for name, one in found.dimensions.items()})
+        values = found.values(trial.params)
+        assert all(found.dimensions[name].expected(value) == "" for name, value in values.items())
+        assert ("momentum" in values) == (values["opt"] == "sgd")
+        study.tell(trial, values["lr"])
+
+
 @pytest.mark.parametrize("q", [0.1, 0.05, 0.001, 1, 2.5, 1e-6, 3])
 def test_optuna_takes_the_bounds_of_common_steps_as_they_are(q: float) -> None:
     with warnings.catch_warnings():

@@ -27,6 +27,14 @@ LITERALS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     LOOSE,
 )
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False),
+    LINES,
+)
+"""Values of a search space."""
 PLAIN = st.recursive(
     st.one_of(st.none(), LITERALS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(LINES, inner, max_size=3)),
@@ -85,14 +93,17 @@ def job_documents(draw: st.DrawFn) -> dict[str, Any]:
     """A valid job document as plain data, expressions included."""
     inputs = draw(st.dictionaries(IDENTIFIERS, st.one_of(LITERALS, DATA_INPUTS), max_size=3))
     outputs = draw(st.dictionaries(IDENTIFIERS, OUTPUTS, max_size=2))
-    references = [f"${{{{inputs.{name}}}}}" for name in inputs] + [
-        f"${{{{ outputs.{name} }}}}" for name in outputs
+    params = draw(st.dictionaries(IDENTIFIERS, SCALARS, max_size=2))
+    references = [
+        *(f"${{{{inputs.{name}}}}}" for name in inputs),
+        *(f"${{{{ outputs.{name} }}}}" for name in outputs),
+        *(f"${{{{search_space.{name}}}}}" for name in params),
     ]
     pieces = st.one_of(st.sampled_from(references), LOOSE) if references else LOOSE
     command = "run " + " ".join(draw(st.lists(pieces, max_size=4))).replace("${{}", "")
     if "${{" in command and not references:
         command = "run"
-    document = {"command": command, "inputs": inputs, "outputs": outputs}
+    document = {"command": command, "inputs": inputs, "outputs": outputs, "params": params}
     document |= draw(
         mapping(
             {},

@@ -4,15 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from .spec_strategies import IDENTIFIERS, NAMES, mapping
+from .spec_strategies import IDENTIFIERS, NAMES, SCALARS, mapping
 
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**53), 2**53),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=20).filter(str.isprintable),
-)
 REALS = st.floats(-1e9, 1e9, allow_subnormal=False)
 EXPONENTS = st.floats(-60, 60)
 
