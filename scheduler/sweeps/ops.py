@@ -11,16 +11,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from ...proto.limits import ATTRS_BYTES_MAX, ATTRS_MAX, TRIAL_VALUES_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded
 from ...spec.ids import Micros
 from .studies import Studies
 from .study import NewTrial, Param, Study, Trial, TrialState
 
-ATTRS_MAX: Final = 1_000
-"""Of each kind, of a study or a trial; params of a trial, too."""
-OBJECT_BYTES_MAX: Final = 1 << 20
-"""Keys and texts of a study's attributes; attributes and distributions of a trial."""
-TRIAL_VALUES_MAX: Final = 100_000
 STUDY_VALUES_MAX: Final = 5_000_000
 """Intermediate values."""
 
@@ -308,11 +304,11 @@ def _check_room(standing: object, key: str, what: str) -> None:
 def _check_bytes(texts: Iterable[tuple[str, str]], what: str) -> None:
     """Of what would be there then; what is replaced counts once more."""
     size = sum(len(key) + len(text) for key, text in texts)
-    if size > OBJECT_BYTES_MAX:
+    if size > ATTRS_BYTES_MAX:
         raise LimitExceeded(
             f"{what} would have {size} characters of attributes",
             hint="keep large things in files, and their names here",
-            limit=OBJECT_BYTES_MAX,
+            limit=ATTRS_BYTES_MAX,
         )
 
 

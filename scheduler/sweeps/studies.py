@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ...proto.limits import TRIALS_PER_STUDY_MAX
 from ...spec.errors import Conflict, LimitExceeded, NotFound, StoreFailure
 from ...spec.ids import JobId, Micros
 from .study import NewTrial, Param, Study, SweepState, Trial, TrialState
 
 STUDIES_MAX: Final = 10_000
-TRIALS_MAX: Final = 1_000_000
-"""Of a study: a trial's id outside is the study's number times this, and its own."""
 LOADED_MAX: Final = 500_000
 """Trials and intermediate values, together, of the studies that are kept in memory although nobody uses them:
 some hundred bytes each."""
@@ -187,9 +186,11 @@ class Studies:
         self, study: Study, new: NewTrial, now_us: Micros, *, key: str = "", job: JobId | None = None
     ) -> Trial:
         """Raises LimitExceeded."""
-        if len(study.trials) >= TRIALS_MAX:
+        if len(study.trials) >= TRIALS_PER_STUDY_MAX:
             raise LimitExceeded(
-                f"study {study.id} has {len(study.trials)} trials", hint="begin another", limit=TRIALS_MAX
+                f"study {study.id} has {len(study.trials)} trials",
+                hint="begin another",
+                limit=TRIALS_PER_STUDY_MAX,
             )
         begun = new.state is not TrialState.WAITING
         trial = Trial(

@@ -430,7 +430,7 @@ def _fields(op: object) -> dict[str, object]:
 
 def test_studies_trials_and_values_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studies_module, "STUDIES_MAX", 1)
-    monkeypatch.setattr(studies_module, "TRIALS_MAX", 2)
+    monkeypatch.setattr(studies_module, "TRIALS_PER_STUDY_MAX", 2)
     monkeypatch.setattr("paceline.scheduler.sweeps.ops.TRIAL_VALUES_MAX", 3)
     study = desk.make()
     with pytest.raises(LimitExceeded, match="1 studies"):
