@@ -34,6 +34,11 @@ class KnownStudy:
         """Those that are not finished."""
 
     @property
+    def version(self) -> int:
+        """Up to which all is known; 0: nothing was read."""
+        return self._version
+
+    @property
     def read(self) -> bool:
         """Something was read already."""
         return self._about is not None
@@ -76,10 +81,20 @@ class KnownStudy:
                 return [trial for trial in found if trial is not None and trial.state in states]
             return [trial for trial in self._trials if trial is not None and trial.state in states]
 
+    def take(self, changes: Any, since: int) -> None:
+        """What came with a write; of no use when another thread has read meanwhile."""
+        with self._lock:
+            if self._version == since:
+                self._put(changes)
+
     def _read(self) -> bool:
         """True: there is more."""
         request = studies_pb2.ReadStudyRequest(study=self.study, since=self._version)
         reply = self._link.call("Read", request)
+        self._put(reply)
+        return bool(reply.more)
+
+    def _put(self, reply: Any) -> None:
         if reply.anew:
             self._forget()
         if reply.HasField("study"):
@@ -87,7 +102,6 @@ class KnownStudy:
         for view in reply.trials:
             self._take(view, reply.distributions)
         self._version = reply.version
-        return bool(reply.more)
 
     def _take(self, view: Any, distributions: Any) -> None:
         number = view.trial

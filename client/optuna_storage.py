@@ -156,7 +156,17 @@ class StudyStorage(BaseStorage):
             values=None if values is None else studies_pb2.Objectives(values=values),
             claim=new_key(),
         )
-        return bool(self._write(study, studies_pb2.StudyOp(state=message)).changed)
+        op = studies_pb2.StudyOp(state=message)
+        known = self._known(study)
+        since = known.version
+        if not (since and state.is_finished()):
+            return bool(self._write(study, op).changed)
+        # Whoever tells a trial reads it next: it comes with the reply, and never changes again.
+        with _translated():
+            request = studies_pb2.WriteStudyRequest(study=study, ops=[op], since=since)
+            reply = self._link.call("Write", request)
+        known.take(reply.changes, since)
+        return bool(reply.replies[0].changed)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         study, number = _split(trial_id)

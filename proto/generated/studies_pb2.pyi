@@ -562,7 +562,10 @@ class WriteStudyRequest(_message.Message):
 
     STUDY_FIELD_NUMBER: _builtins.int
     OPS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     study: _builtins.int
+    since: _builtins.int
+    """read what has changed after that version, too, as of right after them"""
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___StudyOp]:
         """1 to 1,000"""
@@ -572,12 +575,15 @@ class WriteStudyRequest(_message.Message):
         *,
         study: _builtins.int = ...,
         ops: _abc.Iterable[Global___StudyOp] | None = ...,
+        since: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ops", b"ops", "study", b"study"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "ops", b"ops", "since", b"since", "study", b"study"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
 
 Global___WriteStudyRequest: _TypeAlias = WriteStudyRequest  # noqa: Y015
 
@@ -616,18 +622,24 @@ class WriteStudyReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLIES_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpReply]:
         """one for each op"""
+
+    @_builtins.property
+    def changes(self) -> Global___ReadStudyReply:
+        """since `since`; as Read, it may say that there is more"""
 
     def __init__(
         self,
         *,
         replies: _abc.Iterable[Global___OpReply] | None = ...,
+        changes: Global___ReadStudyReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replies", b"replies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "replies", b"replies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

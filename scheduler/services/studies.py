@@ -1,6 +1,7 @@
 """Studies and their trials: made, found, written and read. The rules are in sweeps/ops.py."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -61,8 +62,13 @@ class StudyService(studies_pb2_grpc.StudiesServicer):
     async def Write(
         self, request: studies_pb2.WriteStudyRequest, context: _Context
     ) -> studies_pb2.WriteStudyReply:
-        answers = await self._loop.submit(ops_of(request))
-        return studies_pb2.WriteStudyReply(replies=[_reply(answer) for answer in answers])
+        asked = ops_of(request)
+        if not request.HasField("since"):
+            return studies_pb2.WriteStudyReply(replies=map(_reply, await self._loop.submit(asked)))
+        then = replace(asked, then=lambda study: _changes(study, request.since))
+        *answers, changes = await self._loop.submit(then)
+        assert isinstance(changes, studies_pb2.ReadStudyReply)
+        return studies_pb2.WriteStudyReply(replies=map(_reply, answers), changes=changes)
 
     async def Read(
         self, request: studies_pb2.ReadStudyRequest, context: _Context

@@ -6,7 +6,7 @@ nothing is made twice and the answer is the same.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -107,11 +107,16 @@ Op = SetStudyAttr | CreateTrial | TrialOp
 
 @dataclass(frozen=True, slots=True)
 class StudyOps:
-    """All or none, in this order; they come from outside. Answer: one for each. Raises NotFound, Conflict (a
-    finished trial; what is the scheduler's to change), InvalidRequest, LimitExceeded, StoreFailure."""
+    """All or none, in this order; they come from outside. Answer: one for each, and what `then` reads.
+
+    Raises NotFound, Conflict (a finished trial; what is the scheduler's to change), InvalidRequest,
+    LimitExceeded, StoreFailure.
+    """
 
     study: int
     ops: tuple[Op, ...]
+    then: Callable[[Study], object] | None = None
+    """To be read right after them. Quick, and a copy."""
 
 
 StudyStimulus = CreateStudy | DeleteStudy | OpenStudy | StudyOps
@@ -137,7 +142,8 @@ def on_study(studies: Studies, asked: StudyStimulus, now_us: Micros) -> object:
         case StudyOps():
             study = studies.opened(asked.study)
             done = _Check(study).run(asked.ops)
-            return tuple(_apply(studies, study, op, done, now_us) for op in asked.ops)
+            answers = [_apply(studies, study, op, done, now_us) for op in asked.ops]
+            return (*answers, asked.then(study)) if asked.then is not None else tuple(answers)
 
 
 def _create(studies: Studies, asked: CreateStudy, now_us: Micros) -> int:

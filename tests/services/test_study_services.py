@@ -99,6 +99,21 @@ async def test_what_is_written_is_read(wired: Wire) -> None:
     assert (list(again.trials), again.HasField("study"), again.version) == ([], False, told.version)
 
 
+async def test_a_write_tells_what_has_changed_since(wired: Wire) -> None:
+    await create(wired)
+    await write(wired, 1, new("a"), new("b"))
+    told = await read(wired, 1)
+    await write(wired, 1, report(1))
+    request = studies_pb2.WriteStudyRequest(study=1, ops=[state(1, "FAIL")], since=told.version)
+    reply = await wired.studies.Write(request)
+    assert reply.replies[0].changed
+    assert [(one.trial, one.HasField("record")) for one in reply.changes.trials] == [(0, False), (1, True)]
+    assert (await read(wired, 1, reply.changes.version)).ByteSize() < 10
+    assert not (await wired.studies.Write(studies_pb2.WriteStudyRequest(study=1, ops=[attr()]))).HasField(
+        "changes"
+    )
+
+
 async def test_a_running_trial_tells_only_its_new_values(wired: Wire) -> None:
     await create(wired)
     await write(wired, 1, new())

@@ -102,6 +102,24 @@ def test_only_what_has_changed_is_read(
     assert counted.calls == ["Write", "Write", "Read"]
 
 
+def test_who_tells_a_trial_knows_it_then(
+    storage: paceline.StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = storage.create_new_study(MINIMIZE)
+    made = [storage.create_new_trial(study) for _ in range(2)]
+    storage.get_all_trials(study)
+    other = paceline.StudyStorage(state=storage._link.settings.state)
+    other.set_trial_user_attr(made[1], "by", "another")
+    other.set_trial_user_attr(made[0], "by", "another")
+    counted = Counted(storage, monkeypatch)
+    storage.set_trial_state_values(made[1], TrialState.COMPLETE, [1.0])
+    told = storage.get_trial(made[1])
+    assert (told.value, told.user_attrs) == (1.0, {"by": "another"})
+    assert counted.calls == ["Write"]
+    assert storage.get_trial(made[0]).user_attrs == {"by": "another"}
+    other.close()
+
+
 def test_thousands_of_trials_are_read_page_by_page(
     scheduler: Served, storage: paceline.StudyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
