@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.aio import AsyncClient
+    from .client.optuna_storage import StudyStorage
     from .client.sdk import Client
     from .training.run import Run, init
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Run", "__version__", "init"]
+__all__ = ["AsyncClient", "Client", "Run", "StudyStorage", "__version__", "init"]
 
 _HOMES = {
     "AsyncClient": "client.aio",
     "Client": "client.sdk",
     "Run": "training.run",
+    "StudyStorage": "client.optuna_storage",
     "init": "training.run",
 }
 

@@ -17,7 +17,7 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.job import Job, Shape
 from paceline.scheduler.core.node import NodeGpu, NodeInventory
 from paceline.scheduler.core.settings import SECOND_US, Settings
-from paceline.scheduler.loop_engine import Step
+from paceline.scheduler.loop_step import Step
 from paceline.scheduler.rehearsal import Course, DryEngine, PitStop, Rehearsal, silent
 from paceline.scheduler.store.base import Loaded
 from paceline.spec.ids import JobId, Micros, NodeId

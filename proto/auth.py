@@ -37,6 +37,7 @@ _ROLES: Final[dict[str, Role]] = {
     "paceline.v1.Logs": Role.CLIENT,
     "paceline.v1.Nodes": Role.CLIENT,
     "paceline.v1.Policy": Role.CLIENT,
+    "paceline.v1.Studies": Role.CLIENT,
     "paceline.v1.AgentSession": Role.AGENT,
     "paceline.v1.LogShipping": Role.AGENT,
     "grpc.reflection.v1alpha.ServerReflection": Role.CLIENT,

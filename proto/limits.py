@@ -33,3 +33,20 @@ ERROR_DETAILS_BYTES_MAX: Final = 4096
 
 UNARY_DEADLINE_S: Final = 30.0
 """What a call without streams may take when its caller names no deadline."""
+
+STUDY_NAME_CHARACTERS_MAX: Final = 512
+"""Of a study, a param, or an attribute's key."""
+OBJECTIVES_MAX: Final = 100
+OPS_MAX: Final = 1000
+ATTRS_MAX: Final = 1000
+"""Of each kind, of a study or a trial; and params of a trial."""
+ATTRS_BYTES_MAX: Final = 1 << 20
+"""Of all attributes of a study; of all attributes and distributions of a trial."""
+DISTRIBUTION_BYTES_MAX: Final = 64 << 10
+TRIAL_VALUES_MAX: Final = 100_000
+"""Intermediate values of a trial."""
+TRIALS_PER_STUDY_MAX: Final = 1_000_000
+"""A trial's id in Optuna is its study's number times this, and its own."""
+TRIALS_PAGE_MAX: Final = 500
+TRIALS_PAGE_BYTES: Final = 1 << 20
+"""A reply is cut off behind the trial with which it has become larger."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from ..spec.errors import LimitExceeded, PacelineError, Unavailable
 from ..spec.ids import JobId, Micros, NodeId
@@ -28,53 +28,46 @@ from .core.stimuli import (
     Heartbeat,
     Hello,
     InventoryChanged,
-    Keyed,
     Preempt,
     Reports,
     Restore,
-    Stimulus,
     Submit,
     Tick,
     TrustCluster,
     UncordonNodes,
 )
 from .loop_clock import steady_clock
-from .loop_engine import Committed, Engine, Poison, Step
+from .loop_engine import Engine
+from .loop_lookup import NOTHING, Known, load, to_look_up
 from .loop_poison import PoisonWatch
-from .loop_watch import Watch, Watchers
-from .records import job_from_row
+from .loop_step import Asked, Committed, Poison, Step
+from .loop_watch import Sink, StudyWatch, Watch, Watchers
 from .store.base import Store
+from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
+from .sweeps.studies import Studies
+from .sweeps.study import Study
 
 T = TypeVar("T")
-_Known = tuple[dict[str, tuple[JobId, ...]], dict[JobId, Job]]
 
 ARRIVALS_PER_STEP_MAX = 2_000
 NAP_S = 0.005
 """What is due by time alone is gathered for so long: thousands of nodes have as many deadlines."""
+OPENINGS_MAX = 3
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
-    """Where a node's messages go. Called in the loop's thread after the commit; must not block."""
-
-    def send(self, effects: tuple[Effect, ...]) -> None: ...
-
-    def close(self, why: str) -> None:
-        """The loop starts anew, or another session took the node's place: end the stream."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    stimulus: Stimulus
+    stimulus: Asked
     answer: asyncio.Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    read: Callable[[ClusterState], Any]
+    read: Callable[[Engine], Any]
     answer: asyncio.Future[Any]
 
 
@@ -157,8 +150,14 @@ class Loop:
     @overload
     async def submit(self, stimulus: Heartbeat) -> bool: ...
     @overload
+    async def submit(self, stimulus: CreateStudy) -> int: ...
+    @overload
+    async def submit(self, stimulus: StudyOps) -> tuple[object, ...]: ...
+    @overload
+    async def submit(self, stimulus: DeleteStudy | OpenStudy) -> None: ...
+    @overload
     async def submit(self, stimulus: InventoryChanged | ContactLost | TrustCluster | Tick) -> None: ...
-    async def submit(self, stimulus: Stimulus) -> Any:
+    async def submit(self, stimulus: Asked) -> Any:
         """Answer after the commit. Raises the decision's refusal (a PacelineError), Unavailable when the
         commit failed or the loop is recovering, LimitExceeded when too much waits."""
         self._check_ready()
@@ -176,10 +175,32 @@ class Loop:
 
     async def read(self, read: Callable[[ClusterState], T]) -> T:
         """Run `read` between commits, on committed state. It must be quick and must not keep the state."""
+        return await self._read(lambda engine: read(engine.state))
+
+    async def read_studies(self, read: Callable[[Studies], T]) -> T:
+        """As `read`; only studies that are loaded have their trials there."""
+        return await self._read(lambda engine: read(engine.studies))
+
+    async def read_study(self, number: int, read: Callable[[Study], T]) -> T:
+        """As `read`, of a study with its trials. Raises NotFound."""
+
+        def of_loaded(studies: Studies) -> T | None:
+            study = studies.get(number)
+            studies.use(study)
+            return read(study) if study.loaded else None
+
+        for _ in range(OPENINGS_MAX):
+            found = await self.read_studies(of_loaded)
+            if found is not None:
+                return found
+            await self.submit(OpenStudy(number))
+        raise Unavailable(f"study {number} leaves memory before it can be read", hint="try again in a moment")
+
+    async def _read(self, read: Callable[[Engine], T]) -> T:
         self._check_ready()
         assert self._engine is not None
         if not self._committing:
-            return read(self._engine.state)
+            return read(self._engine)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._readings.append(_Reading(read, answer))
         return await answer
@@ -218,6 +239,10 @@ class Loop:
         """Events of the job committed from now on; ends after the one that ends the job, or with Unavailable
         when the loop starts anew or the watcher is too slow (read the store's history and watch again)."""
         return self._watchers.add(job)
+
+    def watch_study(self, number: int) -> StudyWatch:
+        """Wakes when a step that changed the study (or deleted it) is committed; close it when done."""
+        return self._watchers.add_study(number)
 
     def _check_ready(self) -> None:
         if not self.ready:
@@ -268,8 +293,8 @@ class Loop:
         arrivals = [self._arrivals.popleft() for _ in range(count)]
         try:
             stimuli = [arrival.stimulus for arrival in arrivals]
-            known, finished = await self._looked_up(stimuli, engine.late_jobs(stimuli))
-            step = engine.step(stimuli, Micros(self.now_us()), known, finished)
+            known = await self._known(engine, stimuli)
+            step = engine.step(stimuli, Micros(self.now_us()), *known)
             await self._commit(step)
         except BaseException:
             self._arrivals.extendleft(reversed(arrivals))
@@ -278,19 +303,11 @@ class Loop:
         self._answer(arrivals, step)
         return step.more
 
-    async def _looked_up(self, stimuli: list[Stimulus], late: set[JobId]) -> _Known:
-        keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed)}
-        if not keys and not late:
-            return {}, {}
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys, late)
-
-    def _look_up(self, keys: set[str], late: set[JobId]) -> _Known:
-        rows = (self._store.key(key) for key in keys)
-        jobs = (self._store.job(number) for number in late)
-        return (
-            {row.key: row.jobs for row in rows if row is not None},
-            {row.job: job_from_row(row) for row in jobs if row is not None},
-        )
+    async def _known(self, engine: Engine, stimuli: list[Asked]) -> Known:
+        look_up = to_look_up(engine, self._store, stimuli)
+        if look_up is None:
+            return NOTHING
+        return await asyncio.get_running_loop().run_in_executor(self._thread, look_up)
 
     async def _commit(self, step: Step) -> None:
         if step.empty:
@@ -314,6 +331,7 @@ class Loop:
         self._send(step)
         for committed in step.committed:
             self._watchers.tell(committed)
+        self._watchers.tell_studies(step.studies)
 
     def _read_now(self) -> None:
         assert self._engine is not None
@@ -322,7 +340,7 @@ class Loop:
             if reading.answer.done():
                 continue
             try:
-                reading.answer.set_result(reading.read(self._engine.state))
+                reading.answer.set_result(reading.read(self._engine))
             except Exception as error:  # noqa: BLE001 - it goes to the caller
                 reading.answer.set_exception(error)
 
@@ -352,7 +370,7 @@ class Loop:
 
     async def _recover(self) -> None:
         engine = await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: Engine(self._store.load(), self._settings)
+            self._thread, load, self._store, self._settings
         )
         engine.state.runs = self._runs
         # A clock that was set back must not stand still until it has caught up: timers would never be due.
@@ -374,4 +392,4 @@ class Loop:
         self._watchers.end_all(error)
 
 
-__all__ = ["Committed", "Loop", "Sink", "Watch"]
+__all__ = ["Committed", "Loop", "Sink", "StudyWatch", "Watch"]

@@ -5,21 +5,19 @@ is not committed, the engine is thrown away and made anew from the store.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from ..spec.errors import PacelineError
+from ..spec.errors import PacelineError, StoreFailure
 from ..spec.ids import JobId, Micros, NodeId
 from .core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
-from .core.attempt_events import AttemptEnded, AttemptStarted
 from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
 from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.cordons import on_cordon, on_uncordon
 from .core.due import on_due
-from .core.effects import Acked, Effect, Plan, Position
+from .core.effects import Acked, Plan, Position
 from .core.elastic import plan_growth, somebody_waits
-from .core.events import DurableEvent, Event, LateFact, job_of
+from .core.events import DurableEvent, Event, LateFact
 from .core.evolve import evolve
 from .core.evolve_tasks import with_fact
 from .core.holds import on_hold, on_priority, on_release
@@ -27,8 +25,7 @@ from .core.job import Job
 from .core.node import Node
 from .core.node_events import NodeForgotten, NodeHeard, SchedulerStarted, TimersPassed
 from .core.policy_changes import on_apply_policy
-from .core.policy_events import AccountsClosed, PolicyChanged
-from .core.queues import leaf_of_job, path_of
+from .core.policy_events import AccountsClosed
 from .core.reports import on_entry, on_late_entry
 from .core.settings import Settings
 from .core.state import ClusterState, Touched
@@ -57,62 +54,18 @@ from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
 from .core.turns import Turns
 from .core.usage import CLOSED_AT_ONCE
-from .records import account_row, event_row, forgotten_row, job_row, node_row, policy_text, recover
-from .store.base import AccountRow, Batch, KeyRow, Loaded, MetricRow, NodeRow
+from .loop_step import Asked, Draft, Poison, Step, metric_rows
+from .records import forgotten_row, node_row, recover
+from .store.base import KeyRow, Loaded
+from .sweeps.ops import OpenStudy, StudyOps, StudyStimulus, on_study
+from .sweeps.rows import studies_from_rows
+from .sweeps.study import Trial
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
+NO_TRIALS: Final[Mapping[int, list[Trial] | StoreFailure]] = {}
 ACCOUNTS_MIN: Final = 512
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
-
-    seq: int
-    event: Event
-    job: Job | None
-
-
-class Poison(RuntimeError):
-    """A bug of ours came to light at this stimulus; the state is spoilt."""
-
-    def __init__(self, stimulus: Stimulus) -> None:
-        super().__init__(f"a bug of ours came to light at {type(stimulus).__name__}")
-        self.stimulus = stimulus
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`answers` match the stimuli; a refusal is one too. Nothing may leave before `batch` is committed."""
-
-    answers: Sequence[object]
-    batch: Batch
-    effects: Sequence[Effect]
-    committed: Sequence[Committed]
-    more: bool
-    """Places were left to give: step again at once."""
-
-    @property
-    def empty(self) -> bool:
-        batch = self.batch
-        return not (batch.events or batch.jobs or batch.nodes or batch.keys or batch.metrics)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """What a step has gathered so far."""
-
-    facts: list[tuple[int, Event]] = field(default_factory=list)
-    jobs: dict[JobId, Job] = field(default_factory=dict)
-    nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
-    documents: dict[JobId, str] = field(default_factory=dict)
-    keys: dict[str, KeyRow] = field(default_factory=dict)
-    metrics: list[MetricRow] = field(default_factory=list)
-    finished: Mapping[JobId, Job] = field(default_factory=dict)
-    """Jobs that were over before this step and of which something is still told."""
-    effects: list[Effect] = field(default_factory=list)
 
 
 class Engine:
@@ -120,6 +73,7 @@ class Engine:
 
     def __init__(self, loaded: Loaded, settings: Settings | None = None) -> None:
         self.state: ClusterState = recover(loaded, settings)
+        self.studies = studies_from_rows(loaded.studies, loaded.last_study)
         self._turns = Turns()
         self._looked: tuple[int, bool, int] | None = None
         """What the growth of gangs depends on, when it was last looked at."""
@@ -133,15 +87,25 @@ class Engine:
 
     def step(
         self,
-        stimuli: Sequence[Stimulus],
+        stimuli: Sequence[Asked],
         now_us: Micros,
         known: Mapping[str, tuple[JobId, ...]],
         finished: Mapping[JobId, Job] = NO_JOBS,
+        trials: Mapping[int, list[Trial] | StoreFailure] = NO_TRIALS,
     ) -> Step:
-        """`known`: what the store says of the keys of these Submits; `finished`: of `late_jobs`."""
+        """`known`: what the store says of the keys of these Submits; `finished`: of `late_jobs`; `trials`: of
+        `cold_studies`."""
+        for study, stored in trials.items():
+            self.studies.put(study, stored)
         return self._run(now_us, stimuli, known, (), finished)
 
-    def late_jobs(self, stimuli: Sequence[Stimulus]) -> set[JobId]:
+    def cold_studies(self, stimuli: Sequence[Asked]) -> set[int]:
+        """Studies whose trials must be loaded first."""
+        by_id = self.studies.by_id
+        named = {stimulus.study for stimulus in stimuli if isinstance(stimulus, OpenStudy | StudyOps)}
+        return {study for study in named if study in by_id and not by_id[study].loaded}
+
+    def late_jobs(self, stimuli: Sequence[Asked]) -> set[JobId]:
         """Jobs that are over (or were never there) whose tasks tell only now how they left."""
         jobs = self.state.jobs
         return {
@@ -171,25 +135,29 @@ class Engine:
     def _run(
         self,
         now_us: Micros,
-        stimuli: Sequence[Stimulus],
+        stimuli: Sequence[Asked],
         known: Mapping[str, tuple[JobId, ...]],
         first: Iterable[Event],
         finished: Mapping[JobId, Job] = NO_JOBS,
     ) -> Step:
         now_us = max(now_us, self.state.last_at_us)
-        draft = _Draft(finished=finished)
+        draft = Draft(finished=finished)
         self._apply(draft, Plan(None, tuple(first)))
         answers = [self._answer(draft, stimulus, now_us, known) for stimulus in stimuli]
         self._pass_time(draft, now_us)
         more = self._place(draft, now_us)
         self._grow(draft, now_us)
         self._close_accounts(draft, now_us)
-        return Step(answers, self._batch(draft), draft.effects, self._committed(draft), more)
+        changes = self.studies.take_changes()
+        self.studies.evict()
+        return draft.step(self.state, answers, changes, more=more)
 
     def _answer(
-        self, draft: _Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+        self, draft: Draft, stimulus: Asked, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
     ) -> object:
         try:
+            if isinstance(stimulus, StudyStimulus):
+                return on_study(self.studies, stimulus, now_us)
             return self._decide(draft, stimulus, now_us, known)
         except PacelineError as refusal:
             return refusal
@@ -197,7 +165,7 @@ class Engine:
             raise Poison(stimulus) from bug
 
     def _decide(
-        self, draft: _Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+        self, draft: Draft, stimulus: Stimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
     ) -> object:
         state = self.state
         match stimulus:
@@ -228,7 +196,7 @@ class Engine:
                 return None
 
     def _submit(
-        self, draft: _Draft, asked: Submit, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+        self, draft: Draft, asked: Submit, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
     ) -> object:
         before = draft.keys.get(asked.key)
         made = before.jobs if before else known.get(asked.key)
@@ -239,7 +207,7 @@ class Engine:
                 draft.documents[number] = new.document
         return answer
 
-    def _arrange(self, draft: _Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
+    def _arrange(self, draft: Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
         match asked:
             case HoldJob():
                 self._apply(draft, on_hold(self.state, asked, now_us))
@@ -251,7 +219,7 @@ class Engine:
 
     def _once(
         self,
-        draft: _Draft,
+        draft: Draft,
         asked: Preempt | Restore | CordonNodes | UncordonNodes | ApplyPolicy,
         now_us: Micros,
         known: Mapping[str, tuple[JobId, ...]],
@@ -277,11 +245,11 @@ class Engine:
             draft.keys[asked.key] = KeyRow(asked.key, now_us, jobs)
         return answer
 
-    def _reports(self, draft: _Draft, reports: Reports, now_us: Micros) -> Acked:
+    def _reports(self, draft: Draft, reports: Reports, now_us: Micros) -> Acked:
         seqs = {entry.task: self._entry(draft, reports.node, entry, now_us) for entry in reports.entries}
         return Acked(tuple(Position(task, seq) for task, seq in seqs.items()))
 
-    def _entry(self, draft: _Draft, node: NodeId, entry: Entry, now_us: Micros) -> Any:
+    def _entry(self, draft: Draft, node: NodeId, entry: Entry, now_us: Micros) -> Any:
         number = entry.task.job
         over = None if number in self.state.jobs else draft.jobs.get(number) or draft.finished.get(number)
         if over is None:
@@ -292,14 +260,14 @@ class Engine:
             draft.jobs[number] = over = with_fact(over, event)
         return self._apply(draft, plan)
 
-    def _pass_time(self, draft: _Draft, now_us: Micros) -> None:
+    def _pass_time(self, draft: Draft, now_us: Micros) -> None:
         due = self.state.timers.due(now_us)
         for key in due:
             self._apply(draft, on_due(self.state, key, now_us))
         if due:
             self._apply(draft, Plan(None, (TimersPassed(now_us),)))
 
-    def _place(self, draft: _Draft, now_us: Micros) -> bool:
+    def _place(self, draft: Draft, now_us: Micros) -> bool:
         left = PLACEMENTS_MAX
         while left:
             before = left
@@ -310,14 +278,14 @@ class Engine:
                 return False
         return True
 
-    def _grow(self, draft: _Draft, now_us: Micros) -> None:
+    def _grow(self, draft: Draft, now_us: Micros) -> None:
         state = self.state
         stands = (state.freed, somebody_waits(state), len(state.small))
         if stands != self._looked:
             self._looked = stands
             self._apply(draft, plan_growth(state, now_us))
 
-    def _close_accounts(self, draft: _Draft, now_us: Micros) -> None:
+    def _close_accounts(self, draft: Draft, now_us: Micros) -> None:
         """All are looked at, but only when they have become twice as many."""
         usage = self.state.usage
         if len(usage.accounts) <= 2 * self._accounts:
@@ -328,12 +296,12 @@ class Engine:
         if len(idle) < CLOSED_AT_ONCE:
             self._accounts = max(ACCOUNTS_MIN, len(usage.accounts))
 
-    def _apply(self, draft: _Draft, plan: Plan[Any]) -> Any:
+    def _apply(self, draft: Draft, plan: Plan[Any]) -> Any:
         for event in plan.events:
             if isinstance(event, DurableEvent):
                 assert event.at_us >= self.state.last_at_us, f"{event} is before {self.state.last_at_us}"
             if isinstance(event, MetricsReported):
-                draft.metrics += self._metric_rows(event)
+                draft.metrics += metric_rows(self.state, event)
             touched = self.evolve(event)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched
@@ -345,46 +313,3 @@ class Engine:
                 draft.facts.append((self.state.last_seq, event))
         draft.effects += plan.effects
         return plan.answer
-
-    def _metric_rows(self, event: MetricsReported) -> list[MetricRow]:
-        """As many as the job's bound still allows."""
-        key = event.task
-        room = self.state.settings.metric_rows_max - self.state.jobs[key.job].course.metric_rows
-        return [
-            MetricRow(key.job, key.attempt, event.rank, event.step, name, value, event.at_us)
-            for name, value in list(event.values.items())[: max(room, 0)]
-        ]
-
-    def _batch(self, draft: _Draft) -> Batch:
-        policies = [policy_text(event) for _, event in draft.facts if isinstance(event, PolicyChanged)]
-        return Batch(
-            events=[event_row(seq, event) for seq, event in draft.facts],
-            jobs=[job_row(job, draft.documents.get(number)) for number, job in draft.jobs.items()],
-            nodes=list(draft.nodes.values()),
-            keys=list(draft.keys.values()),
-            metrics=draft.metrics,
-            accounts=self._account_rows(draft),
-            accounts_closed=[
-                path for _, event in draft.facts if isinstance(event, AccountsClosed) for path in event.paths
-            ],
-            policy=policies[-1] if policies else None,
-        )
-
-    def _account_rows(self, draft: _Draft) -> list[AccountRow]:
-        """Of the queues in which something began or ended; of all, when the half-life may have changed."""
-        accounts = self.state.usage.accounts
-        changed: dict[str, None] = {}
-        for _, event in draft.facts:
-            if isinstance(event, PolicyChanged):
-                changed = dict.fromkeys(accounts)
-                break
-            if isinstance(event, AttemptStarted | AttemptEnded):
-                changed |= dict.fromkeys(path_of(leaf_of_job(draft.jobs[event.job])))
-        return [account_row(path, accounts[path]) for path in changed if path in accounts]
-
-    def _committed(self, draft: _Draft) -> list[Committed]:
-        committed = []
-        for seq, event in draft.facts:
-            number = job_of(event)
-            committed.append(Committed(seq, event, None if number is None else draft.jobs.get(number)))
-        return committed

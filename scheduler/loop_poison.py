@@ -17,12 +17,13 @@ from .core.stimuli import (
     CordonNodes,
     Preempt,
     Restore,
-    Stimulus,
     Submit,
     Tick,
     TrustCluster,
     UncordonNodes,
 )
+from .loop_step import Asked
+from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
 
 TIMES_MAX: Final = 3
 BARRED_US: Final = 600_000_000
@@ -37,13 +38,13 @@ class _Record:
 
 
 class PoisonWatch:
-    """Counts per source: a node, a submit's key, a cancelled job."""
+    """Counts per source: a node, a submit's key, a cancelled job, a study."""
 
     def __init__(self, now_us: Callable[[], int]) -> None:
         self._now_us = now_us
         self._records: dict[str, _Record] = {}
 
-    def note(self, stimulus: Stimulus, error: BaseException) -> str:
+    def note(self, stimulus: Asked, error: BaseException) -> str:
         """One more; what is to be logged when it is barred from now on, else empty."""
         source = _source(stimulus)
         if not source:
@@ -56,7 +57,7 @@ class PoisonWatch:
         self._records[source] = _Record(times, self._now_us(), why)
         return self._text(source) if times >= TIMES_MAX else ""
 
-    def check(self, stimulus: Stimulus) -> None:
+    def check(self, stimulus: Asked) -> None:
         """Raises Unavailable for a source that is barred."""
         if not self._records:
             return
@@ -76,7 +77,7 @@ class PoisonWatch:
         )
 
 
-def _source(stimulus: Stimulus) -> str:
+def _source(stimulus: Asked) -> str:
     match stimulus:
         case Submit():
             return f"submit {stimulus.key}"
@@ -86,6 +87,10 @@ def _source(stimulus: Stimulus) -> str:
             return f"{type(stimulus).__name__.lower()} of job {stimulus.job}"
         case Preempt() | Restore() | AskCheckpoint() | CordonNodes() | UncordonNodes() | ApplyPolicy():
             return f"{type(stimulus).__name__.lower()} {stimulus.key}"
+        case CreateStudy():
+            return f"the making of study {stimulus.name!r}"
+        case DeleteStudy() | OpenStudy() | StudyOps():
+            return f"the {type(stimulus).__name__} of study {stimulus.study}"
         case ContactLost() | TrustCluster() | Tick():
             return ""
     return f"node {stimulus.node}"

@@ -1,13 +1,28 @@
-"""Who follows a job: a bounded line of committed events each; who falls behind is cut off."""
+"""Who hears what is committed.
+
+A node has a Sink. Who follows a job has a bounded line of committed events; who falls behind is cut off. Who
+follows a study hears only that it has changed.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
 
 from ..spec.errors import PacelineError, Unavailable
 from ..spec.ids import JobId
-from .loop_engine import Committed
+from .core.effects import Effect
+from .loop_step import Committed
 
 WATCH_MAX = 4096
+
+
+class Sink(Protocol):
+    """Where a node's messages go. Called in the loop's thread after the commit; must not block."""
+
+    def send(self, effects: tuple[Effect, ...]) -> None: ...
+
+    def close(self, why: str) -> None:
+        """The loop starts anew, or another session took the node's place: end the stream."""
 
 
 class Watch(AsyncIterator[Committed]):
@@ -50,11 +65,53 @@ class Watch(AsyncIterator[Committed]):
         )
 
 
+class StudyWatch:
+    """Says that a study has changed since it was last asked."""
+
+    def __init__(self, watchers: "Watchers", study: int) -> None:
+        self.study = study
+        self._watchers = watchers
+        self._news = asyncio.Event()
+        self._error: PacelineError | None = None
+
+    async def changed(self) -> None:
+        """Returns after the commit of a change; at once, if there was one since the last return. Raises
+        Unavailable when the loop starts anew or ends."""
+        await self._news.wait()
+        if self._error is not None:
+            raise self._error
+        self._news.clear()
+
+    def close(self) -> None:
+        self._watchers.drop_study(self)
+
+    def tell(self, error: PacelineError | None = None) -> None:
+        self._error = error
+        self._news.set()
+
+
 class Watchers:
-    """All watches, by job."""
+    """All watches, by job and by study."""
 
     def __init__(self) -> None:
         self._watches: dict[JobId, set[Watch]] = {}
+        self._studies: dict[int, set[StudyWatch]] = {}
+
+    def add_study(self, study: int) -> StudyWatch:
+        watch = StudyWatch(self, study)
+        self._studies.setdefault(study, set()).add(watch)
+        return watch
+
+    def drop_study(self, watch: StudyWatch) -> None:
+        watches = self._studies.get(watch.study, set())
+        watches.discard(watch)
+        if not watches:
+            self._studies.pop(watch.study, None)
+
+    def tell_studies(self, studies: Iterable[int]) -> None:
+        for study in studies:
+            for watch in self._studies.get(study, ()):
+                watch.tell()
 
     def add(self, job: JobId) -> Watch:
         watch = Watch(self, job)
@@ -78,3 +135,7 @@ class Watchers:
             for watch in tuple(watches):
                 watch.tell(error)
         self._watches.clear()
+        for following in self._studies.values():
+            for study_watch in following:
+                study_watch.tell(error)
+        self._studies.clear()

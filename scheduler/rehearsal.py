@@ -19,7 +19,8 @@ from .core.effects import Effect, StartTask, StopTask
 from .core.job import Job, Stop, TaskState
 from .core.settings import SECOND_US, Settings
 from .core.task_events import TaskStarted
-from .loop_engine import Committed, Engine, Step
+from .loop_engine import Engine
+from .loop_step import Committed, Step
 from .store.base import Batch
 
 SIGTERM_CODE: Final = -15

@@ -32,6 +32,8 @@ from ..proto.generated import (
     nodes_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    studies_pb2,
+    studies_pb2_grpc,
 )
 from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
@@ -50,6 +52,7 @@ from .services.lookup import Lookup
 from .services.nodes import NodeService
 from .services.policy import PolicyService
 from .services.shipping import ShippingService
+from .services.studies import StudyService
 from .store.base import Store
 
 _log = logging.getLogger(__name__)
@@ -125,6 +128,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
     policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
+    studies_pb2_grpc.add_StudiesServicer_to_server(StudyService(loop), server)
     logs = LogStore(config.state / "logs")
     payload.add_logs(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
@@ -166,7 +170,7 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = [
         service.full_name
-        for file in (answers_pb2, jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, agent_pb2)
+        for file in (answers_pb2, jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, studies_pb2, agent_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)

@@ -11,11 +11,16 @@ _KEY: Final = re.compile(KEY_PATTERN)
 
 def check_asked(key: str, user: str) -> None:
     """Raises InvalidRequest."""
+    check_key(key)
+    check_user(user)
+
+
+def check_key(key: str) -> None:
+    """Raises InvalidRequest."""
     if not _KEY.fullmatch(key):
         raise InvalidRequest(
             f"{key[:80]!r} is no idempotency key; expected 1 to 64 characters of A-Z a-z 0-9 _ -"
         )
-    check_user(user)
 
 
 def check_why(why: str) -> None:

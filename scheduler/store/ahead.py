@@ -22,6 +22,12 @@ class Ahead:
     delete_account: str
     insert_key: str
     insert_metric: str
+    upsert_study: str
+    upsert_trial: str
+    upsert_trial_value: str
+    delete_study: str
+    delete_trials: str
+    delete_trial_values: str
     meta: str
     last_event: str
     last_job: str
@@ -31,3 +37,6 @@ class Ahead:
     key: str
     job: str
     documents: str
+    studies: str
+    trials: str
+    trial_values: str

@@ -75,6 +75,48 @@ class MetricRow(NamedTuple):
     at_us: Micros
 
 
+class StudyRow(NamedTuple):
+    """A study without its trials."""
+
+    study: int
+    name: str
+    version: int
+    record: str
+
+
+class TrialRow(NamedTuple):
+    """A trial without its intermediate values."""
+
+    study: int
+    number: int
+    job: JobId | None
+    state: str
+    version: int
+    record: str
+
+
+class TrialValueRow(NamedTuple):
+    """An intermediate value: one for each step of a trial."""
+
+    study: int
+    number: int
+    step: int
+    value: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyBatch:
+    """What goes is deleted first, with its trials and their values; then the rest, all of it upserts."""
+
+    studies: Sequence[StudyRow] = ()
+    trials: Sequence[TrialRow] = ()
+    values: Sequence[TrialValueRow] = ()
+    deleted: Sequence[int] = ()
+    last_study: int | None = None
+    """The greatest number that was given to a study; None: as it was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one transaction writes. Jobs, nodes and accounts are upserts; accounts that are closed go, also
@@ -89,6 +131,7 @@ class Batch:
     accounts_closed: Sequence[str] = ()
     policy: str | None = None
     """The cluster's policy as JSON; None leaves it as it is."""
+    studies: StudyBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +148,15 @@ class Loaded:
     accounts: Sequence[AccountRow] = field(default=())
     policy: str = ""
     """Empty: none was ever stored."""
+    studies: Sequence[StudyRow] = field(default=())
+    """In the order of their numbers."""
+    last_study: int = 0
+    """The greatest number that was ever given to a study."""
 
 
 class Store(Protocol):
     """Calls come from one thread at a time, except the reads (`job`, `jobs`, `events`, `metrics`,
-    `documents`), which may run beside a commit and see only what was committed.
+    `documents`, `trials`), which may run beside a commit and see only what was committed.
 
     Every method raises StoreFailure, saying which file or server and what is wrong with it.
     After a commit that raised, `load` comes before the next one: it makes the connection anew where it must.
@@ -147,5 +194,9 @@ class Store(Protocol):
         """In the order of their seq."""
 
     def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]: ...
+
+    def trials(self, study: int) -> tuple[Sequence[TrialRow], Sequence[TrialValueRow]]:
+        """Of one study, in the order of their numbers, and steps. Both as of one moment only when no commit
+        runs beside."""
 
     def close(self) -> None: ...

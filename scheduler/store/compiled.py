@@ -47,6 +47,29 @@ SQLITE: Final = Ahead(
         'INSERT INTO metrics (job, attempt, rank, step, name, value, at_us) VALUES (?, ?, ?, ?, ?, '
         '?, ?)'
     ),
+    upsert_study=(
+        'INSERT INTO studies (study, name, version, record) VALUES (?, ?, ?, ?) ON CONFLICT (study)'
+        ' DO UPDATE SET name = excluded.name, version = excluded.version, record = excluded.record'
+    ),
+    upsert_trial=(
+        'INSERT INTO trials (study, number, job, state, version, record) VALUES (?, ?, ?, ?, ?, ?) '
+        'ON CONFLICT (study, number) DO UPDATE SET job = excluded.job, state = excluded.state, '
+        'version = excluded.version, record = excluded.record'
+    ),
+    upsert_trial_value=(
+        'INSERT INTO trial_values (study, number, step, value, version) VALUES (?, ?, ?, ?, ?) ON '
+        'CONFLICT (study, number, step) DO UPDATE SET value = excluded.value, version = '
+        'excluded.version'
+    ),
+    delete_study=(
+        'DELETE FROM studies WHERE studies.study = ?'
+    ),
+    delete_trials=(
+        'DELETE FROM trials WHERE trials.study = ?'
+    ),
+    delete_trial_values=(
+        'DELETE FROM trial_values WHERE trial_values.study = ?'
+    ),
     meta=(
         'SELECT meta.value FROM meta WHERE meta.name = ?'
     ),
@@ -80,6 +103,19 @@ SQLITE: Final = Ahead(
         'SELECT documents.job, documents.document FROM documents WHERE documents.job IN (?, ?, ?, '
         '?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '
         '?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'
+    ),
+    studies=(
+        'SELECT studies.study, studies.name, studies.version, studies.record FROM studies ORDER BY '
+        'studies.study'
+    ),
+    trials=(
+        'SELECT trials.study, trials.number, trials.job, trials.state, trials.version, '
+        'trials.record FROM trials WHERE trials.study = ? ORDER BY trials.number'
+    ),
+    trial_values=(
+        'SELECT trial_values.study, trial_values.number, trial_values.step, trial_values.value, '
+        'trial_values.version FROM trial_values WHERE trial_values.study = ? ORDER BY '
+        'trial_values.number, trial_values.step'
     ),
 )
 
@@ -128,6 +164,31 @@ POSTGRES: Final = Ahead(
         'INSERT INTO metrics (job, attempt, rank, step, name, value, at_us) VALUES (%s::BIGINT, '
         '%s::INTEGER, %s::INTEGER, %s::BIGINT, %s::VARCHAR, %s, %s::BIGINT)'
     ),
+    upsert_study=(
+        'INSERT INTO studies (study, name, version, record) VALUES (%s::BIGINT, %s::VARCHAR, '
+        '%s::BIGINT, %s::VARCHAR) ON CONFLICT (study) DO UPDATE SET name = excluded.name, version ='
+        ' excluded.version, record = excluded.record'
+    ),
+    upsert_trial=(
+        'INSERT INTO trials (study, number, job, state, version, record) VALUES (%s::BIGINT, '
+        '%s::BIGINT, %s::BIGINT, %s::VARCHAR, %s::BIGINT, %s::VARCHAR) ON CONFLICT (study, number) '
+        'DO UPDATE SET job = excluded.job, state = excluded.state, version = excluded.version, '
+        'record = excluded.record'
+    ),
+    upsert_trial_value=(
+        'INSERT INTO trial_values (study, number, step, value, version) VALUES (%s::BIGINT, '
+        '%s::BIGINT, %s::BIGINT, %s, %s::BIGINT) ON CONFLICT (study, number, step) DO UPDATE SET '
+        'value = excluded.value, version = excluded.version'
+    ),
+    delete_study=(
+        'DELETE FROM studies WHERE studies.study = %s::BIGINT'
+    ),
+    delete_trials=(
+        'DELETE FROM trials WHERE trials.study = %s::BIGINT'
+    ),
+    delete_trial_values=(
+        'DELETE FROM trial_values WHERE trial_values.study = %s::BIGINT'
+    ),
     meta=(
         'SELECT meta.value FROM meta WHERE meta.name = %s::VARCHAR'
     ),
@@ -162,5 +223,18 @@ POSTGRES: Final = Ahead(
         '%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, '
         '%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, '
         '%s, %s, %s, %s)'
+    ),
+    studies=(
+        'SELECT studies.study, studies.name, studies.version, studies.record FROM studies ORDER BY '
+        'studies.study'
+    ),
+    trials=(
+        'SELECT trials.study, trials.number, trials.job, trials.state, trials.version, '
+        'trials.record FROM trials WHERE trials.study = %s::BIGINT ORDER BY trials.number'
+    ),
+    trial_values=(
+        'SELECT trial_values.study, trial_values.number, trial_values.step, trial_values.value, '
+        'trial_values.version FROM trial_values WHERE trial_values.study = %s::BIGINT ORDER BY '
+        'trial_values.number, trial_values.step'
     ),
 )

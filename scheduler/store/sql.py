@@ -20,7 +20,20 @@ from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import TERMINAL, JobState
 from .ahead import DOCUMENTS_AT_ONCE, Ahead
-from .base import AccountRow, Batch, EventRow, JobRow, KeyRow, Loaded, MetricRow, NodeRow
+from .base import (
+    AccountRow,
+    Batch,
+    EventRow,
+    JobRow,
+    KeyRow,
+    Loaded,
+    MetricRow,
+    NodeRow,
+    StudyBatch,
+    StudyRow,
+    TrialRow,
+    TrialValueRow,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -28,7 +41,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLICY: Final = "policy"
-"""Its row in the table `meta`."""
+LAST_STUDY: Final = "last_study"
+"""Their rows in the table `meta`."""
 LIVE_STATES: Final = tuple(sorted(state.value for state in JobState if state not in TERMINAL))
 
 _job_values = attrgetter(*(name for name in JobRow._fields if name != "document"))
@@ -88,6 +102,7 @@ class SqlStore:
         nodes = _made(NodeRow, self._all(doing, self._ahead.nodes))
         accounts = _made(AccountRow, self._all(doing, self._ahead.accounts))
         policy = self._one(doing, self._ahead.meta, POLICY)
+        last_study = self._one(doing, self._ahead.meta, LAST_STUDY)
         self._last_seq = last_seq
         return Loaded(
             last_seq,
@@ -97,6 +112,8 @@ class SqlStore:
             nodes,
             accounts,
             "" if policy is None else policy[0],
+            _made(StudyRow, self._all(doing, self._ahead.studies)),
+            0 if last_study is None else int(last_study[0]),
         )
 
     def _live_jobs(self) -> Iterator[JobRow]:
@@ -168,6 +185,13 @@ class SqlStore:
 
         return [_metric_row(row) for row in self._found("reading metrics", measured(job, name, limit))]
 
+    def trials(self, study: int) -> tuple[Sequence[TrialRow], Sequence[TrialValueRow]]:
+        doing = "reading trials"
+        return (
+            _made(TrialRow, self._all(doing, self._ahead.trials, study)),
+            [_trial_value_row(row) for row in self._all(doing, self._ahead.trial_values, study)],
+        )
+
     def close(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -199,6 +223,24 @@ class SqlStore:
             cursor.executemany(
                 self._ahead.insert_metric, [_metric_values(metric) for metric in batch.metrics]
             )
+        if batch.studies is not None:
+            self._write_studies(cursor, batch.studies)
+
+    def _write_studies(self, cursor: Any, batch: StudyBatch) -> None:
+        for study in batch.deleted:
+            cursor.execute(self._ahead.delete_trial_values, (study,))
+            cursor.execute(self._ahead.delete_trials, (study,))
+            cursor.execute(self._ahead.delete_study, (study,))
+        if batch.studies:
+            cursor.executemany(self._ahead.upsert_study, batch.studies)
+        if batch.trials:
+            cursor.executemany(self._ahead.upsert_trial, batch.trials)
+        if batch.values:
+            cursor.executemany(
+                self._ahead.upsert_trial_value, [_trial_value_values(value) for value in batch.values]
+            )
+        if batch.last_study is not None:
+            cursor.execute(self._ahead.upsert_meta, (LAST_STUDY, str(batch.last_study)))
 
     def _abandon(self, cursor: Any) -> None:
         """Roll back; where even that fails the connection is worthless, and load() makes a new one."""
@@ -269,3 +311,12 @@ def _metric_values(metric: MetricRow) -> MetricRow:
 def _metric_row(row: Any) -> MetricRow:
     job, attempt, rank, step, name, value, at_us = row
     return MetricRow(job, attempt, rank, step, name, math.nan if value is None else value, at_us)
+
+
+def _trial_value_values(row: TrialValueRow) -> TrialValueRow:
+    return row._replace(value=None) if math.isnan(row.value) else row  # type: ignore[arg-type]
+
+
+def _trial_value_row(row: Any) -> TrialValueRow:
+    study, number, step, value, version = row
+    return TrialValueRow(study, number, step, math.nan if value is None else value, version)

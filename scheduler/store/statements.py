@@ -14,7 +14,20 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from ...spec.ids import JobId
 from .ahead import DOCUMENTS_AT_ONCE, Ahead
-from .tables import accounts, alembic_version, documents, events, jobs, keys, meta, metrics, nodes
+from .tables import (
+    accounts,
+    alembic_version,
+    documents,
+    events,
+    jobs,
+    keys,
+    meta,
+    metrics,
+    nodes,
+    studies,
+    trial_values,
+    trials,
+)
 
 _DIALECTS: Final[dict[str, Dialect]] = {
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
@@ -45,6 +58,9 @@ def compiled_ahead(database: str) -> Ahead:
         }
         return text(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes))
 
+    def of_study(wanted: Any, table: Any) -> str:
+        return text(wanted.where(table.c.study == bindparam("study")))
+
     given: dict[str, Any] = {
         column.name: bindparam(column.name) for column in _METRICS
     }  # the database counts the ids
@@ -63,6 +79,12 @@ def compiled_ahead(database: str) -> Ahead:
         delete_account=text(delete(accounts).where(accounts.c.queue == bindparam("queue"))),
         insert_key=text(insert(keys)),
         insert_metric=text(insert(metrics).inline().values(given)),
+        upsert_study=upsert(studies),
+        upsert_trial=upsert(trials),
+        upsert_trial_value=upsert(trial_values),
+        delete_study=of_study(delete(studies), studies),
+        delete_trials=of_study(delete(trials), trials),
+        delete_trial_values=of_study(delete(trial_values), trial_values),
         meta=text(select(meta.c.value).where(meta.c.name == bindparam("name"))),
         last_event=text(select(events.c.seq, events.c.at_us).where(events.c.seq == last_seq)),
         last_job=text(select(func.max(jobs.c.job))),
@@ -76,6 +98,11 @@ def compiled_ahead(database: str) -> Ahead:
             .where(jobs.c.job == bindparam("job"))
         ),
         documents=text(select(documents).where(documents.c.job.in_(some))),
+        studies=text(select(studies).order_by(studies.c.study)),
+        trials=of_study(select(trials).order_by(trials.c.number), trials),
+        trial_values=of_study(
+            select(trial_values).order_by(trial_values.c.number, trial_values.c.step), trial_values
+        ),
     )
 
 

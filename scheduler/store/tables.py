@@ -1,7 +1,8 @@
 """The schema as it stands now, in SQLAlchemy Core; migrations/ leads to exactly this (a test compares them).
 
 A job's document lives in a table of its own, because a job's row is written again at each change of its
-state and its document never. NaN is a value that training reports; SQLite keeps it as NULL.
+state and its document never; a trial's values lie in one for the same reason. NaN is a value that training
+reports; SQLite keeps it as NULL.
 """
 
 from typing import Final
@@ -93,6 +94,42 @@ metrics: Final = Table(
     Column("at_us", BigInteger, nullable=False),
 )
 Index("metrics_by_job", metrics.c.job, metrics.c.id)
+
+studies: Final = Table(
+    "studies",
+    metadata,
+    Column("study", _number, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+trials: Final = Table(
+    "trials",
+    metadata,
+    Column("study", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("job", BigInteger),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+)
+Index(
+    "trials_by_job",
+    trials.c.job,
+    sqlite_where=trials.c.job.is_not(None),
+    postgresql_where=trials.c.job.is_not(None),
+)
+
+trial_values: Final = Table(
+    "trial_values",
+    metadata,
+    Column("study", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Double),
+    Column("version", BigInteger, nullable=False),
+)
 
 alembic_version: Final = Table(
     "alembic_version",

@@ -33,6 +33,7 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
         "decide",
         "reclaim",
         "scale",
+        "storage",
     ],
 )
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:

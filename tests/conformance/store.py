@@ -24,6 +24,10 @@ from paceline.scheduler.store.base import (
     MetricRow,
     NodeRow,
     Store,
+    StudyBatch,
+    StudyRow,
+    TrialRow,
+    TrialValueRow,
 )
 from paceline.spec.errors import StoreFailure
 from paceline.spec.ids import JobId, Micros, NodeId
@@ -196,6 +200,73 @@ class StoreConformance:
         )
         assert len(list(store.load().jobs)) == count
         assert len(store.documents([JobId(n) for n in range(1, count + 1)])) == count
+
+    def test_studies_are_upserts_and_their_trials_are_read_apart(
+        self, store: Store, open_: Callable[[], Store]
+    ) -> None:
+        assert (list(store.load().studies), store.load().last_study) == ([], 0)
+        first = StudyBatch(
+            studies=[StudyRow(2, "b", 1, "{}"), StudyRow(1, "a", 1, "{}")],
+            trials=[TrialRow(1, n, None, "RUNNING", n, "{}") for n in (1, 0, 2)]
+            + [TrialRow(2, 0, JobId(7), "WAITING", 1, "{}")],
+            values=[TrialValueRow(1, 1, 5, 0.5, 2), TrialValueRow(1, 0, 9, 1.0, 1)],
+            last_study=2,
+        )
+        store.commit(Batch(studies=first))
+        second = StudyBatch(
+            studies=[StudyRow(1, "a", 9, "[1]")],
+            trials=[TrialRow(1, 1, JobId(8), "FAIL", 9, "[]")],
+            values=[TrialValueRow(1, 1, 5, 0.25, 9), TrialValueRow(1, 1, -1, 3.0, 8)],
+        )
+        store.commit(Batch(studies=second))
+        again = open_()
+        loaded = again.load()
+        assert list(loaded.studies) == [StudyRow(1, "a", 9, "[1]"), StudyRow(2, "b", 1, "{}")]
+        assert loaded.last_study == 2
+        trials, values = again.trials(1)
+        assert list(trials) == [
+            TrialRow(1, 0, None, "RUNNING", 0, "{}"),
+            TrialRow(1, 1, JobId(8), "FAIL", 9, "[]"),
+            TrialRow(1, 2, None, "RUNNING", 2, "{}"),
+        ]
+        assert list(values) == [
+            TrialValueRow(1, 0, 9, 1.0, 1),
+            TrialValueRow(1, 1, -1, 3.0, 8),
+            TrialValueRow(1, 1, 5, 0.25, 9),
+        ]
+        assert again.trials(2) == ([TrialRow(2, 0, JobId(7), "WAITING", 1, "{}")], [])
+        assert again.trials(3) == ([], [])
+
+    def test_a_study_goes_with_its_trials_and_its_number_is_not_forgotten(self, store: Store) -> None:
+        made = StudyBatch(
+            studies=[StudyRow(n, f"s{n}", 1, "{}") for n in (1, 2)],
+            trials=[TrialRow(n, 0, None, "RUNNING", 1, "{}") for n in (1, 2)],
+            values=[TrialValueRow(n, 0, 1, 1.0, 1) for n in (1, 2)],
+            last_study=2,
+        )
+        store.commit(Batch(studies=made))
+        store.commit(
+            Batch(studies=StudyBatch(deleted=[2], studies=[StudyRow(3, "s2", 1, "{}")], last_study=3))
+        )
+        store.commit(Batch(studies=StudyBatch(deleted=[3])))
+        loaded = store.load()
+        assert list(loaded.studies) == [StudyRow(1, "s1", 1, "{}")] and loaded.last_study == 3
+        assert store.trials(2) == ([], [])
+        assert [len(rows) for rows in store.trials(1)] == [1, 1]
+
+    @pytest.mark.parametrize("text", HARD_TEXTS, ids=lambda text: f"{len(text)}-{text[:5]!r}")
+    def test_text_of_studies_comes_back_as_it_was(self, store: Store, text: str) -> None:
+        study, trial = StudyRow(1, text[:500], 1, text), TrialRow(1, 0, None, text, 1, text)
+        store.commit(Batch(studies=StudyBatch([study], [trial])))
+        assert list(store.load().studies) == [study]
+        assert store.trials(1) == ([trial], [])
+
+    @pytest.mark.parametrize("value", [0.0, -1.5, 1e-300, 1e308, math.inf, -math.inf, math.nan])
+    def test_every_float_is_an_intermediate_value(self, store: Store, value: float) -> None:
+        store.commit(Batch(studies=StudyBatch(values=[TrialValueRow(1, 0, 2**62, value, 2**62 + 1)])))
+        [row] = store.trials(1)[1]
+        assert (row.step, row.version) == (2**62, 2**62 + 1)
+        assert row.value == value or (math.isnan(row.value) and math.isnan(value))
 
     # All or nothing.
 

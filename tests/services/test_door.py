@@ -31,6 +31,8 @@ from paceline.proto.generated import (
     logs_pb2_grpc,
     nodes_pb2,
     nodes_pb2_grpc,
+    studies_pb2,
+    studies_pb2_grpc,
 )
 from paceline.proto.tls import TlsFiles, ensure_certificate, make_certificate
 from paceline.scheduler.config import SchedulerConfig
@@ -51,6 +53,9 @@ CALLS = {
     "paceline.v1.Jobs/Watch": lambda channel: jobs_pb2_grpc.JobsStub(channel).Watch(jobs_pb2.WatchRequest()),
     "paceline.v1.Logs": lambda channel: logs_pb2_grpc.LogsStub(channel).Follow(logs_pb2.FollowRequest()),
     "paceline.v1.Nodes": lambda channel: nodes_pb2_grpc.NodesStub(channel).List(nodes_pb2.ListNodesRequest()),
+    "paceline.v1.Studies": lambda channel: studies_pb2_grpc.StudiesStub(channel).List(
+        studies_pb2.ListStudiesRequest()
+    ),
     "paceline.v1.AgentSession": lambda channel: agent_pb2_grpc.AgentSessionStub(channel).Session(),
     "paceline.v1.LogShipping": lambda channel: logs_pb2_grpc.LogShippingStub(channel).Ship(),
     "reflection": lambda channel: reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(

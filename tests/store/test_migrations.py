@@ -10,7 +10,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from paceline.scheduler.store import migrate, open_store, tables
-from paceline.scheduler.store.base import AccountRow, EventRow, JobRow, KeyRow, MetricRow, NodeRow
+from paceline.scheduler.store.base import (
+    AccountRow,
+    EventRow,
+    JobRow,
+    KeyRow,
+    MetricRow,
+    NodeRow,
+    StudyRow,
+    TrialRow,
+    TrialValueRow,
+)
 from paceline.scheduler.store.migrate import SCHEMA_VERSION
 from paceline.spec.errors import StoreFailure
 from sqlalchemy import create_engine
@@ -42,6 +52,9 @@ def test_rows_have_their_fields_in_the_order_of_the_columns() -> None:
         "meta": ("name", "value"),
         "metrics": ("id", *MetricRow._fields),
         "nodes": NodeRow._fields,
+        "studies": StudyRow._fields,
+        "trial_values": TrialValueRow._fields,
+        "trials": TrialRow._fields,
     }
 
 
@@ -53,12 +66,12 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "v0003_bad.py").write_text(
-        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
+    (folder / "v0004_bad.py").write_text(
+        "from alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.execute('DROP TABLE keys')\n    op.execute('ALTER TABLE nothing ADD x')\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0003")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0004")
     with pytest.raises(StoreFailure, match="nothing"):
         open_store(path)
     monkeypatch.undo()
@@ -79,17 +92,17 @@ def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.
     folder.mkdir()
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "v0002_more.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
+    (folder / "v0004_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.add_column('nodes', sa.Column('more', sa.Text))\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0003")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0004")
     newer = open_store(path)
     assert newer.load().last_seq == 1
     newer.close()
     monkeypatch.undo()
-    with pytest.raises(StoreFailure, match="0003"):
+    with pytest.raises(StoreFailure, match="0004"):
         open_store(path)
 
 
@@ -99,10 +112,12 @@ def test_a_start_and_a_commit_import_no_library_for_databases(tmp_path: Path) ->
     code = (
         "import sys\nfrom conformance.store import event, job\n"
         "from paceline.scheduler.store import open_store\n"
-        "from paceline.scheduler.store.base import Batch, NodeRow\n"
+        "from paceline.scheduler.store.base import Batch, NodeRow, StudyBatch\n"
         f"store = open_store({str(path)!r})\n"
         "list(store.load().jobs)\n"
         "store.commit(Batch(events=[event(1)], jobs=[job(1, document='{}')], nodes=[NodeRow('n', '')]))\n"
+        "store.commit(Batch(studies=StudyBatch(deleted=[1], last_study=1)))\n"
+        "assert store.trials(1) == ([], [])\n"
         "assert store.documents([1]) == {1: '{}'} and store.job(1) and store.key('') is None\n"
         "assert not {'alembic', 'sqlalchemy', 'psycopg'} & set(sys.modules)\n"
         "assert store.jobs() and 'sqlalchemy' in sys.modules\n"

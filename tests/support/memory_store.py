@@ -14,6 +14,10 @@ from paceline.scheduler.store.base import (
     Loaded,
     MetricRow,
     NodeRow,
+    StudyBatch,
+    StudyRow,
+    TrialRow,
+    TrialValueRow,
 )
 from paceline.spec.errors import StoreFailure
 from paceline.spec.ids import JobId, Micros, NodeId
@@ -36,6 +40,10 @@ class MemoryStore:
         self.metric_rows: list[MetricRow] = []
         self.account_rows: dict[str, AccountRow] = {}
         self.policy = ""
+        self.study_rows: dict[int, StudyRow] = {}
+        self.trial_rows: dict[tuple[int, int], TrialRow] = {}
+        self.trial_values: dict[tuple[int, int, int], TrialValueRow] = {}
+        self.last_study = 0
         self.commits = 0
         self.fail_before: set[int] = set()
         self.fail_after: set[int] = set()
@@ -46,7 +54,17 @@ class MemoryStore:
         last_job = max(self.job_rows, default=JobId(0))
         nodes = list(self.node_rows.values())
         accounts = list(self.account_rows.values())
-        return Loaded(len(self.event_rows), last_job, last_at_us, jobs, nodes, accounts, self.policy)
+        return Loaded(
+            len(self.event_rows),
+            last_job,
+            last_at_us,
+            jobs,
+            nodes,
+            accounts,
+            self.policy,
+            [self.study_rows[study] for study in sorted(self.study_rows)],
+            self.last_study,
+        )
 
     def commit(self, batch: Batch) -> None:
         self.commits += 1
@@ -63,6 +81,8 @@ class MemoryStore:
         for path in batch.accounts_closed:
             self.account_rows.pop(path, None)
         self.policy = self.policy if batch.policy is None else batch.policy
+        if batch.studies is not None:
+            self._put_studies(batch.studies)
         if self.commits in self.fail_after:
             raise StoreFailure(f"commit {self.commits} was killed after it took effect")
 
@@ -103,6 +123,10 @@ class MemoryStore:
     def metrics(self, job: JobId, *, name: str = "", limit: int = 100_000) -> Sequence[MetricRow]:
         return [row for row in self.metric_rows if row.job == job and name in ("", row.name)][:limit]
 
+    def trials(self, study: int) -> tuple[Sequence[TrialRow], Sequence[TrialValueRow]]:
+        rows = [row for key, row in sorted(self.trial_rows.items()) if key[0] == study]
+        return rows, [row for key, row in sorted(self.trial_values.items()) if key[0] == study]
+
     def close(self) -> None:
         return None
 
@@ -121,3 +145,13 @@ class MemoryStore:
             self.live.pop(row.job, None)
         else:
             self.live[row.job] = None
+
+    def _put_studies(self, batch: StudyBatch) -> None:
+        gone = set(batch.deleted)
+        self.study_rows = {study: row for study, row in self.study_rows.items() if study not in gone}
+        self.trial_rows = {key: row for key, row in self.trial_rows.items() if key[0] not in gone}
+        self.trial_values = {key: row for key, row in self.trial_values.items() if key[0] not in gone}
+        self.study_rows |= {row.study: row for row in batch.studies}
+        self.trial_rows |= {(row.study, row.number): row for row in batch.trials}
+        self.trial_values |= {(row.study, row.number, row.step): row for row in batch.values}
+        self.last_study = self.last_study if batch.last_study is None else batch.last_study

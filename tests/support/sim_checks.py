@@ -31,7 +31,7 @@ from paceline.scheduler.core.progress_events import GangHung, RanksInspected, Su
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.task_events import RankExited, TaskEnded
 from paceline.scheduler.core.timeline import describe
-from paceline.scheduler.loop_engine import Committed
+from paceline.scheduler.loop_step import Committed
 from paceline.scheduler.records import event_from_row, events_from_rows, job_from_row, recover
 from paceline.spec.failures import FAILURES, FailureClass
 from paceline.spec.ids import JobId, Micros, TaskKey

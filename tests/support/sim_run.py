@@ -9,7 +9,7 @@ from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.core.state import ClusterState, Touched
-from paceline.scheduler.loop_engine import Poison
+from paceline.scheduler.loop_step import Poison
 from paceline.spec.failures import RETRIED, RETRY_CHOICES
 from paceline.spec.gpu_health import GpuState
 from paceline.spec.ids import JobId, NodeId, TaskKey

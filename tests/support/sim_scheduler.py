@@ -12,7 +12,8 @@ from paceline.scheduler.core.effects import Effect
 from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.node import NodeInventory
 from paceline.scheduler.core.state import Touched
-from paceline.scheduler.loop_engine import Engine, Step
+from paceline.scheduler.loop_engine import Engine
+from paceline.scheduler.loop_step import Step
 from paceline.scheduler.records import job_from_row
 from paceline.scheduler.store.base import Loaded
 from paceline.spec.errors import PacelineError

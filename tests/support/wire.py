@@ -22,6 +22,7 @@ from paceline.proto.generated import (
     nodes_pb2,
     nodes_pb2_grpc,
     policy_pb2_grpc,
+    studies_pb2_grpc,
 )
 from paceline.scheduler.config import SchedulerConfig
 from paceline.scheduler.opening import open_state
@@ -44,6 +45,7 @@ class Wire:
         self.logs: Any = logs_pb2_grpc.LogsStub(self._client)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(self._client)
         self.policy: Any = policy_pb2_grpc.PolicyStub(self._client)
+        self.studies: Any = studies_pb2_grpc.StudiesStub(self._client)
         self.sessions: Any = agent_pb2_grpc.AgentSessionStub(self._agent)
         self.shipping: Any = logs_pb2_grpc.LogShippingStub(self._agent)
 
