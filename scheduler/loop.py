@@ -23,27 +23,22 @@ from .core.state import ClusterState
 from .core.stimuli import (
     AskCheckpoint,
     Cancel,
-    ContactLost,
     CordonNodes,
     Heartbeat,
     Hello,
-    InventoryChanged,
-    Preempt,
     Reports,
-    Restore,
     Submit,
-    Tick,
-    TrustCluster,
     UncordonNodes,
 )
 from .loop_clock import steady_clock
 from .loop_engine import Engine
 from .loop_lookup import NOTHING, Known, load, to_look_up
 from .loop_poison import PoisonWatch
-from .loop_step import Asked, Committed, Poison, Step
+from .loop_step import Asked, Committed, Poison, Step, Unanswered
 from .loop_watch import Sink, StudyWatch, Watch, Watchers
 from .store.base import Store
-from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
+from .sweeps.driving import StartTrial, SubmitSweep
+from .sweeps.ops import CreateStudy, OpenStudy, StudyOps
 from .sweeps.studies import Studies
 from .sweeps.study import Study
 
@@ -140,8 +135,6 @@ class Loop:
     @overload
     async def submit(self, stimulus: AskCheckpoint) -> SaveAsked: ...
     @overload
-    async def submit(self, stimulus: Preempt | Restore) -> None: ...
-    @overload
     async def submit(self, stimulus: CordonNodes | UncordonNodes | ApplyPolicy) -> tuple[JobId, ...]: ...
     @overload
     async def submit(self, stimulus: Hello) -> Welcome: ...
@@ -150,13 +143,13 @@ class Loop:
     @overload
     async def submit(self, stimulus: Heartbeat) -> bool: ...
     @overload
-    async def submit(self, stimulus: CreateStudy) -> int: ...
+    async def submit(self, stimulus: CreateStudy | SubmitSweep) -> int: ...
     @overload
     async def submit(self, stimulus: StudyOps) -> tuple[object, ...]: ...
     @overload
-    async def submit(self, stimulus: DeleteStudy | OpenStudy) -> None: ...
+    async def submit(self, stimulus: StartTrial) -> JobId: ...
     @overload
-    async def submit(self, stimulus: InventoryChanged | ContactLost | TrustCluster | Tick) -> None: ...
+    async def submit(self, stimulus: Unanswered) -> None: ...
     async def submit(self, stimulus: Asked) -> Any:
         """Answer after the commit. Raises the decision's refusal (a PacelineError), Unavailable when the
         commit failed or the loop is recovering, LimitExceeded when too much waits."""
@@ -183,14 +176,18 @@ class Loop:
 
     async def read_study(self, number: int, read: Callable[[Study], T]) -> T:
         """As `read`, of a study with its trials. Raises NotFound."""
+        return await self.read_sweep(number, lambda _, study: read(study))
 
-        def of_loaded(studies: Studies) -> T | None:
-            study = studies.get(number)
-            studies.use(study)
-            return read(study) if study.loaded else None
+    async def read_sweep(self, number: int, read: Callable[[ClusterState, Study], T]) -> T:
+        """As `read_study`; the jobs of a sweep's trials are in the state."""
+
+        def of_loaded(engine: Engine) -> T | None:
+            study = engine.studies.get(number)
+            engine.studies.use(study)
+            return read(engine.state, study) if study.loaded else None
 
         for _ in range(OPENINGS_MAX):
-            found = await self.read_studies(of_loaded)
+            found = await self._read(of_loaded)
             if found is not None:
                 return found
             await self.submit(OpenStudy(number))

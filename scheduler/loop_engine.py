@@ -57,6 +57,19 @@ from .core.usage import CLOSED_AT_ONCE
 from .loop_step import Asked, Draft, Poison, Step, metric_rows
 from .records import forgotten_row, node_row, recover
 from .store.base import KeyRow, Loaded
+from .sweeps.driving import (
+    ChangeSweep,
+    Judged,
+    StartTrial,
+    SubmitSweep,
+    SweepStimulus,
+    changed,
+    follow,
+    judged,
+    startable,
+    started,
+    submitted,
+)
 from .sweeps.ops import OpenStudy, StudyOps, StudyStimulus, on_study
 from .sweeps.rows import studies_from_rows
 from .sweeps.study import Trial
@@ -102,7 +115,9 @@ class Engine:
     def cold_studies(self, stimuli: Sequence[Asked]) -> set[int]:
         """Studies whose trials must be loaded first."""
         by_id = self.studies.by_id
-        named = {stimulus.study for stimulus in stimuli if isinstance(stimulus, OpenStudy | StudyOps)}
+        named = {
+            stimulus.study for stimulus in stimuli if isinstance(stimulus, OpenStudy | StudyOps | ChangeSweep)
+        }
         return {study for study in named if study in by_id and not by_id[study].loaded}
 
     def late_jobs(self, stimuli: Sequence[Asked]) -> set[JobId]:
@@ -158,6 +173,8 @@ class Engine:
         try:
             if isinstance(stimulus, StudyStimulus):
                 return on_study(self.studies, stimulus, now_us)
+            if isinstance(stimulus, SweepStimulus):
+                return self._sweep(draft, stimulus, now_us, known)
             return self._decide(draft, stimulus, now_us, known)
         except PacelineError as refusal:
             return refusal
@@ -206,6 +223,36 @@ class Engine:
             for number, new in zip(answer.jobs, asked.jobs, strict=True):
                 draft.documents[number] = new.document
         return answer
+
+    def _sweep(
+        self, draft: Draft, asked: SweepStimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
+    ) -> object:
+        match asked:
+            case SubmitSweep():
+                before = draft.keys.get(asked.key)
+                made = before.jobs if before else known.get(asked.key)
+                if made is None:
+                    made = (JobId(submitted(self.studies, asked, now_us).id),)
+                    draft.keys[asked.key] = KeyRow(asked.key, now_us, made)
+                return int(made[0])
+            case StartTrial():
+                return self._start_trial(draft, asked, now_us)
+            case Judged():
+                judged(self.studies, asked)
+            case ChangeSweep():
+                changed(self.studies, asked, now_us)
+        return None
+
+    def _start_trial(self, draft: Draft, asked: StartTrial, now_us: Micros) -> JobId:
+        """The job is submitted and the trial begins, or neither."""
+        study, trial = startable(self.studies, asked)
+        if trial is not None and trial.job is not None:
+            return trial.job
+        submit = Submit(asked.key, study.user, (asked.job,))
+        [job] = self._apply(draft, on_submit(self.state, submit, now_us, None)).jobs
+        draft.documents[job] = asked.job.document
+        started(self.studies, asked, job, now_us)
+        return JobId(job)
 
     def _arrange(self, draft: Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
         match asked:
@@ -303,6 +350,8 @@ class Engine:
             if isinstance(event, MetricsReported):
                 draft.metrics += metric_rows(self.state, event)
             touched = self.evolve(event)
+            if self.studies.by_job:
+                follow(self.studies, event, touched)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched
             elif isinstance(touched, Node):

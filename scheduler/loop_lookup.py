@@ -12,6 +12,7 @@ from .loop_engine import Engine
 from .loop_step import Asked
 from .records import job_from_row
 from .store.base import Store
+from .sweeps.driving import SubmitSweep
 from .sweeps.rows import trials_from_rows
 from .sweeps.study import Trial
 
@@ -29,7 +30,7 @@ NOTHING = Known({}, {}, {})
 
 def to_look_up(engine: Engine, store: Store, stimuli: Sequence[Asked]) -> Callable[[], Known] | None:
     """To be called in the thread; None: nothing is needed."""
-    keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed)}
+    keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed | SubmitSweep)}
     late, cold = engine.late_jobs(stimuli), engine.cold_studies(stimuli)
     if not (keys or late or cold):
         return None

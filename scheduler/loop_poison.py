@@ -23,6 +23,7 @@ from .core.stimuli import (
     UncordonNodes,
 )
 from .loop_step import Asked
+from .sweeps.driving import ChangeSweep, Judged, StartTrial, SubmitSweep
 from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
 
 TIMES_MAX: Final = 3
@@ -89,7 +90,9 @@ def _source(stimulus: Asked) -> str:
             return f"{type(stimulus).__name__.lower()} {stimulus.key}"
         case CreateStudy():
             return f"the making of study {stimulus.name!r}"
-        case DeleteStudy() | OpenStudy() | StudyOps():
+        case SubmitSweep():
+            return f"the submit of sweep {stimulus.key}"
+        case DeleteStudy() | OpenStudy() | StudyOps() | StartTrial() | Judged() | ChangeSweep():
             return f"the {type(stimulus).__name__} of study {stimulus.study}"
         case ContactLost() | TrustCluster() | Tick():
             return ""

@@ -11,15 +11,20 @@ from .core.job import Job
 from .core.policy_events import AccountsClosed, PolicyChanged
 from .core.queues import leaf_of_job, path_of
 from .core.state import ClusterState
-from .core.stimuli import Stimulus
+from .core.stimuli import ContactLost, InventoryChanged, Preempt, Restore, Stimulus, Tick, TrustCluster
 from .core.task_events import MetricsReported
 from .records import account_row, event_row, job_row, policy_text
 from .store.base import AccountRow, Batch, KeyRow, MetricRow, NodeRow
-from .sweeps.ops import StudyStimulus
+from .sweeps.driving import ChangeSweep, Judged, SweepStimulus
+from .sweeps.ops import DeleteStudy, OpenStudy, StudyStimulus
 from .sweeps.rows import rows_of
 from .sweeps.studies import Changes
 
-Asked = Stimulus | StudyStimulus
+Asked = Stimulus | StudyStimulus | SweepStimulus
+Unanswered = (Preempt | Restore | InventoryChanged | ContactLost | TrustCluster | Tick) | (
+    DeleteStudy | OpenStudy | Judged | ChangeSweep
+)
+"""To which the answer is None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ from ..proto.generated import (
     policy_pb2_grpc,
     studies_pb2,
     studies_pb2_grpc,
+    sweeps_pb2,
+    sweeps_pb2_grpc,
 )
 from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
@@ -53,10 +55,24 @@ from .services.nodes import NodeService
 from .services.policy import PolicyService
 from .services.shipping import ShippingService
 from .services.studies import StudyService
+from .services.submissions import new_job
+from .services.sweeps import SweepService
 from .store.base import Store
+from .sweep_driver import SweepDriver
 
 _log = logging.getLogger(__name__)
 STOP_GRACE_S = 1.0
+SERVICES = (
+    answers_pb2,
+    jobs_pb2,
+    logs_pb2,
+    nodes_pb2,
+    policy_pb2,
+    studies_pb2,
+    sweeps_pb2,
+    agent_pb2,
+)
+"""Those that reflection tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +143,8 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     answers = AnswerService(store, documents, forecaster, now_us=loop.now_us)
     answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
+    driver = SweepDriver(loop, lambda spec: new_job(spec, spec.to_json()), documents.remember)
+    sweeps_pb2_grpc.add_SweepsServicer_to_server(SweepService(loop, driver), server)
     policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
     studies_pb2_grpc.add_StudiesServicer_to_server(StudyService(loop), server)
     logs = LogStore(config.state / "logs")
@@ -146,6 +164,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     health = _add_health_and_reflection(server)
     address = _bind(server, config.listen, inside.tls)
     await server.start()
+    await driver.start()
     try:
         yield address
     finally:
@@ -156,6 +175,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         shipping.end_all("the scheduler is stopping")
         logs.end_all()
         await agents.drained()
+        await driver.close()
         await forecaster.close()
         await loop.close()
         await stopping
@@ -168,11 +188,7 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> Any:
 
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = [
-        service.full_name
-        for file in (answers_pb2, jobs_pb2, logs_pb2, nodes_pb2, policy_pb2, studies_pb2, agent_pb2)
-        for service in file.DESCRIPTOR.services_by_name.values()
-    ]
+    names = [service.full_name for file in SERVICES for service in file.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
     return servicer
 

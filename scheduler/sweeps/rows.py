@@ -13,7 +13,7 @@ from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ..store.base import StudyBatch, StudyRow, TrialRow, TrialValueRow
 from .studies import Changes, Studies
-from .study import Param, Study, SweepState, Trial, TrialState
+from .study import Param, Study, SweepPlan, SweepState, Trial, TrialState
 
 
 class _Study(msgspec.Struct, omit_defaults=True):
@@ -23,6 +23,11 @@ class _Study(msgspec.Struct, omit_defaults=True):
     key: str = ""
     document: str = ""
     state: SweepState | None = None
+    plan: SweepPlan | None = None
+    more: int = 0
+    why: str = ""
+    ends_as: SweepState | None = None
+    ended_us: int | None = None
     user_attrs: dict[str, str] = {}
     system_attrs: dict[str, str] = {}
     distributions: dict[str, str] = {}
@@ -52,6 +57,11 @@ def study_row(study: Study) -> StudyRow:
         study.key,
         study.document,
         study.state,
+        study.plan,
+        study.more,
+        study.why,
+        study.ends_as,
+        study.ended_us,
         study.user_attrs,
         study.system_attrs,
         study.distributions,
@@ -127,6 +137,11 @@ def _study(row: StudyRow) -> Study:
         record.key,
         record.document,
         record.state,
+        record.plan,
+        record.more,
+        record.why,
+        record.ends_as,
+        None if record.ended_us is None else Micros(record.ended_us),
         record.user_attrs,
         record.system_attrs,
         record.distributions,

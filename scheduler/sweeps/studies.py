@@ -169,6 +169,10 @@ class Studies:
         (study.system_attrs if system else study.user_attrs)[key] = text
         self.note_study(study)
 
+    def wake(self, study: Study) -> None:
+        """Something that is not written here has changed for it: who follows it hears of that."""
+        self._changes.touched.add(study.id)
+
     def set_sweep_state(self, study: Study, state: SweepState) -> None:
         study.state = state
         self.note_study(study)

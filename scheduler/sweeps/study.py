@@ -46,6 +46,27 @@ class SweepState(StrEnum):
 SWEEP_OVER: Final = frozenset({SweepState.SUCCEEDED, SweepState.FAILED, SweepState.CANCELLED})
 
 
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """`goal`: `minimize` or `maximize`."""
+
+    metric: str
+    goal: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """What a step must know of a sweep's document."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that matter."""
+        return (*(one.metric for one in self.objectives), *self.constraints)
+
+
 class Param(NamedTuple):
     """`value` as Optuna keeps it (of a choice: its place in the list); `distribution` is Optuna's JSON."""
 
@@ -123,6 +144,15 @@ class Study:
     document: str = ""
     """Canonical JSON of the sweep; empty: nobody drives it, it is used through Optuna."""
     state: SweepState | None = None
+    plan: SweepPlan | None = None
+    """Of a sweep."""
+    more: int = 0
+    """Trials beyond those of the document."""
+    why: str = ""
+    """Why its state is what it is."""
+    ends_as: SweepState | None = None
+    """Of one that is stopping."""
+    ended_us: Micros | None = None
     user_attrs: dict[str, str] = field(default_factory=dict)
     system_attrs: dict[str, str] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)

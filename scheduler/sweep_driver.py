@@ -1,0 +1,318 @@
+"""Drives the sweeps: one task for each that is live. It tells the sampler what has happened, starts the next
+trials, ends those that are to end early, and the sweep.
+
+It holds nothing that is not in the store or follows from it: after a crash, or a commit that failed, it
+begins again from there and goes on as it would have.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unavailable
+from ..spec.ids import JobId
+from ..spec.job import JobSpec
+from ..spec.sweep import SweepSpec
+from ..spec.sweep_reading import parse_canonical_sweep
+from .core import stimuli
+from .core.state import ClusterState
+from .loop import Loop, StudyWatch
+from .sweeps.driving import PRUNED, WHY, ChangeSweep, Judged, StartTrial
+from .sweeps.sampler import Sampler, SamplerDied, SamplerFailed
+from .sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
+from .sweeps.studies import Studies
+from .sweeps.study import SWEEP_OVER, Param, Study, SweepState, Trial, TrialState
+from .sweeps.talk import Ask, Begin, Exhausted, Known, Question, Report, Suggested, Tell, Verdict, Wait
+from .sweeps.tally import Tally
+
+PRUNE_GRACE_US: Final = 1_000_000
+"""What a trial that is to end early has left is of no use to anybody: its GPUs are."""
+RETRY_S: Final = 2.0
+"""After a refusal that may pass."""
+CONCURRENT_MAX: Final = 10_000
+"""Trials at once of a sweep that names no limit."""
+DEATHS_MAX: Final = 3
+"""Of a sampler's process, without a suggestion in between."""
+SAMPLERS_AT_ONCE: Final = 4
+"""Processes that begin at the same time: each imports Optuna."""
+
+_log = logging.getLogger(__name__)
+
+NewJobOf = Callable[[JobSpec], stimuli.NewJob]
+Remember = Callable[[Sequence[JobId], Sequence[JobSpec]], None]
+
+
+class SweepDriver:
+    """Used from the scheduler's event loop."""
+
+    def __init__(self, loop: Loop, new_job: NewJobOf, remember: Remember) -> None:
+        self._loop = loop
+        self._new_job, self._remember = new_job, remember
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._begins = asyncio.Semaphore(SAMPLERS_AT_ONCE)
+
+    async def start(self) -> None:
+        """Drive all that are live in the store."""
+        for number in await self._loop.read_studies(_live):
+            self.drive(number)
+
+    def drive(self, study: int) -> None:
+        """Of a new one, or one that is live again."""
+        if study not in self._tasks:
+            task = asyncio.create_task(self._drive(study), name=f"sweep {study}")
+            self._tasks[study] = task
+            task.add_done_callback(lambda _: self._tasks.pop(study, None))
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _drive(self, study: int) -> None:
+        """Until it is over. What fails is begun again; a sampler that fails, or dies again and again, ends
+        the sweep."""
+        deaths = 0
+        while True:
+            drive = _Drive(self._loop, study, self._new_job, self._remember)
+            try:
+                await drive.run(self._begins)
+                return
+            except NotFound:
+                return  # it was deleted
+            except SamplerDied as error:
+                deaths = 1 if drive.suggested else deaths + 1
+                _log.warning("sweep %d: %s", study, error)
+                if deaths == DEATHS_MAX:
+                    await self._give_up(study, error)
+            except SamplerFailed as error:
+                await self._give_up(study, error)
+            except Unavailable as error:  # the store failed, or the scheduler stops
+                _log.warning("sweep %d waits: %s", study, error)
+                await asyncio.sleep(RETRY_S)
+            except PacelineError as error:  # its trials are refused
+                await self._give_up(study, error)
+            except Exception as bug:  # noqa: BLE001 - of this sweep alone: the others go on
+                _log.exception("sweep %d: a bug of ours", study)
+                await self._give_up(study, PacelineError(f"a bug of ours: {bug!r}"))
+            finally:
+                await drive.close()
+
+    async def _give_up(self, study: int, error: PacelineError) -> None:
+        why = f"{error.message} {error.hint}".strip()
+        _log.error("sweep %d is given up: %s", study, why)
+        try:
+            await self._loop.submit(ChangeSweep(study, SweepState.STOPPING, why, SweepState.FAILED))
+        except (Conflict, NotFound, Unavailable) as again:
+            _log.warning("sweep %d: %s", study, again)
+            await asyncio.sleep(RETRY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a drive has seen between two commits."""
+
+    news: list[Question]
+    standing: Standing
+    unstopped: list[JobId]
+    """Of trials that are to end early and were not told yet."""
+
+
+class _Drive:
+    """One sweep, from where the store has it, until it is over."""
+
+    def __init__(self, loop: Loop, study: int, new_job: NewJobOf, remember: Remember) -> None:
+        self._loop, self._number = loop, study
+        self._new_job, self._remember = new_job, remember
+        self._sampler = Sampler()
+        self._seen = 0
+        self._tally = Tally()
+        self._ready: Suggested | None = None
+        self._exhausted = False
+        self.suggested = False
+        """The sampler has answered."""
+        self._spec: SweepSpec
+        self._limits: Limits
+
+    async def close(self) -> None:
+        await self._sampler.close()
+
+    async def run(self, begins: asyncio.Semaphore) -> None:
+        """Raises SamplerFailed, SamplerDied, Unavailable, NotFound."""
+        with contextlib.closing(self._loop.watch_study(self._number)) as watch:
+            async with begins:
+                await self._begin()
+            while True:
+                look = await self._loop.read_sweep(self._number, self._look)
+                if self._sampler.begun:
+                    for question in look.news:
+                        await self._tell(question)
+                for job in look.unstopped:
+                    await self._cancel(job, PRUNE_GRACE_US)
+                move = next_move(self._limits, look.standing)
+                if move is not None:
+                    await self._do(move)
+                else:
+                    await self._prepare(look.standing)
+                if isinstance(move, End) and move.to in SWEEP_OVER:
+                    return
+                if not isinstance(move, Start | End):
+                    await self._wait(watch, look.standing)
+
+    async def _begin(self) -> None:
+        """One that is stopping needs no sampler, and may be stopping for want of one."""
+        question, stops = await self._loop.read_sweep(self._number, self._beginning)
+        if not stops:
+            await self._sampler.begin(question)
+
+    def _beginning(self, _: ClusterState, study: Study) -> tuple[Begin, bool]:
+        self._spec = parse_canonical_sweep(study.document)
+        limits = self._spec.limits
+        until_us = None if limits.timeout is None else study.made_us + limits.timeout * 1_000_000
+        self._limits = Limits(
+            self._spec.trials_max() + study.more,
+            limits.max_concurrent_trials or CONCURRENT_MAX,
+            limits.max_failed_trials,
+            until_us,
+        )
+        self._seen = study.version
+        self._tally = Tally.of(study.trials)
+        known = [_known(trial) for trial in study.trials]
+        begin = Begin(study.document, study.name, dict(study.system_attrs), known)
+        return begin, study.state is SweepState.STOPPING
+
+    def _look(self, state: ClusterState, study: Study) -> _Look:
+        tally = self._tally
+        news = list(self._news(study))
+        self._seen = study.version
+        live = [study.trials[number] for number in sorted(tally.running)]
+        jobs = {trial.number: state.jobs[trial.job] for trial in live if trial.job in state.jobs}
+        pruned = [jobs[trial.number] for trial in live if PRUNED in trial.user_attrs and trial.number in jobs]
+        failed = tally.first_failure
+        standing = Standing(
+            state=study.state or SweepState.CANCELLED,
+            ends_as=study.ends_as,
+            why=study.why,
+            made=len(study.trials),
+            waiting=sorted(tally.waiting),
+            running=[job.number for job in jobs.values()],
+            queued=sum(not job.placed for job in jobs.values()),
+            complete=tally.complete,
+            failed_in_row=tally.failed_in_row,
+            first_failure="" if failed is None else json.loads(failed.user_attrs.get(WHY, '""')),
+            exhausted=self._exhausted,
+            now_us=self._loop.now_us(),
+        )
+        return _Look(news, standing, [job.number for job in pruned if job.course.stop is None])
+
+    def _news(self, study: Study) -> Iterator[Question]:
+        """What the sampler does not know yet, in the order in which it happened."""
+        for trial in study.changed_since(self._seen):
+            before = self._tally.note(trial)
+            if before is None and trial.state is TrialState.WAITING:
+                yield Wait(_known(trial))
+            elif trial.finished and before is not None and not before.finished:
+                yield Tell(_known(trial))
+            elif trial.state is TrialState.RUNNING and self._spec.early_termination is not None:
+                newer = trial.reported_since(self._seen)
+                if newer:
+                    yield Report(trial.number, dict(reversed(newer.items())))
+
+    async def _tell(self, question: Question) -> None:
+        answer = await self._sampler.ask(question)
+        if isinstance(answer, Verdict) and (answer.prune or answer.system_attrs):
+            await self._loop.submit(Judged(self._number, answer.number, answer.prune, answer.system_attrs))
+
+    async def _cancel(self, job: JobId, grace_us: int | None) -> None:
+        try:
+            await self._loop.submit(stimuli.Cancel(job, grace_us, by=f"sweep {self._number}"))
+        except NotFound:
+            return  # it has ended by itself
+
+    async def _do(self, move: Start | End | Cancel) -> None:
+        match move:
+            case Start(number):
+                await self._start(number)
+            case Cancel(jobs):
+                for job in jobs:
+                    await self._cancel(job, None)
+            case End(to, why, ends_as):
+                await self._loop.submit(ChangeSweep(self._number, to, why, ends_as))
+
+    async def _start(self, number: int) -> None:
+        suggested = await self._suggested(number)
+        if suggested is None:
+            return
+        spec = self._spec.trial_job(number, suggested.values)
+        asked = StartTrial(
+            self._number,
+            number,
+            {name: Param(*param) for name, param in suggested.params.items()},
+            suggested.values,
+            suggested.system_attrs,
+            suggested.study_attrs,
+            self._new_job(spec),
+        )
+        try:
+            job = await self._loop.submit(asked)
+        except LimitExceeded as error:  # as many jobs as there may be
+            _log.info("sweep %d: trial %d waits: %s", self._number, number, error)
+            self._ready = suggested
+            await asyncio.sleep(RETRY_S)
+        except Conflict:  # it was paused, or somebody has put another trial before it
+            self._ready = suggested
+        else:
+            self._remember([job], [spec])
+
+    async def _suggested(self, number: int) -> Suggested | None:
+        """What was prepared, where it is for this trial. None: every point has been given."""
+        ready, self._ready = self._ready, None
+        if ready is not None and ready.number == number:
+            return ready
+        if ready is not None or not self._sampler.begun:  # somebody has put another trial before it
+            await self._begin()
+        answer = await self._sampler.ask(Ask(number))
+        if isinstance(answer, Exhausted):
+            self._exhausted = True
+            await self._sampler.close()
+            return None
+        assert isinstance(answer, Suggested)
+        self.suggested = True
+        return answer
+
+    async def _prepare(self, standing: Standing) -> None:
+        """The next suggestion while trials run: one that ends finds its successor ready. Not where only one
+        runs at a time: there each suggestion is to know all results."""
+        limits = self._limits
+        more = standing.made < limits.trials
+        wanted = standing.state is SweepState.RUNNING and more and not standing.waiting
+        if self._ready is None and wanted and limits.concurrent > 1 and not self._exhausted:
+            self._ready = await self._suggested(standing.made)
+
+    async def _wait(self, watch: StudyWatch, standing: Standing) -> None:
+        """Until something has changed, or the time is over."""
+        until_us = self._limits.until_us
+        left_s = None if until_us is None else max(0.0, (until_us - standing.now_us) / 1e6)
+        if standing.state is SweepState.STOPPING:
+            left_s = None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(watch.changed(), left_s)
+
+
+def _live(studies: Studies) -> list[int]:
+    return [study.id for study in studies.by_id.values() if study.live]
+
+
+def _known(trial: Trial) -> Known:
+    return Known(
+        trial.number,
+        trial.state.value,
+        {name: (param.value, param.distribution) for name, param in trial.params.items()},
+        trial.values,
+        dict(trial.intermediate),
+        dict(trial.user_attrs),
+        dict(trial.system_attrs),
+    )

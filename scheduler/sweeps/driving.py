@@ -1,0 +1,247 @@
+"""Sweeps that the scheduler drives: what may be asked of them, and what a job's news mean for its trial.
+
+A trial begins in the step that submits its job, and its result is told in the step in which the job ends: so
+no crash comes in between. Which params it has, and whether it is to end early, its sampler has said before
+(sampler_process.py); here it is only applied.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ...spec.errors import Conflict
+from ...spec.ids import JobId, Micros
+from ...spec.lifecycle import JobState
+from ..core.attempt_events import AttemptEnded, AttemptStarted
+from ..core.events import Event
+from ..core.job import Job
+from ..core.state import Touched
+from ..core.stimuli import NewJob
+from ..core.task_events import MetricsReported
+from .studies import Studies
+from .study import SWEEP_OVER, NewTrial, Param, Study, SweepPlan, SweepState, Trial, TrialState
+
+PARAMS: Final = "params"
+"""A trial's attribute: what its script got."""
+TOLD: Final = "told"
+"""The last value of each metric that matters here."""
+WHY: Final = "why"
+"""Why it ended otherwise than COMPLETE, or is about to."""
+PRUNED: Final = "pruned"
+CONSTRAINTS: Final = "constraints"
+"""Optuna's own attribute."""
+INFEASIBLE: Final = 1.0
+"""In place of a constraint that was not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitSweep:
+    """Answer: the number of its study. The same key again gives the same. Raises LimitExceeded."""
+
+    key: str
+    user: str
+    label: str
+    document: str
+    plan: SweepPlan
+    waiting: tuple[Mapping[str, Any], ...] = ()
+    """Raw values of points that are tried first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTrial:
+    """Answer: its job's number; of one that was started before, the same. Raises NotFound, Conflict, and what
+    a submit does."""
+
+    study: int
+    number: int
+    params: Mapping[str, Param]
+    values: Mapping[str, Any]
+    """What the script gets."""
+    system_attrs: Mapping[str, str]
+    study_attrs: Mapping[str, str]
+    job: NewJob
+
+    @property
+    def key(self) -> str:
+        """Of the submit: nobody else's may be like it."""
+        return f"sweep {self.study} trial {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sampler's word on a trial that runs. Answer: None. Raises NotFound."""
+
+    study: int
+    number: int
+    prune: str
+    """Why it is to end; empty: it goes on."""
+    system_attrs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSweep:
+    """Answer: None. Raises NotFound, Conflict."""
+
+    study: int
+    to: SweepState
+    why: str = ""
+    ends_as: SweepState | None = None
+    """Of one that is stopping: what it will be when its trials have ended."""
+    more: int = 0
+    """Trials beyond those that it was to have."""
+
+
+SweepStimulus = SubmitSweep | StartTrial | Judged | ChangeSweep
+
+
+def submitted(studies: Studies, asked: SubmitSweep, now_us: Micros) -> Study:
+    """The new study, with what waits in it."""
+    directions = tuple(one.goal for one in asked.plan.objectives)
+    name = f"{asked.label}-{studies.last_study + 1}"
+    while name in studies.by_name:  # somebody has made a study of that name through Optuna
+        name += "-"
+    study = Study(
+        0, name, directions, asked.user, now_us, "", asked.document, SweepState.RUNNING, plan=asked.plan
+    )
+    studies.create(study)
+    for point in asked.waiting:
+        fixed = {"fixed_params": json.dumps(dict(point))}
+        studies.add_trial(study, NewTrial(TrialState.WAITING, system_attrs=fixed), now_us)
+    return study
+
+
+def startable(studies: Studies, asked: StartTrial) -> tuple[Study, Trial | None]:
+    """The study, and the trial if it is there. Raises Conflict where it cannot be started."""
+    study = studies.get(asked.study)
+    if asked.number > len(study.trials):
+        raise Conflict(f"trial {asked.number} of sweep {study.id} does not follow {len(study.trials) - 1}")
+    trial = study.trials[asked.number] if asked.number < len(study.trials) else None
+    if trial is not None and trial.state is not TrialState.WAITING and trial.job is None:
+        raise Conflict(f"trial {asked.number} of sweep {study.id} is {trial.state} and does not start")
+    if study.state is not SweepState.RUNNING and (trial is None or trial.job is None):
+        raise Conflict(f"sweep {study.id} is {study.state}: nothing is started", study=study.id)
+    return study, trial
+
+
+def started(studies: Studies, asked: StartTrial, job: JobId, now_us: Micros) -> None:
+    """The trial's job is submitted."""
+    study, trial = startable(studies, asked)
+    attrs = {PARAMS: json.dumps(dict(asked.values))}
+    if trial is None:
+        new = NewTrial(
+            TrialState.RUNNING, dict(asked.params), user_attrs=attrs, system_attrs=asked.system_attrs
+        )
+        trial = studies.add_trial(study, new, now_us)
+    else:
+        for key, text in asked.system_attrs.items():
+            studies.set_trial_attr(study, trial, key, text, system=True)
+        studies.set_trial_attr(study, trial, PARAMS, attrs[PARAMS], system=False)
+        studies.set_state(study, trial, TrialState.RUNNING, now_us)
+    for name, param in asked.params.items():
+        studies.set_param(study, trial, name, param)
+    studies.set_job(study, trial, job)
+    for key, text in asked.study_attrs.items():
+        studies.set_study_attr(study, key, text, system=True)
+
+
+def judged(studies: Studies, asked: Judged) -> None:
+    study = studies.get(asked.study)
+    trial = study.trial(asked.number)
+    if trial.finished:
+        return
+    for key, text in asked.system_attrs.items():
+        studies.set_trial_attr(study, trial, key, text, system=True)
+    if asked.prune and PRUNED not in trial.user_attrs:
+        studies.set_trial_attr(study, trial, PRUNED, json.dumps(asked.prune), system=False)
+
+
+def changed(studies: Studies, asked: ChangeSweep, now_us: Micros) -> None:
+    study = studies.get(asked.study)
+    if study.state is None or study.plan is None:
+        raise Conflict(
+            f"study {study.id} is no sweep: nobody drives it", hint="it is used through Optuna's own API"
+        )
+    if study.state is asked.to and not asked.more:
+        return
+    if study.state in SWEEP_OVER and not asked.more:
+        raise Conflict(
+            f"sweep {study.id} is over: {study.state}",
+            hint=f"`pace sweep extend {study.id} --trials N` adds trials to it",
+            study=study.id,
+        )
+    study.more += asked.more
+    study.why, study.ends_as = asked.why, asked.ends_as
+    study.ended_us = now_us if asked.to in SWEEP_OVER else None
+    studies.set_sweep_state(study, asked.to)
+
+
+def follow(studies: Studies, event: Event, touched: Touched) -> None:
+    """What has become of a trial's job, in the same step."""
+    if isinstance(event, MetricsReported):
+        found = studies.of_job(event.task.job)
+        if found is not None:
+            reported(studies, *found, event)
+    elif isinstance(touched, Job):
+        found = studies.of_job(touched.number)
+        if found is None:
+            return
+        if touched.over:
+            over(studies, *found, touched, event.at_us)
+        elif isinstance(event, AttemptStarted | AttemptEnded):
+            studies.wake(found[0])
+
+
+def reported(studies: Studies, study: Study, trial: Trial, event: MetricsReported) -> None:
+    """Of a gang the first rank's word counts: the others may report their own share under the same name."""
+    if event.rank != 0 or study.plan is None:
+        return
+    plan = study.plan
+    told = {name: event.values[name] for name in plan.metrics if name in event.values}
+    if not told:
+        return
+    before = json.loads(trial.user_attrs.get(TOLD, "{}"))
+    if before | told != before:
+        studies.set_trial_attr(study, trial, TOLD, json.dumps(before | told), system=False)
+    if len(plan.objectives) == 1 and plan.objectives[0].metric in told:
+        studies.report(study, trial, event.step, told[plan.objectives[0].metric])
+
+
+def over(studies: Studies, study: Study, trial: Trial, job: Job, now_us: Micros) -> None:
+    """The trial's job is over: this is its result."""
+    assert study.plan is not None
+    told = json.loads(trial.user_attrs.get(TOLD, "{}"))
+    state, values, why = _result(study.plan, trial, told, job)
+    if why:
+        studies.set_trial_attr(study, trial, WHY, json.dumps(why), system=False)
+    if state is not TrialState.FAIL and study.plan.constraints:
+        found = [told.get(name, math.nan) for name in study.plan.constraints]
+        bounded = [INFEASIBLE if math.isnan(value) else value for value in found]
+        studies.set_trial_attr(study, trial, CONSTRAINTS, json.dumps(bounded), system=True)
+    studies.set_state(study, trial, state, now_us, values=values)
+
+
+def _result(
+    plan: SweepPlan, trial: Trial, told: Mapping[str, float], job: Job
+) -> tuple[TrialState, tuple[float, ...] | None, str]:
+    ending = job.course.ending
+    if PRUNED in trial.user_attrs and job.state is not JobState.SUCCEEDED:
+        last = trial.intermediate[max(trial.intermediate)] if trial.intermediate else math.nan
+        pruned: str = json.loads(trial.user_attrs[PRUNED])
+        return TrialState.PRUNED, None if math.isnan(last) else (last,), pruned
+    if job.state is not JobState.SUCCEEDED:
+        return TrialState.FAIL, None, ending.text if ending is not None else f"its job is {job.state}"
+    missing = [one.metric for one in plan.objectives if one.metric not in told]
+    if missing:
+        named = ", ".join(sorted(job.course.metrics)[:10]) or "nothing"
+        return (
+            TrialState.FAIL,
+            None,
+            f"{', '.join(missing)} was never reported by rank 0; it reported {named}",
+        )
+    values = tuple(told[one.metric] for one in plan.objectives)
+    bad = [one.metric for one, value in zip(plan.objectives, values, strict=True) if math.isnan(value)]
+    if bad:
+        return TrialState.FAIL, None, f"the last value of {', '.join(bad)} is NaN"
+    return TrialState.COMPLETE, values, ""
