@@ -18,14 +18,15 @@ from . import calls, views
 from .answer_verbs import AsyncAnswerVerbs
 from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
-from .documents import JobSource, Prepared, prepare
+from .documents import JobSource, Prepared, prepare, sent_jobs
 from .patience import Patience
 from .policy_verbs import AsyncPolicyVerbs
+from .sweep_verbs import AsyncSweepVerbs
 
 T = TypeVar("T")
 
 
-class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs):
+class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs, AsyncSweepVerbs):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,7 +57,7 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
     async def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
         """Submit what `documents.prepare` has checked."""
         ids: list[JobId] = []
-        for part in calls.batches([job.sent for job in jobs]):
+        for part in calls.batches(sent_jobs(jobs)):
             made = await self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
             ids.extend(made)
         return tuple(ids)

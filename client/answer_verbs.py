@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..spec.errors import Unavailable
 from . import answer_views, calls
-from .documents import Prepared
+from .documents import Prepared, sent_jobs
 from .policy_verbs import PolicySource, sent_policy
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class AnswerVerbs:
 
     def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
-        call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
+        call = calls.plan(sent_jobs(jobs), user=calls.user_name(), seed=seed)
         return self._call(call)
 
     def simulate(
@@ -75,7 +75,7 @@ class AsyncAnswerVerbs:
 
     async def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
-        call = calls.plan([job.sent for job in jobs], user=calls.user_name(), seed=seed)
+        call = calls.plan(sent_jobs(jobs), user=calls.user_name(), seed=seed)
         return await self._call(call)
 
     async def simulate(
@@ -105,7 +105,7 @@ class AsyncAnswerVerbs:
 def _simulate(
     add: Sequence[Prepared], remove: Sequence[str], policy: PolicySource | None, until_s: float, seed: int
 ) -> calls.Call[answer_views.Simulated]:
-    sent, changed = [job.sent for job in add], None if policy is None else sent_policy(policy)
+    sent, changed = sent_jobs(add), None if policy is None else sent_policy(policy)
     return calls.simulate(sent, remove, changed, until_s=until_s, user=calls.user_name(), seed=seed)
 
 

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..proto.generated import (
     answers_pb2,
@@ -22,6 +22,7 @@ from ..proto.generated import (
     nodes_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    sweeps_pb2_grpc,
 )
 from ..proto.payload import LogsStub, Payload
 from ..spec.errors import LimitExceeded
@@ -51,6 +52,7 @@ class Stubs:
         self.logs: Any = LogsStub(channel)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
         self.policy: Any = policy_pb2_grpc.PolicyStub(channel)
+        self.sweeps: Any = sweeps_pb2_grpc.SweepsStub(channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +376,18 @@ class UsageCursor:
         return True
 
 
-Cursor = WatchCursor | LogCursor | UsageCursor
+class Cursor(Protocol):
+    """Where the reader of a stream stands: what to ask for, and what of the answer is new."""
+
+    job: int
+    """Whom to ask after when the stream has ended."""
+    ends_by_itself: bool
+
+    def open(self, stubs: Stubs) -> tuple[Any, Any]: ...
+
+    def accept(self, message: Any) -> Any: ...
+
+    def gives_all(self, job: views.Job) -> bool: ...
 
 
 def _documents(documents: Sequence[Sent]) -> list[jobs_pb2.JobDocument]:

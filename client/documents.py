@@ -33,8 +33,29 @@ class Prepared:
     cautions: tuple[Caution, ...] = ()
 
     @property
+    def is_sweep(self) -> bool:
+        return self.spec.type == "sweep"
+
+    @property
     def sent(self) -> Sent:
         return Sent(document=self.spec.to_json(), source=self.source)
+
+
+def sent_jobs(jobs: Sequence[Prepared]) -> list[Sent]:
+    """As they go over the wire. Raises InvalidRequest for a sweep, which is submitted otherwise."""
+    for one in jobs:
+        if one.is_sweep:
+            raise InvalidRequest(f"{one.source} is a sweep, not a job", hint="use submit_sweep()")
+    return [one.sent for one in jobs]
+
+
+def planned(prepared: Prepared) -> Prepared:
+    """What can be asked of a forecast: of a sweep, one of its trials."""
+    if prepared.spec.type == "command":
+        return prepared
+    values = {name: dimension.longest() for name, dimension in prepared.spec.space.dimensions.items()}
+    trial = prepared.spec.trial_job(0, values)
+    return Prepared(trial, prepared.source, prepared.cautions)
 
 
 def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> Prepared:

@@ -23,14 +23,15 @@ from . import calls, views
 from .answer_verbs import AnswerVerbs
 from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
-from .documents import JobSource, Prepared, prepare
+from .documents import JobSource, Prepared, prepare, sent_jobs
 from .patience import Patience
 from .policy_verbs import PolicyVerbs
+from .sweep_verbs import SweepVerbs
 
 T = TypeVar("T")
 
 
-class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs):
+class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
     """Blocking client; may be used from several threads. A context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +61,7 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs):
 
     def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
         """Submit what `documents.prepare` has checked."""
-        parts = calls.batches([job.sent for job in jobs])
+        parts = calls.batches(sent_jobs(jobs))
         return tuple(
             job
             for part in parts

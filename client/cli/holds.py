@@ -7,12 +7,12 @@ import click
 from ...spec.lifecycle import JobState
 from .. import views
 from . import output as out
-from .options import JobNumber, connection, job_argument, json_option, open_client
+from .options import JOB, connection, job_argument, json_option, open_client
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
-jobs_argument = click.argument("jobs", type=JobNumber(), nargs=-1, required=True, metavar="JOB...")
+jobs_argument = click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 
 
 @click.command(short_help="Keep jobs from starting until they are released.")

@@ -14,7 +14,7 @@ from . import output as out
 from .clocks import at_clock
 from .failures import failure_lines
 from .main import EXIT_CODES, tell
-from .options import JobNumber, connection, job_argument, json_option, open_client
+from .options import JOB, connection, job_argument, json_option, open_client
 from .places import place_lines
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def why(settings: "Settings", job: int, output: str) -> None:
 
 
 @click.command(short_help="Cancel jobs.")
-@click.argument("jobs", type=JobNumber(), nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 @click.option(
     "--grace",
     "grace_s",

@@ -47,6 +47,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "priority": ("holds", "Give a job another priority."),
         "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
     },
+    "Sweeps": {
+        "sweep": ("sweeps", "Show a sweep, its trials, plots; pause, extend, stop it."),
+    },
     "Answers": {
         "plan": ("plans", "Say where job files would go and when they would start."),
         "simulate": ("plans", "Run the live queue, or a trace, forward under a change."),

@@ -17,15 +17,17 @@ PATIENCE_S = 2.0
 DURATION_MAX_S = 86_400.0
 
 
-class JobNumber(click.ParamType[int]):
-    """A job's number, as `pace submit` says it."""
+class Number(click.ParamType[int]):
+    """A number that a listing shows."""
 
-    name = "job"
+    def __init__(self, name: str, listing: str) -> None:
+        self.name = name
+        self._listing = listing
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value)
         if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
-            self.fail(f"{value!r} is not a job's number; `pace jobs` lists them", param, ctx)
+            self.fail(f"{value!r} is not a {self.name}'s number; `{self._listing}` lists them", param, ctx)
         return int(text)
 
 
@@ -89,7 +91,9 @@ class Moment(click.ParamType[int]):
             )
 
 
-job_argument = click.argument("job", type=JobNumber(), metavar="JOB")
+JOB = Number("job", "pace jobs")
+job_argument = click.argument("job", type=JOB, metavar="JOB")
+sweep_argument = click.argument("number", type=Number("sweep", "pace sweep list"), metavar="SWEEP")
 
 state_option = click.option(
     "--state", metavar="DIR", type=click.Path(file_okay=False), help="State folder. [$PACELINE_STATE]"

@@ -55,8 +55,10 @@ def plan(
 
 
 def show_plan(settings: "Settings", prepared: "list[Prepared]", seed: int, output: str) -> None:
+    from ..documents import planned
+
     with open_client(settings) as client:
-        found = client.plan(prepared, seed=seed)
+        found = client.plan([planned(one) for one in prepared], seed=seed)
     if output == "json":
         out.show_json(found)
         return
@@ -162,7 +164,9 @@ def simulate(
     if trace is not None:
         found = _of_trace(trace, (nodes or 0, gpus or 0), until_s, policy)
     else:
-        prepared = [prepare_file(file, (), "") for file in adds]
+        from ..documents import planned
+
+        prepared = [planned(prepare_file(file, (), "")) for file in adds]
         with open_client(settings) as client, out.working("simulating"):
             found = client.simulate(add=prepared, remove=removes, policy=policy, until_s=until_s, seed=seed)
     if plot is not None:

@@ -34,17 +34,19 @@ def submit(
     dry_run: bool,
     output: str,
 ) -> int:
-    """Submit job files (`-`: standard input). All are checked before the first is sent, and all go or none.
+    """Submit files of jobs and sweeps (`-`: standard input). All are checked before the first is sent, and
+    all jobs go or none.
 
     Relative paths in a file are below its folder, which is also where the job runs unless `code` says
     otherwise.
 
     \b
-    JSON: {"jobs": [{"job", "name", "file", "warnings"}, ...]}; keys of a
-    warning: source, line, column, key, text. With --dry-run: as `pace plan`.
+    JSON: {"jobs": [{"job", "name", "file", "warnings"}, ...], "sweeps":
+    [{"sweep", "name", "file", "warnings"}, ...]}; keys of a warning: source,
+    line, column, key, text. With --dry-run: as `pace plan`.
     """
     if follow and (len(files) > 1 or output == "json"):
-        raise click.UsageError("--follow takes one job, and text")
+        raise click.UsageError("--follow takes one file, and text")
     prepared = [prepare_file(file, overrides, name) for file in files]
     if dry_run:
         from .plans import show_plan
@@ -52,25 +54,51 @@ def submit(
         show_plan(settings, prepared, 0, output)
         return 0
     with open_client(settings) as client:
-        numbers = client.submit_prepared(prepared)
+        sweeps = [(client.submit_sweep(one), one) for one in prepared if one.is_sweep]
+        jobs = [one for one in prepared if not one.is_sweep]
+        numbers = list(zip(client.submit_prepared(jobs), jobs, strict=True))
     if output == "json":
-        out.show_json({"jobs": [_as_json(*pair) for pair in zip(numbers, prepared, strict=True)]})
+        out.show_json(
+            {
+                "jobs": [{"job": number, **_as_json(job)} for number, job in numbers],
+                "sweeps": [{"sweep": number, **_as_json(one)} for number, one in sweeps],
+            }
+        )
         return 0
-    for number, job in zip(numbers, prepared, strict=True):
-        for caution in job.cautions:
-            out.show(out.clean(f"warning: {caution}"), style="yellow", err=True)
-        # To a follower stdout is the job's own.
-        out.show(f"job {number} ({job.spec.label}) is submitted", err=follow)
+    for kind, made in (("sweep", sweeps), ("job", numbers)):
+        for number, one in made:
+            for caution in one.cautions:
+                out.show(out.clean(f"warning: {caution}"), style="yellow", err=True)
+            # To a follower stdout is the job's own.
+            out.show(f"{kind} {number} ({one.spec.label}) is submitted", err=follow)
     if follow:
-        from .follow import exit_code_of
-        from .follow import follow as follow_job
-
-        return exit_code_of(follow_job(settings, numbers[0]))
-    first = numbers[0]
-    out.hint(
-        f"next: `pace logs -f {first}`, `pace show {first}`" if len(numbers) == 1 else "next: `pace jobs`"
-    )
+        return _follow_sweep(settings, sweeps[0][0]) if sweeps else _follow_job(settings, numbers[0][0])
+    out.hint(_next([number for number, _ in numbers], [number for number, _ in sweeps]))
     return 0
+
+
+def _follow_job(settings: "Settings", number: int) -> int:
+    from .follow import exit_code_of, follow
+
+    return exit_code_of(follow(settings, number))
+
+
+def _follow_sweep(settings: "Settings", number: int) -> int:
+    from .sweeps import follow_sweep, show_sweep
+
+    with open_client(settings) as client:
+        found = follow_sweep(client, number)
+    show_sweep(found)
+    return 0 if found.state == "SUCCEEDED" else 1
+
+
+def _next(jobs: list[int], sweeps: list[int]) -> str:
+    """What one may want to do now."""
+    if len(jobs) + len(sweeps) > 1:
+        return "next: `pace jobs`, `pace sweep list`" if sweeps else "next: `pace jobs`"
+    if sweeps:
+        return f"next: `pace sweep show -f {sweeps[0]}`, `pace sweep trials {sweeps[0]}`"
+    return f"next: `pace logs -f {jobs[0]}`, `pace show {jobs[0]}`"
 
 
 def prepare_file(file: str, overrides: tuple[str, ...], name: str) -> "Prepared":
@@ -86,9 +114,8 @@ def prepare_file(file: str, overrides: tuple[str, ...], name: str) -> "Prepared"
     )
 
 
-def _as_json(number: int, job: "Prepared") -> dict[str, object]:
+def _as_json(job: "Prepared") -> dict[str, object]:
     return {
-        "job": number,
         "name": job.spec.label,
         "file": job.source,
         "warnings": [

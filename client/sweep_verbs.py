@@ -1,0 +1,143 @@
+"""The clients' verbs on sweeps: blocking and asyncio, on the transports of sdk.py and aio.py."""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..spec.errors import InvalidRequest
+from . import calls, sweep_calls
+from .documents import JobSource, Prepared, prepare
+from .sweep_calls import Verb
+from .sweep_views import Sweep, Trial
+
+T = TypeVar("T")
+
+
+class SweepVerbs:
+    """Of the blocking client."""
+
+    def submit_sweep(
+        self, sweep: "JobSource | Prepared", *, overrides: Sequence[str] = (), name: str = ""
+    ) -> int:
+        """Submit a sweep: a file's path, a mapping, a SweepSpec, or what `prepare` has checked. Its number.
+        Raises InvalidDocument."""
+        return self._call(_submit(sweep, overrides, name))
+
+    def sweep(self, sweep: int) -> Sweep:
+        """All about one sweep, its best trials too. Raises NotFound."""
+        return self._call(sweep_calls.sweep(sweep))
+
+    def sweeps(self, *, limit: int = 100) -> tuple[Sweep, ...]:
+        """The newest `limit` sweeps, newest first."""
+        return self._call(sweep_calls.page(limit=limit, cursor=""))[0]
+
+    def trials(self, sweep: int) -> Iterator[Trial]:
+        """All trials of a sweep, by number."""
+        first = 0
+        while some := self._call(sweep_calls.trials(sweep, first)):
+            yield from some
+            first += len(some)
+
+    def pause_sweep(self, sweep: int) -> Sweep:
+        """Start no further trials; those that run go on. Raises NotFound, Conflict."""
+        return self._call(_change(sweep, Verb.PAUSE))
+
+    def resume_sweep(self, sweep: int) -> Sweep:
+        """Go on with one that was paused."""
+        return self._call(_change(sweep, Verb.RESUME))
+
+    def stop_sweep(self, sweep: int) -> Sweep:
+        """End it: trials that run are cancelled, with notice."""
+        return self._call(_change(sweep, Verb.STOP))
+
+    def extend_sweep(self, sweep: int, trials: int) -> Sweep:
+        """Add so many trials, also to one that is over."""
+        return self._call(_change(sweep, Verb.EXTEND, trials))
+
+    def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
+        """Points (name -> value) that are tried next; the numbers of their trials. Raises InvalidRequest."""
+        return self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+
+    def watch_sweep(self, sweep: int) -> Iterator[Sweep]:
+        """The sweep as it stands, and again when that has changed, until it is over."""
+        return self._stream(sweep_calls.SweepCursor(sweep))
+
+    def wait_sweep(self, sweep: int) -> Sweep:
+        """Block until it is over."""
+        last = self.sweep(sweep)
+        for seen in self.watch_sweep(sweep):
+            last = seen
+        return last
+
+    @abstractmethod
+    def _call(self, call: calls.Call[T]) -> T: ...
+
+    @abstractmethod
+    def _stream(self, cursor: calls.Cursor) -> Iterator[Any]: ...
+
+
+class AsyncSweepVerbs:
+    """Of the asyncio client."""
+
+    async def submit_sweep(
+        self, sweep: "JobSource | Prepared", *, overrides: Sequence[str] = (), name: str = ""
+    ) -> int:
+        """Submit a sweep; see Client.submit_sweep."""
+        return await self._call(_submit(sweep, overrides, name))
+
+    async def sweep(self, sweep: int) -> Sweep:
+        """All about one sweep."""
+        return await self._call(sweep_calls.sweep(sweep))
+
+    async def sweeps(self, *, limit: int = 100) -> tuple[Sweep, ...]:
+        """The newest `limit` sweeps."""
+        return (await self._call(sweep_calls.page(limit=limit, cursor="")))[0]
+
+    async def trials(self, sweep: int) -> AsyncIterator[Trial]:
+        """All trials of a sweep, by number."""
+        first = 0
+        while some := await self._call(sweep_calls.trials(sweep, first)):
+            for trial in some:
+                yield trial
+            first += len(some)
+
+    async def pause_sweep(self, sweep: int) -> Sweep:
+        """Start no further trials."""
+        return await self._call(_change(sweep, Verb.PAUSE))
+
+    async def resume_sweep(self, sweep: int) -> Sweep:
+        """Go on with one that was paused."""
+        return await self._call(_change(sweep, Verb.RESUME))
+
+    async def stop_sweep(self, sweep: int) -> Sweep:
+        """End it: trials that run are cancelled, with notice."""
+        return await self._call(_change(sweep, Verb.STOP))
+
+    async def extend_sweep(self, sweep: int, trials: int) -> Sweep:
+        """Add so many trials, also to one that is over."""
+        return await self._call(_change(sweep, Verb.EXTEND, trials))
+
+    async def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
+        """Points that are tried next."""
+        return await self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+
+    def watch_sweep(self, sweep: int) -> AsyncIterator[Sweep]:
+        """The sweep as it stands, and again when that has changed, until it is over."""
+        return self._stream(sweep_calls.SweepCursor(sweep))
+
+    @abstractmethod
+    async def _call(self, call: calls.Call[T]) -> T: ...
+
+    @abstractmethod
+    def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]: ...
+
+
+def _submit(sweep: "JobSource | Prepared", overrides: Sequence[str], name: str) -> calls.Call[int]:
+    prepared = sweep if isinstance(sweep, Prepared) else prepare(sweep, overrides=overrides, name=name)
+    if not prepared.is_sweep:
+        raise InvalidRequest(f"{prepared.source} is no sweep: its type is command", hint="use submit()")
+    return sweep_calls.submit(prepared.sent, key=calls.new_key(), user=calls.user_name())
+
+
+def _change(sweep: int, verb: "Verb.ValueType", trials: int = 0) -> calls.Call[Sweep]:
+    return sweep_calls.change(sweep, verb, user=calls.user_name(), trials=trials)
