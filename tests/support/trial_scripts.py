@@ -1,0 +1,57 @@
+"""Scripts of trials: what a sweep's tests run, without torch, so that each is over in no time."""
+
+from pathlib import Path
+
+PARABOLA = """
+import sys
+import paceline
+
+run = paceline.init()
+x = float(run.params["x"])
+for step in range(1, 4):
+    run.report(step, loss=(x - 0.3) ** 2 + 1 / step)
+"""
+"""Its least is at 0.3."""
+
+HELD = """
+import sys, time
+from pathlib import Path
+import paceline
+
+run = paceline.init()
+gate = Path("gate")
+run.report(1, loss=float(run.params["x"]))
+while not gate.exists() and not run.should_stop():
+    time.sleep(0.02)
+run.report(2, loss=float(run.params["x"]))
+"""
+"""Runs until there is a file `gate`."""
+
+TWO_GOALS = """
+import paceline
+
+run = paceline.init()
+x = float(run.params["x"])
+run.report(1, accuracy=x, latency=x * x, size=x - 0.5)
+"""
+
+SILENT = """
+import paceline
+
+paceline.init().report(1, other=1.0)
+"""
+
+NOT_A_NUMBER = """
+import paceline
+
+run = paceline.init()
+run.report(1, loss=1.0)
+run.report(2, loss=float("nan"))
+"""
+
+
+def write(folder: Path, script: str) -> Path:
+    """The script as trial.py there."""
+    path = folder / "trial.py"
+    path.write_text(script)
+    return path
