@@ -48,7 +48,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]
         (b"command: \xff\xfe\n", "UTF-8"),
         (b"\x00\x01", "job.yaml"),
         (b"", "found nothing"),
-        (b"type: sweep\ncommand: echo\n", "sweep"),
+        (b"type: sweep\ncommand: echo\n", "did you mean 'trial.command'?"),
         (b"{" * 5000, "job.yaml"),
     ],
 )
