@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from .compat import refusals_of, warnings_of
+from .dimensions import Dimension
 from .expressions import references
 from .model import JobSpec
 from .problems import Path
@@ -68,6 +69,10 @@ def _grid(spec: SweepSpec, *, sound: bool) -> Iterator[tuple[Path, str]]:
     for name in endless:
         text = f"{word} tries every value, and {spec.search_space[name].type} has no end of them"
         yield ("search_space", name), f"{text}; take a kind with q or step, or choice"
+    if word == "bruteforce":
+        for name, one in spec.search_space.items():
+            if one.points() is not None and not _counted(one):
+                yield ("search_space", name), f"bruteforce cannot count the values of {one.type}; grid can"
     if endless or not sound or spec.limits.max_total_trials is not None:
         return
     if spec.space.grid_size(GRID_MAX + 1) > GRID_MAX:
@@ -75,6 +80,12 @@ def _grid(spec: SweepSpec, *, sound: bool) -> Iterator[tuple[Path, str]]:
             ("limits",),
             f"required key 'max_total_trials' is missing: there are more than {GRID_MAX} points",
         )
+
+
+def _counted(dimension: Dimension) -> bool:
+    """Optuna, too, sees that its values have an end."""
+    attributes = dimension.distribution()["attributes"]
+    return attributes.get("step", 1) is not None or attributes["low"] == attributes["high"]
 
 
 def _objectives(spec: SweepSpec) -> Iterator[tuple[Path, str]]:

@@ -24,7 +24,7 @@ SWEEP_SCHEMA = sweep_schema()
 SWEEP_VALIDATOR = jsonschema.Draft202012Validator(SWEEP_SCHEMA)
 POLICY_SCHEMA = policy_schema()
 POLICY_VALIDATOR = jsonschema.Draft202012Validator(POLICY_SCHEMA)
-DOCS = ROOT / "docs" / "policy.md"
+DOCS = ROOT / "docs"
 
 
 def reader(sweep: Path) -> Callable[[str], TrialFile]:
@@ -72,7 +72,19 @@ def test_it_refuses(data: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(data)
 
 
-@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def examples(page: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", examples("sweep-files.md"))
+def test_the_sweeps_of_the_documentation_are_valid(text: str) -> None:
+    SWEEP_VALIDATOR.validate(parse(text, "s.yaml").data)
+    job = "command: train ${{inputs.lr}}\ninputs: {lr: 0.1}\n"
+    _, cautions = parse_document(text, "s.yaml", (), lambda path: TrialFile(job, path, "/jobs"))
+    assert cautions == ()
+
+
+@pytest.mark.parametrize("text", examples("policy.md"))
 def test_the_policies_of_the_documentation_are_valid(text: str) -> None:
     POLICY_VALIDATOR.validate(parse(text, "p.yaml").data)
     spec = parse_policy(text, "p.yaml")

@@ -176,6 +176,11 @@ def test_what_a_dimension_cannot_be(dimension: str, message: str) -> None:
             " there are more than 100000 points",
         ),
         (
+            f"{HEAD}search_space: {{n: {{type: qloguniform, min_value: 0, max_value: 3, q: 2}}}}\n{GOAL}"
+            "sampling_algorithm: bruteforce\n",
+            "s.yaml:3:19: search_space.n: bruteforce cannot count the values of qloguniform; grid can",
+        ),
+        (
             f"{HEAD}{SPACE}{GOAL}limits: {{max_total_trials: 2, max_concurrent_trials: 3}}\n",
             "s.yaml:5:54: limits.max_concurrent_trials: expected at most max_total_trials (2); found 3",
         ),
