@@ -160,6 +160,11 @@ class IntRange(_Whole):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         ordered(self.low, self.high, "low", "high")
+        if self.high - self.low > WHOLE_MAX:
+            most = self.low + WHOLE_MAX
+            raise refusal(
+                f"expected at most {most}, for floats to tell them apart; found {self.high}", "high"
+            )
         _log_bounds(self.low, self.log, step=self.step > 1)
         return self
 
@@ -193,7 +198,8 @@ class FloatRange(Dimension):
         return self
 
     def distribution(self) -> dict[str, Any]:
-        return optuna_distribution("Float", low=self.low, high=self._high, log=self.log, step=self.step)
+        high = highest(self.low, self._last, self.step) if self.step else self.high
+        return optuna_distribution("Float", low=self.low, high=high, log=self.log, step=self.step)
 
     def value(self, raw: Scalar) -> Scalar:
         return self._at(nearest_count(number(raw) - self.low, self.step)) if self.step else number(raw)
@@ -202,7 +208,7 @@ class FloatRange(Dimension):
         return min(max(number(self.value(value)), self.low), self._high)
 
     def expected(self, value: Scalar) -> str:
-        expected = between(value, self.low, self._at(self._last) if self.step else self.high)
+        expected = between(value, self.low, self._high)
         if not expected and self.step and not isclose(number(self.value(value)), number(value)):
             return f"{self.low:g} and a multiple of {self.step:g} more"
         return expected
@@ -214,14 +220,14 @@ class FloatRange(Dimension):
 
     @property
     def _high(self) -> float:
-        return highest(self.low, self._last, self.step) if self.step else self.high
+        return self._at(self._last) if self.step else self.high
 
     @property
     def _last(self) -> int:
         return int((Decimal(repr(self.high)) - Decimal(repr(self.low))) // Decimal(repr(self.step)))
 
     def _at(self, index: int) -> float:
-        return float(Decimal(repr(self.low)) + index * Decimal(repr(self.step)))
+        return stepped(self.low, index, self.step or 0.0)
 
 
 class Points(Sequence[Scalar]):
@@ -243,11 +249,16 @@ def optuna_distribution(kind: str, **attributes: Any) -> dict[str, Any]:
     return {"name": f"{kind}Distribution", "attributes": attributes}
 
 
+def stepped(low: float, steps: int, step: float) -> float:
+    """So many steps above `low`."""
+    return float(Decimal(repr(low)) + steps * Decimal(repr(step)))
+
+
 def highest(low: float, steps: int, step: float) -> float:
-    """So many steps above `low`, as a float from which Optuna counts as many."""
-    exact = Decimal(repr(low)) + steps * Decimal(repr(step))
-    found = float(exact)
-    return found if Decimal(repr(found)) >= exact else math.nextafter(found, math.inf)
+    """The same as a bound from which Optuna counts as many steps; it then takes `stepped` for it."""
+    found = stepped(low, steps, step)
+    too_low = Decimal(repr(found)) < Decimal(repr(low)) + steps * Decimal(repr(step))
+    return math.nextafter(found, math.inf) if too_low else found
 
 
 def between(value: Scalar, low: float, high: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, shown
+from .yaml_scalars import plain_scalar, tagged_scalar
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 """Check a file's size against this before reading it."""
@@ -21,19 +22,9 @@ DEPTH_MAX: Final = 32
 NODES_MAX: Final = 20_000
 """Keys and values, counted after aliases are expanded."""
 KEY_CHARS_MAX: Final = 256
-_NUMBER_CHARS_MAX: Final = 32
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufeff\uff00-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
-_FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z"
-)
-_WORDS: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
 _TAG = "tag:yaml.org,2002:"
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -131,35 +122,6 @@ def plain_document(data: Any, source: str) -> Document:
     return document
 
 
-def plain_scalar(text: str) -> object:
-    """The value of an unquoted scalar by YAML 1.2's core rules; ValueError where it has no value."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INT.match(text):
-        if len(text) > _NUMBER_CHARS_MAX:
-            raise ValueError("a number of more than 32 digits; quote it if it is text")
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if _FLOAT.match(text):
-        return float(
-            text.replace(".inf", "inf")
-            .replace(".Inf", "inf")
-            .replace(".INF", "inf")
-            .lower()
-            .replace(".nan", "nan")
-        )
-    return text
-
-
-def _tagged(text: str, tag: str) -> object:
-    """The value of a scalar whose type is given: `!!str 1`, `!!float 1`."""
-    value = text if tag == "str" else plain_scalar(text)
-    if tag == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value).__name__ != {"null": "NoneType"}.get(tag, tag):
-        raise ValueError(f"{shown(text)} is not of the type that its tag names")
-    return value
-
-
 @dataclass(slots=True)
 class _Node:
     """A built node: expanded size and depth are known before anything is expanded."""
@@ -245,7 +207,7 @@ class _Reader:
             raise self._error(mark, "half of a surrogate pair, which is not text")
         if tag or (event.tag is None and event.implicit[0]):
             try:
-                node.value = _tagged(event.value, tag) if tag else plain_scalar(event.value)
+                node.value = tagged_scalar(event.value, tag) if tag else plain_scalar(event.value)
             except ValueError as error:
                 raise self._error(mark, str(error)) from None
             node.raw = None if isinstance(node.value, str) else event.value

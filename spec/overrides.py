@@ -9,11 +9,12 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from .document import Document, plain_scalar
+from .document import Document
 from .keys import valid_keys
 from .model import JobSpec
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
 from .submission import Submission
+from .yaml_scalars import plain_scalar
 
 T = TypeVar("T")
 OVERRIDES_MAX: Final = 1000

@@ -29,6 +29,7 @@ from .dimensions import (
     nearest_count,
     optuna_distribution,
     ordered,
+    stepped,
 )
 from .fields import Number, refusal
 from .scalars import WHOLE_MAX, Scalar, number
@@ -100,22 +101,24 @@ class _Between(_Real):
         return self.min_value, self.max_value
 
     def raw(self, value: Scalar) -> Scalar:
-        """Samplers see the multiples themselves."""
-        (low, high), q = self._span(), self._quantum()
-        near = multiple(nearest_count(number(value), q), q) if q else number(value)
-        return min(max(near, low), high)
+        """Samplers see the multiples themselves, counted from the lowest one."""
+        q = self._quantum()
+        if not q:
+            return super().raw(value)
+        low, steps = self._steps(q)
+        return min(max(multiple(nearest_count(number(value), q), q), low), stepped(low, steps, q))
 
     def distribution(self) -> dict[str, Any]:
-        low, high = self._span()
-        return optuna_distribution("Float", low=low, high=high, log=False, step=self._quantum())
-
-    def _span(self) -> tuple[float, float]:
         (low, high), q = self._ends(), self._quantum()
-        if not q:
-            return low, high
-        first, last = nearest_count(low, q), nearest_count(high, q)
-        low = multiple(first, q)
-        return low, highest(low, last - first, q)
+        if q:
+            low, steps = self._steps(q)
+            high = highest(low, steps, q)
+        return optuna_distribution("Float", low=low, high=high, log=False, step=q)
+
+    def _steps(self, q: float) -> tuple[float, int]:
+        """The lowest multiple, and how many there are above it."""
+        first, last = (nearest_count(end, q) for end in self._ends())
+        return multiple(first, q), last - first
 
 
 class Uniform(_Between):

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import yaml
 
-from .document import plain_scalar
+from .yaml_scalars import plain_scalar
 
 _LINE_CHARS: Final = 100
 

@@ -74,7 +74,7 @@ def test_what_optuna_draws_is_a_value_and_leads_back_to_it(data: dict[str, Any],
         assert same(again, value)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2000)
 @given(DIMENSIONS)
 def test_the_points_of_a_grid_are_raw_values_each_with_its_own_value(data: dict[str, Any]) -> None:
     dimension = one(**data)
@@ -90,7 +90,7 @@ def test_the_points_of_a_grid_are_raw_values_each_with_its_own_value(data: dict[
     assert all(dimension.expected(value) == "" for value in values)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2000)
 @given(DIMENSIONS)
 def test_no_value_takes_more_room_than_the_longest(data: dict[str, Any]) -> None:
     dimension = one(**data)

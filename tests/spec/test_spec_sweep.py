@@ -101,6 +101,10 @@ command: x
             "sigma: expected mu and six sigma together at most 700, for floats to hold the value;"
             " found 1299.56",
         ),
+        (
+            "{type: int, low: -1, high: 9007199254740992}",
+            "high: expected at most 9007199254740991, for floats to tell them apart; found 9007199254740992",
+        ),
         ("{type: int, low: 4, high: 3}", "high: expected at least low (4); found 3"),
         ("{type: int, low: 0, high: 3, log: true}", "low: expected more than 0 with log: true; found 0"),
         (

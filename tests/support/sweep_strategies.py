@@ -48,7 +48,7 @@ def quantised(draw: st.DrawFn) -> dict[str, Any]:
 def plain_ranges(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         log = draw(st.booleans())
-        numbers = st.integers(1, 10**9) if log else st.integers(-(2**53), 2**53)
+        numbers = st.integers(1, 10**9) if log else st.integers(-(2**52), 2**52)
         more = {"log": True} if log else {"step": draw(st.integers(1, 1000))}
         return {"type": "int", **draw(between("low", "high", numbers)), **more}
     if draw(st.booleans()):
