@@ -33,8 +33,8 @@ LogBase = Annotated[
 class Sampling(Model):
     """What all algorithms have in common."""
 
-    seed: Count = Field(default=0, ge=0, lt=1 << 32)
-    """With another seed other values are chosen; with the same one and one trial at a time, the same."""
+    seed: Count | None = Field(default=None, ge=0, lt=1 << 32)
+    """With the same seed and one trial at a time the same values are chosen; absent: others each time."""
 
 
 class RandomSampling(Sampling):

@@ -214,7 +214,7 @@ def enqueue(settings: "Settings", number: int, points: tuple[str, ...], output: 
 
 
 def _point(text: str) -> dict[str, Any]:
-    from ...spec.document import plain_scalar
+    from ...spec.yaml_scalars import plain_scalar
 
     point = {}
     for part in text.split(","):
