@@ -31,6 +31,7 @@ class Beginning:
     def __init__(self) -> None:
         self._libraries = _libraries()
         self._modules = frozenset(sys.modules)
+        self._finalizers = tuple(weakref.finalize._registry)  # type: ignore[attr-defined]
 
     def finish(self, code: int) -> None:
         """End the process with that code. Returns where the interpreter is to do it."""
@@ -38,6 +39,8 @@ class Beginning:
             return
         try:
             threading._shutdown()  # type: ignore[attr-defined]
+            for finalizer in self._finalizers:  # torch has hundreds, which take its operators apart
+                finalizer.atexit = False
             atexit._run_exitfuncs()
             _flush()
             self._clear_modules()
