@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unavailable
@@ -33,6 +33,8 @@ PRUNE_GRACE_US: Final = 1_000_000
 """What a trial that is to end early has left is of no use to anybody: its GPUs are."""
 RETRY_S: Final = 2.0
 """After a refusal that may pass."""
+IDLE_BELOW: Final = 1
+"""In priority, of trials that only take what is idle: whoever has the sweep's own goes first."""
 CONCURRENT_MAX: Final = 10_000
 """Trials at once of a sweep that names no limit."""
 DEATHS_MAX: Final = 3
@@ -175,6 +177,7 @@ class _Drive:
         self._limits = Limits(
             self._spec.trials_max() + study.more,
             limits.max_concurrent_trials or CONCURRENT_MAX,
+            limits.firm_trials,
             limits.max_failed_trials,
             until_us,
         )
@@ -191,6 +194,7 @@ class _Drive:
         live = [study.trials[number] for number in sorted(tally.running)]
         jobs = {trial.number: state.jobs[trial.job] for trial in live if trial.job in state.jobs}
         pruned = [jobs[trial.number] for trial in live if PRUNED in trial.user_attrs and trial.number in jobs]
+        firm = [job for job in jobs.values() if job.priority >= self._spec.effective_priority]
         failed = tally.first_failure
         standing = Standing(
             state=study.state or SweepState.CANCELLED,
@@ -200,6 +204,8 @@ class _Drive:
             waiting=sorted(tally.waiting),
             running=[job.number for job in jobs.values()],
             queued=sum(not job.placed for job in jobs.values()),
+            firm=len(firm),
+            firm_queued=sum(not job.placed for job in firm),
             complete=tally.complete,
             failed_in_row=tally.failed_in_row,
             first_failure="" if failed is None else json.loads(failed.user_attrs.get(WHY, '""')),
@@ -234,19 +240,22 @@ class _Drive:
 
     async def _do(self, move: Start | End | Cancel) -> None:
         match move:
-            case Start(number):
-                await self._start(number)
+            case Start(number, idle):
+                await self._start(number, idle=idle)
             case Cancel(jobs):
                 for job in jobs:
                     await self._cancel(job, None)
             case End(to, why, ends_as):
                 await self._loop.submit(ChangeSweep(self._number, to, why, ends_as))
 
-    async def _start(self, number: int) -> None:
+    async def _start(self, number: int, *, idle: bool) -> None:
         suggested = await self._suggested(number)
         if suggested is None:
             return
         spec = self._spec.trial_job(number, suggested.values)
+        job = self._new_job(spec)
+        if idle:
+            job = replace(job, priority=job.priority - IDLE_BELOW)
         asked = StartTrial(
             self._number,
             number,
@@ -254,10 +263,10 @@ class _Drive:
             suggested.values,
             suggested.system_attrs,
             suggested.study_attrs,
-            self._new_job(spec),
+            job,
         )
         try:
-            job = await self._loop.submit(asked)
+            made = await self._loop.submit(asked)
         except LimitExceeded as error:  # as many jobs as there may be
             _log.info("sweep %d: trial %d waits: %s", self._number, number, error)
             self._ready = suggested
@@ -265,7 +274,7 @@ class _Drive:
         except Conflict:  # it was paused, or somebody has put another trial before it
             self._ready = suggested
         else:
-            self._remember([job], [spec])
+            self._remember([made], [spec])
 
     async def _suggested(self, number: int) -> Suggested | None:
         """What was prepared, where it is for this trial. None: every point has been given."""

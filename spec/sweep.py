@@ -76,8 +76,9 @@ class SweepLimits(Model):
     """Trials in all. Absent, with grid or bruteforce only: as many as there are points."""
     max_concurrent_trials: Count | None = Field(default=None, ge=1, le=TRIALS_MAX)
     """Trials at once; absent: as many as there is idle room for."""
-    min_concurrent_trials: Count = Field(default=1, ge=1, le=TRIALS_MAX)
-    """Trials that wait or run at once even where nothing is idle for them."""
+    min_concurrent_trials: Count | None = Field(default=None, ge=1, le=TRIALS_MAX)
+    """Trials that have the sweep's own priority; beyond them trials take only what is idle, and give way to
+    any job of that priority. Absent: max_concurrent_trials, or 1 where that is absent, too."""
     timeout: Count | None = Field(default=None, ge=1, le=YEAR_S)
     """Seconds from the submit after which the sweep ends with the trials that it has; absent: no limit."""
     trial_timeout: Count | None = Field(default=None, ge=1, le=YEAR_S)
@@ -85,6 +86,11 @@ class SweepLimits(Model):
     max_failed_trials: Count = Field(default=5, ge=1, le=TRIALS_MAX)
     """Trials that may fail one after the other, as they end, before the sweep stops; one that completes or is
     pruned begins the count anew."""
+
+    @property
+    def firm_trials(self) -> int:
+        """Trials at once that are not there only while something is idle."""
+        return self.min_concurrent_trials or self.max_concurrent_trials or 1
 
 
 def _no_path(value: Any) -> Any:

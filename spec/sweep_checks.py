@@ -107,7 +107,7 @@ def _limits(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
         yield ("limits", "max_concurrent_trials"), text
     bounds = [("max_total_trials", total), ("max_concurrent_trials", high)]
     least = min(((bound, key) for key, bound in bounds if bound is not None), default=None)
-    if least is not None and low > least[0]:
+    if least is not None and low is not None and low > least[0]:
         yield ("limits", "min_concurrent_trials"), f"expected at most {least[1]} ({least[0]}); found {low}"
     if total is not None and len(spec.enqueue) > total:
         yield (

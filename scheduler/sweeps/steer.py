@@ -20,6 +20,8 @@ class Limits:
 
     trials: int
     concurrent: int
+    firm: int
+    """So many trials have the sweep's own priority; those beyond take only what is idle."""
     failed: int
     """When so many trials have failed one after the other it is given up."""
     until_us: int | None
@@ -39,6 +41,10 @@ class Standing:
     """Numbers of trials that wait for their job."""
     running: Sequence[JobId]
     queued: int
+    firm: int
+    """Those of `running` that have the sweep's own priority."""
+    firm_queued: int
+    """And wait in line."""
     complete: int
     failed_in_row: int
     first_failure: str
@@ -49,9 +55,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The next trial is this one."""
+    """The next trial is this one. `idle`: it takes only what nobody else wants."""
 
     number: int
+    idle: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def next_move(limits: Limits, now: Standing) -> Start | End | Cancel | None:
         return End(SweepState.FAILED, f"no trial came to its end: {now.first_failure or 'all were pruned'}")
     if now.state is not SweepState.RUNNING or not _has_room(limits, now):
         return None
-    return Start(number)
+    return Start(number, idle=now.firm >= limits.firm)
 
 
 def _next(limits: Limits, now: Standing) -> int | None:
@@ -104,5 +111,7 @@ def _next(limits: Limits, now: Standing) -> int | None:
 
 
 def _has_room(limits: Limits, now: Standing) -> bool:
-    placed = len(now.running) - now.queued
-    return len(now.running) < limits.concurrent and now.queued < max(AHEAD, int(AHEAD_SHARE * placed))
+    """One that takes only what is idle, and waits, does not keep one of the others from the line."""
+    ahead = max(AHEAD, int(AHEAD_SHARE * (len(now.running) - now.queued)))
+    firm = now.firm < limits.firm and now.firm_queued < ahead
+    return len(now.running) < limits.concurrent and (firm or now.queued < ahead)

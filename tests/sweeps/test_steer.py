@@ -6,7 +6,7 @@ import pytest
 from paceline.scheduler.sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
 from paceline.scheduler.sweeps.study import SweepState
 
-LIMITS = Limits(trials=4, concurrent=2, failed=3, until_us=None)
+LIMITS = Limits(trials=4, concurrent=2, firm=1, failed=3, until_us=None)
 
 
 def stands(**changes: Any) -> Standing:
@@ -18,6 +18,8 @@ def stands(**changes: Any) -> Standing:
         "waiting": (),
         "running": (),
         "queued": 0,
+        "firm": 0,
+        "firm_queued": 0,
         "complete": 0,
         "failed_in_row": 0,
         "first_failure": "",
@@ -30,11 +32,15 @@ def stands(**changes: Any) -> Standing:
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        pytest.param({}, Start(0), id="the first"),
-        pytest.param({"made": 1, "running": (7,)}, Start(1), id="as many as may run at once"),
+        pytest.param({}, Start(0, idle=False), id="the first"),
+        pytest.param({"made": 1, "running": (7,)}, Start(1, idle=False), id="as many as may run at once"),
         pytest.param({"made": 2, "running": (7, 8)}, None, id="no more"),
-        pytest.param({"made": 1, "running": (7,), "queued": 1}, None, id="one waits in line: it goes first"),
-        pytest.param({"made": 3, "waiting": (2,)}, Start(2), id="what was enqueued goes first"),
+        pytest.param(
+            {"made": 1, "running": (7,), "queued": 1, "firm_queued": 1},
+            None,
+            id="one waits in line: it goes first",
+        ),
+        pytest.param({"made": 3, "waiting": (2,)}, Start(2, idle=False), id="what was enqueued goes first"),
         pytest.param({"made": 4, "running": (7,)}, None, id="the last one runs"),
         pytest.param({"made": 4, "complete": 4}, End(SweepState.SUCCEEDED), id="all are over"),
         pytest.param(
@@ -42,7 +48,9 @@ def stands(**changes: Any) -> Standing:
         ),
         pytest.param({"state": SweepState.PAUSED}, None, id="paused"),
         pytest.param(
-            {"made": 5, "waiting": (4,), "complete": 4}, Start(4), id="enqueued beyond the number of trials"
+            {"made": 5, "waiting": (4,), "complete": 4},
+            Start(4, idle=False),
+            id="enqueued beyond the number of trials",
         ),
     ],
 )
@@ -54,7 +62,7 @@ def test_it_gives_up_when_trials_fail_in_a_row() -> None:
     move = next_move(LIMITS, stands(made=3, failed_in_row=3, first_failure="no module named torch"))
     assert isinstance(move, End) and move.to is SweepState.STOPPING and move.ends_as is SweepState.FAILED
     assert move.why == "3 trials in a row failed, the first of them because: no module named torch"
-    assert next_move(LIMITS, stands(made=3, failed_in_row=2)) == Start(3)
+    assert next_move(LIMITS, stands(made=3, failed_in_row=2)) == Start(3, idle=False)
 
 
 def test_all_over_and_none_complete_is_a_failure() -> None:
@@ -63,8 +71,8 @@ def test_all_over_and_none_complete_is_a_failure() -> None:
 
 
 def test_time_is_over() -> None:
-    limits = Limits(trials=4, concurrent=2, failed=3, until_us=100)
-    assert next_move(limits, stands(now_us=99)) == Start(0)
+    limits = Limits(trials=4, concurrent=2, firm=2, failed=3, until_us=100)
+    assert next_move(limits, stands(now_us=99)) == Start(0, idle=False)
     found = next_move(limits, stands(now_us=100, complete=1, made=2, running=(7,)))
     assert found == End(SweepState.STOPPING, "limits.timeout is over", SweepState.SUCCEEDED)
     found = next_move(limits, stands(now_us=100))
@@ -78,7 +86,18 @@ def test_stopping_waits_for_those_that_run_and_keeps_its_reason() -> None:
 
 
 def test_many_that_run_let_more_wait_in_line() -> None:
-    limits = Limits(trials=1000, concurrent=100, failed=3, until_us=None)
+    limits = Limits(trials=1000, concurrent=100, firm=1, failed=3, until_us=None)
     running = tuple(range(40))
-    assert next_move(limits, stands(made=40, running=running, queued=7)) == Start(40)
-    assert next_move(limits, stands(made=40, running=running, queued=9)) is None
+    assert next_move(limits, stands(made=40, running=running, queued=7, firm=40)) == Start(40, idle=True)
+    assert next_move(limits, stands(made=40, running=running, queued=9, firm=40)) is None
+
+
+def test_beyond_the_least_trials_take_what_is_idle() -> None:
+    limits = Limits(trials=9, concurrent=4, firm=2, failed=3, until_us=None)
+    runs = {"made": 3, "running": (7, 8, 9)}
+    assert next_move(limits, stands(firm=2, **runs)) == Start(3, idle=True)
+    assert next_move(limits, stands(firm=2, queued=1, **runs)) is None
+    assert next_move(limits, stands(firm=1, queued=1, **runs)) == Start(3, idle=False), (
+        "one of the least ended"
+    )
+    assert next_move(limits, stands(firm=1, queued=2, firm_queued=1, **runs)) is None

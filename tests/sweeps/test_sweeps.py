@@ -171,6 +171,23 @@ def test_pause_resume_stop(cluster: Cluster, tmp_path: Path) -> None:
     assert found.running == found.queued == 0
 
 
+def test_beyond_the_least_trials_only_take_what_is_idle(cluster: Cluster, tmp_path: Path) -> None:
+    limits = {"max_total_trials": 20, "min_concurrent_trials": 1}
+    document = sweep_of(tmp_path, trial_scripts.HELD, limits=limits, priority=5)
+    document["trial"]["resources"] = {"cpus": 2}
+    number = cluster.client.submit_sweep(document)
+    wait_until("two run, one waits", lambda: _counts(cluster, number) == (2, 1))
+    jobs = [cluster.client.job(one.job or 0) for one in trials_of(cluster, number)]
+    assert [job.priority for job in jobs] == [5, 4, 4], "any job of priority 5 goes before the last two"
+    cluster.client.stop_sweep(number)
+    assert ended(cluster, number).state == "CANCELLED"
+
+
+def _counts(cluster: Cluster, number: int) -> tuple[int, int]:
+    found = cluster.client.sweep(number)
+    return found.running, found.queued
+
+
 def test_every_point_of_a_grid_once(cluster: Cluster, tmp_path: Path) -> None:
     choices = {"x": [0.0, 0.5, 1.0], "y": ["a", "b"]}
     space = {name: {"type": "choice", "values": values} for name, values in choices.items()}
