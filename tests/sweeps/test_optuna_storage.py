@@ -132,7 +132,7 @@ def test_thousands_of_trials_are_read_page_by_page(
     scheduler.run(scheduler.wired.made.loop.submit(StudyOps(study, ops)))
     counted = Counted(storage, monkeypatch)
     found = storage.get_all_trials(study, deepcopy=False)
-    assert counted.calls.count("Read") == 3
+    assert counted.calls.count("Read") == 6
     assert [trial.number for trial in found] == list(range(1_200))
     assert all(trial.params == {"x": 0.5} and len(trial.intermediate_values) == 20 for trial in found)
     assert len({id(trial.distributions["x"]) for trial in found}) == 1
