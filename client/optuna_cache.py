@@ -24,6 +24,8 @@ class KnownStudy:
         self._lock = threading.Lock()
         self._begun = 0
         """Reads, so far."""
+        self._done = 0
+        """The last of them that came to its end."""
         self._forget()
 
     def _forget(self) -> None:
@@ -53,14 +55,17 @@ class KnownStudy:
         """All that was committed before this call is known after it. Raises PacelineError."""
         begun = self._begun
         with self._lock:
-            if self._begun == begun:  # else another thread has begun to read after we came
-                self._begun += 1
-                while self._read():
-                    pass
+            if self._done > begun:  # another thread has begun to read after we came, and could
+                return
+            self._begun += 1
+            while self._read():
+                pass
+            self._done = self._begun
 
     def finished(self, number: int) -> FrozenTrial | None:
         """If it is known to be finished: then it never changes."""
-        trial = self._trials[number] if number < len(self._trials) else None
+        trials = self._trials
+        trial = trials[number] if number < len(trials) else None
         return trial if trial is not None and trial.state.is_finished() else None
 
     def trial(self, number: int) -> FrozenTrial:

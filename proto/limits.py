@@ -47,6 +47,6 @@ TRIAL_VALUES_MAX: Final = 100_000
 """Intermediate values of a trial."""
 TRIALS_PER_STUDY_MAX: Final = 1_000_000
 """A trial's id in Optuna is its study's number times this, and its own."""
-TRIALS_PAGE_MAX: Final = 500
+TRIALS_PAGE_MAX: Final = 200
 TRIALS_PAGE_BYTES: Final = 1 << 20
 """A reply is cut off behind the trial with which it has become larger."""

@@ -33,6 +33,7 @@ from .core.stimuli import (
 from .loop_clock import steady_clock
 from .loop_engine import Engine
 from .loop_lookup import NOTHING, Known, load, to_look_up
+from .loop_openings import Arrival, Openings
 from .loop_poison import PoisonWatch
 from .loop_step import Asked, Committed, Poison, Step, Unanswered
 from .loop_watch import Sink, StudyWatch, Watch, Watchers
@@ -52,12 +53,6 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 5.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    stimulus: Asked
-    answer: asyncio.Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +79,9 @@ class Loop:
         self._poison = PoisonWatch(self.now_us)
         self._falls = 0
         self._arrivals_max = arrivals_max
-        self._arrivals: deque[_Arrival] = deque()
+        self._arrivals: deque[Arrival] = deque()
         self._readings: list[_Reading] = []
+        self._openings = Openings(store, self._again)
         self._sinks: dict[NodeId, tuple[int, Sink]] = {}
         self._watchers = Watchers()
         self._wake = asyncio.Event()
@@ -111,6 +107,7 @@ class Loop:
         if self._task is not None:
             await self._task
         self._abandon(Unavailable(self._away), "the scheduler is stopping")
+        await self._openings.close()
         self._thread.shutdown()
 
     def now_us(self) -> int:
@@ -155,14 +152,15 @@ class Loop:
         commit failed or the loop is recovering, LimitExceeded when too much waits."""
         self._check_ready()
         self._poison.check(stimulus)
-        if len(self._arrivals) >= self._arrivals_max:
+        waiting = len(self._arrivals) + len(self._openings)
+        if waiting >= self._arrivals_max:
             raise LimitExceeded(
-                f"{len(self._arrivals)} requests wait for the scheduler",
+                f"{waiting} requests wait for the scheduler",
                 hint="try again in a moment",
                 limit=self._arrivals_max,
             )
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._arrivals.append(_Arrival(stimulus, answer))
+        self._arrivals.append(Arrival(stimulus, answer))
         self._wake.set()
         return await answer
 
@@ -210,7 +208,7 @@ class Loop:
         if heard is None:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._arrivals.append(_Arrival(Heartbeat(node, session), answer))
+            self._arrivals.append(Arrival(Heartbeat(node, session), answer))
             self._wake.set()
             return True
         return heard
@@ -287,7 +285,8 @@ class Loop:
 
     async def _step(self, engine: Engine) -> bool:
         count = min(len(self._arrivals), ARRIVALS_PER_STEP_MAX)
-        arrivals = [self._arrivals.popleft() for _ in range(count)]
+        taken = [self._arrivals.popleft() for _ in range(count)]
+        arrivals = self._openings.set_aside(engine, taken)
         try:
             stimuli = [arrival.stimulus for arrival in arrivals]
             known = await self._known(engine, stimuli)
@@ -297,8 +296,14 @@ class Loop:
             self._arrivals.extendleft(reversed(arrivals))
             raise
         self._falls = 0
+        engine.studies.evict()
         self._answer(arrivals, step)
         return step.more
+
+    def _again(self, arrivals: list[Arrival]) -> None:
+        """What they waited for is there."""
+        self._arrivals.extendleft(reversed(arrivals))
+        self._wake.set()
 
     async def _known(self, engine: Engine, stimuli: list[Asked]) -> Known:
         look_up = to_look_up(engine, self._store, stimuli)
@@ -315,7 +320,7 @@ class Loop:
         finally:
             self._committing = False
 
-    def _answer(self, arrivals: list[_Arrival], step: Step) -> None:
+    def _answer(self, arrivals: list[Arrival], step: Step) -> None:
         """The batch is safe: now it may be told."""
         for arrival, answer in zip(arrivals, step.answers, strict=True):
             if arrival.answer.done():
@@ -377,7 +382,7 @@ class Loop:
 
     def _abandon(self, error: PacelineError, why: str) -> None:
         """Every waiting caller hears `error`; every stream and watch ends."""
-        arrivals, self._arrivals = self._arrivals, deque()
+        arrivals, self._arrivals = [*self._arrivals, *self._openings.abandon()], deque()
         readings, self._readings = self._readings, []
         answers = [*(arrival.answer for arrival in arrivals), *(reading.answer for reading in readings)]
         for answer in answers:

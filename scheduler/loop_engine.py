@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from ..spec.errors import PacelineError, StoreFailure
+from ..spec.errors import PacelineError
 from ..spec.ids import JobId, Micros, NodeId
 from .core.admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .core.checkpoints import on_ask_checkpoint, on_preempt, on_restore
@@ -72,10 +72,8 @@ from .sweeps.driving import (
 )
 from .sweeps.ops import OpenStudy, StudyOps, StudyStimulus, on_study
 from .sweeps.rows import studies_from_rows
-from .sweeps.study import Trial
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
-NO_TRIALS: Final[Mapping[int, list[Trial] | StoreFailure]] = {}
 ACCOUNTS_MIN: Final = 512
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
@@ -104,21 +102,17 @@ class Engine:
         now_us: Micros,
         known: Mapping[str, tuple[JobId, ...]],
         finished: Mapping[JobId, Job] = NO_JOBS,
-        trials: Mapping[int, list[Trial] | StoreFailure] = NO_TRIALS,
     ) -> Step:
-        """`known`: what the store says of the keys of these Submits; `finished`: of `late_jobs`; `trials`: of
-        `cold_studies`."""
-        for study, stored in trials.items():
-            self.studies.put(study, stored)
+        """`known`: what the store says of the keys of these Submits; `finished`: of `late_jobs`. None of the
+        stimuli is about a `cold_study`."""
         return self._run(now_us, stimuli, known, (), finished)
 
-    def cold_studies(self, stimuli: Sequence[Asked]) -> set[int]:
-        """Studies whose trials must be loaded first."""
-        by_id = self.studies.by_id
-        named = {
-            stimulus.study for stimulus in stimuli if isinstance(stimulus, OpenStudy | StudyOps | ChangeSweep)
-        }
-        return {study for study in named if study in by_id and not by_id[study].loaded}
+    def cold_study(self, stimulus: Asked) -> int | None:
+        """The study that it is about, if its trials must be loaded first."""
+        if not isinstance(stimulus, OpenStudy | StudyOps | ChangeSweep):
+            return None
+        study = self.studies.by_id.get(stimulus.study)
+        return None if study is None or study.loaded else study.id
 
     def late_jobs(self, stimuli: Sequence[Asked]) -> set[JobId]:
         """Jobs that are over (or were never there) whose tasks tell only now how they left."""
@@ -164,7 +158,6 @@ class Engine:
         self._grow(draft, now_us)
         self._close_accounts(draft, now_us)
         changes = self.studies.take_changes()
-        self.studies.evict()
         return draft.step(self.state, answers, changes, more=more)
 
     def _answer(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..spec.errors import StoreFailure
 from ..spec.ids import JobId
 from .core.job import Job
 from .core.settings import Settings
@@ -22,17 +21,16 @@ class Known(NamedTuple):
 
     keys: dict[str, tuple[JobId, ...]]
     finished: dict[JobId, Job]
-    trials: dict[int, list[Trial] | StoreFailure]
 
 
-NOTHING = Known({}, {}, {})
+NOTHING = Known({}, {})
 
 
 def to_look_up(engine: Engine, store: Store, stimuli: Sequence[Asked]) -> Callable[[], Known] | None:
     """To be called in the thread; None: nothing is needed."""
     keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed | SubmitSweep)}
-    late, cold = engine.late_jobs(stimuli), engine.cold_studies(stimuli)
-    if not (keys or late or cold):
+    late = engine.late_jobs(stimuli)
+    if not (keys or late):
         return None
 
     def look_up() -> Known:
@@ -41,24 +39,19 @@ def to_look_up(engine: Engine, store: Store, stimuli: Sequence[Asked]) -> Callab
         return Known(
             {row.key: row.jobs for row in rows if row is not None},
             {row.job: job_from_row(row) for row in jobs if row is not None},
-            {study: _trials(store, study) for study in cold},
         )
 
     return look_up
 
 
-def _trials(store: Store, study: int) -> list[Trial] | StoreFailure:
-    """One that is damaged is the loss of those who ask for it only."""
-    rows = store.trials(study)
-    try:
-        return trials_from_rows(*rows)
-    except StoreFailure as damage:
-        return damage
+def read_trials(store: Store, study: int) -> list[Trial]:
+    """Raises StoreFailure."""
+    return trials_from_rows(*store.trials(study))
 
 
 def load(store: Store, settings: Settings) -> Engine:
     """The state as of the last commit, with the trials of all sweeps that are live."""
     engine = Engine(store.load(), settings)
     for study in engine.studies.cold_live():
-        engine.studies.put(study, trials_from_rows(*store.trials(study)))
+        engine.studies.put(study, read_trials(store, study))
     return engine

@@ -41,7 +41,7 @@ class DeleteStudy:
 
 @dataclass(frozen=True, slots=True)
 class OpenStudy:
-    """Its trials are in memory then. Answer: None. Raises NotFound, StoreFailure."""
+    """Its trials are in memory then. Answer: None. Raises NotFound."""
 
     study: int
 
@@ -110,7 +110,7 @@ class StudyOps:
     """All or none, in this order; they come from outside. Answer: one for each, and what `then` reads.
 
     Raises NotFound, Conflict (a finished trial; what is the scheduler's to change), InvalidRequest,
-    LimitExceeded, StoreFailure.
+    LimitExceeded.
     """
 
     study: int
@@ -137,10 +137,11 @@ def on_study(studies: Studies, asked: StudyStimulus, now_us: Micros) -> object:
             _delete(studies, asked)
             return None
         case OpenStudy():
-            studies.use(studies.opened(asked.study))
+            studies.use(studies.get(asked.study))
             return None
         case StudyOps():
-            study = studies.opened(asked.study)
+            study = studies.get(asked.study)
+            assert study.loaded
             done = _Check(study).run(asked.ops)
             answers = [_apply(studies, study, op, done, now_us) for op in asked.ops]
             return (*answers, asked.then(study)) if asked.then is not None else tuple(answers)

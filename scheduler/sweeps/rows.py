@@ -3,6 +3,7 @@
 JSON knows no infinity and no NaN: here they are texts. Trials of a study share their distributions' texts.
 """
 
+import gc
 import math
 from collections.abc import Iterable
 from typing import Final
@@ -103,6 +104,16 @@ def studies_from_rows(rows: Iterable[StudyRow], last_study: int) -> Studies:
 
 def trials_from_rows(rows: Iterable[TrialRow], values: Iterable[TrialValueRow]) -> list[Trial]:
     """Of one study, both in the order of their keys. Raises StoreFailure naming the row."""
+    collecting = gc.isenabled()
+    gc.disable()  # many new objects, none of them garbage
+    try:
+        return _trials(rows, values)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _trials(rows: Iterable[TrialRow], values: Iterable[TrialValueRow]) -> list[Trial]:
     shared: dict[str, str] = {}
     trials: list[Trial] = []
     for row in rows:

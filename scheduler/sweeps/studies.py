@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...proto.limits import TRIALS_PER_STUDY_MAX
-from ...spec.errors import Conflict, LimitExceeded, NotFound, StoreFailure
+from ...spec.errors import Conflict, LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
 from .study import NewTrial, Param, Study, SweepState, Trial, TrialState
 
@@ -79,21 +79,10 @@ class Studies:
         """Live sweeps whose trials are not loaded."""
         return [study.id for study in self.by_id.values() if study.live and not study.loaded]
 
-    def opened(self, number: int) -> Study:
-        """With its trials. Raises NotFound; StoreFailure when they cannot be read."""
-        study = self.get(number)
-        if not study.loaded:
-            assert study.damage is not None
-            raise study.damage
-        return study
-
-    def put(self, number: int, trials: list[Trial] | StoreFailure) -> None:
-        """Its trials, as they are stored, or why they cannot be read."""
+    def put(self, number: int, trials: list[Trial]) -> None:
+        """Its trials, as they are stored."""
         study = self.by_id.get(number)
         if study is None or study.loaded:
-            return
-        if isinstance(trials, StoreFailure):
-            study.damage = trials
             return
         study.trials, study.loaded = trials, True
         study.keys = {trial.key: trial.number for trial in trials if trial.key}
@@ -115,7 +104,7 @@ class Studies:
 
     def evict(self) -> None:
         """The least recently used leave memory, as long as there is too much: not live sweeps, nor the last
-        that was used. Called when all changes are in a batch: the store will know them."""
+        that was used. Called when all that was changed is committed."""
         if self.size <= LOADED_MAX:
             return
         for number in list(self._recent)[:-1]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ...spec.errors import NotFound, StoreFailure
+from ...spec.errors import NotFound
 from ...spec.ids import JobId, Micros
 
 
@@ -162,8 +162,6 @@ class Study:
     version: int = 0
     trials: list[Trial] = field(default_factory=list)
     loaded: bool = False
-    damage: StoreFailure | None = None
-    """Why it could not be loaded."""
     keys: dict[str, int] = field(default_factory=dict)
     """Of its trials."""
     values_count: int = 0

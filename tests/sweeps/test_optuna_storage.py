@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,48 @@ def test_only_what_has_changed_is_read(
     assert counted.calls == ["Write", "Write", "Read"]
 
 
+class NotedLock:
+    """Says that somebody wants it, before they have it."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.wanted.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_threads_that_wait_for_a_read_share_the_next_that_succeeds(
+    storage: paceline.StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = storage._known(storage.create_new_study(MINIMIZE))
+    lock, go, reads = NotedLock(), threading.Event(), []
+    plain = storage._link.call
+
+    def call(method: str, request: Any, **more: Any) -> Any:
+        reads.append(method)
+        assert go.wait(30)
+        if len(reads) == 2:
+            raise Unavailable("the second fails")
+        return plain(method, request, **more)
+
+    monkeypatch.setattr(storage._link, "call", call)
+    monkeypatch.setattr(known, "_lock", lock)
+    with ThreadPoolExecutor(4) as pool:
+        asked = []
+        for _ in range(4):
+            asked.append(pool.submit(known.refresh))
+            assert lock.wanted.acquire(timeout=30)
+        go.set()
+        failed = [one.exception(30) for one in asked]
+    assert len(reads) == 3, "one, one that failed, and one for both others"
+    assert [type(error) for error in failed if error is not None] == [Unavailable]
+
+
 def test_who_tells_a_trial_knows_it_then(
     storage: paceline.StudyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +175,7 @@ def test_thousands_of_trials_are_read_page_by_page(
     scheduler.run(scheduler.wired.made.loop.submit(StudyOps(study, ops)))
     counted = Counted(storage, monkeypatch)
     found = storage.get_all_trials(study, deepcopy=False)
-    assert counted.calls.count("Read") == 3
+    assert counted.calls.count("Read") == 6
     assert [trial.number for trial in found] == list(range(1_200))
     assert all(trial.params == {"x": 0.5} and len(trial.intermediate_values) == 20 for trial in found)
     assert len({id(trial.distributions["x"]) for trial in found}) == 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.loop_engine import Engine
-from paceline.scheduler.loop_lookup import load
+from paceline.scheduler.loop_lookup import load, read_trials
 from paceline.scheduler.sweeps import studies as studies_module
 from paceline.scheduler.sweeps.ops import (
     CreateStudy,
@@ -24,7 +24,6 @@ from paceline.scheduler.sweeps.ops import (
     StudyOps,
     StudyStimulus,
 )
-from paceline.scheduler.sweeps.rows import trials_from_rows
 from paceline.scheduler.sweeps.study import NewTrial, Param, Study, SweepState, Trial, TrialState
 from paceline.spec.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, PacelineError
 from paceline.spec.ids import JobId, Micros
@@ -54,11 +53,12 @@ class Desk:
     def ask(self, *asked: StudyStimulus) -> list[object]:
         """One step; the answers."""
         self.now_us += 10
-        cold = self.engine.cold_studies(asked)
-        trials = {study: trials_from_rows(*self.store.trials(study)) for study in cold}
-        step = self.engine.step(asked, Micros(self.now_us), {}, trials=trials)
+        for study in filter(None, map(self.engine.cold_study, asked)):
+            self.engine.studies.put(study, read_trials(self.store, study))
+        step = self.engine.step(asked, Micros(self.now_us), {})
         if not step.empty:
             self.store.commit(step.batch)
+        self.engine.studies.evict()
         self.changed = step.studies
         return list(step.answers)
 

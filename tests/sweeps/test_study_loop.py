@@ -25,12 +25,14 @@ def reported(study: Study) -> dict[int, float]:
 
 
 class GatedStore(MemoryStore):
-    """Commits wait until the test lets them; counts whose trials are read."""
+    """Commits and reads of trials wait until the test lets them; notes whose trials are read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = threading.Event()
         self.gate.set()
+        self.reading = threading.Event()
+        self.reading.set()
         self.read: list[int] = []
 
     def commit(self, batch: Batch) -> None:
@@ -39,6 +41,7 @@ class GatedStore(MemoryStore):
 
     def trials(self, study: int) -> tuple[Sequence[TrialRow], Sequence[TrialValueRow]]:
         self.read.append(study)
+        assert self.reading.wait(10)
         return super().trials(study)
 
 
@@ -101,6 +104,53 @@ async def test_trials_are_read_from_the_store_the_first_time_that_somebody_wants
         assert store.read == [study]
         with pytest.raises(NotFound):
             await loop.read_study(study + 1, reported)
+
+
+async def test_while_a_study_is_read_nobody_else_waits() -> None:
+    store = GatedStore()
+    async with running(store) as loop:
+        study = await loop.submit(CREATE)
+        await loop.submit(StudyOps(study, (CreateTrial(NewTrial(), ""),)))
+        other = await loop.submit(CreateStudy("k2", "other", ("minimize",), "ann"))
+    async with running(store) as loop:
+        store.reading.clear()
+        first = asyncio.create_task(loop.submit(StudyOps(study, (SetIntermediate(0, 1, 0.5),))))
+        second = asyncio.create_task(loop.submit(StudyOps(study, (SetIntermediate(0, 1, 0.25),))))
+        seen = asyncio.create_task(loop.read_study(study, reported))
+        await until("it is being read", lambda: store.read == [study] or None)
+        await loop.submit(CreateStudy("k3", "third", ("minimize",), "ann"))
+        assert other and not (first.done() or second.done() or seen.done())
+        store.reading.set()
+        await asyncio.gather(first, second)
+        assert await loop.read_study(study, reported) == {1: 0.25}, "in their order"
+        assert await seen in ({}, {1: 0.25}) and store.read == [study]
+
+
+@pytest.mark.parametrize("ends", ["anew", "for good"])
+async def test_who_waits_for_a_study_is_told_when_the_loop_ends(ends: str) -> None:
+    store = GatedStore()
+    async with running(store) as loop:
+        study = await loop.submit(CREATE)
+        await loop.submit(StudyOps(study, (CreateTrial(NewTrial(), ""),)))
+    async with running(store) as loop:
+        store.reading.clear()
+        asked = asyncio.create_task(loop.submit(StudyOps(study, (SetIntermediate(0, 1, 0.5),))))
+        await until("it is being read", lambda: store.read == [study] or None)
+        if ends == "anew":
+            store.fail_before.add(store.commits + 1)
+            with pytest.raises(Unavailable):
+                await loop.submit(CreateStudy("k2", "other", ("minimize",), "ann"))
+        else:
+            closing = asyncio.create_task(loop.close())
+        with pytest.raises(Unavailable):
+            await asked
+        store.reading.set()
+        if ends == "anew":
+            await until("the loop is back", lambda: loop.ready or None)
+            await loop.submit(StudyOps(study, (SetIntermediate(0, 1, 0.5),)))
+            assert await loop.read_study(study, reported) == {1: 0.5}
+        else:
+            await closing
 
 
 async def test_a_study_that_brings_a_bug_to_light_is_barred(monkeypatch: pytest.MonkeyPatch) -> None:
