@@ -4,6 +4,7 @@
 `restart`: seconds from the SIGKILL of one worker to the next step.
 `grow`: a second node joins an elastic run; when it started and was there, and what records.growth tells.
 `logs`: seconds until all lines of many tasks are in the driver's output.
+`tune`: seconds that Ray Tune takes for trials of a short training.
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ def main() -> None:
             _temp_dir=short,
         )
         work = Training(folder)
-        serve(answers, launch=work.launch, restart=work.restart, grow=work.grow, logs=work.logs)
+        operations = {name: getattr(work, name) for name in ("launch", "restart", "grow", "logs", "tune")}
+        serve(answers, **operations)
         ray.shutdown()
 
 
@@ -128,6 +130,30 @@ class Training:
             time.sleep(0.01)
         took = time.monotonic() - began
         ray.get(handles)
+        return took
+
+    def tune(self, trials, at_once):
+        """As the benchmark `sweep` has it: each trial the same function, one cpu each."""
+        from ray import tune
+
+        from benchmarks.work.short_training import train
+
+        def trial(config):
+            tune.report({"loss": train(config["lr"])})
+
+        began = time.monotonic()
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": 1}),
+            param_space={"lr": tune.loguniform(1e-4, 1e-1)},
+            tune_config=tune.TuneConfig(
+                num_samples=trials, max_concurrent_trials=at_once, metric="loss", mode="min"
+            ),
+            run_config=tune.RunConfig(storage_path=str(self.folder / "tune"), verbose=0),
+        )
+        results = tuner.fit()
+        took = time.monotonic() - began
+        if len(results) != trials or results.num_errors:
+            raise RuntimeError(f"{len(results)} of {trials} trials, {results.num_errors} of them failed")
         return took
 
     def fit(self, *, steps, save_every, step_s, **scaling):
