@@ -155,6 +155,7 @@ def make_launch(
         "timeout_s": request.timeout_s,
         "exclusive": request.exclusive,
         "log_bytes_max": request.log_bytes_max,
+        "metric_patterns": dict(request.metric_patterns) if request.first_rank == 0 else {},
         "store": {"address": request.master_address, "port": request.master_port}
         if request.hosts_rendezvous
         else None,
@@ -235,7 +236,7 @@ def _environment(
         "PACELINE_JOB_FOLDER": request.job_folder,
         "PACELINE_MARK": mark_of(folder),
     }
-    merged = {"PYTHONUNBUFFERED": "1", **base, **user, **mine}
+    merged = {"PYTHONUNBUFFERED": "1", **_mlflow(request.job_folder), **base, **user, **mine}
     if (home.parent / "pyvenv.cfg").exists():
         merged["VIRTUAL_ENV"] = str(home.parent)
     if request.processes > 1:
@@ -249,6 +250,12 @@ def _environment(
     elif _DEVICES not in user:
         merged[_DEVICES] = ""  # none was given: those of others are not to be seen
     return merged
+
+
+def _mlflow(folder: str) -> dict[str, str]:
+    """Where a script uses mlflow, its files are kept with the job's and not with the code. Newer versions
+    take a folder only when they are told so."""
+    return {"MLFLOW_TRACKING_URI": Path(folder, "mlflow").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
 
 
 def _devices(request: agent_pb2.StartTask, uuids: Mapping[int, str]) -> list[str]:

@@ -5,6 +5,7 @@ What becomes of them is the shim's to say. Standard library only.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import time
@@ -22,12 +23,15 @@ from .containment import (
     signal_all,
 )
 from .evidence import error_path, what_is_left
+from .journal import json_double
+from .printed import Printed
 from .rendezvous import serve_store
 from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _DRAIN_S = 5.0
 _METRICS_PER_S = 100.0
+_METRICS_WAITING_MAX = 1024
 _AT_LENGTH = ("traceback", "last_lines")
 _EVIDENCE_BYTES_MAX = 24 * 1024
 """In one task's journal, whose entries must fit into what is reserved when the disk is full."""
@@ -62,7 +66,8 @@ class Worker:
         self.exit_code: int | None = None
         self.killed_by_us = False
         self.metrics_at = 0.0
-        self.metrics_waiting: dict[str, Any] | None = None
+        self.metrics_waiting: dict[int, dict[str, Any]] = {}
+        """By step: of each metric the last value alone."""
         self.line: Connection | None = None
         """On which it said that it would stay up for the next attempt (keeping.py)."""
         self.stays = self.arrived = False
@@ -90,6 +95,7 @@ class Ranks:
         self._store_pid = 0
         self._drain_fd = -1
         self._evidence_bytes = 0
+        self._printed: Printed | None = None
         self.workers: list[Worker] = []
         self.killing = False
 
@@ -102,6 +108,8 @@ class Ranks:
         now. Raises OSError; what was started by then is in `workers`."""
         for local_rank, rank in enumerate(self._launch["ranks"]):
             self.workers.append(Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
+        if self._launch["metric_patterns"]:
+            self._printed = Printed(self.workers[0].log, self._launch["metric_patterns"])
         for local_rank, (pid, line) in kept.items():
             self.workers[local_rank].pid, self.workers[local_rank].line = pid, line
         if listener_fd >= 0 and self._launch["store"]:
@@ -120,21 +128,44 @@ class Ranks:
         """The worker that has ended; None for the store and for what ranks left behind."""
         if pid == self._store_pid:
             self._store_pid = 0
-        return next((worker for worker in self.workers if worker.pid == pid and worker.lives), None)
+        worker = next((worker for worker in self.workers if worker.pid == pid and worker.lives), None)
+        if self._printed is not None and worker is self.workers[0]:
+            self._printed.ended = True
+        return worker
 
     def on_metrics(self, fields: dict[str, Any]) -> None:
-        """They wait for their turn; of those that come too fast, the latest."""
+        """They wait for their turn; of those that come too fast, the latest of each name."""
         worker = next((worker for worker in self.workers if worker.rank == fields.get("rank")), None)
-        if worker is not None:
-            worker.metrics_waiting = fields
+        if worker is None:
+            return
+        step, values, waiting = fields.get("step", 0), fields.get("values", {}), worker.metrics_waiting
+        values = {**waiting.pop(step, {}).get("values", {}), **values}
+        for other, earlier in list(waiting.items()):
+            left = {name: value for name, value in earlier["values"].items() if name not in values}
+            waiting[other] = {**earlier, "values": left}
+            if not left:
+                del waiting[other]
+        waiting[step] = {**fields, "values": values}
+        while len(waiting) > 1 and sum(len(one["values"]) for one in waiting.values()) > _METRICS_WAITING_MAX:
+            del waiting[next(iter(waiting))]
 
     def metrics_due(self, *, everything: bool) -> Iterator[dict[str, Any]]:
         """At most so many a second of each rank; or all that wait."""
         now = time.monotonic()
         for worker in self.workers:
-            if worker.metrics_waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
-                yield worker.metrics_waiting
-                worker.metrics_waiting, worker.metrics_at = None, now
+            waiting = worker.metrics_waiting
+            while waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
+                yield waiting.pop(next(iter(waiting)))
+                worker.metrics_at = now
+        if self._printed is not None and (everything or now >= self._printed.due_at):
+            for step, values in self._printed.look():
+                told = {name: json_double(value) for name, value in values.items()}
+                yield {"rank": self.workers[0].rank, "step": step, "values": told}
+
+    @property
+    def look_at(self) -> float:
+        """When what rank 0 prints is looked at next, on the monotonic clock."""
+        return self._printed.due_at if self._printed is not None else math.inf
 
     def kill(self) -> None:
         """SIGKILL to every rank that lives and its process group; nobody needs the store then."""
@@ -193,6 +224,8 @@ class Ranks:
             signal_all([self._store_pid], signal.SIGKILL)
         if self._drain_fd >= 0:
             os.close(self._drain_fd)
+        if self._printed is not None:
+            self._printed.close()
         for worker in self.workers:
             os.close(worker.log_fd)
 

@@ -31,6 +31,7 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
     launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False, "world_size": 1}
+    launch |= {"metric_patterns": {}}
     launch |= {"patience": Patience()._asdict(), "pace_window_s": 30.0}
     task = folder + "/tasks/rehearsal"
     for made in (task, folder + "/shims"):

@@ -160,7 +160,7 @@ class Shim:
 
     def _next_look(self) -> float:
         poll_at = time.monotonic() + POLL_S if self._watch.inspecting else _NEVER
-        due_at = min(poll_at, self._watch.sample_at)
+        due_at = min(poll_at, self._watch.sample_at, self._ranks.look_at)
         return min(
             self._timeout_at, self._kill_at, self._look_at, self._give_up_at, self._keeping.until, due_at
         )
@@ -278,11 +278,11 @@ class Shim:
             self._end(f"; {len(left)} processes cannot be killed: {left[:10]}")
         if not self._over:
             self._on_heartbeats(now)
+            self._write_metrics(everything=False)
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for worker in self._ranks.workers:
                 worker.bound_log(self._launch["log_bytes_max"])
-            self._write_metrics(everything=False)
             if self._lease.ran_out():
                 self._stop(0.0, "lease ran out")
             if self._give_up_at != _NEVER and not self._over:

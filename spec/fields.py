@@ -84,6 +84,12 @@ def _line(value: str) -> str:
     return value
 
 
+def _metric(value: str) -> str:
+    if not value:
+        raise refusal("expected the name of a metric; found an empty text")
+    return _line(value)
+
+
 def _bounded(value: str, chars_max: int) -> str:
     if len(value) > chars_max:
         raise refusal(f"expected at most {chars_max} characters; found {len(value)}")
@@ -219,6 +225,7 @@ QueuePath = Annotated[str, AfterValidator(_queue)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Line = Annotated[str, AfterValidator(_line)]
+Metric = Annotated[str, AfterValidator(_metric)]
 Text = Annotated[str, AfterValidator(_text)]
 Command = Annotated[str, AfterValidator(_command)]
 LocalPath = Annotated[str, AfterValidator(_path)]

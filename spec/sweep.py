@@ -21,9 +21,10 @@ from pydantic import (
 from .dimensions import Dimension
 from .early_termination import PolicyValue
 from .expressions import without
-from .fields import Count, Identifier, Line, Lower, refusal
+from .fields import Count, Identifier, Lower, Metric, refusal
 from .model import JobSpec
 from .parts import TAG_ONE, TAG_SEVERAL, Model
+from .patterns import MetricPattern
 from .policies import YEAR_S
 from .problems import shown
 from .real_dimensions import DimensionValue
@@ -40,15 +41,6 @@ OBJECTIVES_MAX: Final = 8
 _NAME_CHARS_MAX: Final = 255
 
 
-def _metric(value: Any) -> Any:
-    if value == "":
-        raise refusal("expected the name of a metric; found an empty text")
-    return value
-
-
-Metric = Annotated[Line, BeforeValidator(_metric)]
-
-
 class Objective(Model):
     """A metric and where it shall go."""
 
@@ -56,6 +48,9 @@ class Objective(Model):
     """Name of the metric, as the script reports it."""
     goal: Annotated[Literal["minimize", "maximize"], Lower]
     """minimize or maximize."""
+    pattern: MetricPattern | None = None
+    """A regular expression with a group `value`, and perhaps a group `step`: rank 0's output lines that match
+    it tell the metric. Absent: the script reports it."""
 
 
 def _how_many(value: Any) -> str:
@@ -165,6 +160,7 @@ class SweepSpec(Submission):
         absent = self.search_space.keys() - params.keys()
         work, variables = self.trial, self.trial.environment_variables
         timeout = self.limits.trial_timeout or work.limits.timeout
+        patterns = {one.primary_metric: one.pattern for one in self.objectives if one.pattern}
         return JobSpec.model_validate(
             {name: getattr(work, name) for name in Work.model_fields}
             | {name: getattr(self, name) for name in _KEPT}
@@ -179,6 +175,7 @@ class SweepSpec(Submission):
                     for name, value in self.inputs.items()
                 },
                 "limits": work.limits.model_copy(update={"timeout": timeout}),
+                "metric_patterns": work.metric_patterns | patterns,
                 "params": dict(params),
             }
         )

@@ -10,8 +10,9 @@ from typing import Final, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from .distribution import DistributionValue
-from .fields import ENTRIES_MAX, Command, LocalPath, Number, Variable, VariableText, refusal
+from .fields import ENTRIES_MAX, Command, LocalPath, Metric, Number, Variable, VariableText, refusal
 from .parts import EnvironmentValue, JobResources, Model
+from .patterns import PATTERNS_MAX, MetricPattern
 from .placement import Placement, Topology
 from .policies import Checkpoint, Limits, Retry
 from .slices import asks_for_slice
@@ -52,6 +53,9 @@ class Work(Model):
     run out on both sides."""
     grace_s: Number = Field(default=30.0, ge=0, le=3600)
     """Seconds between the notice to stop (SIGTERM) and SIGKILL."""
+    metric_patterns: dict[Metric, MetricPattern] = Field(default={}, max_length=PATTERNS_MAX)
+    """Metrics that rank 0 prints, by name: a regular expression with a group `value` that is searched in each
+    line, and perhaps a group `step`; without that one, the n-th line that matches is step n."""
 
     @model_validator(mode="after")
     def _startable(self) -> Self:

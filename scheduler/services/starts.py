@@ -80,6 +80,7 @@ def start_message(
         save_every=spec.checkpoint.every,
         mtbf_s=effect.mtbf_us / _SECOND_US,
         elastic=demand.elastic,
+        metric_patterns=spec.metric_patterns,
         when_busy=spec.checkpoint.when_busy,
         output_folders=list(outputs.values()),
         job_name=job.name,

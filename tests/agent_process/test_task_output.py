@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 from paceline.agent.shim_link import dial
@@ -113,3 +114,81 @@ async def test_acknowledged_metrics_give_their_space_back(tmp_path: Path) -> Non
         assert supervisor.entries(at, 30, 100)[0] == entries[30]
         await supervisor.stop(at, 0.0, "cancelled")
         assert (await ended(supervisor, at))[-1].seq == 33
+
+
+PRINTS = """
+import sys, time
+print("epoch 1 val_loss=0.5 val_acc=0.6")
+print("val_loss=oops")
+print("epoch 2 val_loss=0.25 val_acc=0.7", end="\\r", file=sys.stderr)
+print("done: val_loss=nan val_acc=0.9", end="")
+"""
+PATTERNS = {
+    "loss": r"(epoch (?P<step>\d+) )?val_loss=(?P<value>\S+)",
+    "acc": r"val_acc=(?P<value>[0-9.]+)",
+}
+
+
+async def test_what_rank_0_prints_becomes_metrics(tmp_path: Path) -> None:
+    """Steps as they are printed, else counted; also what no newline ends."""
+    (tmp_path / "a.py").write_text(PRINTS)
+    async with supervised(tmp_path / "state", warm=False) as supervisor:
+        request = start_task(key(1), f"{PYTHON} a.py", tmp_path, metric_patterns=PATTERNS)
+        entries = await run(supervisor, request)
+        told = [(one.step, dict(one.values)) for one in of_kind(entries, "metrics")]
+        assert [one for one in told if "acc" in one[1]][:2] == [
+            (1, {"loss": 0.5, "acc": 0.6}),
+            (2, {"loss": 0.25, "acc": 0.7}),
+        ]
+        assert told[-1][1]["acc"] == 0.9
+        assert any(step == 3 and math.isnan(values.get("loss", 0.0)) for step, values in told)
+        assert [entry.WhichOneof("kind") for entry in entries][-2:] == ["exited", "ended"]
+
+
+async def test_what_is_printed_is_told_while_the_rank_runs(tmp_path: Path) -> None:
+    """By a program in any language; of rank 0 only."""
+    async with supervised(tmp_path / "state", warm=False) as supervisor:
+        at = key(1)
+        command = "echo loss=1.5; sleep 600"
+        pattern = {"loss": r"loss=(?P<value>\S+)"}
+        fields = {"processes": 2, "metric_patterns": pattern}
+        await supervisor.start(start_task(at, command, tmp_path, **fields))
+        await until(lambda: of_kind(supervisor.entries(at, 0, 100), "metrics"), "it is told")
+        await supervisor.stop(at, 0.0, "enough")
+        told = of_kind(await ended(supervisor, at), "metrics")
+        assert [(one.rank, one.step, dict(one.values)) for one in told] == [(0, 1, {"loss": 1.5})]
+
+
+async def test_a_pattern_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    """The shim goes on, and the other pattern is still used."""
+    patterns = {"bad": r"(?P<value>(a+)+)$", "loss": r"loss=(?P<value>\S+)"}
+    (tmp_path / "a.py").write_text("print('a' * 200 + 'b')\nprint('loss=2.5')\n")
+    async with supervised(tmp_path / "state", warm=False) as supervisor:
+        at = key(1)
+        entries = await run(supervisor, start_task(at, f"{PYTHON} a.py", tmp_path, metric_patterns=patterns))
+        assert [dict(one.values) for one in of_kind(entries, "metrics")] == [{"loss": 2.5}]
+        assert "the pattern of 'bad' takes too long on a line" in output(supervisor, at)
+
+
+async def test_metrics_that_come_fast_keep_the_last_of_each_name(tmp_path: Path) -> None:
+    """One call for each metric, as some libraries have it."""
+    (tmp_path / "a.py").write_text(
+        """
+import json, os, socket
+link = socket.socket(socket.AF_UNIX)
+link.connect(os.environ["PACELINE_TASK_FOLDER"] + "/shim.sock")
+def say(step, **values):
+    said = {"op": "metrics", "rank": 0, "step": step, "values": values}
+    link.sendall(json.dumps(said).encode() + b"\\n")
+for step in range(1, 201):
+    say(step, loss=float(step))
+    say(step, acc=float(-step))
+say(0, total=1.0)
+"""
+    )
+    async with supervised(tmp_path / "state", warm=False) as supervisor:
+        entries = await run(supervisor, start_task(key(1), f"{PYTHON} a.py", tmp_path))
+        last: dict[str, tuple[int, float]] = {}
+        for one in of_kind(entries, "metrics"):
+            last |= {name: (one.step, value) for name, value in one.values.items()}
+        assert last == {"loss": (200, 200.0), "acc": (200, -200.0), "total": (0, 1.0)}

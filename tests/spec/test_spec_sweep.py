@@ -449,3 +449,34 @@ def test_nothing_but_its_own_error_deeper(data: dict[str, Any], draw: st.DataObj
         document_from_data({**data, key: {**data[key], inner: value}}, "sweep")
     except InvalidDocument as error:
         assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (
+            r"val_loss=(?P<value>\S+",
+            "not a regular expression: missing ), unterminated subpattern at character 10",
+        ),
+        (r"val_loss=(\S+)", r"expected a group named value, as in loss=(?P<value>\S+)"),
+        ("(?P<value>" + "a" * 500 + ")", "expected at most 500 characters; found 511"),
+    ],
+)
+def test_patterns_that_cannot_be_used(pattern: str, message: str) -> None:
+    goal = f"objective:\n  primary_metric: loss\n  goal: minimize\n  pattern: '{pattern}'\n"
+    assert refused(HEAD + SPACE + goal + LIMITS) == f"s.yaml:7:12: objective.pattern: {message}"
+    trial = f"type: command\ncommand: x\nmetric_patterns:\n  loss: '{pattern}'\n"
+    assert refused(trial) == f"s.yaml:4:9: metric_patterns.loss: {message}"
+
+
+def test_a_trial_has_the_patterns_of_its_objectives() -> None:
+    pattern, other = r"loss=(?P<value>\S+)", r"size=(?P<value>\S+)"
+    spec = sweep(
+        objective=[
+            {"primary_metric": "loss", "goal": "minimize", "pattern": pattern},
+            {"primary_metric": "speed", "goal": "maximize"},
+        ],
+        trial={"command": "train", "metric_patterns": {"size": other}},
+    )
+    assert spec.trial_job(3, {"lr": 0.1}).metric_patterns == {"loss": pattern, "size": other}
+    assert parse_canonical_document(spec.to_json()) == spec

@@ -35,6 +35,23 @@ x = float(run.params["x"])
 run.report(1, accuracy=x, latency=x * x, size=x - 0.5)
 """
 
+WITH_MLFLOW = """
+import os
+import mlflow
+
+x = float(os.environ["PACELINE_PARAM_x"])
+mlflow.set_experiment("parabola")
+with mlflow.start_run():
+    mlflow.log_param("x", x)
+    for step in range(1, 4):
+        mlflow.log_metric("loss", (x - 0.3) ** 2 + 1 / step, step=step)
+        mlflow.log_metrics({"speed": 1.0, "self": 2.0}, step=step)
+    mlflow.log_metric("accuracy", 0.5)
+    mlflow.log_metrics({f"layer{n}": float(n) for n in range(101)}, step=3)
+    mlflow.log_metric("before", 1.0, step=-1)
+"""
+"""As scripts for Azure ML are: nothing of ours is in it."""
+
 SILENT = """
 import paceline
 

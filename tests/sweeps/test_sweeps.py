@@ -4,46 +4,19 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from paceline.client.sweep_views import Sweep, Trial
+from paceline.client.sweep_views import Trial
 from paceline.spec.errors import Conflict, InvalidRequest
 from support import trial_scripts
 from support.cluster import Cluster, wait_until
-
-SPACE = {"x": {"type": "uniform", "min_value": 0, "max_value": 1}}
-LOSS = {"primary_metric": "loss", "goal": "minimize"}
+from support.trial_sweeps import ended, sweep_of, trials_of
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("sweeps"), agents=1, cpus=4) as made:
         yield made
-
-
-def sweep_of(folder: Path, script: str, trials: int = 6, **changes: Any) -> dict[str, Any]:
-    trial_scripts.write(folder, script)
-    return {
-        "type": "sweep",
-        "name": "parabola",
-        "trial": {"command": "python trial.py", "code": str(folder), "retry": {"max_attempts": 1}},
-        "search_space": SPACE,
-        "objective": LOSS,
-        "sampling_algorithm": {"type": "random", "seed": 7},
-        "limits": {"max_total_trials": trials, "max_concurrent_trials": 2},
-        **changes,
-    }
-
-
-def ended(cluster: Cluster, number: int) -> Sweep:
-    found = cluster.client.wait_sweep(number)
-    assert found.is_over
-    return found
-
-
-def trials_of(cluster: Cluster, number: int) -> list[Trial]:
-    return list(cluster.client.trials(number))
 
 
 def xs(trials: list[Trial]) -> list[float]:
