@@ -31,9 +31,9 @@ def page(*, limit: int, cursor: str) -> Call[tuple[tuple[Sweep, ...], str]]:
     )
 
 
-def trials(number: int, first: int) -> Call[tuple[Trial, ...]]:
-    """Up to 1,000 from that one on."""
-    request = sweeps_pb2.ListTrialsRequest(sweep=number, first=first)
+def trials(number: int, first: int, limit: int = 0) -> Call[tuple[Trial, ...]]:
+    """Up to `limit` from that one on; 0: 1,000."""
+    request = sweeps_pb2.ListTrialsRequest(sweep=number, first=first, limit=limit)
     return Call(lambda stubs: stubs.sweeps.Trials, request, lambda reply: tuple(map(to_trial, reply.trials)))
 
 
@@ -90,6 +90,8 @@ def to_sweep(view: sweeps_pb2.SweepView) -> Sweep:
         view.sampler,
         view.early_termination,
         view.document,
+        view.earlier,
+        view.warm_start,
     )
 
 

@@ -35,7 +35,7 @@ class Trial:
     started_us: Micros | None
     ended_us: Micros | None
     why: str
-    """Why it ended otherwise than complete."""
+    """Why it ended otherwise than complete; of one that an earlier sweep has given, which that was."""
     step: int | None
     """The last at which it told its objective."""
     feasible: bool
@@ -74,6 +74,10 @@ class Sweep:
     """Empty: none."""
     document: str
     """Canonical JSON."""
+    earlier: int
+    """Trials of another sweep that it began with: its first ones, in no count here."""
+    warm_start: str
+    """How those were chosen; empty: there are none."""
 
     @property
     def is_over(self) -> bool:

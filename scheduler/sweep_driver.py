@@ -175,14 +175,14 @@ class _Drive:
         limits = self._spec.limits
         until_us = None if limits.timeout is None else study.made_us + limits.timeout * 1_000_000
         self._limits = Limits(
-            self._spec.trials_max() + study.more,
+            study.earlier + self._spec.trials_max() + study.more,
             limits.max_concurrent_trials or CONCURRENT_MAX,
             limits.firm_trials,
             limits.max_failed_trials,
             until_us,
         )
         self._seen = study.version
-        self._tally = Tally.of(study.trials)
+        self._tally = Tally.of(study.own_trials)
         known = [_known(trial) for trial in study.trials]
         begin = Begin(study.document, study.name, dict(study.system_attrs), known)
         return begin, study.state is SweepState.STOPPING

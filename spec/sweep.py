@@ -39,6 +39,7 @@ GRID_MAX: Final = 100_000
 """Points of a grid that needs no limits.max_total_trials."""
 OBJECTIVES_MAX: Final = 8
 _NAME_CHARS_MAX: Final = 255
+_WARM_MAX: Final = 10_000
 
 
 class Objective(Model):
@@ -88,6 +89,24 @@ class SweepLimits(Model):
         return self.min_concurrent_trials or self.max_concurrent_trials or 1
 
 
+def _sweep_reference(value: Any) -> Any:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not number and not (isinstance(value, str) and 0 < len(value) <= _NAME_CHARS_MAX):
+        raise refusal(f"expected the number or the name of a sweep; found {shown(value)}")
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+class WarmStart(Model):
+    """Trials of an earlier sweep that are known from the start."""
+
+    sweep: Annotated[int | str, BeforeValidator(_sweep_reference)]
+    """Number or name of the earlier sweep, or of a study made through Optuna."""
+    trials: Annotated[Literal["all", "best"], Lower] = "all"
+    """`all` that are complete or pruned, the newest; or the `best` of those that are complete."""
+    count: Count = Field(default=1000, ge=1, le=_WARM_MAX)
+    """At most so many."""
+
+
 def _no_path(value: Any) -> Any:
     if isinstance(value, str):
         raise refusal(f"expected a mapping; found {shown(value)}, and job files are read by clients only")
@@ -116,6 +135,8 @@ class SweepSpec(Submission):
     """Bounds on the trials, together and each."""
     enqueue: tuple[dict[Identifier, ScalarValue], ...] = Field(default=(), max_length=1000)
     """Values that are tried first, such as known good ones; what a point leaves out is chosen."""
+    warm_start: WarmStart | None = None
+    """An earlier sweep whose finished trials the sampler knows; they do not count in limits."""
     constraints: tuple[Metric, ...] = Field(default=(), max_length=64)
     """Metrics of which a trial must report at most 0 to count as feasible."""
 

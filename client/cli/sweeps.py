@@ -252,6 +252,8 @@ def show_sweep(found: "Sweep") -> None:
     out.show(out.wrapped(f"  {goals}; sampled by {found.sampler}{ends_early}", 2))
     done = f"{found.done} of {found.trials_max} trials are over: {_counts(found)}"
     out.show(out.wrapped(f"  {done}; at most {found.concurrent_max} at once", 2))
+    if found.warm_start:
+        out.show(out.wrapped(f"  {out.clean(found.warm_start)}", 4))
     took_us = max(0, (found.ended_us or out.now_us()) - found.submitted_us)
     out.show(f"  {out.human_time(took_us)} since {out.clock(found.submitted_us)}")
     if found.first_failure:

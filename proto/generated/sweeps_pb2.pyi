@@ -330,6 +330,8 @@ class SweepView(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     SAMPLER_FIELD_NUMBER: _builtins.int
     EARLY_TERMINATION_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
+    WARM_START_FIELD_NUMBER: _builtins.int
     sweep: _builtins.int
     name: _builtins.str
     user: _builtins.str
@@ -354,6 +356,10 @@ class SweepView(_message.Message):
     sampler: _builtins.str
     early_termination: _builtins.str
     """empty: none"""
+    earlier: _builtins.int
+    """trials of another study that it began with: its first, in no count here"""
+    warm_start: _builtins.str
+    """how those were chosen, for a person"""
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___SweepObjective]: ...
     @_builtins.property
@@ -384,10 +390,12 @@ class SweepView(_message.Message):
         document: _builtins.str = ...,
         sampler: _builtins.str = ...,
         early_termination: _builtins.str = ...,
+        earlier: _builtins.int = ...,
+        warm_start: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "complete", b"complete", "concurrent_max", b"concurrent_max", "document", b"document", "early_termination", b"early_termination", "ended_us", b"ended_us", "failed", b"failed", "first_failure", b"first_failure", "name", b"name", "objectives", b"objectives", "pruned", b"pruned", "queued", b"queued", "running", b"running", "sampler", b"sampler", "state", b"state", "submitted_us", b"submitted_us", "sweep", b"sweep", "trials_max", b"trials_max", "user", b"user", "waiting", b"waiting", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "complete", b"complete", "concurrent_max", b"concurrent_max", "document", b"document", "earlier", b"earlier", "early_termination", b"early_termination", "ended_us", b"ended_us", "failed", b"failed", "first_failure", b"first_failure", "name", b"name", "objectives", b"objectives", "pruned", b"pruned", "queued", b"queued", "running", b"running", "sampler", b"sampler", "state", b"state", "submitted_us", b"submitted_us", "sweep", b"sweep", "trials_max", b"trials_max", "user", b"user", "waiting", b"waiting", "warm_start", b"warm_start", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

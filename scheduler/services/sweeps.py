@@ -21,7 +21,7 @@ from ..core.state import ClusterState
 from ..loop import Loop
 from ..sweep_driver import CONCURRENT_MAX, SweepDriver
 from ..sweeps.best import best_trials, feasible
-from ..sweeps.driving import PARAMS, TOLD, WHY, ChangeSweep, SubmitSweep
+from ..sweeps.driving import PARAMS, TOLD, WHY, ChangeSweep, Earlier, SubmitSweep
 from ..sweeps.ops import CreateTrial, Made, StudyOps
 from ..sweeps.studies import Studies
 from ..sweeps.study import (
@@ -34,6 +34,7 @@ from ..sweeps.study import (
     Trial,
     TrialState,
 )
+from ..sweeps.warm_start import earlier_trials
 from .checks import check_asked
 
 T = TypeVar("T")
@@ -61,7 +62,10 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
         check_asked(request.key, request.user)
         spec = _seeded(_parsed(request.sweep), request.key)
         points = tuple(_raw(spec, point) for point in spec.enqueue)
-        asked = SubmitSweep(request.key, request.user, spec.label, spec.to_json(), plan_of(spec), points)
+        earlier = await self._earlier(spec)
+        asked = SubmitSweep(
+            request.key, request.user, spec.label, spec.to_json(), plan_of(spec), points, earlier
+        )
         number = await self._loop.submit(asked)
         self._driver.drive(number)
         return sweeps_pb2.SubmitSweepReply(sweep=number)
@@ -155,6 +159,14 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
                 await asyncio.sleep(WATCH_S)  # what changes meanwhile is told together
                 await watch.changed()
 
+    async def _earlier(self, spec: SweepSpec) -> Earlier:
+        """What spec.warm_start asks for. Raises NotFound, InvalidRequest, LimitExceeded."""
+        if spec.warm_start is None:
+            return Earlier()
+        asked = spec.warm_start.sweep
+        number = await self._loop.read_studies(lambda studies: number_of(studies, asked))
+        return await self._loop.read_study(number, lambda study: earlier_trials(spec, study))
+
     async def _view(self, number: int) -> sweeps_pb2.SweepView:
         return await self._of_sweep(number, _view)
 
@@ -176,6 +188,11 @@ def plan_of(spec: SweepSpec) -> SweepPlan:
     """What a step must know of the document."""
     objectives = tuple(Objective(one.primary_metric, one.goal) for one in spec.objectives)
     return SweepPlan(objectives, tuple(spec.constraints))
+
+
+def number_of(studies: Studies, asked: int | str) -> int:
+    """Of a study by its number or name. Raises NotFound."""
+    return studies.get(asked).id if isinstance(asked, int) else studies.named(asked).id
 
 
 def _parsed(sent: jobs_pb2.JobDocument) -> SweepSpec:
@@ -232,13 +249,16 @@ def _head(study: Study) -> sweeps_pb2.SweepView:
         concurrent_max=limits.max_concurrent_trials or CONCURRENT_MAX,
         sampler=spec.sampling_algorithm.type,
         early_termination=spec.early_termination.type if spec.early_termination else "",
+        earlier=study.earlier,
+        warm_start=study.earlier_note,
     )
 
 
 def _view(state: ClusterState, study: Study) -> sweeps_pb2.SweepView:
     view = _head(study)
-    states = [trial.state for trial in study.trials]
-    jobs = [state.jobs[trial.job] for trial in study.trials if not trial.finished and trial.job in state.jobs]
+    own = study.own_trials
+    states = [trial.state for trial in own]
+    jobs = [state.jobs[trial.job] for trial in own if not trial.finished and trial.job in state.jobs]
     view.waiting = states.count(TrialState.WAITING)
     view.queued = sum(not job.placed for job in jobs)
     view.running = sum(job.placed for job in jobs)
@@ -246,7 +266,7 @@ def _view(state: ClusterState, study: Study) -> sweeps_pb2.SweepView:
     view.pruned = states.count(TrialState.PRUNED)
     view.failed = states.count(TrialState.FAIL)
     view.best.extend(_trial(trial, state) for trial in best_trials(study, BEST_MAX))
-    first = next((trial for trial in study.trials if trial.state is TrialState.FAIL), None)
+    first = next((trial for trial in own if trial.state is TrialState.FAIL), None)
     view.first_failure = json.loads(first.user_attrs.get(WHY, '""')) if first is not None else ""
     view.document = study.document
     return view

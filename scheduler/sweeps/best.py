@@ -13,11 +13,12 @@ def feasible(trial: Trial) -> bool:
 
 
 def best_trials(study: Study, most: int) -> list[Trial]:
-    """Complete and feasible ones, the best by the first objective first; of equal ones the earliest."""
+    """Complete and feasible ones of its own, the best by the first objective first; of equal ones the
+    earliest."""
     signs = [1.0 if goal == "minimize" else -1.0 for goal in study.directions]
     found = [
         (tuple(sign * value for sign, value in zip(signs, trial.values, strict=True)), trial.number)
-        for trial in study.trials
+        for trial in study.own_trials
         if trial.state is TrialState.COMPLETE and feasible(trial)
     ]
     if len(signs) == 1:

@@ -37,6 +37,14 @@ INFEASIBLE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """Finished trials that a sweep begins with, and how they were chosen, for a person."""
+
+    trials: tuple[NewTrial, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitSweep:
     """Answer: the number of its study. The same key again gives the same. Raises LimitExceeded."""
 
@@ -47,6 +55,7 @@ class SubmitSweep:
     plan: SweepPlan
     waiting: tuple[Mapping[str, Any], ...] = ()
     """Raw values of points that are tried first."""
+    earlier: Earlier = Earlier()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,10 @@ def submitted(studies: Studies, asked: SubmitSweep, now_us: Micros) -> Study:
     study = Study(
         0, name, directions, asked.user, now_us, "", asked.document, SweepState.RUNNING, plan=asked.plan
     )
+    study.earlier, study.earlier_note = len(asked.earlier.trials), asked.earlier.note
     studies.create(study)
+    for new in asked.earlier.trials:
+        studies.add_trial(study, new, now_us)
     for point in asked.waiting:
         fixed = {"fixed_params": json.dumps(dict(point))}
         studies.add_trial(study, NewTrial(TrialState.WAITING, system_attrs=fixed), now_us)

@@ -32,6 +32,8 @@ class _Study(msgspec.Struct, omit_defaults=True):
     user_attrs: dict[str, str] = {}
     system_attrs: dict[str, str] = {}
     distributions: dict[str, str] = {}
+    earlier: int = 0
+    earlier_note: str = ""
 
 
 class _Trial(msgspec.Struct, omit_defaults=True):
@@ -66,6 +68,8 @@ def study_row(study: Study) -> StudyRow:
         study.user_attrs,
         study.system_attrs,
         study.distributions,
+        study.earlier,
+        study.earlier_note,
     )
     return StudyRow(study.id, study.name, study.noted, _encode(record).decode())
 
@@ -156,6 +160,8 @@ def _study(row: StudyRow) -> Study:
         record.user_attrs,
         record.system_attrs,
         record.distributions,
+        record.earlier,
+        record.earlier_note,
         noted=row.version,
     )
 

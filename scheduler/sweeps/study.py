@@ -157,6 +157,10 @@ class Study:
     system_attrs: dict[str, str] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)
     """With which each name was sampled first: later ones must be compatible."""
+    earlier: int = 0
+    """Its first trials come from another study; they do not count as its own."""
+    earlier_note: str = ""
+    """How those were chosen."""
     noted: int = 0
     """Of the last change of the study itself."""
     version: int = 0
@@ -174,6 +178,10 @@ class Study:
     def live(self) -> bool:
         """The scheduler drives it now."""
         return self.state is not None and self.state not in SWEEP_OVER
+
+    @property
+    def own_trials(self) -> list[Trial]:
+        return self.trials[self.earlier :] if self.earlier else self.trials
 
     @property
     def size(self) -> int:

@@ -480,3 +480,18 @@ def test_a_trial_has_the_patterns_of_its_objectives() -> None:
     )
     assert spec.trial_job(3, {"lr": 0.1}).metric_patterns == {"loss": pattern, "size": other}
     assert parse_canonical_document(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{trials: all}", "13: warm_start: required key 'sweep' is missing"),
+        ("{sweep: 0}", "21: warm_start.sweep: expected the number or the name of a sweep; found 0"),
+        ("{sweep: true}", "21: warm_start.sweep: expected the number or the name of a sweep; found true"),
+        ("{sweep: 1, trials: some}", "32: warm_start.trials: expected all, best; found 'some'"),
+        ("{sweep: 1, count: 0}", "31: warm_start.count: expected at least 1; found 0"),
+        ("{sweep: 1, cuont: 3}", "24: warm_start.cuont: unknown key; did you mean 'count'?"),
+    ],
+)
+def test_warm_starts_that_cannot_be(text: str, message: str) -> None:
+    assert refused(HEAD + SPACE + GOAL + LIMITS + f"warm_start: {text}\n") == f"s.yaml:6:{message}"

@@ -52,6 +52,20 @@ with mlflow.start_run():
 """
 """As scripts for Azure ML are: nothing of ours is in it."""
 
+SAVING = """
+import sys
+from pathlib import Path
+import paceline
+
+run = paceline.init()
+x = float(run.params["x"])
+for step in range(1, 3):
+    run.save(step, progress={"x": x, "step": step})
+Path(sys.argv[1], "model.txt").write_text(str(x))
+run.report(2, loss=(x - 0.3) ** 2)
+"""
+"""Leaves a checkpoint, and a file in the folder that it is given."""
+
 SILENT = """
 import paceline
 
