@@ -1,12 +1,15 @@
 """The clients' verbs on sweeps: blocking and asyncio, on the transports of sdk.py and aio.py."""
 
+import asyncio
+import os
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..spec.errors import InvalidRequest
-from . import calls, sweep_calls
+from . import calls, promotion, sweep_calls
 from .documents import JobSource, Prepared, prepare
+from .promotion import Promoted
 from .sweep_calls import Verb
 from .sweep_views import Sweep, Trial
 
@@ -57,6 +60,15 @@ class SweepVerbs:
     def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
         """Points (name -> value) that are tried next; the numbers of their trials. Raises InvalidRequest."""
         return self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+
+    def promote(self, sweep: int, to: str | os.PathLike[str], *, trial: int | None = None) -> Promoted:
+        """Put the best trial's outputs and newest checkpoint, or those of `trial`, into the folder `to`,
+        which is new or empty. Raises NotFound, Conflict, InvalidRequest."""
+        found = self.sweep(sweep)
+        number = promotion.chosen(found) if trial is None else trial
+        some = self._call(sweep_calls.trials(sweep, number, 1))
+        one, job = promotion.with_job(found, number, some)
+        return promotion.carry_out(found, one, self._call(calls.job(job)), to)
 
     def watch_sweep(self, sweep: int) -> Iterator[Sweep]:
         """The sweep as it stands, and again when that has changed, until it is over."""
@@ -120,6 +132,14 @@ class AsyncSweepVerbs:
     async def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
         """Points that are tried next."""
         return await self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+
+    async def promote(self, sweep: int, to: str | os.PathLike[str], *, trial: int | None = None) -> Promoted:
+        """Put the best trial's outputs and newest checkpoint into a folder; see Client.promote."""
+        found = await self.sweep(sweep)
+        number = promotion.chosen(found) if trial is None else trial
+        some = await self._call(sweep_calls.trials(sweep, number, 1))
+        one, job = promotion.with_job(found, number, some)
+        return await asyncio.to_thread(promotion.carry_out, found, one, await self._call(calls.job(job)), to)
 
     def watch_sweep(self, sweep: int) -> AsyncIterator[Sweep]:
         """The sweep as it stands, and again when that has changed, until it is over."""

@@ -1,4 +1,5 @@
-"""`pace sweep plot` and `pace sweep export`: a sweep's trials drawn by Optuna, or as a table in a file.
+"""`pace sweep plot`, `export`, `promote`: a sweep's trials drawn by Optuna, or as a table in a file; and the
+files of the best one in a folder.
 
 Optuna, matplotlib, plotly and pyarrow are imported here alone, each when it is needed.
 """
@@ -12,7 +13,7 @@ import click
 
 from ...spec.errors import InvalidRequest
 from . import output as out
-from .options import connection, open_client, sweep_argument
+from .options import connection, json_option, open_client, sweep_argument
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -93,6 +94,38 @@ def export(settings: "Settings", number: int, file: str) -> None:
             pyarrow.Table.from_pylist([{**dict.fromkeys(names), **row} for row in rows]), file
         )
     out.show(f"{len(rows)} trials of sweep {number} are in {file}")
+
+
+@click.command(short_help="Put the best trial's outputs and checkpoint into a folder.")
+@sweep_argument
+@click.option("--trial", type=click.IntRange(0), help="Which trial. [the best]")
+@click.option("--to", required=True, type=click.Path(), metavar="DIR", help="A folder, new or empty.")
+@json_option
+@connection
+def promote(settings: "Settings", number: int, to: str, output: str, *, trial: int | None) -> None:
+    """Put the best trial's outputs and newest checkpoint into a folder, beside a promoted.json that says what
+    they are. Files are linked where that is possible, else copied.
+
+    \b
+    JSON: what is in promoted.json: sweep, name, trial, job, params, values,
+    outputs, checkpoint, step, git_commit, promoted_us, folder.
+    """
+    with open_client(settings) as client:
+        made = client.promote(number, to, trial=trial)
+    if output == "json":
+        out.show_json(made)
+        return
+    values = ", ".join(f"{name} {value:.4g}" for name, value in made.values.items())
+    out.show(out.clean(f"trial {made.trial} (job {made.job}) of sweep {made.sweep}: {values}"))
+    if made.step is not None:
+        out.show(f"  its checkpoint of step {made.step}{_of_commit(made.git_commit)}")
+    for name in made.outputs:
+        out.show(out.clean(f"  its output {name}"))
+    out.show(f"  are in {made.folder}")
+
+
+def _of_commit(commit: str) -> str:
+    return f", of code at {commit[:12]}" if commit else ""
 
 
 def _row(found: "Sweep", trial: "Trial") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from . import output as out
 from .options import connection, json_option, open_client, sweep_argument
-from .sweep_files import export, plot
+from .sweep_files import export, plot, promote
 
 if TYPE_CHECKING:
     from ..sdk import Client
@@ -29,6 +29,7 @@ def sweep() -> None:
 
 sweep.add_command(plot)
 sweep.add_command(export)
+sweep.add_command(promote)
 
 
 @sweep.command(name="list", short_help="List sweeps, newest first.")
