@@ -48,7 +48,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "preempt": ("checkpoints", "Have a job save and make way; it goes on later."),
     },
     "Sweeps": {
-        "sweep": ("sweeps", "Show a sweep, its trials, plots; pause, extend, stop it."),
+        "sweep": ("sweeps", "Show a sweep, its trials and plots; pause, extend, stop it."),
     },
     "Answers": {
         "plan": ("plans", "Say where job files would go and when they would start."),
