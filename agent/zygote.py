@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import traceback
 from typing import Any, NoReturn
 
 from . import kernel, worker
+from .huge_pages import HugePages
 from .rehearsal import rehearse
 from .shim_main import become_shim
 
@@ -53,7 +55,7 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     gc.collect()
     gc.freeze()  # the collector writes to every object that it knows: shared pages would be copied
     channel.send(json.dumps(ready).encode())
-    folder, control_fd, listener_fd = _serve(channel)
+    folder, control_fd, listener_fd = _serve(channel, HugePages() if preload else None)
     rank = become_shim(folder, control_fd, listener_fd, memory, keep, reusable=not preload)
     del channel, memory, ready
     worker.become_rank(rank, settings)
@@ -121,9 +123,11 @@ def _shadowable(modules_at_start: set[str]) -> list[str]:
     return sorted(loaded - modules_at_start - set(sys.builtin_module_names))
 
 
-def _serve(channel: socket.socket) -> tuple[str, int, int]:
+def _serve(channel: socket.socket, pages: HugePages | None) -> tuple[str, int, int]:
     """Fork for each request. Returns in the forked child: folder, control connection, listener or -1."""
     while True:
+        while pages is not None and pages.left and not select.select([channel], [], [], 0)[0]:
+            pages.collapse_some()
         data, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES_MAX, 2)
         if not data:
             _leave()
