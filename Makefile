@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 JOBS ?= 4
-SOURCES := spec proto scheduler agent training client tests benchmarks examples scripts __init__.py
+SOURCES := spec proto studies scheduler agent training client tests benchmarks examples scripts __init__.py
 
 # Byte code is kept: a start of ours must not compile our own modules each time.
 unexport PYTHONDONTWRITEBYTECODE

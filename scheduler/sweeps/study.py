@@ -60,6 +60,10 @@ class SweepPlan:
 
     objectives: tuple[Objective, ...]
     constraints: tuple[str, ...] = ()
+    by_function: bool = False
+    """Its trials are run by worker jobs, one after the other, and told by them."""
+    trials: int = 0
+    """As many as there will be at most, `Study.more` apart."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -148,6 +152,10 @@ class Study:
     """Of a sweep."""
     more: int = 0
     """Trials beyond those of the document."""
+    workers: list[JobId] = field(default_factory=list)
+    """Jobs that run trials of it, or are about to."""
+    workers_made: int = 0
+    """So far."""
     why: str = ""
     """Why its state is what it is."""
     ends_as: SweepState | None = None
@@ -168,6 +176,8 @@ class Study:
     loaded: bool = False
     keys: dict[str, int] = field(default_factory=dict)
     """Of its trials."""
+    waiting: set[int] = field(default_factory=set)
+    """Trials that wait."""
     values_count: int = 0
     """Intermediate values of all its trials."""
     _log_versions: list[int] = field(default_factory=list)

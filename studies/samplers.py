@@ -8,7 +8,7 @@ from optuna import samplers
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from ...spec.sampling import (
+from ..spec.sampling import (
     BruteForceSampling,
     CmaEsSampling,
     GpSampling,
@@ -19,7 +19,7 @@ from ...spec.sampling import (
     SobolSampling,
     TpeSampling,
 )
-from ...spec.sweep import SweepSpec
+from ..spec.sweep import SweepSpec
 
 _CONSTRAINTS: Final = "constraints"
 
