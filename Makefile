@@ -73,7 +73,7 @@ bench-%: $(STAMP)  ## One benchmark, e.g. make bench-launch
 	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 bench: $(STAMP)  ## All benchmarks
-	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage sweep; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

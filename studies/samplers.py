@@ -24,8 +24,21 @@ from ..spec.sweep import SweepSpec
 _CONSTRAINTS: Final = "constraints"
 
 
-def sampler_of(spec: SweepSpec, number: int) -> BaseSampler:
-    """For trial `number`. What a sampler knows of other trials it reads from the study."""
+_SEARCH_SPACES: Final = ("_search_space", "_intersection_search_space")
+
+
+def sampler_of(spec: SweepSpec, number: int, before: BaseSampler | None = None) -> BaseSampler:
+    """For trial `number`. What a sampler knows of other trials it reads from the study; of that, `before` (of
+    another trial of the same study) has counted already which names all trials have in common: the next one
+    need not look at all of them again."""
+    made = _new_sampler(spec, number)
+    for name in _SEARCH_SPACES:
+        if hasattr(made, name) and hasattr(before, name):
+            setattr(made, name, getattr(before, name))
+    return made
+
+
+def _new_sampler(spec: SweepSpec, number: int) -> BaseSampler:
     made = spec.sampling_algorithm
     own = made.seed or 0
     seed = trial_seed(own, number)

@@ -1,8 +1,8 @@
 """`python -m paceline.training.objectives FILE.py:FUNCTION`: a sweep's worker. It imports the function once,
 and calls it for one trial after the other, until the sweep has no more for it or the job is to stop.
 
-What raises is a failed trial, and the worker goes on. A trial that was interrupted (the job was preempted, its
-node lost, this process killed) stays RUNNING; the job's next attempt is given the same number, and
+What raises is a failed trial, and the worker goes on. A trial that was interrupted (the job was preempted,
+its node lost, this process killed) stays RUNNING; the job's next attempt is given the same number, and
 `trial.suggest_...` the same values.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import optuna
 from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from ..proto.generated import studies_pb2
@@ -72,6 +73,7 @@ class Worker:
         # Samplers may call study.stop(), which is for those who optimize in a loop.
         self._study._thread_local.in_optimize_loop = True
         self._objective: Objective | None = None
+        self._sampler: BaseSampler | None = None
 
     def work(self) -> None:
         """Raises PacelineError, StaleAttempt when another attempt has taken this one's place."""
@@ -88,7 +90,7 @@ class Worker:
     def _try(self, number: int) -> None:
         study = self._study
         study._thread_local.cached_all_trials = None  # as ask() begins
-        study.sampler = sampler_of(self._spec, number)
+        study.sampler = self._sampler = sampler_of(self._spec, number, self._sampler)
         try:
             trial = WorkerTrial(study, number, self._storage, self._run)
             self._objective = self._objective or load(self._target)
@@ -126,7 +128,7 @@ def load(target: str) -> Objective:
         module = importlib.import_module(where)
     function = getattr(module, name, None)
     if not callable(function):
-        raise InvalidRequest(f"{where} has no function {name}", hint="see trial.objective in the sweep")
+        raise InvalidRequest(f"{where} has no function {name}")
     objective: Objective = function
     return objective
 

@@ -6,6 +6,7 @@ others have done comes back with each call.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
@@ -38,9 +39,12 @@ class TrialStorage(InMemoryStorage):
         self._turn = threading.Lock()
         """Of the one call that is under way."""
         self._unsent: list[_Op] = []
-        self._news = threading.Condition()
-        """There is something unsent, or this is closing; guards `_unsent`."""
-        self._closing = False
+        self._since_s = 0.0
+        """When the first of them was written."""
+        self._unsent_lock = threading.Lock()
+        self._news = threading.Event()
+        """There may be something unsent."""
+        self._closing = threading.Event()
         self._failure: Exception | None = None
         self._sender = threading.Thread(target=self._send_late, name="paceline-trial", daemon=True)
         self._sender.start()
@@ -61,9 +65,8 @@ class TrialStorage(InMemoryStorage):
 
     def close(self) -> None:
         """Send what is unsent. Raises PacelineError."""
-        with self._news:
-            self._closing = True
-            self._news.notify()
+        self._closing.set()
+        self._news.set()
         self._sender.join()
         with self._turn:
             if self._unsent:
@@ -116,35 +119,44 @@ class TrialStorage(InMemoryStorage):
     # --- inside
 
     def _later(self, op: _Op) -> None:
-        with self._news:
+        with self._unsent_lock:
+            if not self._unsent:
+                self._since_s = time.monotonic()
             self._unsent.append(op)
-            self._news.notify()
             many = len(self._unsent) >= OPS_MAX // 2
+        if not self._news.is_set():  # to set it wakes the sender
+            self._news.set()
         if many:
             self.sync()
 
     def _send_late(self) -> None:
         """What is not sent otherwise. A failure is the next caller's."""
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._unsent or self._closing)
-                if self._closing:
+        while self._news.wait() and not self._closing.is_set():
+            self._news.clear()
+            while (left_s := self._left_s()) is not None:
+                if self._closing.wait(left_s):
                     return
-                self._news.wait_for(lambda: self._closing, SEND_S)
-            with self._turn:
-                if not self._unsent or self._closing:
-                    continue
                 try:
-                    self._send()
+                    self._send_if_late()
                 except Exception as error:  # noqa: BLE001 - whoever writes next hears of it
                     self._failure = error
                     return
+
+    def _left_s(self) -> float | None:
+        """Until what is unsent must be sent; None: nothing is."""
+        with self._unsent_lock:
+            return max(0.0, self._since_s + SEND_S - time.monotonic()) if self._unsent else None
+
+    def _send_if_late(self) -> None:
+        with self._turn:
+            if self._left_s() == 0.0:
+                self._send()
 
     def _send(self, *more: _Op) -> Any:
         """In one's turn."""
         if self._failure is not None:
             raise self._failure
-        with self._news:
+        with self._unsent_lock:
             ops = list(self._unsent)
         since = self._version
         if ops or more:
@@ -156,8 +168,9 @@ class TrialStorage(InMemoryStorage):
                 "Read", studies_pb2.ReadStudyRequest(study=self._calls.study, since=since)
             )
             self._take_in(reply)
-        with self._news:
+        with self._unsent_lock:
             del self._unsent[: len(ops)]
+            self._since_s = time.monotonic()
         return reply
 
     def _take_in(self, changes: Any) -> None:

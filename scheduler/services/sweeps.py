@@ -189,8 +189,11 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
 def plan_of(spec: SweepSpec) -> SweepPlan:
     """What a step must know of the document."""
     objectives = tuple(Objective(one.primary_metric, one.goal) for one in spec.objectives)
-    trials = spec.trials_max() if spec.by_function else 0
-    return SweepPlan(objectives, tuple(spec.constraints), spec.by_function, trials)
+    if not spec.by_function:
+        return SweepPlan(objectives, tuple(spec.constraints))
+    return SweepPlan(
+        objectives, by_function=True, trials=spec.trials_max(), failed=spec.limits.max_failed_trials
+    )
 
 
 def number_of(studies: Studies, asked: int | str) -> int:

@@ -328,7 +328,7 @@ def _take(studies: Studies, study: Study, job: JobId, now_us: Micros) -> Trial |
     own = studies.of_job(job)
     if own is not None:
         return own[1]
-    if study.state is not SweepState.RUNNING:
+    if study.state is not SweepState.RUNNING or study.failed_in_row >= study.plan.failed:
         return None
     if study.waiting:
         trial = study.trials[min(study.waiting)]

@@ -89,6 +89,10 @@ class Studies:
         study.trials, study.loaded = trials, True
         study.keys = {trial.key: trial.number for trial in trials if trial.key}
         study.waiting = {trial.number for trial in trials if trial.state is TrialState.WAITING}
+        study.failed_in_row = 0
+        for trial in sorted(trials, key=lambda one: (one.finished_us or 0, one.number)):
+            if trial.finished:
+                study.note_end(trial.state)
         study.values_count = sum(len(trial.intermediate) for trial in trials)
         study.version = max((trial.version for trial in trials), default=0)
         study.version = max(study.version, study.noted)
@@ -218,6 +222,8 @@ class Studies:
         self.size += 1
         if not begun:
             study.waiting.add(trial.number)
+        if trial.finished:
+            study.note_end(trial.state)
         if key:
             study.keys[key] = trial.number
         for step, value in new.intermediate.items():
@@ -264,6 +270,7 @@ class Studies:
         if state.finished:
             trial.finished_us = now_us
             trial.reported = {}
+            study.note_end(state)
             if trial.job is not None:
                 self.by_job.pop(trial.job, None)
         self._note(study, trial)
