@@ -31,7 +31,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def _epoch(inner: list[tuple[float, float]], outer: list[float], lr: float, kind: str, slope: float) -> float:
-    """One pass over the points, after each of which the outer weights are bettered; the mean squared error."""
+    """One pass over the points; after each the outer weights are bettered. The mean squared error."""
     total = 0.0
     for x, y in POINTS:
         hidden = [_bent(weight * x + bias, kind, slope) for weight, bias in inner]

@@ -54,7 +54,7 @@ def test_what_names_a_function(target: str) -> None:
         ),
         (
             f"type: sweep\ntrial: {{objective: a.py, code: /c}}\n{GOAL}{LIMITS}",
-            "s.yaml:2:20: trial.objective: expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; found 'a.py'",
+            "s.yaml:2:20: trial.objective: expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; found",
         ),
         (
             f"type: sweep\ntrial: {{}}\n{SPACE}{GOAL}{LIMITS}",
@@ -62,7 +62,7 @@ def test_what_names_a_function(target: str) -> None:
         ),
         (
             f"{HEAD}{GOAL}{LIMITS}sampling_algorithm: grid\n",
-            "s.yaml:5:21: sampling_algorithm: grid needs a search_space, and trial.objective has none",
+            "s.yaml:5:21: sampling_algorithm: grid needs a search_space; trial.objective has none",
         ),
         (
             f"{HEAD}{GOAL}{LIMITS}constraints: [size]\n",
