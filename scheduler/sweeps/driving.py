@@ -187,7 +187,9 @@ def worker_over(studies: Studies, study: Study, job: Job, now_us: Micros) -> Non
     have run."""
     studies.drop_worker(study, job.number)
     ending = job.course.ending
-    why = ending.text if ending is not None else f"its job is {job.state}"
+    why = f"its job ended amid it: {job.state}"
+    if ending is not None and job.state is not JobState.SUCCEEDED:
+        why = ending.text
     found = studies.of_job(job.number)
     if found is not None:
         studies.set_trial_attr(*found, WHY, json.dumps(why), system=False)

@@ -262,7 +262,7 @@ class Studies:
         """Not of a finished one."""
         assert not trial.finished
         trial.state, trial.claim = state, claim
-        study.waiting.discard(trial.number)
+        (study.waiting.add if state is TrialState.WAITING else study.waiting.discard)(trial.number)
         if values is not None:
             trial.values = values
         if state is TrialState.RUNNING:

@@ -31,7 +31,7 @@ ENDINGS = """
 import optuna
 
 def objective(trial):
-    match trial.suggest_categorical("kind", ["raises", "nan", "text", "pruned", "two", "fine"]):
+    match trial.suggest_categorical("kind", ["raises", "nan", "text", "pruned", "two", "leaves", "fine"]):
         case "raises":
             raise KeyError("no such layer")
         case "nan":
@@ -43,6 +43,8 @@ def objective(trial):
             raise optuna.TrialPruned
         case "two":
             return 1.0, 2.0
+        case "leaves":
+            raise SystemExit
     return 1
 """
 

@@ -165,10 +165,10 @@ def test_pause_resume_stop(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_what_an_objective_may_end_with(cluster: Cluster, tmp_path: Path) -> None:
-    points = [{"kind": kind} for kind in ("raises", "nan", "text", "pruned", "two", "fine")]
+    points = [{"kind": kind} for kind in ("raises", "nan", "text", "pruned", "two", "leaves", "fine")]
     document = sweep_of(tmp_path, objective_scripts.ENDINGS, len(points), enqueue=points)
     found = ended(cluster, cluster.client.submit_sweep(document))
-    assert (found.state, found.complete, found.pruned, found.failed) == ("SUCCEEDED", 1, 1, 4)
+    assert (found.state, found.complete, found.pruned, found.failed) == ("SUCCEEDED", 1, 1, 5)
     trials = trials_of(cluster, found.sweep)
     assert [(one.params["kind"], one.state, one.why) for one in trials] == [
         ("raises", "FAIL", "KeyError: 'no such layer'"),
@@ -176,6 +176,7 @@ def test_what_an_objective_may_end_with(cluster: Cluster, tmp_path: Path) -> Non
         ("text", "FAIL", "ValueError: the objective returned 'x'; expected numbers"),
         ("pruned", "PRUNED", "itself at step 3, with 0.5"),
         ("two", "FAIL", "ValueError: the objective returned 2 values; expected 1"),
+        ("leaves", "FAIL", "its job ended amid it: SUCCEEDED"),
         ("fine", "COMPLETE", ""),
     ]
     assert trials[3].values == (0.5,)
