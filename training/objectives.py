@@ -85,7 +85,8 @@ class Worker:
                 self._try(number)
         except Interrupted:
             pass
-        self._storage.close()
+        finally:  # whatever ends it: what the trial was given is of use to the next attempt, and to a reader
+            self._storage.close()
 
     def _try(self, number: int) -> None:
         study = self._study
