@@ -90,7 +90,7 @@ class Studies:
         study.keys = {trial.key: trial.number for trial in trials if trial.key}
         study.waiting = {trial.number for trial in trials if trial.state is TrialState.WAITING}
         study.failed_in_row = 0
-        for trial in sorted(trials, key=lambda one: (one.finished_us or 0, one.number)):
+        for trial in sorted(study.own_trials, key=lambda one: (one.finished_us or 0, one.number)):
             if trial.finished:
                 study.note_end(trial.state)
         study.values_count = sum(len(trial.intermediate) for trial in trials)
