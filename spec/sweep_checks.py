@@ -77,6 +77,8 @@ def _kind(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
         )
     if spec.constraints:
         yield ("constraints",), "not with trial.objective yet"
+    if spec.warm_start:
+        yield ("warm_start",), "not with trial.objective yet"
     if spec.limits.trial_timeout:
         yield ("limits", "trial_timeout"), "not with trial.objective: its trials share a process"
 

@@ -222,7 +222,7 @@ class Studies:
         self.size += 1
         if not begun:
             study.waiting.add(trial.number)
-        if trial.finished:
+        if trial.finished and trial.number >= study.earlier:
             study.note_end(trial.state)
         if key:
             study.keys[key] = trial.number
