@@ -11,7 +11,7 @@ from ...proto.generated import studies_pb2, studies_pb2_grpc
 from ...proto.limits import PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TRIALS_PAGE_BYTES, TRIALS_PAGE_MAX
 from ...spec.errors import InvalidRequest
 from ..loop import Loop
-from ..sweeps.ops import CreateStudy, DeleteStudy, Made
+from ..sweeps.ops import CreateStudy, DeleteStudy, Made, Taken
 from ..sweeps.studies import Studies
 from ..sweeps.study import Study, Trial
 from ..sweeps.workers import check_current
@@ -130,7 +130,9 @@ def _page(studies: Studies, after: int, limit: int) -> studies_pb2.ListStudiesRe
 
 def _reply(answer: object) -> studies_pb2.OpReply:
     if isinstance(answer, Made):
-        return studies_pb2.OpReply(trial=answer.number, started_us=answer.started_us, changed=True)
+        return studies_pb2.OpReply(
+            trial=answer.number, started_us=answer.started_us, changed=isinstance(answer, Taken)
+        )
     return studies_pb2.OpReply(changed=answer is True)
 
 

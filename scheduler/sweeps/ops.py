@@ -104,7 +104,7 @@ class SetTrialAttr:
 
 @dataclass(frozen=True, slots=True)
 class TakeTrial:
-    """By a worker: the trial that its job runs next. Answer: Made, or None when there are to be no more now.
+    """By a worker: the trial that its job runs next. Answer: Taken, or None when there are to be no more.
     Until that trial is finished, the same again gives the same."""
 
 
@@ -135,6 +135,11 @@ StudyStimulus = CreateStudy | DeleteStudy | OpenStudy | StudyOps
 class Made:
     number: int
     started_us: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Made):
+    """By a worker."""
 
 
 def on_study(studies: Studies, asked: StudyStimulus, now_us: Micros) -> object:
@@ -307,7 +312,7 @@ def _apply(
         case TakeTrial():
             assert by is not None
             taken = _take(studies, study, by.job, now_us)
-            return None if taken is None else Made(taken.number, taken.started_us)
+            return None if taken is None else Taken(taken.number, taken.started_us)
         case SetTrialState():
             return op.trial in done or _set_state(studies, study, op, now_us)
         case _ if op.trial in done:
