@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 JOBS ?= 4
-SOURCES := spec proto scheduler agent training client tests benchmarks examples scripts __init__.py
+SOURCES := spec proto studies scheduler agent training client tests benchmarks examples scripts __init__.py
 
 # Byte code is kept: a start of ours must not compile our own modules each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -73,7 +73,7 @@ bench-%: $(STAMP)  ## One benchmark, e.g. make bench-launch
 	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 bench: $(STAMP)  ## All benchmarks
-	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage sweep; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -56,6 +56,11 @@ class Agent:
                 environments=config.environments,
                 warm=config.warm,
                 rendezvous_address=self._route,
+                studies={
+                    "scheduler": config.scheduler,
+                    "ca_file": str(config.ca_file or ""),
+                    "insecure": config.insecure,
+                },
                 node_name=config.name,
                 peer_address=config.address or self._route,
                 rendezvous_ports=config.rendezvous_ports,

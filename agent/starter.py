@@ -5,6 +5,7 @@ A task that cannot be started here raises Refusal, or OSError where the node's d
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -113,6 +114,9 @@ class Starter:
         if memory := self._memory.folder(task.key.job):
             launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
             task.files = self._door.admit(task.key, Path(memory)) if task.request.peer_memory else {}
+        if token := task.request.study_token:
+            admission = {**self._config.studies, "study": task.request.study, "token": token}
+            launch.document["environment"]["PACELINE_STUDY"] = json.dumps(admission)
         return launch
 
     def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:

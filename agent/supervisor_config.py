@@ -24,6 +24,8 @@ class SupervisorConfig:
     """Warm processes for different interpreters and import-sensitive environments; least used go first."""
     rendezvous_address: str = "127.0.0.1"
     """On which the rendezvous ports listen."""
+    studies: Mapping[str, str | bool] = field(default_factory=dict)
+    """How a sweep's worker reaches the scheduler: address, ca_file, insecure."""
     node_name: str = ""
     peer_address: str = "127.0.0.1"
     """At which peers reach this node."""

@@ -22,8 +22,8 @@ import paceline
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from paceline.client.optuna_codecs import trial_to
 from paceline.proto.generated import studies_pb2
+from paceline.studies.codecs import trial_to
 
 from .cluster import PACE
 from .cluster import version as our_version

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..proto.generated import studies_pb2
 from ..proto.limits import TRIALS_PER_STUDY_MAX
-from . import optuna_codecs as codecs
+from ..studies import codecs
 from .study_link import StudyLink
 
 _OPEN: Final = frozenset({TrialState.WAITING, TrialState.RUNNING})

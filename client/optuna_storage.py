@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
 from ..proto.generated import common_pb2, studies_pb2
 from ..proto.limits import PAGE_MAX, TRIALS_PER_STUDY_MAX
 from ..spec.errors import Conflict, InvalidRequest, NotFound
-from . import optuna_codecs as codecs
+from ..studies import codecs
 from .calls import new_key, user_name
 from .optuna_cache import KnownStudy
 from .study_link import StudyLink

@@ -1,10 +1,12 @@
-"""Tokens: who may call what. A token is a secret in a file of mode 0600, one per role.
+"""Tokens: who may call what. A token is a secret in a file of mode 0600, one per role; of a job that works
+for a sweep each attempt has its own, which says whose it is, with a MAC under a secret of the scheduler's.
 
 It travels as `authorization: Bearer TOKEN` with each call; comparison takes the same time whatever differs.
 """
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ..spec.errors import InvalidRequest, Unauthenticated
+from ..spec.ids import Attempt, JobId
 
 HEADER: Final = "authorization"
 _SCHEME: Final = "Bearer "
@@ -25,6 +28,16 @@ class Role(StrEnum):
 
     CLIENT = "client"
     AGENT = "agent"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """An attempt of a job that runs trials of a study."""
+
+    study: int
+    job: JobId
+    attempt: Attempt
 
 
 class WrongRole(Unauthenticated):
@@ -38,12 +51,16 @@ _ROLES: Final[dict[str, Role]] = {
     "paceline.v1.Nodes": Role.CLIENT,
     "paceline.v1.Policy": Role.CLIENT,
     "paceline.v1.Studies": Role.CLIENT,
+    "paceline.v1.Sweeps": Role.CLIENT,
     "paceline.v1.AgentSession": Role.AGENT,
     "paceline.v1.LogShipping": Role.AGENT,
     "grpc.reflection.v1alpha.ServerReflection": Role.CLIENT,
     "grpc.reflection.v1.ServerReflection": Role.CLIENT,
 }
 _OPEN: Final = frozenset({"grpc.health.v1.Health"})
+_OF_WORKERS: Final = frozenset(f"/paceline.v1.Studies/{method}" for method in ("Find", "Read", "Write"))
+"""What workers may call, each of its own study; the service looks at that."""
+_WORKER: Final = re.compile(r"worker\.(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.([0-9a-f]{64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,26 @@ class Tokens:
 
     client: str
     agent: str
+    worker_secret: str
+    """Of the MACs in workers' tokens; it never leaves the scheduler."""
+
+    def worker_token(self, worker: Worker) -> str:
+        """What proves to this scheduler that a call is this worker's."""
+        said = f"worker.{worker.study}.{worker.job}.{worker.attempt}"
+        return f"{said}.{hmac.new(self.worker_secret.encode(), said.encode(), 'sha256').hexdigest()}"
+
+    def worker_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> Worker | None:
+        """Whose call it is; None: no worker's."""
+        values = [value for name, value in metadata if name == HEADER]
+        text = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+        return self._worker(text.removeprefix(_SCHEME)) if text.startswith(_SCHEME) else None
+
+    def _worker(self, token: str) -> Worker | None:
+        found = _WORKER.fullmatch(token)
+        if found is None:
+            return None
+        worker = Worker(int(found[1]), JobId(int(found[2])), Attempt(int(found[3])))
+        return worker if hmac.compare_digest(token, self.worker_token(worker)) else None
 
     def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Role | None:
         """The caller's role for `/package.Service/Method`; None: open to all.
@@ -62,7 +99,9 @@ class Tokens:
         if service in _OPEN:
             return None
         role = self._role_of(metadata)
-        needed = _ROLES.get(service)
+        if role is Role.WORKER and method in _OF_WORKERS:
+            return role
+        needed = _ROLES.get(service, Role.CLIENT if role is Role.WORKER else None)
         if needed is not None and role is not needed:
             raise WrongRole(
                 f"{service} needs the {needed} token, and this call came with the {role} token",
@@ -83,6 +122,8 @@ class Tokens:
         given = text.removeprefix(_SCHEME).encode("latin-1", "replace")
         is_client = hmac.compare_digest(given, self.client.encode())
         is_agent = hmac.compare_digest(given, self.agent.encode())
+        if text.startswith(_SCHEME) and self._worker(text.removeprefix(_SCHEME)) is not None:
+            return Role.WORKER
         if not text.startswith(_SCHEME) or not (is_client or is_agent):
             raise Unauthenticated(
                 "the token is not one of this scheduler's",

@@ -38,7 +38,7 @@ from .loop_poison import PoisonWatch
 from .loop_step import Asked, Committed, Poison, Step, Unanswered
 from .loop_watch import Sink, StudyWatch, Watch, Watchers
 from .store.base import Store
-from .sweeps.driving import StartTrial, SubmitSweep
+from .sweeps.driving import StartTrial, StartWorker, SubmitSweep
 from .sweeps.ops import CreateStudy, OpenStudy, StudyOps
 from .sweeps.studies import Studies
 from .sweeps.study import Study
@@ -144,7 +144,7 @@ class Loop:
     @overload
     async def submit(self, stimulus: StudyOps) -> tuple[object, ...]: ...
     @overload
-    async def submit(self, stimulus: StartTrial) -> JobId: ...
+    async def submit(self, stimulus: StartTrial | StartWorker) -> JobId: ...
     @overload
     async def submit(self, stimulus: Unanswered) -> None: ...
     async def submit(self, stimulus: Asked) -> Any:

@@ -61,9 +61,11 @@ from .sweeps.driving import (
     ChangeSweep,
     Judged,
     StartTrial,
+    StartWorker,
     SubmitSweep,
     SweepStimulus,
     changed,
+    check_worker,
     follow,
     judged,
     startable,
@@ -72,6 +74,8 @@ from .sweeps.driving import (
 )
 from .sweeps.ops import OpenStudy, StudyOps, StudyStimulus, on_study
 from .sweeps.rows import studies_from_rows
+from .sweeps.study import Study
+from .sweeps.workers import check_current
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
 ACCOUNTS_MIN: Final = 512
@@ -165,6 +169,8 @@ class Engine:
     ) -> object:
         try:
             if isinstance(stimulus, StudyStimulus):
+                if isinstance(stimulus, StudyOps) and stimulus.by is not None:
+                    check_current(self.state, stimulus.by)
                 return on_study(self.studies, stimulus, now_us)
             if isinstance(stimulus, SweepStimulus):
                 return self._sweep(draft, stimulus, now_us, known)
@@ -230,6 +236,11 @@ class Engine:
                 return int(made[0])
             case StartTrial():
                 return self._start_trial(draft, asked, now_us)
+            case StartWorker():
+                study = check_worker(self.studies, asked)
+                job = self._submit_for(draft, study, asked, now_us)
+                self.studies.add_worker(study, job)
+                return job
             case Judged():
                 judged(self.studies, asked)
             case ChangeSweep():
@@ -241,10 +252,16 @@ class Engine:
         study, trial = startable(self.studies, asked)
         if trial is not None and trial.job is not None:
             return trial.job
+        job = self._submit_for(draft, study, asked, now_us)
+        started(self.studies, asked, job, now_us)
+        return job
+
+    def _submit_for(
+        self, draft: Draft, study: Study, asked: StartTrial | StartWorker, now_us: Micros
+    ) -> JobId:
         submit = Submit(asked.key, study.user, (asked.job,))
         [job] = self._apply(draft, on_submit(self.state, submit, now_us, None)).jobs
         draft.documents[job] = asked.job.document
-        started(self.studies, asked, job, now_us)
         return JobId(job)
 
     def _arrange(self, draft: Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
@@ -343,7 +360,7 @@ class Engine:
             if isinstance(event, MetricsReported):
                 draft.metrics += metric_rows(self.state, event)
             touched = self.evolve(event)
-            if self.studies.by_job:
+            if self.studies.by_job or self.studies.by_worker:
                 follow(self.studies, event, touched)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched

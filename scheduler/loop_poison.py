@@ -23,7 +23,7 @@ from .core.stimuli import (
     UncordonNodes,
 )
 from .loop_step import Asked
-from .sweeps.driving import ChangeSweep, Judged, StartTrial, SubmitSweep
+from .sweeps.driving import ChangeSweep, Judged, StartTrial, StartWorker, SubmitSweep
 from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
 
 TIMES_MAX: Final = 3
@@ -92,7 +92,9 @@ def _source(stimulus: Asked) -> str:
             return f"the making of study {stimulus.name!r}"
         case SubmitSweep():
             return f"the submit of sweep {stimulus.key}"
-        case DeleteStudy() | OpenStudy() | StudyOps() | StartTrial() | Judged() | ChangeSweep():
+        case (
+            DeleteStudy() | OpenStudy() | StudyOps() | StartTrial() | StartWorker() | Judged() | ChangeSweep()
+        ):
             return f"the {type(stimulus).__name__} of study {stimulus.study}"
         case ContactLost() | TrustCluster() | Tick():
             return ""

@@ -96,8 +96,8 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
     """
     store = await opening
     try:
-        client, agent = (ensure_token(config.state / name) for name in ("client.token", "agent.token"))
-        tokens = Tokens(client, agent)
+        names = ("client.token", "agent.token", "worker.secret")
+        tokens = Tokens(*(ensure_token(config.state / name) for name in names))
         tls = _tls_files(config)
         loop = Loop(store, config.settings)
         await loop.start()
@@ -146,7 +146,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     driver = SweepDriver(loop, lambda spec: new_job(spec, spec.to_json()), documents.remember)
     sweeps_pb2_grpc.add_SweepsServicer_to_server(SweepService(loop, driver), server)
     policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
-    studies_pb2_grpc.add_StudiesServicer_to_server(StudyService(loop), server)
+    studies_pb2_grpc.add_StudiesServicer_to_server(StudyService(loop, inside.tokens), server)
     logs = LogStore(config.state / "logs")
     payload.add_logs(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
@@ -159,6 +159,7 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         storage=config.storage_folder,
         settings=config.settings,
         samples=samples,
+        tokens=inside.tokens,
     )
     agent_pb2_grpc.add_AgentSessionServicer_to_server(agents, server)
     health = _add_health_and_reflection(server)

@@ -9,19 +9,20 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unavailable
 from ..spec.ids import JobId
-from ..spec.job import JobSpec
 from ..spec.sweep import SweepSpec
 from ..spec.sweep_reading import parse_canonical_sweep
+from ..studies.attributes import WHY
 from .core import stimuli
 from .core.state import ClusterState
 from .loop import Loop, StudyWatch
-from .sweeps.driving import PRUNED, WHY, ChangeSweep, Judged, StartTrial
+from .sweep_crew import IDLE_BELOW, RETRY_S, CrewDrive, NewJobOf, Remember, limits_of
+from .sweeps.driving import PRUNED, ChangeSweep, Judged, StartTrial
 from .sweeps.sampler import Sampler, SamplerDied, SamplerFailed
 from .sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
 from .sweeps.studies import Studies
@@ -31,21 +32,12 @@ from .sweeps.tally import Tally
 
 PRUNE_GRACE_US: Final = 1_000_000
 """What a trial that is to end early has left is of no use to anybody: its GPUs are."""
-RETRY_S: Final = 2.0
-"""After a refusal that may pass."""
-IDLE_BELOW: Final = 1
-"""In priority, of trials that only take what is idle: whoever has the sweep's own goes first."""
-CONCURRENT_MAX: Final = 10_000
-"""Trials at once of a sweep that names no limit."""
 DEATHS_MAX: Final = 3
 """Of a sampler's process, without a suggestion in between."""
 SAMPLERS_AT_ONCE: Final = 4
 """Processes that begin at the same time: each imports Optuna."""
 
 _log = logging.getLogger(__name__)
-
-NewJobOf = Callable[[JobSpec], stimuli.NewJob]
-Remember = Callable[[Sequence[JobId], Sequence[JobSpec]], None]
 
 
 class SweepDriver:
@@ -79,14 +71,17 @@ class SweepDriver:
         the sweep."""
         deaths = 0
         while True:
-            drive = _Drive(self._loop, study, self._new_job, self._remember)
+            drive: _Drive | CrewDrive | None = None
             try:
+                plan = await self._loop.read_studies(lambda studies: studies.get(study).plan)
+                kind = CrewDrive if plan is not None and plan.by_function else _Drive
+                drive = kind(self._loop, study, self._new_job, self._remember)
                 await drive.run(self._begins)
                 return
             except NotFound:
                 return  # it was deleted
             except SamplerDied as error:
-                deaths = 1 if drive.suggested else deaths + 1
+                deaths = 1 if drive is not None and drive.suggested else deaths + 1
                 _log.warning("sweep %d: %s", study, error)
                 if deaths == DEATHS_MAX:
                     await self._give_up(study, error)
@@ -101,7 +96,8 @@ class SweepDriver:
                 _log.exception("sweep %d: a bug of ours", study)
                 await self._give_up(study, PacelineError(f"a bug of ours: {bug!r}"))
             finally:
-                await drive.close()
+                if drive is not None:
+                    await drive.close()
 
     async def _give_up(self, study: int, error: PacelineError) -> None:
         why = f"{error.message} {error.hint}".strip()
@@ -172,15 +168,7 @@ class _Drive:
 
     def _beginning(self, _: ClusterState, study: Study) -> tuple[Begin, bool]:
         self._spec = parse_canonical_sweep(study.document)
-        limits = self._spec.limits
-        until_us = None if limits.timeout is None else study.made_us + limits.timeout * 1_000_000
-        self._limits = Limits(
-            study.earlier + self._spec.trials_max() + study.more,
-            limits.max_concurrent_trials or CONCURRENT_MAX,
-            limits.firm_trials,
-            limits.max_failed_trials,
-            until_us,
-        )
+        self._limits = limits_of(self._spec, study)
         self._seen = study.version
         self._tally = Tally.of(study.own_trials)
         known = [_known(trial) for trial in study.trials]

@@ -4,11 +4,14 @@ Shaped as Azure Machine Learning's CLI v2 has it; our own keys sit beside. What 
 in sweep_checks.py. Defaults are part of the canonical form, as they are of a job's.
 """
 
+import re
+import shlex
 from collections.abc import Mapping
 from math import log
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -21,7 +24,7 @@ from pydantic import (
 from .dimensions import Dimension
 from .early_termination import PolicyValue
 from .expressions import without
-from .fields import Count, Identifier, Lower, Metric, refusal
+from .fields import Command, Count, Identifier, Line, Lower, Metric, refusal
 from .model import JobSpec
 from .parts import TAG_ONE, TAG_SEVERAL, Model
 from .patterns import MetricPattern
@@ -38,8 +41,11 @@ TRIALS_MAX: Final = 1_000_000
 GRID_MAX: Final = 100_000
 """Points of a grid that needs no limits.max_total_trials."""
 OBJECTIVES_MAX: Final = 8
+WORKER: Final = "python -m paceline.training.objectives"
+"""What runs an objective's trials, one after the other; followed by the objective."""
 _NAME_CHARS_MAX: Final = 255
 _WARM_MAX: Final = 10_000
+_OBJECTIVE: Final = re.compile(r"([\w./-]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*\Z", re.ASCII)
 
 
 class Objective(Model):
@@ -63,6 +69,37 @@ ObjectiveValue = Annotated[
     | Annotated[tuple[Objective, ...], Field(min_length=1, max_length=OBJECTIVES_MAX), Tag(TAG_SEVERAL)],
     Discriminator(_how_many),
 ]
+
+
+def _function(value: str) -> str:
+    if value and not _OBJECTIVE.match(value):
+        raise refusal(f"expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; found {shown(value)}")
+    return value
+
+
+class TrialWork(Work):
+    """What each trial is: a command, or a call of a Python function."""
+
+    command: Command = ""
+    """What each process runs, by `sh -c` unless it is plainly a program with arguments."""
+    objective: Annotated[Line, AfterValidator(_function)] = ""
+    """In place of `command`: FILE.py:FUNCTION, below `code`, or PACKAGE.MODULE:FUNCTION. It is called with an
+    `optuna.Trial`, of which it asks its values, and returns what is sought: a number, or one for each
+    objective. A job calls it for one trial after the other."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.objective and self.command:
+            raise refusal("given beside objective; keep one of them", "command")
+        if not self.objective and not self.command:
+            raise refusal("required key 'command' is missing")
+        if self.objective and self.distribution is not None:
+            raise refusal("an objective runs in one process; give a command instead", "distribution")
+        if self.objective and max(self.resources.instance_count, self.resources.max_instance_count or 0) > 1:
+            raise refusal(
+                "an objective runs in one process; give a command instead", "resources", "instance_count"
+            )
+        return self
 
 
 class SweepLimits(Model):
@@ -120,15 +157,18 @@ class SweepSpec(Submission):
 
     type: Annotated[Literal["sweep"], Lower]
     """Kind of the document."""
-    trial: Annotated[Work, BeforeValidator(_no_path, json_schema_input_type=str | Work)]
+    trial: Annotated[TrialWork, BeforeValidator(_no_path, json_schema_input_type=str | TrialWork)]
     """The job that each trial is: a mapping, or the path of a job file, relative to this one."""
     sampling_algorithm: SamplingValue = TpeSampling(type="tpe")
     """How values are chosen: a word, or a mapping with type and options. Absent: tpe."""
-    search_space: dict[Identifier, DimensionValue] = Field(min_length=1, max_length=DIMENSIONS_MAX)
+    search_space: dict[Identifier, DimensionValue] = Field(
+        default={}, min_length=1, max_length=DIMENSIONS_MAX
+    )
     """What may be chosen, by name: `${{search_space.NAME}}` in the command. An input of the same name has
-    the chosen value, too."""
+    the chosen value, too. Not with trial.objective, which says itself what it needs."""
     objective: ObjectiveValue
-    """What is sought: a metric and its goal, or a list of them."""
+    """What is sought: a metric and its goal, or a list of them. With trial.objective the metric is a name
+    only; absent: value, value_1 ..."""
     early_termination: PolicyValue | None = None
     """When a trial is stopped before its end; absent: never."""
     limits: SweepLimits = SweepLimits()
@@ -139,6 +179,29 @@ class SweepSpec(Submission):
     """An earlier sweep whose finished trials the sampler knows; they do not count in limits."""
     constraints: tuple[Metric, ...] = Field(default=(), max_length=64)
     """Metrics of which a trial must report at most 0 to count as feasible."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names(cls, data: Any) -> Any:
+        """What an objective returns needs no name."""
+        trial = data.get("trial") if isinstance(data, dict) else None
+        if not isinstance(trial, dict) or not trial.get("objective"):
+            return data
+        sought = data.get("objective")
+        if isinstance(sought, dict):
+            return {**data, "objective": {"primary_metric": "value"} | sought}
+        if isinstance(sought, list | tuple):
+            named = (
+                {"primary_metric": f"value_{at}" if at else "value"} | one if isinstance(one, dict) else one
+                for at, one in enumerate(sought)
+            )
+            return {**data, "objective": list(named)}
+        return data
+
+    @property
+    def by_function(self) -> bool:
+        """Its trials are calls of a function: `trial_job` is a job that runs many of them."""
+        return bool(self.trial.objective)
 
     @property
     def label(self) -> str:
@@ -176,8 +239,9 @@ class SweepSpec(Submission):
 
     def trial_job(self, number: int, params: Mapping[str, Scalar]) -> JobSpec:
         """A trial as an ordinary job. `params`: the values of the dimensions that are active in it; the
-        others are an empty text in its command."""
-        suffix = f"-{number}"
+        others are an empty text in its command. `by_function`: the job that runs trials, by its number."""
+        suffix = f"-worker-{number}" if self.by_function else f"-{number}"
+        command = f"{WORKER} {shlex.quote(self.trial.objective)}" if self.by_function else self.trial.command
         absent = self.search_space.keys() - params.keys()
         work, variables = self.trial, self.trial.environment_variables
         timeout = self.limits.trial_timeout or work.limits.timeout
@@ -186,7 +250,7 @@ class SweepSpec(Submission):
             {name: getattr(work, name) for name in Work.model_fields}
             | {name: getattr(self, name) for name in _KEPT}
             | {
-                "command": without(work.command, "search_space", absent),
+                "command": without(command, "search_space", absent),
                 "environment_variables": {
                     name: without(text, "search_space", absent) for name, text in variables.items()
                 },
@@ -216,6 +280,10 @@ class SweepSpec(Submission):
         """Canonical JSON: equal sweeps have equal text, defaults included. The order of the search space is
         part of what it says."""
         plain = self.plain()
+        del plain["trial"]["command" if self.by_function else "objective"]
+        if not self.search_space:
+            del plain["search_space"]
+            return canonical(plain)
         dimensions = plain.pop("search_space").items()
         space = ",".join(f"{canonical(name)}:{canonical(one)}" for name, one in dimensions)
         return f'{{"search_space":{{{space}}},{canonical(plain)[1:]}'

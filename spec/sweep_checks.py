@@ -13,8 +13,7 @@ from .model import JobSpec
 from .problems import Path
 from .reading import Kind
 from .search_space import point_refusals, space_refusals
-from .sweep import GRID_MAX, SweepSpec
-from .work import Work
+from .sweep import GRID_MAX, SweepSpec, TrialWork
 
 _GRIDS: Final = ("grid", "bruteforce")
 
@@ -26,13 +25,14 @@ def sweep_refusals(spec: SweepSpec) -> Iterator[tuple[Path, str, str]]:
     space = list(space_refusals(dimensions))
     yield from ((("search_space", *path), text, near) for path, text, near in space)
     for path, text in (
+        *_kind(spec),
         *_grid(spec, sound=not space),
         *_objectives(spec),
         *_limits(spec),
         *_constraints(spec),
     ):
         yield path, text, ""
-    for index, point in enumerate(spec.enqueue):
+    for index, point in enumerate(() if spec.by_function else spec.enqueue):
         for path, text, near in point_refusals(dimensions, point):
             yield ("enqueue", index, *path), text, near
     if not space:
@@ -52,11 +52,35 @@ def sweep_warnings(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
             yield ("search_space", name), "not in the command; only run.params and PACELINE_PARAMS have it"
 
 
-def _trial(spec: SweepSpec) -> Work:
+def _trial(spec: SweepSpec) -> TrialWork:
     return spec.trial
 
 
 SWEEP: Final = Kind(SweepSpec, ("trial",), _trial, "search_space", sweep_refusals, sweep_warnings)
+
+
+def _kind(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    """What goes with a command, and what with an objective."""
+    if not spec.by_function:
+        if not spec.search_space:
+            yield (), "required key 'search_space' is missing"
+        return
+    if spec.search_space:
+        yield (
+            ("search_space",),
+            "not with trial.objective, which asks its trial for values: trial.suggest_float(...)",
+        )
+    if spec.sampling_algorithm.type in _GRIDS:
+        yield (
+            ("sampling_algorithm",),
+            f"{spec.sampling_algorithm.type} needs a search_space; trial.objective has none",
+        )
+    if spec.constraints:
+        yield ("constraints",), "not with trial.objective yet"
+    if spec.warm_start:
+        yield ("warm_start",), "not with trial.objective yet"
+    if spec.limits.trial_timeout:
+        yield ("limits", "trial_timeout"), "not with trial.objective: its trials share a process"
 
 
 def _grid(spec: SweepSpec, *, sound: bool) -> Iterator[tuple[Path, str]]:
@@ -138,7 +162,7 @@ def _in_sweep(path: Path) -> Path:
     """Where something stands in the sweep that a trial's job has at `path`."""
     if path[0] == "params":
         return ("search_space", *path[1:])
-    return ("trial", *path) if path[0] in Work.model_fields else path
+    return ("trial", *path) if path[0] in TrialWork.model_fields else path
 
 
 def _used(spec: SweepSpec) -> set[str]:

@@ -1267,6 +1267,8 @@ class StartTask(_message.Message):
     MTBF_S_FIELD_NUMBER: _builtins.int
     ELASTIC_FIELD_NUMBER: _builtins.int
     METRIC_PATTERNS_FIELD_NUMBER: _builtins.int
+    STUDY_FIELD_NUMBER: _builtins.int
+    STUDY_TOKEN_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -1317,6 +1319,10 @@ class StartTask(_message.Message):
     """what the scheduler expects between two failures of this gang; 0: not known"""
     elastic: _builtins.bool
     """the next attempt may have more or fewer ranks"""
+    study: _builtins.int
+    """whose trials it runs; 0: none"""
+    study_token: _builtins.str
+    """for the Studies service, of this attempt"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -1385,10 +1391,12 @@ class StartTask(_message.Message):
         mtbf_s: _builtins.float = ...,
         elastic: _builtins.bool = ...,
         metric_patterns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        study: _builtins.int = ...,
+        study_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "study", b"study", "study_token", b"study_token", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from . import common_pb2 as paceline_dot_proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaceline/proto/v1/studies.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"\"\n\x04\x41ttr\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"Q\n\x12\x43reateStudyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndirections\x18\x03 \x03(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\"#\n\x12\x44\x65leteStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\"\x12\n\x10\x44\x65leteStudyReply\"9\n\x10\x46indStudyRequest\x12\x0f\n\x05study\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x04\n\x02\x62y\"5\n\x12ListStudiesRequest\x12\x1f\n\x04page\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Page\"P\n\x10ListStudiesReply\x12\'\n\x07studies\x18\x01 \x03(\x0b\x32\x16.paceline.v1.StudyView\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\xc0\x01\n\tStudyView\x12\r\n\x05study\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndirections\x18\x03 \x03(\t\x12%\n\nuser_attrs\x18\x04 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x05 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x0f\n\x07made_us\x18\x07 \x01(\x03\x12\x13\n\x0bsweep_state\x18\x08 \x01(\t\":\n\x05Param\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\"\x1c\n\nObjectives\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\xad\x02\n\x08NewTrial\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12\"\n\x06params\x18\x02 \x03(\x0b\x32\x12.paceline.v1.Param\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\r\n\x05steps\x18\x04 \x03(\x03\x12\x14\n\x0cintermediate\x18\x05 \x03(\x01\x12%\n\nuser_attrs\x18\x06 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x07 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x17\n\nstarted_us\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x66inished_us\x18\t \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_started_usB\x0e\n\x0c_finished_us\"?\n\x0cSetStudyAttr\x12\x1f\n\x04\x61ttr\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Attr\x12\x0e\n\x06system\x18\x02 \x01(\x08\"@\n\x0b\x43reateTrial\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05trial\x18\x02 \x01(\x0b\x32\x15.paceline.v1.NewTrial\"A\n\rSetTrialParam\x12\r\n\x05trial\x18\x01 \x01(\x03\x12!\n\x05param\x18\x02 \x01(\x0b\x32\x12.paceline.v1.Param\"~\n\rSetTrialState\x12\r\n\x05trial\x18\x01 \x01(\x03\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12\'\n\x06values\x18\x03 \x01(\x0b\x32\x17.paceline.v1.Objectives\x12\r\n\x05\x63laim\x18\x04 \x01(\t\"=\n\x0fSetIntermediate\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05value\x18\x03 \x01(\x01\"N\n\x0cSetTrialAttr\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x1f\n\x04\x61ttr\x18\x02 \x01(\x0b\x32\x11.paceline.v1.Attr\x12\x0e\n\x06system\x18\x03 \x01(\x08\"\xb3\x02\n\x07StudyOp\x12/\n\nstudy_attr\x18\x01 \x01(\x0b\x32\x19.paceline.v1.SetStudyAttrH\x00\x12\x30\n\x0c\x63reate_trial\x18\x02 \x01(\x0b\x32\x18.paceline.v1.CreateTrialH\x00\x12+\n\x05param\x18\x03 \x01(\x0b\x32\x1a.paceline.v1.SetTrialParamH\x00\x12+\n\x05state\x18\x04 \x01(\x0b\x32\x1a.paceline.v1.SetTrialStateH\x00\x12\x34\n\x0cintermediate\x18\x05 \x01(\x0b\x32\x1c.paceline.v1.SetIntermediateH\x00\x12/\n\ntrial_attr\x18\x06 \x01(\x0b\x32\x19.paceline.v1.SetTrialAttrH\x00\x42\x04\n\x02op\"c\n\x11WriteStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\x12!\n\x03ops\x18\x02 \x03(\x0b\x32\x14.paceline.v1.StudyOp\x12\x12\n\x05since\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_since\"Q\n\x07OpReply\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x17\n\nstarted_us\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x42\r\n\x0b_started_us\"f\n\x0fWriteStudyReply\x12%\n\x07replies\x18\x01 \x03(\x0b\x32\x14.paceline.v1.OpReply\x12,\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1b.paceline.v1.ReadStudyReply\"0\n\x10ReadStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\x12\r\n\x05since\x18\x02 \x01(\x03\"\xa3\x01\n\x0eReadStudyReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\x12%\n\x05study\x18\x04 \x01(\x0b\x32\x16.paceline.v1.StudyView\x12&\n\x06trials\x18\x05 \x03(\x0b\x32\x16.paceline.v1.TrialView\x12\x15\n\rdistributions\x18\x06 \x03(\t\"i\n\tTrialView\x12\r\n\x05trial\x18\x01 \x01(\x03\x12(\n\x06record\x18\x02 \x01(\x0b\x32\x18.paceline.v1.TrialRecord\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x14\n\x0cintermediate\x18\x04 \x03(\x01\"\x9c\x02\n\x0bTrialRecord\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12&\n\x06params\x18\x02 \x03(\x0b\x32\x16.paceline.v1.ParamView\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12%\n\nuser_attrs\x18\x04 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x05 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x17\n\nstarted_us\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x66inished_us\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03job\x18\x08 \x01(\x03\x42\r\n\x0b_started_usB\x0e\n\x0c_finished_us\">\n\tParamView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\x05*g\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0c\n\x08\x43OMPLETE\x10\x03\x12\n\n\x06PRUNED\x10\x04\x12\x08\n\x04\x46\x41IL\x10\x05\x32\xa8\x03\n\x07Studies\x12\x41\n\x06\x43reate\x12\x1f.paceline.v1.CreateStudyRequest\x1a\x16.paceline.v1.StudyView\x12H\n\x06\x44\x65lete\x12\x1f.paceline.v1.DeleteStudyRequest\x1a\x1d.paceline.v1.DeleteStudyReply\x12=\n\x04\x46ind\x12\x1d.paceline.v1.FindStudyRequest\x1a\x16.paceline.v1.StudyView\x12\x46\n\x04List\x12\x1f.paceline.v1.ListStudiesRequest\x1a\x1d.paceline.v1.ListStudiesReply\x12\x45\n\x05Write\x12\x1e.paceline.v1.WriteStudyRequest\x1a\x1c.paceline.v1.WriteStudyReply\x12\x42\n\x04Read\x12\x1d.paceline.v1.ReadStudyRequest\x1a\x1b.paceline.v1.ReadStudyReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaceline/proto/v1/studies.proto\x12\x0bpaceline.v1\x1a\x1epaceline/proto/v1/common.proto\"\"\n\x04\x41ttr\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"Q\n\x12\x43reateStudyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndirections\x18\x03 \x03(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\"#\n\x12\x44\x65leteStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\"\x12\n\x10\x44\x65leteStudyReply\"9\n\x10\x46indStudyRequest\x12\x0f\n\x05study\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x04\n\x02\x62y\"5\n\x12ListStudiesRequest\x12\x1f\n\x04page\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Page\"P\n\x10ListStudiesReply\x12\'\n\x07studies\x18\x01 \x03(\x0b\x32\x16.paceline.v1.StudyView\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\xd2\x01\n\tStudyView\x12\r\n\x05study\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndirections\x18\x03 \x03(\t\x12%\n\nuser_attrs\x18\x04 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x05 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x0f\n\x07made_us\x18\x07 \x01(\x03\x12\x13\n\x0bsweep_state\x18\x08 \x01(\t\x12\x10\n\x08\x64ocument\x18\t \x01(\t\":\n\x05Param\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\"\x1c\n\nObjectives\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\xad\x02\n\x08NewTrial\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12\"\n\x06params\x18\x02 \x03(\x0b\x32\x12.paceline.v1.Param\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\r\n\x05steps\x18\x04 \x03(\x03\x12\x14\n\x0cintermediate\x18\x05 \x03(\x01\x12%\n\nuser_attrs\x18\x06 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x07 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x17\n\nstarted_us\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x66inished_us\x18\t \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_started_usB\x0e\n\x0c_finished_us\"?\n\x0cSetStudyAttr\x12\x1f\n\x04\x61ttr\x18\x01 \x01(\x0b\x32\x11.paceline.v1.Attr\x12\x0e\n\x06system\x18\x02 \x01(\x08\"@\n\x0b\x43reateTrial\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05trial\x18\x02 \x01(\x0b\x32\x15.paceline.v1.NewTrial\"A\n\rSetTrialParam\x12\r\n\x05trial\x18\x01 \x01(\x03\x12!\n\x05param\x18\x02 \x01(\x0b\x32\x12.paceline.v1.Param\"~\n\rSetTrialState\x12\r\n\x05trial\x18\x01 \x01(\x03\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12\'\n\x06values\x18\x03 \x01(\x0b\x32\x17.paceline.v1.Objectives\x12\r\n\x05\x63laim\x18\x04 \x01(\t\"=\n\x0fSetIntermediate\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05value\x18\x03 \x01(\x01\"N\n\x0cSetTrialAttr\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x1f\n\x04\x61ttr\x18\x02 \x01(\x0b\x32\x11.paceline.v1.Attr\x12\x0e\n\x06system\x18\x03 \x01(\x08\"\x0b\n\tTakeTrial\"\xe1\x02\n\x07StudyOp\x12/\n\nstudy_attr\x18\x01 \x01(\x0b\x32\x19.paceline.v1.SetStudyAttrH\x00\x12\x30\n\x0c\x63reate_trial\x18\x02 \x01(\x0b\x32\x18.paceline.v1.CreateTrialH\x00\x12+\n\x05param\x18\x03 \x01(\x0b\x32\x1a.paceline.v1.SetTrialParamH\x00\x12+\n\x05state\x18\x04 \x01(\x0b\x32\x1a.paceline.v1.SetTrialStateH\x00\x12\x34\n\x0cintermediate\x18\x05 \x01(\x0b\x32\x1c.paceline.v1.SetIntermediateH\x00\x12/\n\ntrial_attr\x18\x06 \x01(\x0b\x32\x19.paceline.v1.SetTrialAttrH\x00\x12,\n\ntake_trial\x18\x07 \x01(\x0b\x32\x16.paceline.v1.TakeTrialH\x00\x42\x04\n\x02op\"c\n\x11WriteStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\x12!\n\x03ops\x18\x02 \x03(\x0b\x32\x14.paceline.v1.StudyOp\x12\x12\n\x05since\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_since\"Q\n\x07OpReply\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x17\n\nstarted_us\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x42\r\n\x0b_started_us\"f\n\x0fWriteStudyReply\x12%\n\x07replies\x18\x01 \x03(\x0b\x32\x14.paceline.v1.OpReply\x12,\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1b.paceline.v1.ReadStudyReply\"0\n\x10ReadStudyRequest\x12\r\n\x05study\x18\x01 \x01(\x03\x12\r\n\x05since\x18\x02 \x01(\x03\"\xa3\x01\n\x0eReadStudyReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\x12%\n\x05study\x18\x04 \x01(\x0b\x32\x16.paceline.v1.StudyView\x12&\n\x06trials\x18\x05 \x03(\x0b\x32\x16.paceline.v1.TrialView\x12\x15\n\rdistributions\x18\x06 \x03(\t\"i\n\tTrialView\x12\r\n\x05trial\x18\x01 \x01(\x03\x12(\n\x06record\x18\x02 \x01(\x0b\x32\x18.paceline.v1.TrialRecord\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x14\n\x0cintermediate\x18\x04 \x03(\x01\"\x9c\x02\n\x0bTrialRecord\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.paceline.v1.TrialState\x12&\n\x06params\x18\x02 \x03(\x0b\x32\x16.paceline.v1.ParamView\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12%\n\nuser_attrs\x18\x04 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\'\n\x0csystem_attrs\x18\x05 \x03(\x0b\x32\x11.paceline.v1.Attr\x12\x17\n\nstarted_us\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x66inished_us\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03job\x18\x08 \x01(\x03\x42\r\n\x0b_started_usB\x0e\n\x0c_finished_us\">\n\tParamView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\x05*g\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0c\n\x08\x43OMPLETE\x10\x03\x12\n\n\x06PRUNED\x10\x04\x12\x08\n\x04\x46\x41IL\x10\x05\x32\xa8\x03\n\x07Studies\x12\x41\n\x06\x43reate\x12\x1f.paceline.v1.CreateStudyRequest\x1a\x16.paceline.v1.StudyView\x12H\n\x06\x44\x65lete\x12\x1f.paceline.v1.DeleteStudyRequest\x1a\x1d.paceline.v1.DeleteStudyReply\x12=\n\x04\x46ind\x12\x1d.paceline.v1.FindStudyRequest\x1a\x16.paceline.v1.StudyView\x12\x46\n\x04List\x12\x1f.paceline.v1.ListStudiesRequest\x1a\x1d.paceline.v1.ListStudiesReply\x12\x45\n\x05Write\x12\x1e.paceline.v1.WriteStudyRequest\x1a\x1c.paceline.v1.WriteStudyReply\x12\x42\n\x04Read\x12\x1d.paceline.v1.ReadStudyRequest\x1a\x1b.paceline.v1.ReadStudyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.proto.v1.studies_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRIALSTATE']._serialized_start=2782
-  _globals['_TRIALSTATE']._serialized_end=2885
+  _globals['_TRIALSTATE']._serialized_start=2859
+  _globals['_TRIALSTATE']._serialized_end=2962
   _globals['_ATTR']._serialized_start=80
   _globals['_ATTR']._serialized_end=114
   _globals['_CREATESTUDYREQUEST']._serialized_start=116
@@ -49,43 +49,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSTUDIESREPLY']._serialized_start=370
   _globals['_LISTSTUDIESREPLY']._serialized_end=450
   _globals['_STUDYVIEW']._serialized_start=453
-  _globals['_STUDYVIEW']._serialized_end=645
-  _globals['_PARAM']._serialized_start=647
-  _globals['_PARAM']._serialized_end=705
-  _globals['_OBJECTIVES']._serialized_start=707
-  _globals['_OBJECTIVES']._serialized_end=735
-  _globals['_NEWTRIAL']._serialized_start=738
-  _globals['_NEWTRIAL']._serialized_end=1039
-  _globals['_SETSTUDYATTR']._serialized_start=1041
-  _globals['_SETSTUDYATTR']._serialized_end=1104
-  _globals['_CREATETRIAL']._serialized_start=1106
-  _globals['_CREATETRIAL']._serialized_end=1170
-  _globals['_SETTRIALPARAM']._serialized_start=1172
-  _globals['_SETTRIALPARAM']._serialized_end=1237
-  _globals['_SETTRIALSTATE']._serialized_start=1239
-  _globals['_SETTRIALSTATE']._serialized_end=1365
-  _globals['_SETINTERMEDIATE']._serialized_start=1367
-  _globals['_SETINTERMEDIATE']._serialized_end=1428
-  _globals['_SETTRIALATTR']._serialized_start=1430
-  _globals['_SETTRIALATTR']._serialized_end=1508
-  _globals['_STUDYOP']._serialized_start=1511
-  _globals['_STUDYOP']._serialized_end=1818
-  _globals['_WRITESTUDYREQUEST']._serialized_start=1820
-  _globals['_WRITESTUDYREQUEST']._serialized_end=1919
-  _globals['_OPREPLY']._serialized_start=1921
-  _globals['_OPREPLY']._serialized_end=2002
-  _globals['_WRITESTUDYREPLY']._serialized_start=2004
-  _globals['_WRITESTUDYREPLY']._serialized_end=2106
-  _globals['_READSTUDYREQUEST']._serialized_start=2108
-  _globals['_READSTUDYREQUEST']._serialized_end=2156
-  _globals['_READSTUDYREPLY']._serialized_start=2159
-  _globals['_READSTUDYREPLY']._serialized_end=2322
-  _globals['_TRIALVIEW']._serialized_start=2324
-  _globals['_TRIALVIEW']._serialized_end=2429
-  _globals['_TRIALRECORD']._serialized_start=2432
-  _globals['_TRIALRECORD']._serialized_end=2716
-  _globals['_PARAMVIEW']._serialized_start=2718
-  _globals['_PARAMVIEW']._serialized_end=2780
-  _globals['_STUDIES']._serialized_start=2888
-  _globals['_STUDIES']._serialized_end=3312
+  _globals['_STUDYVIEW']._serialized_end=663
+  _globals['_PARAM']._serialized_start=665
+  _globals['_PARAM']._serialized_end=723
+  _globals['_OBJECTIVES']._serialized_start=725
+  _globals['_OBJECTIVES']._serialized_end=753
+  _globals['_NEWTRIAL']._serialized_start=756
+  _globals['_NEWTRIAL']._serialized_end=1057
+  _globals['_SETSTUDYATTR']._serialized_start=1059
+  _globals['_SETSTUDYATTR']._serialized_end=1122
+  _globals['_CREATETRIAL']._serialized_start=1124
+  _globals['_CREATETRIAL']._serialized_end=1188
+  _globals['_SETTRIALPARAM']._serialized_start=1190
+  _globals['_SETTRIALPARAM']._serialized_end=1255
+  _globals['_SETTRIALSTATE']._serialized_start=1257
+  _globals['_SETTRIALSTATE']._serialized_end=1383
+  _globals['_SETINTERMEDIATE']._serialized_start=1385
+  _globals['_SETINTERMEDIATE']._serialized_end=1446
+  _globals['_SETTRIALATTR']._serialized_start=1448
+  _globals['_SETTRIALATTR']._serialized_end=1526
+  _globals['_TAKETRIAL']._serialized_start=1528
+  _globals['_TAKETRIAL']._serialized_end=1539
+  _globals['_STUDYOP']._serialized_start=1542
+  _globals['_STUDYOP']._serialized_end=1895
+  _globals['_WRITESTUDYREQUEST']._serialized_start=1897
+  _globals['_WRITESTUDYREQUEST']._serialized_end=1996
+  _globals['_OPREPLY']._serialized_start=1998
+  _globals['_OPREPLY']._serialized_end=2079
+  _globals['_WRITESTUDYREPLY']._serialized_start=2081
+  _globals['_WRITESTUDYREPLY']._serialized_end=2183
+  _globals['_READSTUDYREQUEST']._serialized_start=2185
+  _globals['_READSTUDYREQUEST']._serialized_end=2233
+  _globals['_READSTUDYREPLY']._serialized_start=2236
+  _globals['_READSTUDYREPLY']._serialized_end=2399
+  _globals['_TRIALVIEW']._serialized_start=2401
+  _globals['_TRIALVIEW']._serialized_end=2506
+  _globals['_TRIALRECORD']._serialized_start=2509
+  _globals['_TRIALRECORD']._serialized_end=2793
+  _globals['_PARAMVIEW']._serialized_start=2795
+  _globals['_PARAMVIEW']._serialized_end=2857
+  _globals['_STUDIES']._serialized_start=2965
+  _globals['_STUDIES']._serialized_end=3389
 # @@protoc_insertion_point(module_scope)

@@ -217,12 +217,15 @@ class StudyView(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     MADE_US_FIELD_NUMBER: _builtins.int
     SWEEP_STATE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     study: _builtins.int
     name: _builtins.str
     user: _builtins.str
     made_us: _builtins.int
     sweep_state: _builtins.str
     """empty: the scheduler does not drive it"""
+    document: _builtins.str
+    """canonical JSON of the sweep; from Find only"""
     @_builtins.property
     def directions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -240,10 +243,11 @@ class StudyView(_message.Message):
         user: _builtins.str = ...,
         made_us: _builtins.int = ...,
         sweep_state: _builtins.str = ...,
+        document: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "made_us", b"made_us", "name", b"name", "study", b"study", "sweep_state", b"sweep_state", "system_attrs", b"system_attrs", "user", b"user", "user_attrs", b"user_attrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "document", b"document", "made_us", b"made_us", "name", b"name", "study", b"study", "sweep_state", b"sweep_state", "system_attrs", b"system_attrs", "user", b"user", "user_attrs", b"user_attrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,6 +519,25 @@ class SetTrialAttr(_message.Message):
 Global___SetTrialAttr: _TypeAlias = SetTrialAttr  # noqa: Y015
 
 @_typing.final
+class TakeTrial(_message.Message):
+    """By a worker: the trial that its job runs next. That is the one that it runs already, else the first that
+    waits, else a new one; none when there are to be no more, for now or for good.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeTrial: _TypeAlias = TakeTrial  # noqa: Y015
+
+@_typing.final
 class StudyOp(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,6 +547,7 @@ class StudyOp(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     INTERMEDIATE_FIELD_NUMBER: _builtins.int
     TRIAL_ATTR_FIELD_NUMBER: _builtins.int
+    TAKE_TRIAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def study_attr(self) -> Global___SetStudyAttr: ...
     @_builtins.property
@@ -536,6 +560,8 @@ class StudyOp(_message.Message):
     def intermediate(self) -> Global___SetIntermediate: ...
     @_builtins.property
     def trial_attr(self) -> Global___SetTrialAttr: ...
+    @_builtins.property
+    def take_trial(self) -> Global___TakeTrial: ...
     def __init__(
         self,
         *,
@@ -545,12 +571,13 @@ class StudyOp(_message.Message):
         state: Global___SetTrialState | None = ...,
         intermediate: Global___SetIntermediate | None = ...,
         trial_attr: Global___SetTrialAttr | None = ...,
+        take_trial: Global___TakeTrial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_trial", b"create_trial", "intermediate", b"intermediate", "op", b"op", "param", b"param", "state", b"state", "study_attr", b"study_attr", "trial_attr", b"trial_attr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_trial", b"create_trial", "intermediate", b"intermediate", "op", b"op", "param", b"param", "state", b"state", "study_attr", b"study_attr", "take_trial", b"take_trial", "trial_attr", b"trial_attr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_trial", b"create_trial", "intermediate", b"intermediate", "op", b"op", "param", b"param", "state", b"state", "study_attr", b"study_attr", "trial_attr", b"trial_attr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_trial", b"create_trial", "intermediate", b"intermediate", "op", b"op", "param", b"param", "state", b"state", "study_attr", b"study_attr", "take_trial", b"take_trial", "trial_attr", b"trial_attr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["study_attr", "create_trial", "param", "state", "intermediate", "trial_attr"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["study_attr", "create_trial", "param", "state", "intermediate", "trial_attr", "take_trial"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -595,11 +622,11 @@ class OpReply(_message.Message):
     STARTED_US_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     trial: _builtins.int
-    """of create_trial: its number"""
+    """of create_trial and take_trial: its number"""
     started_us: _builtins.int
     """of create_trial"""
     changed: _builtins.bool
-    """of state: false when RUNNING was asked for what is not WAITING"""
+    """of state: false when RUNNING was asked for what is not WAITING; of"""
     def __init__(
         self,
         *,

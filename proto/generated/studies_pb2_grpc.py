@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StudiesStub:
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.
@@ -71,7 +71,7 @@ class StudiesStub:
 
 
 class StudiesServicer:
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.
@@ -159,7 +159,7 @@ def add_StudiesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Studies:
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StudiesStub:
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.
@@ -51,7 +51,7 @@ class StudiesStub:
 
 @_typing.type_check_only
 class StudiesAsyncStub(StudiesStub):
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.
@@ -71,7 +71,7 @@ class StudiesAsyncStub(StudiesStub):
     Read: _aio.UnaryUnaryMultiCallable[_studies_pb2.ReadStudyRequest, _studies_pb2.ReadStudyReply]  # type: ignore[assignment]
 
 class StudiesServicer(metaclass=_abc_1.ABCMeta):
-    """Role: client. What has been tried and what came of it: studies and their trials, as Optuna knows them.
+    """Roles: client; of the calls on one study (Find, Write, Read) also the worker of that sweep. What has been tried and what came of it: studies and their trials, as Optuna knows them.
 
     Each change of a study gives it the next version, and what changed notes it: who knows all up to a version
     reads only what came after it.

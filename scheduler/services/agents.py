@@ -15,11 +15,13 @@ from typing import Any, Final
 
 import grpc.aio
 
+from ...proto.auth import Tokens, Worker
 from ...proto.codecs import task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.ids import Micros, NodeId, TaskKey
+from ...spec.sweep import WORKER
 from ..core import stimuli
 from ..core.effects import Acked, AskSave, InspectTask, StartTask, StopTask, Welcome
 from ..core.job import Job, TaskState
@@ -67,6 +69,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         storage: Path,
         settings: Settings,
         samples: Samples,
+        tokens: Tokens,
     ) -> None:
         self._loop = loop
         self._documents = documents
@@ -75,6 +78,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
         self._storage = storage
         self._settings = settings
         self._samples = samples
+        self._tokens = tokens
         self._partings: set[asyncio.Task[None]] = set()
         self._outboxes: set[Outbox] = set()
 
@@ -192,9 +196,10 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             elif isinstance(message, StartTask):
                 spec = specs[message.key.job]
                 addresses = await self._addresses(message) if names_hosts(message, spec) else {}
-                rendered.add_start(
-                    start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
-                )
+                start = start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
+                if spec.command.startswith(WORKER):
+                    await self._admit(message, start)
+                rendered.add_start(start)
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))
             elif isinstance(message, AskSave):
@@ -206,6 +211,13 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             else:
                 rendered.add(message)
         return rendered.messages
+
+    async def _admit(self, effect: StartTask, start: agent_pb2.StartTask) -> None:
+        """A sweep's worker is let in to its study."""
+        study = await self._loop.read_studies(lambda studies: studies.by_worker.get(effect.key.job))
+        if study is not None:
+            start.study = study
+            start.study_token = self._tokens.worker_token(Worker(study, effect.key.job, effect.key.attempt))
 
     async def _addresses(self, effect: StartTask) -> dict[NodeId, str]:
         """Of the nodes that the job's tasks were placed on; none when one of them has gone for good since."""

@@ -6,13 +6,15 @@ from typing import Any
 
 import grpc.aio
 
+from ...proto.auth import Tokens, Worker, WrongRole
 from ...proto.generated import studies_pb2, studies_pb2_grpc
 from ...proto.limits import PAGE_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TRIALS_PAGE_BYTES, TRIALS_PAGE_MAX
 from ...spec.errors import InvalidRequest
 from ..loop import Loop
-from ..sweeps.ops import CreateStudy, DeleteStudy, Made
+from ..sweeps.ops import CreateStudy, DeleteStudy, Made, Taken
 from ..sweeps.studies import Studies
 from ..sweeps.study import Study, Trial
+from ..sweeps.workers import check_current
 from .checks import check_asked
 from .study_ops import check_study, ops_of
 
@@ -20,10 +22,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class StudyService(studies_pb2_grpc.StudiesServicer):
-    """Role: client."""
+    """Roles: client; worker, for its own study."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, loop: Loop, tokens: Tokens) -> None:
+        self._loop, self._tokens = loop, tokens
 
     async def Create(
         self, request: studies_pb2.CreateStudyRequest, context: _Context
@@ -43,9 +45,14 @@ class StudyService(studies_pb2_grpc.StudiesServicer):
     async def Find(self, request: studies_pb2.FindStudyRequest, context: _Context) -> studies_pb2.StudyView:
         def find(studies: Studies) -> studies_pb2.StudyView:
             named = request.WhichOneof("by") == "name"
-            return study_view(studies.named(request.name) if named else studies.get(request.study))
+            study = studies.named(request.name) if named else studies.get(request.study)
+            view = study_view(study)
+            view.document = study.document
+            return view
 
-        return await self._loop.read_studies(find)
+        found = await self._loop.read_studies(find)
+        await self._check_read(found.study, context)
+        return found
 
     async def List(
         self, request: studies_pb2.ListStudiesRequest, context: _Context
@@ -62,7 +69,7 @@ class StudyService(studies_pb2_grpc.StudiesServicer):
     async def Write(
         self, request: studies_pb2.WriteStudyRequest, context: _Context
     ) -> studies_pb2.WriteStudyReply:
-        asked = ops_of(request)
+        asked = replace(ops_of(request), by=self._worker(request.study, context))
         if not request.HasField("since"):
             return studies_pb2.WriteStudyReply(replies=map(_reply, await self._loop.submit(asked)))
         then = replace(asked, then=lambda study: _changes(study, request.since))
@@ -73,7 +80,24 @@ class StudyService(studies_pb2_grpc.StudiesServicer):
     async def Read(
         self, request: studies_pb2.ReadStudyRequest, context: _Context
     ) -> studies_pb2.ReadStudyReply:
+        await self._check_read(request.study, context)
         return await self._loop.read_study(request.study, lambda study: _changes(study, request.since))
+
+    async def _check_read(self, study: int, context: _Context) -> None:
+        worker = self._worker(study, context)
+        if worker is not None:
+            await self._loop.read(lambda state: check_current(state, worker))
+
+    def _worker(self, study: int, context: _Context) -> Worker | None:
+        """None: a client calls. Raises WrongRole for another's study."""
+        worker = self._tokens.worker_of(context.invocation_metadata() or ())
+        if worker is not None and worker.study != study:
+            raise WrongRole(
+                f"job {worker.job} works for study {worker.study}, and asks for study {study}",
+                job=worker.job,
+                study=study,
+            )
+        return worker
 
 
 def study_view(study: Study) -> studies_pb2.StudyView:
@@ -106,7 +130,9 @@ def _page(studies: Studies, after: int, limit: int) -> studies_pb2.ListStudiesRe
 
 def _reply(answer: object) -> studies_pb2.OpReply:
     if isinstance(answer, Made):
-        return studies_pb2.OpReply(trial=answer.number, started_us=answer.started_us)
+        return studies_pb2.OpReply(
+            trial=answer.number, started_us=answer.started_us, changed=isinstance(answer, Taken)
+        )
     return studies_pb2.OpReply(changed=answer is True)
 
 

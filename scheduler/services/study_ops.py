@@ -75,6 +75,10 @@ def _trial_attr(message: studies_pb2.SetTrialAttr) -> ops.Op:
     return ops.SetTrialAttr(message.trial, *_attr_of(message.attr), message.system)
 
 
+def _take(_: studies_pb2.TakeTrial) -> ops.Op:
+    return ops.TakeTrial()
+
+
 _READERS: Final[dict[str, Callable[[Any], ops.Op]]] = {
     "study_attr": _study_attr,
     "create_trial": _create_trial,
@@ -82,6 +86,7 @@ _READERS: Final[dict[str, Callable[[Any], ops.Op]]] = {
     "state": _state,
     "intermediate": _intermediate,
     "trial_attr": _trial_attr,
+    "take_trial": _take,
 }
 
 

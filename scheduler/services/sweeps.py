@@ -17,11 +17,13 @@ from ...spec.problems import escaped
 from ...spec.search_space import point_refusals
 from ...spec.sweep import SweepSpec
 from ...spec.sweep_reading import parse_canonical_sweep
+from ...studies.attributes import WHY
 from ..core.state import ClusterState
 from ..loop import Loop
-from ..sweep_driver import CONCURRENT_MAX, SweepDriver
+from ..sweep_crew import CONCURRENT_MAX
+from ..sweep_driver import SweepDriver
 from ..sweeps.best import best_trials, feasible
-from ..sweeps.driving import PARAMS, TOLD, WHY, ChangeSweep, Earlier, SubmitSweep
+from ..sweeps.driving import PARAMS, TOLD, ChangeSweep, Earlier, SubmitSweep, sampled
 from ..sweeps.ops import CreateTrial, Made, StudyOps
 from ..sweeps.studies import Studies
 from ..sweeps.study import (
@@ -187,7 +189,11 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
 def plan_of(spec: SweepSpec) -> SweepPlan:
     """What a step must know of the document."""
     objectives = tuple(Objective(one.primary_metric, one.goal) for one in spec.objectives)
-    return SweepPlan(objectives, tuple(spec.constraints))
+    if not spec.by_function:
+        return SweepPlan(objectives, tuple(spec.constraints))
+    return SweepPlan(
+        objectives, by_function=True, trials=spec.trials_max(), failed=spec.limits.max_failed_trials
+    )
 
 
 def number_of(studies: Studies, asked: int | str) -> int:
@@ -214,7 +220,7 @@ def _seeded(spec: SweepSpec, key: str) -> SweepSpec:
 
 
 def _raw(spec: SweepSpec, point: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(spec.space.raws(point))
+    return dict(point) if spec.by_function else dict(spec.space.raws(point))
 
 
 def _point(spec: SweepSpec, at: int, text: str) -> Mapping[str, Any]:
@@ -224,7 +230,7 @@ def _point(spec: SweepSpec, at: int, text: str) -> Mapping[str, Any]:
         point = None
     if not isinstance(point, dict):
         raise InvalidRequest(f"point {at} is not a JSON object of at most {POINT_CHARACTERS_MAX} characters")
-    for path, why, near in point_refusals(spec.search_space, point):
+    for path, why, near in () if spec.by_function else point_refusals(spec.search_space, point):
         guess = f"; did you mean '{near}'?" if near else ""
         raise InvalidRequest(f"point {at}: {'.'.join(map(str, path))}: {why}{guess}")
     return point
@@ -279,7 +285,7 @@ def _trial(trial: Trial, state: ClusterState) -> sweeps_pb2.SweepTrial:
         state=trial.state.value,
         job=trial.job or 0,
         job_state=job.state.value if job is not None else "",
-        params=trial.user_attrs.get(PARAMS, "{}"),
+        params=trial.user_attrs.get(PARAMS) or json.dumps(sampled(trial)),
         values=trial.values,
         told=trial.user_attrs.get(TOLD, "{}"),
         started_us=trial.started_us or 0,

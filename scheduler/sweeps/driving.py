@@ -14,6 +14,7 @@ from typing import Any, Final
 from ...spec.errors import Conflict
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState
+from ...studies.attributes import WHY
 from ..core.attempt_events import AttemptEnded, AttemptStarted
 from ..core.events import Event
 from ..core.job import Job
@@ -27,8 +28,6 @@ PARAMS: Final = "params"
 """A trial's attribute: what its script got."""
 TOLD: Final = "told"
 """The last value of each metric that matters here."""
-WHY: Final = "why"
-"""Why it ended otherwise than COMPLETE, or is about to."""
 PRUNED: Final = "pruned"
 CONSTRAINTS: Final = "constraints"
 """Optuna's own attribute."""
@@ -102,7 +101,22 @@ class ChangeSweep:
     """Trials beyond those that it was to have."""
 
 
-SweepStimulus = SubmitSweep | StartTrial | Judged | ChangeSweep
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """A job that runs trials of a sweep by function, one after the other. `number`: of workers, from 0.
+    Answer: its job's number. Raises NotFound, Conflict, and what a submit does."""
+
+    study: int
+    number: int
+    job: NewJob
+
+    @property
+    def key(self) -> str:
+        """Of the submit: nobody else's may be like it."""
+        return f"sweep {self.study} worker {self.number}"
+
+
+SweepStimulus = SubmitSweep | StartTrial | StartWorker | Judged | ChangeSweep
 
 
 def submitted(studies: Studies, asked: SubmitSweep, now_us: Micros) -> Study:
@@ -158,6 +172,50 @@ def started(studies: Studies, asked: StartTrial, job: JobId, now_us: Micros) -> 
         studies.set_study_attr(study, key, text, system=True)
 
 
+def check_worker(studies: Studies, asked: StartWorker) -> Study:
+    """Raises Conflict where no worker, or another one, is to start."""
+    study = studies.get(asked.study)
+    if study.state is not SweepState.RUNNING or asked.number != study.workers_made:
+        raise Conflict(
+            f"sweep {study.id} is {study.state} and has had {study.workers_made} workers", study=study.id
+        )
+    return study
+
+
+def worker_over(studies: Studies, study: Study, job: Job, now_us: Micros) -> None:
+    """A trial that it has left has failed; so has, with a job that failed outside of any, one that it would
+    have run."""
+    studies.drop_worker(study, job.number)
+    ending = job.course.ending
+    why = f"its job ended amid it: {job.state}"
+    if ending is not None and job.state is not JobState.SUCCEEDED:
+        why = ending.text
+    found = studies.of_job(job.number)
+    if found is not None:
+        studies.set_trial_attr(*found, WHY, json.dumps(why), system=False)
+        studies.set_state(*found, TrialState.FAIL, now_us)
+        return
+    assert study.plan is not None
+    if job.state is JobState.FAILED and len(study.trials) < study.earlier + study.plan.trials + study.more:
+        failed = NewTrial(TrialState.FAIL, user_attrs={WHY: json.dumps(why)})
+        studies.add_trial(study, failed, now_us, job=job.number)
+
+
+def sampled(trial: Trial) -> dict[str, Any]:
+    """What `trial.suggest_...` has given."""
+    return {name: _external(param) for name, param in trial.params.items()}
+
+
+def _external(param: Param) -> Any:
+    read = json.loads(param.distribution)  # as Optuna writes it
+    match read["name"]:
+        case "CategoricalDistribution":
+            return read["attributes"]["choices"][int(param.value)]
+        case "IntDistribution":
+            return int(param.value)
+    return param.value
+
+
 def judged(studies: Studies, asked: Judged) -> None:
     study = studies.get(asked.study)
     trial = study.trial(asked.number)
@@ -191,7 +249,13 @@ def changed(studies: Studies, asked: ChangeSweep, now_us: Micros) -> None:
 
 def follow(studies: Studies, event: Event, touched: Touched) -> None:
     """What has become of a trial's job, in the same step."""
-    if isinstance(event, MetricsReported):
+    if isinstance(touched, Job) and touched.number in studies.by_worker:
+        study = studies.by_id[studies.by_worker[touched.number]]
+        if touched.over:
+            worker_over(studies, study, touched, event.at_us)
+        elif isinstance(event, AttemptStarted | AttemptEnded):
+            studies.wake(study)
+    elif isinstance(event, MetricsReported):
         found = studies.of_job(event.task.job)
         if found is not None:
             reported(studies, *found, event)
@@ -207,7 +271,7 @@ def follow(studies: Studies, event: Event, touched: Touched) -> None:
 
 def reported(studies: Studies, study: Study, trial: Trial, event: MetricsReported) -> None:
     """Of a gang the first rank's word counts: the others may report their own share under the same name."""
-    if event.rank != 0 or study.plan is None:
+    if event.rank != 0 or study.plan is None or study.plan.by_function:
         return
     plan = study.plan
     told = {name: event.values[name] for name in plan.metrics if name in event.values}

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ...spec.sampling import BruteForceSampling, GridSampling
 from ...spec.sweep import SweepSpec
 from ...spec.sweep_reading import parse_canonical_sweep
-from .pruners import pruner_of
-from .samplers import sampler_of
+from ...studies.pruners import pruner_of
+from ...studies.samplers import sampler_of
 from .talk import (
     Answer,
     Ask,

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from ...proto.auth import Worker
 from ...proto.limits import ATTRS_BYTES_MAX, ATTRS_MAX, TRIAL_VALUES_MAX
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded
-from ...spec.ids import Micros
+from ...spec.ids import JobId, Micros
 from .studies import Studies
-from .study import NewTrial, Param, Study, Trial, TrialState
+from .study import NewTrial, Param, Study, SweepState, Trial, TrialState
 
 STUDY_VALUES_MAX: Final = 5_000_000
 """Intermediate values."""
@@ -101,8 +102,14 @@ class SetTrialAttr:
     system: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TakeTrial:
+    """By a worker: the trial that its job runs next. Answer: Taken, or None when there are to be no more.
+    Until that trial is finished, the same again gives the same."""
+
+
 TrialOp = SetTrialParam | SetTrialState | SetIntermediate | SetTrialAttr
-Op = SetStudyAttr | CreateTrial | TrialOp
+Op = SetStudyAttr | CreateTrial | TakeTrial | TrialOp
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class StudyOps:
     ops: tuple[Op, ...]
     then: Callable[[Study], object] | None = None
     """To be read right after them. Quick, and a copy."""
+    by: Worker | None = None
+    """Which worker asks; None: a client. That its attempt is the current one was checked."""
 
 
 StudyStimulus = CreateStudy | DeleteStudy | OpenStudy | StudyOps
@@ -126,6 +135,11 @@ StudyStimulus = CreateStudy | DeleteStudy | OpenStudy | StudyOps
 class Made:
     number: int
     started_us: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Made):
+    """By a worker."""
 
 
 def on_study(studies: Studies, asked: StudyStimulus, now_us: Micros) -> object:
@@ -142,8 +156,8 @@ def on_study(studies: Studies, asked: StudyStimulus, now_us: Micros) -> object:
         case StudyOps():
             study = studies.get(asked.study)
             assert study.loaded
-            done = _Check(study).run(asked.ops)
-            answers = [_apply(studies, study, op, done, now_us) for op in asked.ops]
+            done = _Check(study, asked.by).run(asked.ops)
+            answers = [_apply(studies, study, op, done, now_us, by=asked.by) for op in asked.ops]
             return (*answers, asked.then(study)) if asked.then is not None else tuple(answers)
 
 
@@ -171,6 +185,7 @@ class _Check:
     """Whether all of some ops can be applied, one after the other."""
 
     study: Study
+    by: Worker | None = None
     over: set[int] = field(default_factory=set)
     """Trials that these ops finish."""
     fresh: dict[str, str] = field(default_factory=dict)
@@ -188,6 +203,8 @@ class _Check:
                     _check_bytes((*both, (op.key, op.text)), f"study {self.study.id}")
                 case CreateTrial():
                     self._check_new(op)
+                case TakeTrial():
+                    self._check_worker()
                 case _ if op.trial not in done:
                     self._check_trial(op, self.study.trial(op.trial))
         return done
@@ -198,7 +215,7 @@ class _Check:
                 yield op.trial
 
     def _check_new(self, op: CreateTrial) -> None:
-        if self.study.document and op.new.state is not TrialState.WAITING:
+        if self.by is not None or (self.study.document and op.new.state is not TrialState.WAITING):
             raise self._driven("adds no trials but WAITING ones from outside")
         self._check_values(op.new.state, op.new.values or None)
         self._check_steps(len(op.new.intermediate), 0)
@@ -212,7 +229,13 @@ class _Check:
                 trial=trial.number,
                 state="finished",
             )
-        if self.study.document and not isinstance(op, SetTrialAttr):
+        if self.by is not None and trial.job != self.by.job:
+            raise Conflict(
+                f"trial {trial.number} of study {self.study.id} is job {trial.job}'s, not {self.by.job}'s",
+                study=self.study.id,
+                trial=trial.number,
+            )
+        if self.by is None and self.study.document and not isinstance(op, SetTrialAttr):
             raise self._driven("changes its trials itself")
         what = f"trial {trial.number} of study {self.study.id}"
         match op:
@@ -259,6 +282,13 @@ class _Check:
                 of_a_study=STUDY_VALUES_MAX,
             )
 
+    def _check_worker(self) -> None:
+        if self.by is None or self.by.job not in self.study.workers:
+            raise Conflict(
+                f"trials of study {self.study.id} are taken by the jobs that it has for that",
+                study=self.study.id,
+            )
+
     def _driven(self, why: str) -> Conflict:
         return Conflict(
             f"study {self.study.id} is a sweep: the scheduler {why}",
@@ -267,7 +297,9 @@ class _Check:
         )
 
 
-def _apply(studies: Studies, study: Study, op: Op, done: frozenset[int], now_us: Micros) -> object:
+def _apply(
+    studies: Studies, study: Study, op: Op, done: frozenset[int], now_us: Micros, *, by: Worker | None
+) -> object:
     match op:
         case SetStudyAttr():
             studies.set_study_attr(study, op.key, op.text, system=op.system)
@@ -277,6 +309,10 @@ def _apply(studies: Studies, study: Study, op: Op, done: frozenset[int], now_us:
             made = study.trials[before] if before is not None else None
             trial = made or studies.add_trial(study, op.new, now_us, key=op.key)
             return Made(trial.number, trial.started_us)
+        case TakeTrial():
+            assert by is not None
+            taken = _take(studies, study, by.job, now_us)
+            return None if taken is None else Taken(taken.number, taken.started_us)
         case SetTrialState():
             return op.trial in done or _set_state(studies, study, op, now_us)
         case _ if op.trial in done:
@@ -290,6 +326,23 @@ def _apply(studies: Studies, study: Study, op: Op, done: frozenset[int], now_us:
         case SetIntermediate():
             studies.report(study, trial, op.step, op.value)
     return None
+
+
+def _take(studies: Studies, study: Study, job: JobId, now_us: Micros) -> Trial | None:
+    assert study.plan is not None
+    own = studies.of_job(job)
+    if own is not None:
+        return own[1]
+    if study.state is not SweepState.RUNNING or study.failed_in_row >= study.plan.failed:
+        return None
+    if study.waiting:
+        trial = study.trials[min(study.waiting)]
+        studies.set_state(study, trial, TrialState.RUNNING, now_us)
+        studies.set_job(study, trial, job)
+        return trial
+    if len(study.trials) >= study.earlier + study.plan.trials + study.more:
+        return None
+    return studies.add_trial(study, NewTrial(), now_us, job=job)
 
 
 def _set_state(studies: Studies, study: Study, op: SetTrialState, now_us: Micros) -> bool:

@@ -26,6 +26,8 @@ class _Study(msgspec.Struct, omit_defaults=True):
     state: SweepState | None = None
     plan: SweepPlan | None = None
     more: int = 0
+    workers: list[JobId] = []
+    workers_made: int = 0
     why: str = ""
     ends_as: SweepState | None = None
     ended_us: int | None = None
@@ -62,6 +64,8 @@ def study_row(study: Study) -> StudyRow:
         study.state,
         study.plan,
         study.more,
+        study.workers,
+        study.workers_made,
         study.why,
         study.ends_as,
         study.ended_us,
@@ -154,6 +158,8 @@ def _study(row: StudyRow) -> Study:
         record.state,
         record.plan,
         record.more,
+        record.workers,
+        record.workers_made,
         record.why,
         record.ends_as,
         None if record.ended_us is None else Micros(record.ended_us),

@@ -55,7 +55,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The next trial is this one. `idle`: it takes only what nobody else wants."""
+    """The next trial, or worker, is this one. `idle`: it takes only what nobody else wants."""
 
     number: int
     idle: bool
@@ -79,6 +79,35 @@ class Cancel:
 
 def next_move(limits: Limits, now: Standing) -> Start | End | Cancel | None:
     """None: until something changes, or the time is over."""
+    early = _early_end(limits, now)
+    if early is not None:
+        return early
+    number = _next(limits, now)
+    if number is None:
+        return None if now.running else _at_end(now)
+    if now.state is not SweepState.RUNNING or not _has_room(limits, now):
+        return None
+    return Start(number, idle=now.firm >= limits.firm)
+
+
+def next_crew_move(
+    limits: Limits, now: Standing, busy: int, workers_made: int
+) -> Start | End | Cancel | None:
+    """The same where workers run the trials: `now` counts their jobs, `busy` of them
+    run a trial. One more starts where there is a trial for it, too."""
+    early = _early_end(limits, now)
+    if early is not None:
+        return early
+    left = len(now.waiting) + max(0, limits.trials - now.made)
+    if not left:
+        return None if now.running else _at_end(now)
+    idle = len(now.running) - busy
+    if now.state is not SweepState.RUNNING or idle >= left or not _has_room(limits, now):
+        return None
+    return Start(workers_made, idle=now.firm >= limits.firm)
+
+
+def _early_end(limits: Limits, now: Standing) -> End | Cancel | None:
     if now.state is SweepState.STOPPING:
         if now.running:
             return Cancel(now.running)
@@ -89,16 +118,14 @@ def next_move(limits: Limits, now: Standing) -> Start | End | Cancel | None:
     if now.failed_in_row >= limits.failed:
         why = f"{now.failed_in_row} trials in a row failed, the first of them because: {now.first_failure}"
         return End(SweepState.STOPPING, why, SweepState.FAILED)
-    number = _next(limits, now)
-    if number is None:
-        if now.running:
-            return None
-        if now.complete:
-            return End(SweepState.SUCCEEDED)
-        return End(SweepState.FAILED, f"no trial came to its end: {now.first_failure or 'all were pruned'}")
-    if now.state is not SweepState.RUNNING or not _has_room(limits, now):
-        return None
-    return Start(number, idle=now.firm >= limits.firm)
+    return None
+
+
+def _at_end(now: Standing) -> End:
+    """There are no more trials."""
+    if now.complete:
+        return End(SweepState.SUCCEEDED)
+    return End(SweepState.FAILED, f"no trial came to its end: {now.first_failure or 'all were pruned'}")
 
 
 def _next(limits: Limits, now: Standing) -> int | None:

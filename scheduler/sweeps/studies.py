@@ -42,6 +42,8 @@ class Studies:
         self.by_name: dict[str, int] = {study.name: study.id for study in studies}
         self.by_job: dict[JobId, tuple[int, int]] = {}
         """Study and number of the trials that are not finished and have a job, of studies that are loaded."""
+        self.by_worker: dict[JobId, int] = {job: study.id for study in studies for job in study.workers}
+        """Studies of the jobs that run trials of them."""
         self.last_study = last_study
         self.size = 0
         """Trials and intermediate values that are loaded."""
@@ -86,6 +88,11 @@ class Studies:
             return
         study.trials, study.loaded = trials, True
         study.keys = {trial.key: trial.number for trial in trials if trial.key}
+        study.waiting = {trial.number for trial in trials if trial.state is TrialState.WAITING}
+        study.failed_in_row = 0
+        for trial in sorted(study.own_trials, key=lambda one: (one.finished_us or 0, one.number)):
+            if trial.finished:
+                study.note_end(trial.state)
         study.values_count = sum(len(trial.intermediate) for trial in trials)
         study.version = max((trial.version for trial in trials), default=0)
         study.version = max(study.version, study.noted)
@@ -119,6 +126,7 @@ class Studies:
                 self.by_job.pop(trial.job, None)
         self.size -= study.size
         study.trials, study.loaded, study.keys, study.values_count = [], False, {}, 0
+        study.waiting = set()
         study.sort_log()
         self._recent.pop(study.id, None)
 
@@ -166,6 +174,18 @@ class Studies:
         study.state = state
         self.note_study(study)
 
+    def add_worker(self, study: Study, job: JobId) -> None:
+        study.workers.append(job)
+        study.workers_made += 1
+        self.by_worker[job] = study.id
+        self.note_study(study)
+
+    def drop_worker(self, study: Study, job: JobId) -> None:
+        """Its job is over."""
+        study.workers.remove(job)
+        del self.by_worker[job]
+        self.note_study(study)
+
     def note_study(self, study: Study) -> None:
         """Its own row has changed."""
         study.version += 1
@@ -200,6 +220,10 @@ class Studies:
         )
         study.trials.append(trial)
         self.size += 1
+        if not begun:
+            study.waiting.add(trial.number)
+        if trial.finished and trial.number >= study.earlier:
+            study.note_end(trial.state)
         if key:
             study.keys[key] = trial.number
         for step, value in new.intermediate.items():
@@ -238,6 +262,7 @@ class Studies:
         """Not of a finished one."""
         assert not trial.finished
         trial.state, trial.claim = state, claim
+        (study.waiting.add if state is TrialState.WAITING else study.waiting.discard)(trial.number)
         if values is not None:
             trial.values = values
         if state is TrialState.RUNNING:
@@ -245,6 +270,7 @@ class Studies:
         if state.finished:
             trial.finished_us = now_us
             trial.reported = {}
+            study.note_end(state)
             if trial.job is not None:
                 self.by_job.pop(trial.job, None)
         self._note(study, trial)

@@ -60,6 +60,12 @@ class SweepPlan:
 
     objectives: tuple[Objective, ...]
     constraints: tuple[str, ...] = ()
+    by_function: bool = False
+    """Its trials are run by worker jobs, one after the other, and told by them."""
+    trials: int = 0
+    """Then: as many as there will be at most, `Study.more` apart."""
+    failed: int = 0
+    """Then: when so many have failed one after the other, no further one begins."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -148,6 +154,10 @@ class Study:
     """Of a sweep."""
     more: int = 0
     """Trials beyond those of the document."""
+    workers: list[JobId] = field(default_factory=list)
+    """Jobs that run trials of it, or are about to."""
+    workers_made: int = 0
+    """So far."""
     why: str = ""
     """Why its state is what it is."""
     ends_as: SweepState | None = None
@@ -168,6 +178,10 @@ class Study:
     loaded: bool = False
     keys: dict[str, int] = field(default_factory=dict)
     """Of its trials."""
+    waiting: set[int] = field(default_factory=set)
+    """Trials that wait."""
+    failed_in_row: int = 0
+    """Trials since the last one that did not fail, as they ended."""
     values_count: int = 0
     """Intermediate values of all its trials."""
     _log_versions: list[int] = field(default_factory=list)
@@ -204,6 +218,10 @@ class Study:
             trial = self.trials[self._log_numbers[at]]
             if trial.version == self._log_versions[at]:
                 yield trial
+
+    def note_end(self, state: TrialState) -> None:
+        """A trial has ended so."""
+        self.failed_in_row = self.failed_in_row + 1 if state is TrialState.FAIL else 0
 
     def note(self, trial: Trial) -> None:
         """The next version is this trial's."""

@@ -14,8 +14,9 @@ from ...spec.errors import InvalidRequest, LimitExceeded
 from ...spec.problems import escaped
 from ...spec.scalars import same
 from ...spec.sweep import SweepSpec
+from ...studies.attributes import WHY
 from .best import feasible, pareto_front
-from .driving import CONSTRAINTS, PARAMS, TOLD, WHY, Earlier
+from .driving import CONSTRAINTS, PARAMS, TOLD, Earlier
 from .study import NewTrial, Param, Study, Trial, TrialState
 
 VALUES_MAX: Final = 100_000

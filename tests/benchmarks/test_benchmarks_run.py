@@ -34,6 +34,7 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
         "reclaim",
         "scale",
         "storage",
+        "sweep",
     ],
 )
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:

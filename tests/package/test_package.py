@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("spec", "proto", "scheduler", "agent", "training", "client")
+ROOMS = ("spec", "proto", "studies", "scheduler", "agent", "training", "client")
 
 
 def project() -> dict:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from paceline.proto.auth import bearer, ensure_token, make_token, read_token
+from paceline.proto.auth import Worker, bearer, ensure_token, make_token, read_token
 from paceline.proto.channels import (
     CHANNEL_OPTIONS,
     is_loopback,
@@ -33,6 +33,8 @@ from paceline.proto.generated import (
     nodes_pb2_grpc,
     studies_pb2,
     studies_pb2_grpc,
+    sweeps_pb2,
+    sweeps_pb2_grpc,
 )
 from paceline.proto.tls import TlsFiles, ensure_certificate, make_certificate
 from paceline.scheduler.config import SchedulerConfig
@@ -43,6 +45,7 @@ from paceline.spec.errors import (
     Unauthenticated,
     Unavailable,
 )
+from paceline.spec.ids import Attempt, JobId
 from support.wire import wire
 
 CALLS = {
@@ -55,6 +58,9 @@ CALLS = {
     "paceline.v1.Nodes": lambda channel: nodes_pb2_grpc.NodesStub(channel).List(nodes_pb2.ListNodesRequest()),
     "paceline.v1.Studies": lambda channel: studies_pb2_grpc.StudiesStub(channel).List(
         studies_pb2.ListStudiesRequest()
+    ),
+    "paceline.v1.Sweeps": lambda channel: sweeps_pb2_grpc.SweepsStub(channel).List(
+        sweeps_pb2.ListSweepsRequest()
     ),
     "paceline.v1.AgentSession": lambda channel: agent_pb2_grpc.AgentSessionStub(channel).Session(),
     "paceline.v1.LogShipping": lambda channel: logs_pb2_grpc.LogShippingStub(channel).Ship(),
@@ -114,6 +120,31 @@ async def test_every_call_needs_the_token_of_its_role(tmp_path: Path, name: str)
                 grpc.StatusCode.OK,
                 grpc.StatusCode.INVALID_ARGUMENT,  # it was let in, and asked for job 0
             )
+
+
+WORKER = Worker(1, JobId(2), Attempt(3))
+READ = studies_pb2.ReadStudyRequest
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_worker_may_call_nothing_but_its_study(tmp_path: Path, name: str) -> None:
+    async with wire(tmp_path) as wired:
+        token = wired.made.tokens.worker_token(WORKER)
+        async with open_aio_channel(target(wired.made.address, token)) as channel:
+            ends = await asyncio.wait_for(outcome(CALLS[name](channel)), 20)
+            assert ends is grpc.StatusCode.PERMISSION_DENIED
+            studies = studies_pb2_grpc.StudiesStub(channel)
+            assert await outcome(studies.Read(READ(study=2))) is grpc.StatusCode.PERMISSION_DENIED
+            assert await outcome(studies.Read(READ(study=1))) is grpc.StatusCode.ABORTED, "job 2 is not there"
+
+
+@pytest.mark.parametrize("change", [(".1.", ".2."), (".2.", ".3."), (".3.", ".4."), ("worker.", "")])
+async def test_what_a_workers_token_says_cannot_be_changed(tmp_path: Path, change: tuple[str, str]) -> None:
+    async with wire(tmp_path) as wired:
+        token = wired.made.tokens.worker_token(WORKER).replace(*change, 1)
+        async with open_aio_channel(target(wired.made.address, token)) as channel:
+            studies = studies_pb2_grpc.StudiesStub(channel)
+            assert await outcome(studies.Read(READ(study=1))) is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])

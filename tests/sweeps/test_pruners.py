@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from paceline.scheduler.sweeps.pruners import AzurePolicy, Bandit, MedianStopping, Truncation
+from paceline.studies.pruners import AzurePolicy, Bandit, MedianStopping, Truncation
 
 
 def ends(

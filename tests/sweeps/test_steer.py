@@ -3,7 +3,15 @@
 from typing import Any
 
 import pytest
-from paceline.scheduler.sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
+from paceline.scheduler.sweeps.steer import (
+    Cancel,
+    End,
+    Limits,
+    Standing,
+    Start,
+    next_crew_move,
+    next_move,
+)
 from paceline.scheduler.sweeps.study import SweepState
 
 LIMITS = Limits(trials=4, concurrent=2, firm=1, failed=3, until_us=None)
@@ -56,6 +64,41 @@ def stands(**changes: Any) -> Standing:
 )
 def test_next_move(changes: dict[str, Any], expected: object) -> None:
     assert next_move(LIMITS, stands(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes, busy, expected",
+    [
+        pytest.param({}, 0, Start(5, idle=False), id="the first"),
+        pytest.param({"made": 1, "running": (7,)}, 1, Start(5, idle=False), id="as many as may run at once"),
+        pytest.param({"running": (7, 8)}, 0, None, id="no more"),
+        pytest.param(
+            {"running": (7,), "queued": 1, "firm": 1, "firm_queued": 1},
+            0,
+            None,
+            id="one waits in line: it goes first",
+        ),
+        pytest.param({"made": 3, "running": (7,)}, 0, None, id="the last trial is for the one that is idle"),
+        pytest.param(
+            {"made": 3, "running": (7,)}, 1, Start(5, idle=False), id="the last trial is for another"
+        ),
+        pytest.param({"made": 4, "running": (7,)}, 1, None, id="the last trial runs"),
+        pytest.param({"made": 4, "complete": 4, "running": (7,)}, 0, None, id="the last one is leaving"),
+        pytest.param({"made": 4, "complete": 4}, 0, End(SweepState.SUCCEEDED), id="all are over"),
+        pytest.param({"state": SweepState.PAUSED}, 0, None, id="paused"),
+        pytest.param(
+            {"made": 1, "running": (7,), "firm": 1},
+            1,
+            Start(5, idle=True),
+            id="beyond the least: what is idle",
+        ),
+        pytest.param(
+            {"made": 5, "waiting": (4,)}, 0, Start(5, idle=False), id="enqueued beyond the number of trials"
+        ),
+    ],
+)
+def test_next_crew_move(changes: dict[str, Any], busy: int, expected: object) -> None:
+    assert next_crew_move(LIMITS, stands(**changes), busy, 5) == expected
 
 
 def test_it_gives_up_when_trials_fail_in_a_row() -> None:

@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from ...spec.sweep import SweepSpec
+from ..spec.sweep import SweepSpec
 
 
 def pruner_of(spec: SweepSpec) -> BasePruner | None:

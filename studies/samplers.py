@@ -8,7 +8,7 @@ from optuna import samplers
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from ...spec.sampling import (
+from ..spec.sampling import (
     BruteForceSampling,
     CmaEsSampling,
     GpSampling,
@@ -19,13 +19,26 @@ from ...spec.sampling import (
     SobolSampling,
     TpeSampling,
 )
-from ...spec.sweep import SweepSpec
+from ..spec.sweep import SweepSpec
 
 _CONSTRAINTS: Final = "constraints"
 
 
-def sampler_of(spec: SweepSpec, number: int) -> BaseSampler:
-    """For trial `number`. What a sampler knows of other trials it reads from the study."""
+_SEARCH_SPACES: Final = ("_search_space", "_intersection_search_space")
+
+
+def sampler_of(spec: SweepSpec, number: int, before: BaseSampler | None = None) -> BaseSampler:
+    """For trial `number`. What a sampler knows of other trials it reads from the study; of that, `before` (of
+    another trial of the same study) has counted already which names all trials have in common: the next one
+    need not look at all of them again."""
+    made = _new_sampler(spec, number)
+    for name in _SEARCH_SPACES:
+        if hasattr(made, name) and hasattr(before, name):
+            setattr(made, name, getattr(before, name))
+    return made
+
+
+def _new_sampler(spec: SweepSpec, number: int) -> BaseSampler:
     made = spec.sampling_algorithm
     own = made.seed or 0
     seed = trial_seed(own, number)

@@ -1,0 +1,6 @@
+"""Attributes of trials that are ours, which the scheduler and those who tell trials have to call alike."""
+
+from typing import Final
+
+WHY: Final = "why"
+"""Of a user attribute: why the trial ended otherwise than COMPLETE, or is about to."""
