@@ -5,6 +5,8 @@ returns at once; beside it the same function under `study.optimize` in one proce
 memory, which keeps nothing. Ours has in the store, on disk, what was told. The time is that between the
 starts of two trials: nothing of the worker's start, with its imports, is in it; a note has that of the whole
 sweep.
+
+The other cases are in sweep_trials.py.
 """
 
 import sys
@@ -19,6 +21,7 @@ import optuna
 from .cluster import Cluster
 from .cluster import version as our_version
 from .harness import Options, Report, Row, alternate, options
+from .sweep_trials import SECOND_AT_ONCE, one_second, short_training
 from .work import noop_objective
 
 TRIALS = 1_000
@@ -40,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         for sampler in SAMPLERS:
             no_op(report, given, cluster, sampler)
+    with tempfile.TemporaryDirectory(prefix="bench-sweep-") as name:
+        with Cluster(Path(name), agents=1, slots=SECOND_AT_ONCE) as cluster:
+            one_second(report, given, cluster)
+            short_training(report, given, cluster)
     report.finish(given)
 
 

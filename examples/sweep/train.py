@@ -1,7 +1,7 @@
-"""Train a small net on scikit-learn's handwritten digits with the values that a sweep has chosen.
+"""Train a small net on scikit-learn's handwritten digits, with the values that a sweep has chosen.
 
 Reports the accuracy on held-out digits after each epoch, so that a sweep can end early what does not learn,
-and at the end how long one image takes. Alone: `python train.py --epochs 5`, with the defaults below.
+and at the end how long one image takes and how many weights the net has. Alone: `python train.py --epochs 5`.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 HELD_OUT = 360
-DEFAULTS = {"lr": 0.05, "width": 32, "momentum": 0.9, "batch": 64}
 
 
 def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,19 +33,22 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=27)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     run = paceline.init()
-    values = DEFAULTS | dict(run.params)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     images, labels = load_digits()
     train = len(images) - HELD_OUT
-    model = nn.Sequential(nn.Linear(64, values["width"]), nn.ReLU(), nn.Linear(values["width"], 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=values["lr"], momentum=values["momentum"])
+    model = nn.Sequential(nn.Linear(64, args.width), nn.ReLU(), nn.Linear(args.width, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum)
     restored = run.restore(model=model, optimizer=optimizer)
     for epoch in range(restored.step if restored else 0, args.epochs):
-        for rows in torch.randperm(train).split(values["batch"]):
+        for rows in torch.randperm(train).split(args.batch):
             loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
