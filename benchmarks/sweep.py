@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         for sampler in SAMPLERS:
             no_op(report, given, cluster, sampler)
-    with tempfile.TemporaryDirectory(prefix="bench-sweep-") as name:
-        with Cluster(Path(name), agents=1, slots=SECOND_AT_ONCE) as cluster:
-            one_second(report, given, cluster)
-            short_training(report, given, cluster)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-sweep-") as name,
+        Cluster(Path(name), agents=1, slots=SECOND_AT_ONCE) as cluster,
+    ):
+        one_second(report, given, cluster)
+        short_training(report, given, cluster)
     report.finish(given)
 
 
