@@ -141,6 +141,13 @@ class AsyncSweepVerbs:
         one, job = promotion.with_job(found, number, some)
         return await asyncio.to_thread(promotion.carry_out, found, one, await self._call(calls.job(job)), to)
 
+    async def wait_sweep(self, sweep: int) -> Sweep:
+        """Wait until it is over."""
+        last = await self.sweep(sweep)
+        async for seen in self.watch_sweep(sweep):
+            last = seen
+        return last
+
     def watch_sweep(self, sweep: int) -> AsyncIterator[Sweep]:
         """The sweep as it stands, and again when that has changed, until it is over."""
         return self._stream(sweep_calls.SweepCursor(sweep))

@@ -80,7 +80,7 @@ async def joined(folder: Path, **settings: object) -> AsyncIterator[tuple[SmallS
 
 
 async def test_hello_heartbeats_and_samples_only_when_new(tmp_path: Path) -> None:
-    async with joined(tmp_path, heartbeat_s=0.05) as (scheduler, _, node):
+    async with joined(tmp_path, heartbeat_s=0.2) as (scheduler, _, node):  # a new session sends all anew
         hello = scheduler.hellos[0]
         assert (hello.node_id, hello.inventory.name) == (node.state.node_id, "node-1")
         await scheduler.until(lambda: len(scheduler.heartbeats) >= 4)

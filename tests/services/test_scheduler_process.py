@@ -85,7 +85,8 @@ def test_it_serves_stops_when_asked_and_survives_a_kill(tmp_path: Path, start: S
         submit(tmp_path, again["address"], "c")
     leftovers = {path.name for path in (tmp_path / "state").iterdir()}
     assert leftovers == {
-        *("paceline.db", "paceline.db.lock", "client.token", "agent.token", "logs", "storage"),
+        *("paceline.db", "paceline.db.lock", "logs", "storage"),
+        *("client.token", "agent.token", "worker.secret"),
     }
 
 
