@@ -19,7 +19,7 @@ from .forecast import Forecast, Question, Snapshot, forecast
 from .store.base import EventRow
 
 LENGTH_BYTES: Final = 8
-_NICE: Final = 10
+_NICE: Final = 5
 
 
 class Asked(msgspec.Struct, frozen=True, tag=True):
