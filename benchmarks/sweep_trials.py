@@ -80,7 +80,7 @@ def short_training(report: Report, given: Options, cluster: Cluster) -> None:
     if why := "Ray Tune: not with --quick" if given.quick else ray_train.missing():
         report.left_out(why)
         [taken] = alternate(given.pairs, rate)
-        report.rows.append(Row(case, "trials", "/s", taken))
+        report.rows.append(Row(case, "trials", "1/s", taken))
         return
     report.versions["ray"] = ray_train.version()
     with ray_train.start(cluster.state.parent, cpus=SHORT_AT_ONCE) as ray:
@@ -88,4 +88,4 @@ def short_training(report: Report, given: Options, cluster: Cluster) -> None:
             RAY_TUNE, lambda: RAY_TRIALS / float(ray.ask("tune", trials=RAY_TRIALS, at_once=SHORT_AT_ONCE))
         )
         taken, theirs = alternate(given.pairs, rate, by_ray)
-    report.rows.append(Row(case, "trials", "/s", taken, RAY_TUNE, theirs))
+    report.rows.append(Row(case, "trials", "1/s", taken, RAY_TUNE, theirs))
