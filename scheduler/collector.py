@@ -14,6 +14,9 @@ from typing import Any, Final
 GROWTH: Final = 2
 LEAST: Final = 1_000_000
 """Objects: below, nobody notices a full collection."""
+THRESHOLDS: Final = (2_000, 10, 25)
+"""A full collection for each half a million objects that stay: counting what is set aside takes as long as
+looking at a part of it."""
 
 
 @asynccontextmanager
@@ -23,11 +26,14 @@ async def collecting(least: int = LEAST) -> AsyncIterator[None]:
     gc.freeze()
     aside.measure()
     gc.callbacks.append(aside)
+    before = gc.get_threshold()
+    gc.set_threshold(*THRESHOLDS)
     gc.enable()
     try:
         yield
     finally:
         gc.callbacks.remove(aside)
+        gc.set_threshold(*before)
         gc.unfreeze()
 
 
