@@ -4,7 +4,6 @@ and the sweep. Which trial a worker runs, and what came of it, the worker tells 
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,12 +14,12 @@ from ..spec.ids import JobId
 from ..spec.job import JobSpec
 from ..spec.sweep import SweepSpec
 from ..spec.sweep_reading import parse_canonical_sweep
-from ..studies.attributes import WHY
 from .core import stimuli
 from .core.state import ClusterState
 from .loop import Loop, StudyWatch
 from .sweeps.driving import ChangeSweep, StartWorker
-from .sweeps.steer import Cancel, End, Limits, Standing, Start, next_crew_move
+from .sweeps.standings import limits_of, standing_of
+from .sweeps.steer import Cancel, End, Start, next_crew_move
 from .sweeps.study import SWEEP_OVER, Study, SweepState
 from .sweeps.tally import Tally
 
@@ -28,8 +27,6 @@ RETRY_S: Final = 2.0
 """After a refusal that may pass."""
 IDLE_BELOW: Final = 1
 """In priority, of trials that only take what is idle: whoever has the sweep's own goes first."""
-CONCURRENT_MAX: Final = 10_000
-"""Trials at once of a sweep that names no limit."""
 LOOK_S: Final = 0.02
 """Between two looks: workers of short trials change their study hundreds of times a second."""
 
@@ -38,19 +35,6 @@ _log = logging.getLogger(__name__)
 NewJobOf = Callable[[JobSpec], stimuli.NewJob]
 Remember = Callable[[Sequence[JobId], Sequence[JobSpec]], None]
 _Move = Start | End | Cancel | None
-
-
-def limits_of(spec: SweepSpec, study: Study) -> Limits:
-    """Of a sweep as it stands."""
-    limits = spec.limits
-    until_us = None if limits.timeout is None else study.made_us + limits.timeout * 1_000_000
-    return Limits(
-        study.earlier + spec.trials_max() + study.more,
-        limits.max_concurrent_trials or CONCURRENT_MAX,
-        limits.firm_trials,
-        limits.max_failed_trials,
-        until_us,
-    )
 
 
 class CrewDrive:
@@ -99,27 +83,10 @@ class CrewDrive:
         for trial in study.changed_since(self._seen):
             self._tally.note(trial)
         self._seen = study.version
-        tally, limits, now_us = self._tally, limits_of(self._spec, study), self._loop.now_us()
-        failed = tally.first_failure
+        limits, now_us = limits_of(self._spec, study), self._loop.now_us()
         jobs = [state.jobs[job] for job in study.workers]
-        firm = [job for job in jobs if job.priority >= self._spec.effective_priority]
-        standing = Standing(
-            state=study.state or SweepState.CANCELLED,
-            ends_as=study.ends_as,
-            why=study.why,
-            made=len(study.trials),
-            waiting=sorted(tally.waiting),
-            running=tuple(study.workers),
-            queued=sum(not job.placed for job in jobs),
-            firm=len(firm),
-            firm_queued=sum(not job.placed for job in firm),
-            complete=tally.complete,
-            failed_in_row=tally.failed_in_row,
-            first_failure="" if failed is None else json.loads(failed.user_attrs.get(WHY, '""')),
-            exhausted=False,
-            now_us=now_us,
-        )
-        move = next_crew_move(limits, standing, len(tally.running), study.workers_made)
+        standing = standing_of(self._spec, study, self._tally, jobs, now_us)
+        move = next_crew_move(limits, standing, len(self._tally.running), study.workers_made)
         stops = limits.until_us is None or study.state is SweepState.STOPPING
         return move, None if stops else max(0.0, ((limits.until_us or 0) - now_us) / 1e6)
 

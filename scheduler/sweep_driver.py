@@ -7,7 +7,6 @@ begins again from there and goes on as it would have.
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,13 +16,13 @@ from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unav
 from ..spec.ids import JobId
 from ..spec.sweep import SweepSpec
 from ..spec.sweep_reading import parse_canonical_sweep
-from ..studies.attributes import WHY
 from .core import stimuli
 from .core.state import ClusterState
 from .loop import Loop, StudyWatch
-from .sweep_crew import IDLE_BELOW, RETRY_S, CrewDrive, NewJobOf, Remember, limits_of
+from .sweep_crew import IDLE_BELOW, RETRY_S, CrewDrive, NewJobOf, Remember
 from .sweeps.driving import PRUNED, ChangeSweep, Judged, StartTrial
 from .sweeps.sampler import Sampler, SamplerDied, SamplerFailed
+from .sweeps.standings import limits_of, standing_of
 from .sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
 from .sweeps.studies import Studies
 from .sweeps.study import SWEEP_OVER, Param, Study, SweepState, Trial, TrialState
@@ -56,10 +55,14 @@ class SweepDriver:
 
     def drive(self, study: int) -> None:
         """Of a new one, or one that is live again."""
-        if study not in self._tasks:
-            task = asyncio.create_task(self._drive(study), name=f"sweep {study}")
-            self._tasks[study] = task
-            task.add_done_callback(lambda _: self._tasks.pop(study, None))
+        standing = self._tasks.get(study)
+        if standing is None or standing.done():
+            self._tasks[study] = task = asyncio.create_task(self._drive(study), name=f"sweep {study}")
+            task.add_done_callback(lambda done: self._forget(study, done))
+
+    def _forget(self, study: int, done: asyncio.Task[None]) -> None:
+        if self._tasks[study] is done:  # no other has begun since
+            del self._tasks[study]
 
     async def close(self) -> None:
         for task in self._tasks.values():
@@ -77,7 +80,8 @@ class SweepDriver:
                 kind = CrewDrive if plan is not None and plan.by_function else _Drive
                 drive = kind(self._loop, study, self._new_job, self._remember)
                 await drive.run(self._begins)
-                return
+                if await self._loop.read_studies(lambda studies: not studies.get(study).live):
+                    return  # else somebody has extended it meanwhile
             except NotFound:
                 return  # it was deleted
             except SamplerDied as error:
@@ -145,6 +149,10 @@ class _Drive:
                 await self._begin()
             while True:
                 look = await self._loop.read_sweep(self._number, self._look)
+                if self._ready is not None and any(isinstance(one, Wait) for one in look.news):
+                    self._ready = None  # its number is now another trial's
+                    await self._begin()
+                    continue
                 if self._sampler.begun:
                     for question in look.news:
                         await self._tell(question)
@@ -168,7 +176,6 @@ class _Drive:
 
     def _beginning(self, _: ClusterState, study: Study) -> tuple[Begin, bool]:
         self._spec = parse_canonical_sweep(study.document)
-        self._limits = limits_of(self._spec, study)
         self._seen = study.version
         self._tally = Tally.of(study.own_trials)
         known = [_known(trial) for trial in study.trials]
@@ -182,23 +189,9 @@ class _Drive:
         live = [study.trials[number] for number in sorted(tally.running)]
         jobs = {trial.number: state.jobs[trial.job] for trial in live if trial.job in state.jobs}
         pruned = [jobs[trial.number] for trial in live if PRUNED in trial.user_attrs and trial.number in jobs]
-        firm = [job for job in jobs.values() if job.priority >= self._spec.effective_priority]
-        failed = tally.first_failure
-        standing = Standing(
-            state=study.state or SweepState.CANCELLED,
-            ends_as=study.ends_as,
-            why=study.why,
-            made=len(study.trials),
-            waiting=sorted(tally.waiting),
-            running=[job.number for job in jobs.values()],
-            queued=sum(not job.placed for job in jobs.values()),
-            firm=len(firm),
-            firm_queued=sum(not job.placed for job in firm),
-            complete=tally.complete,
-            failed_in_row=tally.failed_in_row,
-            first_failure="" if failed is None else json.loads(failed.user_attrs.get(WHY, '""')),
-            exhausted=self._exhausted,
-            now_us=self._loop.now_us(),
+        self._limits = limits_of(self._spec, study)
+        standing = standing_of(
+            self._spec, study, tally, list(jobs.values()), self._loop.now_us(), exhausted=self._exhausted
         )
         return _Look(news, standing, [job.number for job in pruned if job.course.stop is None])
 
@@ -229,14 +222,14 @@ class _Drive:
     async def _do(self, move: Start | End | Cancel) -> None:
         match move:
             case Start(number, idle):
-                await self._start(number, idle=idle)
+                await self._start(number, idle=idle, fresh=number not in self._tally.waiting)
             case Cancel(jobs):
                 for job in jobs:
                     await self._cancel(job, None)
             case End(to, why, ends_as):
                 await self._loop.submit(ChangeSweep(self._number, to, why, ends_as))
 
-    async def _start(self, number: int, *, idle: bool) -> None:
+    async def _start(self, number: int, *, idle: bool, fresh: bool) -> None:
         suggested = await self._suggested(number)
         if suggested is None:
             return
@@ -252,6 +245,7 @@ class _Drive:
             suggested.system_attrs,
             suggested.study_attrs,
             job,
+            fresh,
         )
         try:
             made = await self._loop.submit(asked)

@@ -20,11 +20,11 @@ from ...spec.sweep_reading import parse_canonical_sweep
 from ...studies.attributes import WHY
 from ..core.state import ClusterState
 from ..loop import Loop
-from ..sweep_crew import CONCURRENT_MAX
 from ..sweep_driver import SweepDriver
 from ..sweeps.best import best_trials, feasible
 from ..sweeps.driving import PARAMS, TOLD, ChangeSweep, Earlier, SubmitSweep, sampled
 from ..sweeps.ops import CreateTrial, Made, StudyOps
+from ..sweeps.standings import CONCURRENT_MAX
 from ..sweeps.studies import Studies
 from ..sweeps.study import (
     SWEEP_OVER,
@@ -189,10 +189,12 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
 def plan_of(spec: SweepSpec) -> SweepPlan:
     """What a step must know of the document."""
     objectives = tuple(Objective(one.primary_metric, one.goal) for one in spec.objectives)
-    if not spec.by_function:
-        return SweepPlan(objectives, tuple(spec.constraints))
     return SweepPlan(
-        objectives, by_function=True, trials=spec.trials_max(), failed=spec.limits.max_failed_trials
+        objectives,
+        tuple(spec.constraints),
+        spec.by_function,
+        trials=spec.trials_max(),
+        failed=spec.limits.max_failed_trials,
     )
 
 
@@ -251,7 +253,7 @@ def _head(study: Study) -> sweeps_pb2.SweepView:
         objectives=[
             sweeps_pb2.SweepObjective(metric=one.metric, goal=one.goal) for one in study.plan.objectives
         ],
-        trials_max=spec.trials_max() + study.more,
+        trials_max=study.plan.trials + study.more,
         concurrent_max=limits.max_concurrent_trials or CONCURRENT_MAX,
         sampler=spec.sampling_algorithm.type,
         early_termination=spec.early_termination.type if spec.early_termination else "",

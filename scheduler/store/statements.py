@@ -61,9 +61,8 @@ def compiled_ahead(database: str) -> Ahead:
     def of_study(wanted: Any, table: Any) -> str:
         return text(wanted.where(table.c.study == bindparam("study")))
 
-    given: dict[str, Any] = {
-        column.name: bindparam(column.name) for column in _METRICS
-    }  # the database counts the ids
+    # The database counts the ids.
+    given: dict[str, Any] = {column.name: bindparam(column.name) for column in _METRICS}
     some: list[Any] = [bindparam(f"job_{number}") for number in range(DOCUMENTS_AT_ONCE)]
     # The last event is also the latest: the engine makes none before another.
     last_seq = select(func.max(events.c.seq)).scalar_subquery()

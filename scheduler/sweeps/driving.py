@@ -70,6 +70,8 @@ class StartTrial:
     system_attrs: Mapping[str, str]
     study_attrs: Mapping[str, str]
     job: NewJob
+    fresh: bool
+    """Suggested for a new trial, not for one that waits with values of its own."""
 
     @property
     def key(self) -> str:
@@ -146,6 +148,8 @@ def startable(studies: Studies, asked: StartTrial) -> tuple[Study, Trial | None]
     trial = study.trials[asked.number] if asked.number < len(study.trials) else None
     if trial is not None and trial.state is not TrialState.WAITING and trial.job is None:
         raise Conflict(f"trial {asked.number} of sweep {study.id} is {trial.state} and does not start")
+    if trial is not None and trial.job is None and asked.fresh:
+        raise Conflict(f"trial {asked.number} of sweep {study.id} was added meanwhile")
     if study.state is not SweepState.RUNNING and (trial is None or trial.job is None):
         raise Conflict(f"sweep {study.id} is {study.state}: nothing is started", study=study.id)
     return study, trial
@@ -196,7 +200,7 @@ def worker_over(studies: Studies, study: Study, job: Job, now_us: Micros) -> Non
         studies.set_state(*found, TrialState.FAIL, now_us)
         return
     assert study.plan is not None
-    if job.state is JobState.FAILED and len(study.trials) < study.earlier + study.plan.trials + study.more:
+    if job.state is JobState.FAILED and len(study.trials) < study.trials_max:
         failed = NewTrial(TrialState.FAIL, user_attrs={WHY: json.dumps(why)})
         studies.add_trial(study, failed, now_us, job=job.number)
 
@@ -241,7 +245,8 @@ def changed(studies: Studies, asked: ChangeSweep, now_us: Micros) -> None:
             hint=f"`pace sweep extend {study.id} --trials N` adds trials to it",
             study=study.id,
         )
-    study.more += asked.more
+    if asked.more:
+        study.extend(asked.more, now_us)
     study.why, study.ends_as = asked.why, asked.ends_as
     study.ended_us = now_us if asked.to in SWEEP_OVER else None
     studies.set_sweep_state(study, asked.to)

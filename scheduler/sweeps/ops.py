@@ -340,7 +340,7 @@ def _take(studies: Studies, study: Study, job: JobId, now_us: Micros) -> Trial |
         studies.set_state(study, trial, TrialState.RUNNING, now_us)
         studies.set_job(study, trial, job)
         return trial
-    if len(study.trials) >= study.earlier + study.plan.trials + study.more:
+    if len(study.trials) >= study.trials_max:
         return None
     return studies.add_trial(study, NewTrial(), now_us, job=job)
 

@@ -26,6 +26,7 @@ class _Study(msgspec.Struct, omit_defaults=True):
     state: SweepState | None = None
     plan: SweepPlan | None = None
     more: int = 0
+    extended_us: int | None = None
     workers: list[JobId] = []
     workers_made: int = 0
     why: str = ""
@@ -64,6 +65,7 @@ def study_row(study: Study) -> StudyRow:
         study.state,
         study.plan,
         study.more,
+        study.extended_us,
         study.workers,
         study.workers_made,
         study.why,
@@ -158,6 +160,7 @@ def _study(row: StudyRow) -> Study:
         record.state,
         record.plan,
         record.more,
+        None if record.extended_us is None else Micros(record.extended_us),
         record.workers,
         record.workers_made,
         record.why,

@@ -89,10 +89,10 @@ class Studies:
         study.trials, study.loaded = trials, True
         study.keys = {trial.key: trial.number for trial in trials if trial.key}
         study.waiting = {trial.number for trial in trials if trial.state is TrialState.WAITING}
-        study.failed_in_row = 0
+        study.failed_in_row, study.first_failed = 0, None
         for trial in sorted(study.own_trials, key=lambda one: (one.finished_us or 0, one.number)):
             if trial.finished:
-                study.note_end(trial.state)
+                study.note_end(trial)
         study.values_count = sum(len(trial.intermediate) for trial in trials)
         study.version = max((trial.version for trial in trials), default=0)
         study.version = max(study.version, study.noted)
@@ -223,7 +223,7 @@ class Studies:
         if not begun:
             study.waiting.add(trial.number)
         if trial.finished and trial.number >= study.earlier:
-            study.note_end(trial.state)
+            study.note_end(trial)
         if key:
             study.keys[key] = trial.number
         for step, value in new.intermediate.items():
@@ -270,7 +270,7 @@ class Studies:
         if state.finished:
             trial.finished_us = now_us
             trial.reported = {}
-            study.note_end(state)
+            study.note_end(trial)
             if trial.job is not None:
                 self.by_job.pop(trial.job, None)
         self._note(study, trial)

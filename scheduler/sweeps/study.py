@@ -63,9 +63,9 @@ class SweepPlan:
     by_function: bool = False
     """Its trials are run by worker jobs, one after the other, and told by them."""
     trials: int = 0
-    """Then: as many as there will be at most, `Study.more` apart."""
+    """As many as there will be at most, `Study.more` apart."""
     failed: int = 0
-    """Then: when so many have failed one after the other, no further one begins."""
+    """When so many have failed one after the other, no further one begins."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -154,6 +154,8 @@ class Study:
     """Of a sweep."""
     more: int = 0
     """Trials beyond those of the document."""
+    extended_us: Micros | None = None
+    """When it last was given more: its time, and its failures in a row, count anew from then."""
     workers: list[JobId] = field(default_factory=list)
     """Jobs that run trials of it, or are about to."""
     workers_made: int = 0
@@ -182,6 +184,8 @@ class Study:
     """Trials that wait."""
     failed_in_row: int = 0
     """Trials since the last one that did not fail, as they ended."""
+    first_failed: int | None = None
+    """Of those."""
     values_count: int = 0
     """Intermediate values of all its trials."""
     _log_versions: list[int] = field(default_factory=list)
@@ -196,6 +200,12 @@ class Study:
     @property
     def own_trials(self) -> list[Trial]:
         return self.trials[self.earlier :] if self.earlier else self.trials
+
+    @property
+    def trials_max(self) -> int:
+        """As many as a sweep will have at most, with those from another study."""
+        assert self.plan is not None
+        return self.earlier + self.plan.trials + self.more
 
     @property
     def size(self) -> int:
@@ -219,9 +229,18 @@ class Study:
             if trial.version == self._log_versions[at]:
                 yield trial
 
-    def note_end(self, state: TrialState) -> None:
-        """A trial has ended so."""
-        self.failed_in_row = self.failed_in_row + 1 if state is TrialState.FAIL else 0
+    def note_end(self, trial: Trial) -> None:
+        """It has ended."""
+        if trial.state is not TrialState.FAIL:
+            self.failed_in_row, self.first_failed = 0, None
+        elif (trial.finished_us or 0) > (self.extended_us or 0):
+            self.failed_in_row += 1
+            self.first_failed = trial.number if self.first_failed is None else self.first_failed
+
+    def extend(self, more: int, now_us: Micros) -> None:
+        self.more += more
+        self.extended_us = now_us
+        self.failed_in_row, self.first_failed = 0, None
 
     def note(self, trial: Trial) -> None:
         """The next version is this trial's."""

@@ -15,16 +15,12 @@ class Tally:
     waiting: set[int] = field(default_factory=set)
     running: set[int] = field(default_factory=set)
     complete: int = 0
-    failed_in_row: int = 0
-    """Since the last one that did not fail, in the order in which they ended."""
-    first_failure: Trial | None = None
-    """Of those."""
 
     @classmethod
     def of(cls, trials: Iterable[Trial]) -> "Tally":
         """Of all trials so far."""
         made = cls()
-        for trial in sorted(trials, key=lambda one: (one.finished_us or 0, one.number)):
+        for trial in trials:
             made.note(trial)
         return made
 
@@ -40,10 +36,5 @@ class Tally:
                 group.add(number)
             else:
                 group.discard(number)
-        if state is TrialState.FAIL:
-            self.failed_in_row += 1
-            self.first_failure = self.first_failure or trial
-        elif state.finished:
-            self.failed_in_row, self.first_failure = 0, None
-            self.complete += state is TrialState.COMPLETE
+        self.complete += state is TrialState.COMPLETE
         return before

@@ -72,6 +72,30 @@ def test_extend_and_enqueue_one_that_is_over(cluster: Cluster, tmp_path: Path) -
     assert xs(trials_of(cluster, number))[2] == 0.5
 
 
+def test_points_and_trials_are_added_to_one_that_runs(cluster: Cluster, tmp_path: Path) -> None:
+    """While trials run the next suggestion is ready: its number is then the new point's."""
+    number = cluster.client.submit_sweep(sweep_of(tmp_path, trial_scripts.HELD, 4))
+    wait_until("two run", lambda: cluster.client.sweep(number).running == 2)
+    assert cluster.client.enqueue(number, {"x": 0.125}, {"x": 0.375}) == (2, 3)
+    cluster.client.extend_sweep(number, 2)
+    (tmp_path / "gate").touch()
+    found = ended(cluster, number)
+    assert (found.state, found.complete, found.trials_max) == ("SUCCEEDED", 6, 6)
+    given = xs(trials_of(cluster, number))
+    assert given[2:4] == [0.125, 0.375]
+    assert len(set(given)) == 6
+
+
+def test_one_that_failed_is_mended_and_extended(cluster: Cluster, tmp_path: Path) -> None:
+    limits = {"max_total_trials": 4, "max_concurrent_trials": 1, "max_failed_trials": 2}
+    number = cluster.client.submit_sweep(sweep_of(tmp_path, trial_scripts.SILENT, limits=limits))
+    assert (ended(cluster, number).state, cluster.client.sweep(number).failed) == ("FAILED", 2)
+    trial_scripts.write(tmp_path, trial_scripts.PARABOLA)
+    cluster.client.extend_sweep(number, 1)
+    found = ended(cluster, number)
+    assert (found.state, found.failed, found.complete) == ("SUCCEEDED", 2, 3)
+
+
 def test_several_objectives_and_a_constraint(cluster: Cluster, tmp_path: Path) -> None:
     document = sweep_of(
         tmp_path,
