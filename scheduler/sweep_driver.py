@@ -7,6 +7,7 @@ begins again from there and goes on as it would have.
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -119,8 +120,8 @@ class _Look:
 
     news: list[Question]
     standing: Standing
-    unstopped: list[JobId]
-    """Of trials that are to end early and were not told yet."""
+    unstopped: list[tuple[JobId, str]]
+    """Of trials that are to end early and were not told yet; and why."""
 
 
 class _Drive:
@@ -156,8 +157,8 @@ class _Drive:
                 if self._sampler.begun:
                     for question in look.news:
                         await self._tell(question)
-                for job in look.unstopped:
-                    await self._cancel(job, PRUNE_GRACE_US)
+                for job, why in look.unstopped:
+                    await self._cancel(job, PRUNE_GRACE_US, f": {why}")
                 move = next_move(self._limits, look.standing)
                 if move is not None:
                     await self._do(move)
@@ -187,13 +188,17 @@ class _Drive:
         news = list(self._news(study))
         self._seen = study.version
         live = [study.trials[number] for number in sorted(tally.running)]
-        jobs = {trial.number: state.jobs[trial.job] for trial in live if trial.job in state.jobs}
-        pruned = [jobs[trial.number] for trial in live if PRUNED in trial.user_attrs and trial.number in jobs]
+        jobs = [state.jobs[trial.job] for trial in live if trial.job in state.jobs]
+        pruned = [
+            (trial.job, json.loads(trial.user_attrs[PRUNED]))
+            for trial in live
+            if PRUNED in trial.user_attrs
+            and trial.job in state.jobs
+            and state.jobs[trial.job].course.stop is None
+        ]
         self._limits = limits_of(self._spec, study)
-        standing = standing_of(
-            self._spec, study, tally, list(jobs.values()), self._loop.now_us(), exhausted=self._exhausted
-        )
-        return _Look(news, standing, [job.number for job in pruned if job.course.stop is None])
+        standing = standing_of(self._spec, study, tally, jobs, self._loop.now_us(), exhausted=self._exhausted)
+        return _Look(news, standing, pruned)
 
     def _news(self, study: Study) -> Iterator[Question]:
         """What the sampler does not know yet, in the order in which it happened."""
@@ -213,9 +218,9 @@ class _Drive:
         if isinstance(answer, Verdict) and (answer.prune or answer.system_attrs):
             await self._loop.submit(Judged(self._number, answer.number, answer.prune, answer.system_attrs))
 
-    async def _cancel(self, job: JobId, grace_us: int | None) -> None:
+    async def _cancel(self, job: JobId, grace_us: int | None, why: str = "") -> None:
         try:
-            await self._loop.submit(stimuli.Cancel(job, grace_us, by=f"sweep {self._number}"))
+            await self._loop.submit(stimuli.Cancel(job, grace_us, by=f"sweep {self._number}{why}"))
         except NotFound:
             return  # it has ended by itself
 

@@ -146,6 +146,9 @@ def test_one_that_is_to_end_early_frees_its_place_at_once(cluster: Cluster, tmp_
     assert [one.state for one in trials] == ["RUNNING", "PRUNED", "PRUNED"]
     assert trials[1].why == "threshold at step 1, with 0.9"
     assert trials[1].values == (0.9,)
+    ended_so = cluster.client.job(trials[1].job or 0).reason
+    assert ended_so is not None
+    assert ended_so.text.endswith(f"by sweep {number}: threshold at step 1, with 0.9"), ended_so.text
     (tmp_path / "gate").touch()
     assert ended(cluster, number).complete == 1
 
