@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 JOBS ?= 4
-SOURCES := spec proto studies scheduler agent training client tests benchmarks examples scripts __init__.py
+SOURCES := spec proto studies content serving scheduler agent training client tests benchmarks examples scripts __init__.py
 
 # Byte code is kept: a start of ours must not compile our own modules each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -38,9 +38,9 @@ test: check packages  ## All checks and all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not serial"
 	$(BIN)/python -m pytest -q -m "serial"
 
-test-launchers: $(STAMP)  ## The launchers that need DeepSpeed, Ray, Transformers or Lightning (more in .venv than make test wants)
-	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers]'
-	$(BIN)/python -m pytest -q tests/launchers
+test-launchers: $(STAMP)  ## What needs DeepSpeed, Ray, Transformers or Lightning (more in .venv than make test wants)
+	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers,serve-ray]'
+	$(BIN)/python -m pytest -q tests/launchers tests/serving/test_ray_engine.py
 
 check: $(STAMP)  ## Format, lint, types, layers, fresh stubs and statements
 	$(BIN)/ruff format --check $(SOURCES)
@@ -73,7 +73,7 @@ bench-%: $(STAMP)  ## One benchmark, e.g. make bench-launch
 	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 bench: $(STAMP)  ## All benchmarks
-	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage sweep; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	for name in launch restart jobs recovery logs checkpoint peer_memory beat goodput packing replay decide reclaim scale storage sweep code serving; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from .client.aio import AsyncClient
     from .client.optuna_storage import StudyStorage
     from .client.sdk import Client
+    from .training.model_saving import save_model
     from .training.run import Run, init
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Run", "StudyStorage", "__version__", "init"]
+__all__ = ["AsyncClient", "Client", "Run", "StudyStorage", "__version__", "init", "save_model"]
 
 _HOMES = {
     "AsyncClient": "client.aio",
@@ -23,6 +24,7 @@ _HOMES = {
     "Run": "training.run",
     "StudyStorage": "client.optuna_storage",
     "init": "training.run",
+    "save_model": "training.model_saving",
 }
 
 

@@ -49,6 +49,8 @@ class AgentConfig:
     """On SIGTERM: end the tasks too. By default they go on and the next agent takes them over."""
     rendezvous_ports: int = 8
     """How many gangs may have their rank 0 here at once."""
+    cache_bytes: int = 50 << 30
+    """Of code and data that are kept on this node for the jobs to come; the least recently used go first."""
     gpu_test: str = ""
     """Tests one GPU (its uuid in CUDA_VISIBLE_DEVICES), exits 0 when that is well. Empty: our own test."""
     gpu_test_after_s: float = 60.0
@@ -65,6 +67,7 @@ class AgentConfig:
         _check_amount("slots", self.cpus, 0.001, 100_000)
         _check_amount("memory", self.memory_bytes, 1 << 20, 1 << 60)
         _check_amount("log bound", self.log_bytes_max, 1 << 16, 1 << 50)
+        _check_amount("cache", self.cache_bytes, 1 << 20, 1 << 60)
         _check_amount("rendezvous ports", self.rendezvous_ports, 0, 1000)
         _check_amount("wait before a GPU's test", self.gpu_test_after_s, 0.1, 86400.0)
         if fault := fault_in_labels(self.labels):

@@ -52,6 +52,11 @@ def error_path(folder: str, rank: int) -> str:
     return f"{folder}/rank-{rank}.error"
 
 
+def began_path(folder: str, rank: int) -> str:
+    """Made by the rank in its container, first thing."""
+    return f"{folder}/rank-{rank}.began"
+
+
 def record_error(
     path: str, kind: type[BaseException], value: BaseException, trace: TracebackType | None
 ) -> None:

@@ -150,7 +150,4 @@ def _who_is_stopped_trains(beats: Beats) -> Beats:
 
 def _cpu_s(workers: Sequence[Worker]) -> dict[int, float]:
     """What each rank and all below it have used, also those that were there and are reaped."""
-    return {
-        worker.rank: sum(map(kernel.cpu_s, (worker.pid, *kernel.descendants(worker.pid))))
-        for worker in workers
-    }
+    return {worker.rank: sum(map(kernel.cpu_s, worker.processes())) for worker in workers}

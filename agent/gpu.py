@@ -33,6 +33,8 @@ class Gpu:
     index: int
     uuid: str = ""
     name: str = ""
+    serial: str = ""
+    """Of the board; empty: it has none that the driver tells, as consumers' cards."""
     memory_total_bytes: int = 0
     pci_bus_id: str = ""
     links: tuple[Link, ...] = ()
@@ -83,4 +85,6 @@ class GpuReport:
 
     status: str
     driver_version: str = ""
+    cuda_version: str = ""
+    """The newest that the driver can run, such as 12.4."""
     gpus: tuple[Gpu, ...] = ()

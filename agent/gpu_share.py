@@ -22,13 +22,14 @@ _HEADER: Final = "lib/python3*/site-packages/torch/include/c10/cuda/CUDAAllocato
 def variables(
     request: agent_pb2.StartTask, interpreter: str, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """`environment`: what the user or the agent has said already, which stands."""
+    """`environment`: what the user or the agent has said already, which stands; `interpreter`: empty where
+    its torch cannot be looked at."""
     share = request.resources.gpu_milli / WHOLE_GPU_MILLI
     if not share:
         return {}
     told = {"PACELINE_GPU_SHARE": f"{share:g}"}
     said = any(name in environment for name in (ALLOC_CONF, *_OTHER_NAMES))
-    if not said and _understands(interpreter):
+    if not said and interpreter and _understands(interpreter):
         told[ALLOC_CONF] = f"{_FRACTION}:{share / max(1, request.processes):.4g}"
     return told
 

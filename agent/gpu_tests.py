@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,12 +19,12 @@ from ..spec.gpu_health import GpuState
 from .gpu import Gpu
 from .gpu_health import HealthBook, Outage
 from .inventory import GpuWatch
+from .outside import run_to_end
 
 log = logging.getLogger(__name__)
 
 WAIT_S_MAX: Final = 3600.0
 TEST_S: Final = 300.0
-KILL_S: Final = 2.0
 LOOK_S: Final = 1.0
 """How often it is looked whether a GPU that is due has become free; only while one is out of service."""
 _WORDS_BYTES: Final = 64 << 10
@@ -101,44 +100,13 @@ class GpuTester:
         return ""
 
     async def _failure_of(self, uuid: str) -> str:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": uuid}
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid},
-                limit=_WORDS_BYTES,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return f"it could not be started: {error}"
-        try:
-            async with asyncio.timeout(TEST_S):
-                words = await _last_words(child)
-                code = await child.wait()
+            code, said = await run_to_end(self._command, environment, TEST_S, _WORDS_BYTES)
         except TimeoutError:
             return f"it did not end within {TEST_S:g} s"
-        finally:
-            await _end(child)
+        except OSError as error:
+            return f"it could not be started: {error}"
+        lines = said.decode(errors="replace").split("\n")
+        words = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return "" if code == 0 else words or f"it ended with {code}"
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    """All of it is gone; one that hangs in the driver may outlive even SIGKILL, and is not waited for."""
-    if child.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILL_S):
-            await child.wait()
-
-
-async def _last_words(child: asyncio.subprocess.Process) -> str:
-    assert child.stdout is not None
-    kept = b""
-    while chunk := await child.stdout.read(_WORDS_BYTES):
-        kept = (kept + chunk)[-_WORDS_BYTES:]
-    lines = kept.decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -51,10 +51,13 @@ class Keeping:
 
     @property
     def able(self) -> bool:
-        """Some rank lives, and all that live would stay."""
+        """Some rank lives, and all that live would stay. In a container none can: the next attempt's folder
+        is not there."""
         living = self._living()
-        return bool(living) and all(
-            worker.stays and worker.line in self._door.connections for worker in living
+        return (
+            bool(living)
+            and self._launch["client"] is None
+            and all(worker.stays and worker.line in self._door.connections for worker in living)
         )
 
     @property

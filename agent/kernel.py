@@ -28,6 +28,8 @@ STOPPED: Final = "T"
 """The state of a process that a signal has stopped."""
 BLOCK_BYTES = 4096
 MARK = "PACELINE_MARK"
+CONTAINER = "PACELINE_CONTAINER"
+"""In the environment of all that runs in a rank's container: its name."""
 MARK_BYTES_MAX = 64
 
 
@@ -163,7 +165,19 @@ def session_of(pid: int) -> int:
 
 def marked(*marks: str) -> list[int]:
     """Processes that carry one of these PACELINE_MARKs in their initial environment."""
-    wanted = {f"{MARK}={mark}".encode() for mark in marks}
+    return _having(MARK, *marks)
+
+
+def contained(*names: str) -> list[int]:
+    """Processes in containers of these names, by the same sign, the oldest first."""
+    if not names:
+        return []
+    found = ((start_time(pid), pid) for pid in _having(CONTAINER, *names))
+    return [pid for _, pid in sorted((started, pid) for started, pid in found if started is not None)]
+
+
+def _having(variable: str, *values: str) -> list[int]:
+    wanted = {f"{variable}={value}".encode() for value in values}
     return [pid for pid in all_pids() if not wanted.isdisjoint(_environment(pid).split(b"\0"))]
 
 

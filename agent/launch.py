@@ -6,10 +6,7 @@ for everything else the reason is part of the start mode.
 
 import os
 import re
-import shlex
-import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
@@ -21,15 +18,14 @@ from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
 from ..spec.slices import index_text, is_slice
 from . import flight_recorder, gpu_share
+from .commands import parse, script_folder, wrapped
 from .evidence import ERROR_FILE, error_path
 from .launchers import LAUNCHERS, Launcher
 from .stillness import Patience
 
 PRELOAD: Final = ("@paceline.training.preload",)
 """What warm processes import; "@" stands for the names in that module's MODULES, read by the zygote."""
-_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
-_WHICH_S: Final = 1.0
-"""For so long a program is taken to be where it was found on PATH."""
+DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 
 # Read when the interpreter, the C library or torch is loaded: another value needs another zygote.
 _SENSITIVE: Final = re.compile(
@@ -37,10 +33,6 @@ _SENSITIVE: Final = re.compile(
     r"|TORCH_(?!NCCL_)\w+|PYTORCH_\w+|TORCHDYNAMO_\w+|TORCHINDUCTOR_\w+|ATEN_\w+|OPENBLAS_\w+|MKL_\w+|KMP_\w+"
     r"|GOMP_\w+|OMP_(?!NUM_THREADS$)\w+|DNNL_\w+|ONEDNN_\w+|NPY_\w+|NUMPY_\w+"
 )
-_ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
-_SHELL_CHARACTERS: Final = frozenset("|&;<>()$`\\*?[]{}~#!\n")
-_SHELL_IN_QUOTES: Final = frozenset("$`\\!")
-_PYTHONS: Final = re.compile(r"python(3(\.\d+)?)?")
 
 
 class Refusal(PacelineError):
@@ -92,16 +84,6 @@ class Launch:
         return replace(self, document={**self.document, "store": None}, store=Store.NONE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    executable: str
-    argv: list[str]
-    assignments: dict[str, str]
-    shell: bool = False
-    python: dict[str, Any] | None = None
-    cold: str = ""
-
-
 def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What tasks inherit of the agent's own environment: all but what is Paceline's (tokens above all)."""
     return {name: value for name, value in environment.items() if not name.startswith("PACELINE_")}
@@ -117,32 +99,74 @@ def make_launch(
     warm: bool,
 ) -> Launch:
     """`uuids`: of the GPUs and slices here, by index. Raises Refusal when the task cannot be started here."""
-    cwd = request.cwd or str(folder)
-    if not os.path.isdir(cwd):  # noqa: PTH112
-        raise Refusal(
-            "no-working-folder",
-            f"the working folder {cwd} is not on this node",
-            transient=False,
-            hint="The job's code must lie on a path that every node sees.",
-            cwd=cwd,
-        )
-    launcher = _launcher(request)
-    environment = _environment(request, folder, interpreter, base, cwd)
+    cwd = working_folder(request, folder)
+    launcher = launcher_of(request)
+    environment = variables(request, folder, base, cwd)
+    path = request.environment.get("PATH") or base.get("PATH") or os.defpath
+    environment |= _of_interpreter(request, interpreter, environment, path)
     if request.gpu_indices:
-        environment[_DEVICES] = ",".join(_devices(request, uuids))
-    command = _parse(request.command, interpreter, environment, cwd)
+        devices = devices_of(request, uuids)
+        environment[DEVICES] = ",".join(uuids[index] if is_slice(index) else str(index) for index in devices)
+    command = parse(request.command, interpreter, environment, cwd)
     environment.update(command.assignments)
     if launcher.wrapped_by:
-        command = _wrapped(command, launcher.wrapped_by, interpreter)
+        command = wrapped(command, launcher.wrapped_by, interpreter)
     cold = command.cold or ("" if warm else "warm starts are turned off on this node")
     document = {
-        "mark": mark_of(folder),
+        **describe(request, folder, launcher, environment, cwd),
         "mode": "exec" if cold else "warm",
         "start_mode": f"cold: {cold}" if cold else "warm",
         "executable": command.executable,
         "argv": command.argv,
         "python": command.python,
         "shell": command.shell,
+        "prepare": [interpreter, "-P", "-m", launcher.prepared_by] if launcher.prepared_by else None,
+    }
+    sensitive = frozenset(item for item in environment.items() if is_sensitive(item[0]))
+    imports_from = script_folder(command.python, cwd) if command.python else ""
+    return Launch(
+        document, WarmKey(interpreter, sensitive), not cold, _store(request, launcher), imports_from
+    )
+
+
+def working_folder(request: agent_pb2.StartTask, folder: Path) -> str:
+    """Where its command runs. Raises Refusal when that is not here."""
+    if request.cwd and not os.path.isdir(request.cwd):  # noqa: PTH112
+        raise Refusal(
+            "no-working-folder",
+            f"the working folder {request.cwd} is not on this node",
+            transient=False,
+            hint="The job's code must lie on a path that every node sees.",
+            cwd=request.cwd,
+        )
+    return request.cwd or str(folder)
+
+
+def launcher_of(request: agent_pb2.StartTask) -> Launcher:
+    """What `distribution.type` asks for. Raises Refusal where this agent does not know it."""
+    if request.launcher in LAUNCHERS:
+        return LAUNCHERS[request.launcher]
+    known = ", ".join(filter(None, LAUNCHERS))
+    raise Refusal(
+        "no-launcher",
+        f"this node's agent has no launcher {request.launcher!r}; it has {known}",
+        transient=True,
+        hint="Bring the agent to the scheduler's version.",
+        launcher=request.launcher,
+    )
+
+
+def describe(
+    request: agent_pb2.StartTask,
+    folder: Path,
+    launcher: Launcher,
+    environment: Mapping[str, str],
+    cwd: str,
+) -> dict[str, Any]:
+    """What launch.json says however the ranks are started."""
+    return {
+        "mark": mark_of(folder),
+        "client": None,
         "cwd": cwd,
         "environment": environment,
         "ranks": [
@@ -160,13 +184,50 @@ def make_launch(
         if request.hosts_rendezvous
         else None,
         "cgroup": None,
-        "prepare": [interpreter, "-P", "-m", launcher.prepared_by] if launcher.prepared_by else None,
     }
-    sensitive = frozenset(item for item in environment.items() if is_sensitive(item[0]))
-    script_folder = _script_folder(command.python, cwd) if command.python else ""
-    return Launch(
-        document, WarmKey(interpreter, sensitive), not cold, _store(request, launcher), script_folder
-    )
+
+
+def variables(
+    request: agent_pb2.StartTask, folder: Path, base: Mapping[str, str], cwd: str
+) -> dict[str, str]:
+    """What all ranks of the task have in common, in whatever Python: over `base` what the user has set, over
+    that what is ours."""
+    user = request.environment
+    mine = {
+        "PWD": cwd,
+        "PACELINE_JOB": str(request.task.job),
+        "PACELINE_ATTEMPT": str(request.task.attempt),
+        "PACELINE_TASK": str(request.task.task),
+        "PACELINE_JOB_NAME": request.job_name,
+        "PACELINE_TASK_FOLDER": str(folder),
+        "PACELINE_JOB_FOLDER": request.job_folder,
+        "PACELINE_MARK": mark_of(folder),
+    }
+    merged = {"PYTHONUNBUFFERED": "1", **_mlflow(request.job_folder), **base, **user, **mine}
+    if request.processes > 1:
+        merged.setdefault("OMP_NUM_THREADS", "1")
+    if request.gpu_indices:
+        merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
+        if request.master_port:
+            recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
+            merged = {**recorder, **merged}
+    elif DEVICES not in user:
+        merged[DEVICES] = ""  # none was given: those of others are not to be seen
+    return merged
+
+
+def devices_of(request: agent_pb2.StartTask, uuids: Mapping[int, str]) -> Sequence[int]:
+    """The task's GPUs and slices, by index: whole GPUs as NVML counts them; slices have no numbers there.
+    Raises Refusal when one is gone."""
+    gone = [index for index in request.gpu_indices if is_slice(index) and index not in uuids]
+    if gone:
+        raise Refusal(
+            "no-slice",
+            f"the MIG slice {index_text(gone[0])} is no longer on this node",
+            transient=True,
+            hint="The layout of its GPU has changed meanwhile.",
+        )
+    return request.gpu_indices
 
 
 def patience_for(request: agent_pb2.StartTask, usual: Patience) -> Patience:
@@ -196,79 +257,29 @@ def shadowing(folder: str, shadowable: frozenset[str]) -> str:
     return ""
 
 
-def _launcher(request: agent_pb2.StartTask) -> Launcher:
-    if request.launcher in LAUNCHERS:
-        return LAUNCHERS[request.launcher]
-    known = ", ".join(filter(None, LAUNCHERS))
-    raise Refusal(
-        "no-launcher",
-        f"this node's agent has no launcher {request.launcher!r}; it has {known}",
-        transient=True,
-        hint="Bring the agent to the scheduler's version.",
-        launcher=request.launcher,
-    )
-
-
 def _store(request: agent_pb2.StartTask, launcher: Launcher) -> Store:
     if not request.hosts_rendezvous:
         return Store.NONE
     return Store.OPTIONAL if launcher.store_is_optional else Store.NEEDED
 
 
-# The environment.
-
-
-def _environment(
-    request: agent_pb2.StartTask, folder: Path, interpreter: str, base: Mapping[str, str], cwd: str
+def _of_interpreter(
+    request: agent_pb2.StartTask, interpreter: str, environment: Mapping[str, str], path: str
 ) -> dict[str, str]:
-    """What all ranks of the task have in common."""
-    user = request.environment
+    """Beside those, what ranks have that run in one of this node's."""
     home = Path(interpreter).parent
-    path = user.get("PATH") or base.get("PATH") or os.defpath
-    mine = {
-        "PATH": f"{home}:{path}",
-        "PWD": cwd,
-        "PACELINE_JOB": str(request.task.job),
-        "PACELINE_ATTEMPT": str(request.task.attempt),
-        "PACELINE_TASK": str(request.task.task),
-        "PACELINE_JOB_NAME": request.job_name,
-        "PACELINE_TASK_FOLDER": str(folder),
-        "PACELINE_JOB_FOLDER": request.job_folder,
-        "PACELINE_MARK": mark_of(folder),
-    }
-    merged = {"PYTHONUNBUFFERED": "1", **_mlflow(request.job_folder), **base, **user, **mine}
+    found = {"PATH": f"{home}:{path}"}
     if (home.parent / "pyvenv.cfg").exists():
-        merged["VIRTUAL_ENV"] = str(home.parent)
-    if request.processes > 1:
-        merged.setdefault("OMP_NUM_THREADS", "1")
+        found["VIRTUAL_ENV"] = str(home.parent)
     if request.gpu_indices:
-        merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
-        merged |= gpu_share.variables(request, interpreter, merged)
-        if request.master_port:
-            recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
-            merged = {**recorder, **merged}
-    elif _DEVICES not in user:
-        merged[_DEVICES] = ""  # none was given: those of others are not to be seen
-    return merged
+        found |= gpu_share.variables(request, interpreter, environment)
+    return found
 
 
 def _mlflow(folder: str) -> dict[str, str]:
     """Where a script uses mlflow, its files are kept with the job's and not with the code. Newer versions
     take a folder only when they are told so."""
     return {"MLFLOW_TRACKING_URI": Path(folder, "mlflow").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
-
-
-def _devices(request: agent_pb2.StartTask, uuids: Mapping[int, str]) -> list[str]:
-    """Whole GPUs as NVML counts them; slices have no numbers there."""
-    gone = [index for index in request.gpu_indices if is_slice(index) and index not in uuids]
-    if gone:
-        raise Refusal(
-            "no-slice",
-            f"the MIG slice {index_text(gone[0])} is no longer on this node",
-            transient=True,
-            hint="The layout of its GPU has changed meanwhile.",
-        )
-    return [uuids[index] if is_slice(index) else str(index) for index in request.gpu_indices]
 
 
 def _rank(
@@ -283,111 +294,6 @@ def _rank(
     rank = request.first_rank + local_rank
     own = launcher.variables(request, local_rank, environment)
     if request.processes > 1 and any(map(is_slice, request.gpu_indices)):
-        devices = environment[_DEVICES].split(",")
-        own = {**own, _DEVICES: devices[local_rank % len(devices)]}
+        devices = environment[DEVICES].split(",")
+        own = {**own, DEVICES: devices[local_rank % len(devices)]}
     return {"rank": rank, "environment": {**own, ERROR_FILE: error_path(str(folder), rank)}}
-
-
-# The command.
-
-
-def _parse(text: str, interpreter: str, environment: Mapping[str, str], cwd: str) -> _Command:
-    line = _without_continuations(text).strip()
-    if _needs_shell(line):
-        return _shell(text, environment, "a shell runs the command")
-    try:
-        words = shlex.split(line)
-    except ValueError:  # an open quote: the shell will say so
-        return _shell(text, environment, "a shell runs the command")
-    assignments = {}
-    while words and _ASSIGNMENT.match(words[0]):
-        name, _, value = words.pop(0).partition("=")
-        assignments[name] = value
-    if not words:
-        return _shell(text, environment, "a shell runs the command")
-    path = assignments.get("PATH", environment["PATH"])
-    executable = _find(words[0], interpreter, path, cwd)
-    if not executable:
-        return _shell(text, environment, "a shell runs the command")
-    if not _is_interpreter(executable, words[0], interpreter):
-        return _Command(executable, words, assignments, cold="not a script of this node's interpreter")
-    python, cold = _parse_python(words[1:], cwd)
-    return _Command(executable, words, assignments, python=python, cold=cold)
-
-
-def _wrapped(command: _Command, module: str, interpreter: str) -> _Command:
-    """The module is run in its place, and given the program and its words."""
-    words = [command.executable, *command.argv]
-    python = {"kind": "module", "target": module, "args": words, "unbuffered": False}
-    argv = [os.path.basename(interpreter), "-m", module, *words]  # noqa: PTH119
-    return _Command(interpreter, argv, {}, python=python)
-
-
-def _without_continuations(text: str) -> str:
-    return text if "'" in text else text.replace("\\\n", " ")
-
-
-def _needs_shell(line: str) -> bool:
-    quote = ""
-    for character in line:
-        if quote:
-            if character == quote:
-                quote = ""
-            elif quote == '"' and character in _SHELL_IN_QUOTES:
-                return True
-        elif character in "'\"":
-            quote = character
-        elif character in _SHELL_CHARACTERS:
-            return True
-    return False
-
-
-def _shell(text: str, environment: Mapping[str, str], why: str) -> _Command:
-    shell = _which("bash", environment["PATH"], int(time.monotonic() / _WHICH_S)) or "/bin/sh"
-    return _Command(shell, [os.path.basename(shell), "-c", text], {}, shell=True, cold=why)  # noqa: PTH119
-
-
-def _find(word: str, interpreter: str, path: str, cwd: str) -> str:
-    if "/" in word:
-        found = os.path.join(cwd, word)  # noqa: PTH118
-        return found if os.access(found, os.X_OK) and os.path.isfile(found) else ""  # noqa: PTH113
-    if on_path := _which(word, path, int(time.monotonic() / _WHICH_S)):
-        return os.path.join(cwd, on_path)  # noqa: PTH118
-    return interpreter if _PYTHONS.fullmatch(word) else ""
-
-
-@lru_cache(maxsize=256)
-def _which(word: str, path: str, _second: int) -> str | None:
-    """A dozen looks at the disk; what a look within the same second misses, exec or the shell finds out."""
-    return shutil.which(word, path=path)
-
-
-def _is_interpreter(executable: str, word: str, interpreter: str) -> bool:
-    if not _PYTHONS.fullmatch(os.path.basename(word)):  # noqa: PTH119
-        return False
-    same_folder = os.path.dirname(executable) == os.path.dirname(interpreter)  # noqa: PTH120
-    return same_folder and Path(executable).samefile(interpreter)
-
-
-def _parse_python(words: list[str], cwd: str) -> tuple[dict[str, Any] | None, str]:
-    """(what to run, "") or (None, why it must be a fresh interpreter)."""
-    unbuffered = False
-    while words and words[0] == "-u":
-        unbuffered = True
-        words = words[1:]
-    if not words:
-        return None, "an interpreter without a script"
-    if words[0] == "-m" and len(words) > 1:
-        return {"kind": "module", "target": words[1], "args": words[2:], "unbuffered": unbuffered}, ""
-    if words[0].startswith("-"):
-        return None, f"interpreter option {words[0]}"
-    path = os.path.join(cwd, words[0])  # noqa: PTH118
-    if os.path.isdir(path) or not path.endswith(".py"):  # noqa: PTH112
-        return None, f"{words[0]} is not a .py file"
-    return {"kind": "script", "target": words[0], "args": words[1:], "unbuffered": unbuffered}, ""
-
-
-def _script_folder(python: Mapping[str, Any], cwd: str) -> str:
-    if python["kind"] == "module":
-        return cwd
-    return os.path.dirname(os.path.realpath(os.path.join(cwd, python["target"])))  # noqa: PTH118, PTH120

@@ -152,6 +152,14 @@ Exit codes:
     show_default=True,
     help="Of a rank's output here.",
 )
+@click.option(
+    "--cache",
+    callback=_size,
+    metavar="SIZE",
+    default="50G",
+    show_default=True,
+    help="Of code and data that are kept here for the next jobs.",
+)
 @click.option("--cold", is_flag=True, help="Keep no warm processes: jobs start more slowly.")
 @click.option("--rendezvous-ports", type=int, default=8, show_default=True, help="To hold ready for gangs.")
 @click.option("--stop-tasks", is_flag=True, help="On SIGTERM end the tasks too, instead of leaving them.")
@@ -175,6 +183,7 @@ def command(
     ca: Path | None,
     insecure: bool,
     log_bound: int,
+    cache: int,
     cold: bool,
     rendezvous_ports: int,
     stop_tasks: bool,
@@ -203,6 +212,7 @@ def command(
             ca_file=ca,
             insecure=insecure,
             log_bytes_max=log_bound,
+            cache_bytes=cache,
             warm=not cold,
             rendezvous_ports=rendezvous_ports,
             stop_tasks=stop_tasks,

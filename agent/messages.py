@@ -47,8 +47,25 @@ _FORMS: dict[str, dict[str, str]] = {
     "arrived": {},
     "reformed": {"replaced": "ints", "world_size": "int", "step": "int", "seconds": "double"},
     "take": {"folder": "text"},
+    "serving": {"url": "text"},
     "trim": {"bytes": "int"},
 }
+
+
+TOLD = frozenset(
+    [
+        "checkpoint",
+        "restored",
+        "checkpoint_failed",
+        "uploaded",
+        "damaged",
+        "peer_memory",
+        "stop_seen",
+        "reformed",
+        "serving",
+    ]
+)
+"""What ranks have in the journal, and are answered when it is durable."""
 
 
 class Invalid(ValueError):

@@ -35,6 +35,8 @@ from .supervisor_config import SupervisorConfig
 log = logging.getLogger(__name__)
 
 GPUS_FIRST_S: Final = 10.0
+ENGINE_FIRST_S: Final = 5.0
+"""Whatever is known of either then is told; more comes when it is known."""
 LAST_WORDS_S: Final = 10.0
 """How long a stopping agent waits for the end of the tasks it was told to stop to reach the scheduler."""
 
@@ -64,11 +66,13 @@ class Agent:
                 node_name=config.name,
                 peer_address=config.address or self._route,
                 rendezvous_ports=config.rendezvous_ports,
+                cache_bytes=config.cache_bytes,
             ),
             on_growth=self._on_growth,
             on_change=self._on_change,
             alarms=self._alarms,
             uuids=self._uuids,
+            gpus=self._gpu_report,
         )
         self._shipper = LogShipper(folder.node_id, self._supervisor, self._dial)
         self._session = Session(
@@ -106,8 +110,12 @@ class Agent:
         self._gpus.start()
         try:
             await self._supervisor.recover()
-            await asyncio.to_thread(self._gpus.wait_first, GPUS_FIRST_S)
+            await asyncio.gather(
+                asyncio.to_thread(self._gpus.wait_first, GPUS_FIRST_S),
+                self._supervisor.images.wait_known(ENGINE_FIRST_S),
+            )
             self._say_hello()
+            self._supervisor.look_around()
             await first_to_end(
                 self._until(stop),
                 self._leases.watch(),
@@ -182,6 +190,9 @@ class Agent:
     def _uuids(self) -> dict[int, str]:
         return self._gpus.uuids()
 
+    def _gpu_report(self) -> GpuReport:
+        return self._gpus.report()
+
     def _on_change(self) -> None:
         self._session.on_inventory()
 
@@ -213,6 +224,7 @@ class Agent:
             labels=config.labels,
             taints=config.taints,
             environments=config.environments,
+            container_engine=self._supervisor.images.status,
             version=__version__,
             interpreter=SupervisorConfig().interpreter,
             warm_pool=self._supervisor.warm_pool(),

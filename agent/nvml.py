@@ -162,6 +162,7 @@ class Nvml:
         return GpuReport(
             status="ok" if gpus else "no GPU: the NVIDIA driver is loaded but finds none",
             driver_version=_ask(pynvml.nvmlSystemGetDriverVersion) or "",
+            cuda_version=_cuda_version(_ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)),
             gpus=gpus,
         )
 
@@ -185,6 +186,7 @@ class Nvml:
             index=index,
             uuid=pynvml.nvmlDeviceGetUUID(handle),
             name=_ask(pynvml.nvmlDeviceGetName, handle) or "NVIDIA GPU",
+            serial=_ask(pynvml.nvmlDeviceGetSerial, handle) or "",
             memory_total_bytes=int(memory.total) if memory is not None else 0,
             pci_bus_id=_bus_id(pci),
             links=self._links(index, handle),
@@ -275,6 +277,11 @@ def _recovery_action(handle: Any) -> int:
     if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS:
         return int(pynvml.NVML_GPU_RECOVERY_ACTION_NONE)
     return int(values[0].value.uiVal)
+
+
+def _cuda_version(number: int | None) -> str:
+    """12040 -> 12.4."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
 
 def _memory(handle: Any) -> Any:

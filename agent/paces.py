@@ -2,10 +2,10 @@
 
 The time of a step is that between two beats: the median over a window. What a step is made of comes from
 samples of what the rank's main thread waits for: nothing (it computes), another thread (in a collective on
-CPUs: its peers), or the system (data: files, pipes, sockets, sleep). It cannot be had of ranks with GPUs,
-whose main thread waits in the driver whatever happens, nor where /proc may not be read; and a main thread
-that waits for computing threads of its own process seems to wait for peers: then all ranks do. Standard
-library only.
+CPUs: its peers), or the system (data: files, pipes, sockets, sleep). A main thread that waits for computing
+threads of its own process seems to wait for peers: then all ranks do. Of ranks with GPUs, whose main thread
+waits in the driver whatever happens, and where /proc may not be read, only the data's part is known: what the
+rank itself has waited for torch's data loaders. Standard library only.
 """
 
 import os
@@ -87,13 +87,19 @@ def _count(beats: Beats) -> int:
 
 def _told(rank: int, window: _Window) -> dict[str, Any]:
     assert window.first is not None and window.last is not None
-    seen = sum(window.samples.values())
-    shares = (
-        {f"{kind}_share": round(count / seen, 3) for kind, count in window.samples.items()} if seen else {}
-    )
     return {
         "rank": rank,
         "steps": _count(window.last) - _count(window.first),
         "step_s": round(statistics.median(window.step_s), 6) if window.step_s else 0.0,
-        **shares,
+        **_shares(window.samples, window.first, window.last),
     }
+
+
+def _shares(samples: dict[str, int], first: Beats, last: Beats) -> dict[str, float]:
+    seen, between_s = sum(samples.values()), last.at_s - first.at_s
+    if seen:
+        return {f"{kind}_share": round(count / seen, 3) for kind, count in samples.items()}
+    fetching_s = last.fetching_s - first.fetching_s
+    if fetching_s <= 0 or between_s <= 0:
+        return {}
+    return {"data_share": round(min(1.0, fetching_s / between_s), 3)}

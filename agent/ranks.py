@@ -19,10 +19,11 @@ from .containment import (
     enter_group,
     kill_all,
     kill_group,
+    kill_until_gone,
     memory_verdict,
     signal_all,
 )
-from .evidence import error_path, what_is_left
+from .evidence import began_path, error_path, what_is_left
 from .journal import json_double
 from .printed import Printed
 from .rendezvous import serve_store
@@ -30,6 +31,7 @@ from .shim_door import Connection
 from .shim_process import ShimProcess
 
 _DRAIN_S = 5.0
+_INSIDE_S = 10.0
 _METRICS_PER_S = 100.0
 _METRICS_WAITING_MAX = 1024
 _AT_LENGTH = ("traceback", "last_lines")
@@ -71,10 +73,16 @@ class Worker:
         self.line: Connection | None = None
         """On which it said that it would stay up for the next attempt (keeping.py)."""
         self.stays = self.arrived = False
+        self.container = ""
+        """In which it runs, as its engine's client; empty: in none."""
 
     @property
     def lives(self) -> bool:
         return self.pid > 0 and self.exit_code is None
+
+    def processes(self) -> list[int]:
+        """Its own, those below it, those in its container."""
+        return [self.pid, *kernel.descendants(self.pid), *kernel.contained(*filter(None, [self.container]))]
 
     def bound_log(self, bytes_max: int) -> None:
         """Give back the oldest blocks of a log that is longer than it may be; offsets stay as they are."""
@@ -107,7 +115,9 @@ class Ranks:
         """All of them but those that are `kept`, by local rank. Not None: this process is a rank, forked just
         now. Raises OSError; what was started by then is in `workers`."""
         for local_rank, rank in enumerate(self._launch["ranks"]):
-            self.workers.append(Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log"))
+            worker = Worker(local_rank, rank["rank"], f"{self._folder}/rank-{rank['rank']}.log")
+            worker.container = rank.get("container", "")
+            self.workers.append(worker)
         if self._launch["metric_patterns"]:
             self._printed = Printed(self.workers[0].log, self._launch["metric_patterns"])
         for local_rank, (pid, line) in kept.items():
@@ -117,9 +127,11 @@ class Ranks:
         for worker in self.workers:
             if worker.pid:
                 continue
-            worker.pid = self._spawn(worker) or self._process.fork()
+            worker.pid = self._spawn(worker) or self._give_to_spare(worker) or self._process.fork()
             if worker.pid == 0:
-                return self._become_rank(worker)
+                os.setsid()
+                return become_rank(self._launch, worker.local_rank, worker.log_fd, self._process)
+        self._process.drop_spare()
         if listener_fd >= 0:
             os.close(listener_fd)
         return None
@@ -177,14 +189,18 @@ class Ranks:
                 signal_all([worker.pid], signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(worker.pid, signal.SIGKILL)
+        signal_all(self._contained(), signal.SIGKILL)
 
     def terminate(self) -> None:
         """SIGTERM to the ranks themselves: what they have forked is theirs to end. A shell passes no signal
-        on, so there its children get it too."""
+        on, so there its children get it too. In a container, that is what runs there; before anything does,
+        the client that starts it."""
         for worker in self.workers:
             if worker.lives:
-                below = kernel.children(worker.pid) if self._launch["shell"] else []
-                signal_all([worker.pid, *below], signal.SIGTERM)
+                inside = kernel.contained(*filter(None, [worker.container]))
+                first = inside[0] if inside else worker.pid
+                below = kernel.children(first) if self._launch["shell"] else []
+                signal_all([first, *below], signal.SIGTERM)
 
     def end_leftovers(self, *, failed: bool) -> None:
         """No rank lives. The store may serve other nodes' ranks to their end; everything else dies now."""
@@ -197,10 +213,15 @@ class Ranks:
         kill_all(
             lambda: [
                 pid
-                for pid in kernel.descendants(self._process.pid)
+                for pid in (*kernel.descendants(self._process.pid), *self._contained())
                 if pid != self._store_pid or not spare_store
             ]
         )
+
+    def end_containers(self) -> list[int]:
+        """What runs in them is dead then, also below a daemon, which nobody here can wait for; what cannot be
+        killed is named."""
+        return kill_until_gone(self._contained, _INSIDE_S)
 
     def what_is_left(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """Of a rank that has failed: its last line, and the fields of `Evidence` in its `exited` entry."""
@@ -208,10 +229,13 @@ class Ranks:
         last_line, evidence = what_is_left(worker.log, error_file, killed_by_us=worker.killed_by_us)
         return last_line, self._bounded(evidence) if evidence else evidence
 
-    def memory_verdict(self, worker: Worker) -> str:
-        """Of a rank that has failed: the kernel's word, where it ended it for lack of memory; else empty."""
+    def verdict(self, worker: Worker) -> str:
+        """Of a rank that has failed: the kernel's word, where it ended it for lack of memory, or that its
+        container was never there; else empty."""
         if worker.killed_by_us:
             return ""
+        if worker.container and not os.path.exists(began_path(self._folder, worker.rank)):  # noqa: PTH110
+            return f"no container: {os.path.basename(self._launch['executable'])} did not start it"  # noqa: PTH119
         group = self._launch["cgroup"]
         if group and (verdict := memory_verdict(group)):
             return verdict
@@ -228,6 +252,10 @@ class Ranks:
             self._printed.close()
         for worker in self.workers:
             os.close(worker.log_fd)
+
+    def _contained(self) -> list[int]:
+        """A daemon's containers are not below this process."""
+        return kernel.contained(*(worker.container for worker in self.workers if worker.container))
 
     def _bounded(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """The first ranks of a task to fail tell all, the others in short."""
@@ -246,7 +274,7 @@ class Ranks:
             os.chdir(self._launch["cwd"])
             return os.posix_spawn(
                 self._launch["executable"],
-                self._launch["argv"],
+                _argv(self._launch, worker.local_rank),
                 self.environment(worker),
                 file_actions=(
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -278,25 +306,45 @@ class Ranks:
             os._exit(0)
         os.close(reader)
 
-    def _become_rank(self, worker: Worker) -> Rank:
-        """In the forked process: leave the shim behind."""
-        try:
-            os.setsid()
-            if self._launch["cgroup"]:
-                enter_group(self._launch["cgroup"])
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.dup2(worker.log_fd, 1)
-            os.dup2(worker.log_fd, 2)
-            close_all_but(self._process.keep)
-            os.chdir(self._launch["cwd"])
-        except OSError as error:
-            os.write(2, f"paceline: cannot start rank {worker.rank}: {error}\n".encode())
-            os._exit(126)
-        return Rank(self._launch, worker.rank, self.environment(worker), self._process.memory)
+    def _give_to_spare(self, worker: Worker) -> int:
+        """The pid of a process that was forked ahead, and is this rank now. 0: there is none."""
+        spare, self._process.spare = self._process.spare, None
+        return spare.pid if spare and spare.give(self._launch, worker.local_rank, worker.log_fd) else 0
 
     def environment(self, worker: Worker) -> dict[str, str]:
-        return {**self._launch["environment"], **self._launch["ranks"][worker.local_rank]["environment"]}
+        return _environment(self._launch, worker.local_rank)
+
+
+def become_rank(launch: dict[str, Any], local_rank: int, log_fd: int, process: ShimProcess) -> Rank:
+    """In a forked process that leads a session: leave the shim behind."""
+    number = launch["ranks"][local_rank]["rank"]
+    try:
+        if launch["cgroup"]:
+            enter_group(launch["cgroup"])
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log_fd, 1)
+        os.dup2(log_fd, 2)
+        close_all_but(process.keep)
+        os.chdir(launch["cwd"])
+    except OSError as error:
+        os.write(2, f"paceline: cannot start rank {number}: {error}\n".encode())
+        os._exit(126)
+    environment = _environment(launch, local_rank)
+    return Rank({**launch, "argv": _argv(launch, local_rank)}, number, environment, process.memory)
+
+
+def _environment(launch: dict[str, Any], local_rank: int) -> dict[str, str]:
+    """Of the process that is started: that of a container's client is its own, and the rank's is inside."""
+    client: dict[str, str] | None = launch["client"]
+    if client is not None:
+        return client
+    return {**launch["environment"], **launch["ranks"][local_rank]["environment"]}
+
+
+def _argv(launch: dict[str, Any], local_rank: int) -> list[str]:
+    found: list[str] = launch["ranks"][local_rank].get("argv") or launch["argv"]
+    return found
 
 
 def close_all_but(keep: set[int]) -> None:

@@ -31,12 +31,12 @@ def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
     launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False, "world_size": 1}
-    launch |= {"metric_patterns": {}}
+    launch |= {"metric_patterns": {}, "client": None}
     launch |= {"patience": Patience()._asdict(), "pace_window_s": 30.0}
     task = folder + "/tasks/rehearsal"
     for made in (task, folder + "/shims"):
         os.makedirs(made, 0o700)  # noqa: PTH103
-    process = ShimProcess(memory, set(), reusable=True)
+    process = ShimProcess(memory, set())
     try:
         for _ in range(rounds):
             _rehearse_once(task, launch, process)
@@ -59,6 +59,6 @@ def _rehearse_once(folder: str, launch: dict[str, Any], process: ShimProcess) ->
     shim.serve()
     ours.sendall(b'{"op":"take","folder":"","launch":{}}\n')
     if shim.leave():
-        process.wait_for_task(control)
+        process.wait_for_task(control, None)
     process.door.drop(control)
     ours.close()

@@ -20,26 +20,13 @@ from .containment import drop_group
 from .gang_watch import POLL_S, GangWatch
 from .keeping import KEEP_S, KEPT, Keeping, Successor, attempt_message
 from .lease_watch import Lease
-from .messages import Invalid, checked
+from .messages import TOLD, Invalid, checked
 from .ranks import Kept, Rank, Ranks, Worker
 from .shim_door import Connection
 from .shim_process import ShimProcess
 from .telling import Telling
 
 _NEVER = float("inf")
-_TOLD = frozenset(
-    (
-        "checkpoint",
-        "restored",
-        "checkpoint_failed",
-        "uploaded",
-        "damaged",
-        "peer_memory",
-        "stop_seen",
-        "reformed",
-    )
-)
-"""What ranks have in the journal, and are answered when it is durable."""
 _LOOK_S = 1.0
 _ROUNDS_MAX = 256
 _AT_ONCE_S = 0.003
@@ -64,7 +51,7 @@ class Shim:
         self._claim_fd = task.claim_fd
         self._control = control
         self._process = process
-        self._reusable = process.reusable
+        self._reusable = True
         self._launch = launch = task.launch
         process.memory.set_mark(launch["mark"])
         kernel.set_name("pace-shim")
@@ -105,6 +92,8 @@ class Shim:
             {
                 "pids": [worker.pid for worker in self._ranks.workers],
                 "start_mode": self._launch["start_mode"],
+                "prepared": self._launch.get("prepared", ""),
+                "record": self._launch.get("record", ""),
                 "shim_pid": self._process.pid,
                 "first_rank": self._launch["ranks"][0]["rank"],
             },
@@ -228,13 +217,15 @@ class Shim:
         }
         if worker.exit_code:
             fields["last_line"], evidence = self._ranks.what_is_left(worker)
-            fields["cause"] = self._ranks.memory_verdict(worker)
+            fields["cause"] = self._ranks.verdict(worker)
             if evidence:
                 fields["evidence"] = evidence
         self._telling.append("exited", fields)
 
     def _end(self, problem: str) -> None:
         """Nothing is left that could run: the last entry."""
+        if inside := self._ranks.end_containers():
+            problem += f"; {len(inside)} processes in containers cannot be killed: {inside[:10]}"
         if self._refused:
             self._telling.append("refused", self._refused)
         else:
@@ -347,7 +338,7 @@ class Shim:
         if op == "metrics":
             self._ranks.on_metrics(fields)
             self._write_metrics(everything=False)
-        elif op in _TOLD:
+        elif op in TOLD:
             self._telling.reply(connection, {"ok": True, "seq": self._telling.append(op, fields)})
         elif op == "watch":
             connection.watching, connection.told_bytes = True, -1

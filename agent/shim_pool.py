@@ -1,8 +1,9 @@
 """Shims that are free: they have finished a task and wait, over the connection that they have had since their
 fork, for the next one.
 
-A shim serves one task at a time. Here is only what is between two tasks; a free shim leaves when its
-connection ends: after a while without work, after many tasks, when there are too many, or with the agent.
+A shim serves one task at a time, and only such as would be forked from its own zygote. Here is only what is
+between two tasks; a free shim leaves when its connection ends: after a while without work, after many tasks,
+when there are too many, or with the agent.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .shim_link import ShimLink
+from .warm import Zygote
 
 FREE_MAX: Final = 64
 TASKS_MAX: Final = 1000
@@ -20,10 +22,12 @@ TASKS_MAX: Final = 1000
 
 @dataclass(slots=True)
 class ReusableShim:
-    """A shim forked for a program, and how to reach it. Its pid is valid while the link is alive."""
+    """A shim, the process that it was forked from, and how to reach it. Its pid is valid while the link is
+    alive."""
 
     link: ShimLink
     pid: int
+    zygote: Zygote
     tasks: int = 0
     free_since_s: float = 0.0
 
@@ -39,13 +43,19 @@ class ShimPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def take(self) -> ReusableShim | None:
-        """The one that was free last: its memory is the warmest. Its link's callbacks are the caller's."""
-        while self._free:
-            shim = self._free.pop()
-            if shim.link.alive:
-                return shim
-        return None
+    def free(self, zygote: Zygote) -> int:
+        """How many of that zygote's there are."""
+        return sum(shim.zygote is zygote for shim in self._free)
+
+    def take(self, zygote: Zygote, rested_s: float = 0.0) -> ReusableShim | None:
+        """One of that zygote's: of those that have been free for `rested_s`, or else of all, the one that was
+        free last: its memory is the warmest. Its link's callbacks are the caller's."""
+        free = [shim for shim in reversed(self._free) if shim.zygote is zygote and shim.link.alive]
+        until_s = time.monotonic() - rested_s
+        found = next((shim for shim in free if shim.free_since_s <= until_s), free[0] if free else None)
+        if found is not None:
+            self._free.remove(found)
+        return found
 
     def give(self, shim: ReusableShim, on_left: Callable[[], None]) -> None:
         """Its task's journal has ended: it says that it has left the task and is free, or goes."""
@@ -54,8 +64,7 @@ class ShimPool:
             return
         link = shim.link
         self._leaving.add(link)
-        link.on_growth = _nothing
-        link.on_end = lambda: self._drop(shim)
+        self._listen(shim)
 
         def on_free() -> None:
             on_left()
@@ -64,8 +73,9 @@ class ShimPool:
         link.on_free = on_free
 
     def put(self, shim: ReusableShim) -> None:
-        """It is free, or was taken and not used."""
+        """It is free: it has left its task, was taken and not used, or has not had any."""
         self._leaving.discard(shim.link)
+        self._listen(shim)
         if self._closed or len(self._free) >= FREE_MAX:
             shim.link.close()
             return
@@ -73,6 +83,11 @@ class ShimPool:
         self._free.append(shim)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._let_idle_go)
+
+    def _listen(self, shim: ReusableShim) -> None:
+        """To nothing but its end."""
+        shim.link.on_growth = _nothing
+        shim.link.on_end = lambda: self._drop(shim)
 
     def _drop(self, shim: ReusableShim) -> None:
         self._leaving.discard(shim.link)

@@ -68,7 +68,7 @@ class Capture:
         self._until_s = now_s + CAPTURE_S
 
     def begin(self, workers: Sequence[Worker], beats: Sequence[Beats], shim_pid: int, now_s: float) -> None:
-        below = set(kernel.descendants(shim_pid))
+        below = {*kernel.descendants(shim_pid), *(pid for worker in workers for pid in worker.processes())}
         trainers = {each.slot: each.pid for each in beats if each.pid in below}
         for worker in workers:
             if worker.lives:

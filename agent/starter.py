@@ -10,20 +10,24 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..proto.generated import agent_pb2
+from ..proto.marks import agent_mark
 from ..spec.ids import TaskKey
 from . import containment
+from .contained import Box, make_contained
 from .disk import Disk
-from .keeping import KEPT
 from .launch import Launch, Refusal, Store, make_launch, patience_for, shadowing
 from .memory import MemoryFolders
 from .peer_door import PeerDoor
+from .preparing import Prepared, Preparing
+from .ran_with import Records
 from .rendezvous import RendezvousPorts
+from .shim_link import ShimLink
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
 from .supervisor_config import SupervisorConfig
@@ -37,6 +41,14 @@ _FORK_TRIES = 3
 _BEGUN_AT_ONCE = 8
 """Programs whose shim is being had: who waits for a fork may meanwhile get one that has become free."""
 _WAIT_WORTH_SAYING_S = 0.05
+_HANDED_BYTES_MAX = 32 * 1024
+"""A free shim hears of its task in one line (messages.LINE_BYTES_MAX), in which a byte may become six."""
+_RESTED_S = 0.1
+"""By then, a shim that is free has forked a rank for its next task."""
+_AHEAD_S = 0.2
+"""So long after a start from a warm zygote that found no such shim, one more is forked."""
+_AHEAD_MAX = 8
+"""Not where so many are free already."""
 
 
 class Starter:
@@ -56,6 +68,8 @@ class Starter:
         groups: containment.CgroupTree,
         ports: RendezvousPorts,
         disk: Disk,
+        preparing: Preparing,
+        records: Records,
         uuids: Callable[[], Mapping[int, str]],
         on_change: Callable[[], None],
     ) -> None:
@@ -71,15 +85,23 @@ class Starter:
         self._groups = groups
         self._ports = ports
         self._disk = disk
+        self._preparing = preparing
+        self._records = records
         self._uuids = uuids
         self._on_change = on_change
+        self._base_bytes = sum(len(name) + len(value) for name, value in base.items())
         self._begun = asyncio.Semaphore(_BEGUN_AT_ONCE)
+        self._ahead: set[asyncio.Task[None]] = set()
 
     async def start(self, task: Task, before: Task | None, end: Callable[[TaskKey], Awaitable[None]]) -> None:
         """Return when its shim has it. Raises Refusal and OSError. `before`: the last attempt here, whose
         ranks may go on in this one; else `end` is called for it first."""
-        launch = self._plan(task)
+        prepared = await self._preparing.prepare(task.request, lambda: task.stop_why)
+        launch = self._plan(task, prepared)
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
+        if listener is not None and prepared.box is not None:  # rank 0 binds it, in its container
+            listener.close()
+            listener = None
         try:
             if before is not None:
                 chosen, _ = await self._choose(launch)
@@ -97,8 +119,45 @@ class Starter:
             if listener is not None:
                 listener.close()
 
-    def _plan(self, task: Task) -> Launch:
-        name = task.request.interpreter_environment
+    def _plan(self, task: Task, prepared: Prepared) -> Launch:
+        request = prepared.applied(task.request)
+        if prepared.box is not None:
+            launch = self._contained(task, request, prepared.box, prepared.places.values())
+        else:
+            interpreter = prepared.interpreter or self._interpreter(request.interpreter_environment)
+            launch = make_launch(
+                request, task.folder, interpreter, self._base, self._uuids(), warm=self._config.warm
+            )
+            launch.document["environment"] |= self._added(task)
+            self._record(task, launch, interpreter)
+        launch.document["prepared"] = prepared.told
+        if task.request.peer_memory and (memory := self._memory.folder(task.key.job)):
+            task.files = {**task.files, **self._door.admit(task.key, Path(memory))}
+        if prepared.build_log:
+            log = prepared.build_log.decode("utf-8", "replace")
+            task.files = {**task.files, f"rank-{request.first_rank}.log": log}
+        return launch
+
+    def _contained(self, task: Task, request: agent_pb2.StartTask, box: Box, places: Iterable[str]) -> Launch:
+        admitted = bool(request.study_token or request.endpoint_token)
+        ca_file = str(self._config.studies.get("ca_file", "")) if admitted else ""
+        box = replace(box, paths=(*box.paths, *places, ca_file), limited=self._groups.limits)
+        made = make_contained(
+            request, task.folder, box, self._uuids(), base=self._base, added=self._added(task)
+        )
+        task.files, task.folders = made.files, made.folders
+        if storage := _storage(request):
+            task.recording = self._records.ask_image(box.image, storage)
+        return made.launch
+
+    def _record(self, task: Task, launch: Launch, interpreter: str) -> None:
+        """What it runs with, where that is known; else somebody finds out."""
+        if storage := _storage(task.request):
+            launch.document["record"] = record = self._records.known(interpreter, storage)
+            task.recording = None if record else self._records.ask(interpreter, storage)
+
+    def _interpreter(self, name: str) -> str:
+        """The node's own, or what it maps to that name."""
         if name and name not in self._config.environments:
             raise Refusal(
                 "no-environment",
@@ -107,17 +166,21 @@ class Starter:
                 hint="Map it in the agent's configuration.",
                 environment=name,
             )
-        interpreter = self._config.environments[name] if name else self._config.interpreter
-        launch = make_launch(
-            task.request, task.folder, interpreter, self._base, self._uuids(), warm=self._config.warm
-        )
+        return self._config.environments[name] if name else self._config.interpreter
+
+    def _added(self, task: Task) -> dict[str, str]:
+        """Variables that only some tasks have."""
+        added = {}
         if memory := self._memory.folder(task.key.job):
-            launch.document["environment"]["PACELINE_MEMORY_FOLDER"] = memory
-            task.files = self._door.admit(task.key, Path(memory)) if task.request.peer_memory else {}
+            added["PACELINE_MEMORY_FOLDER"] = memory
         if token := task.request.study_token:
             admission = {**self._config.studies, "study": task.request.study, "token": token}
-            launch.document["environment"]["PACELINE_STUDY"] = json.dumps(admission)
-        return launch
+            added["PACELINE_STUDY"] = json.dumps(admission)
+        if token := task.request.endpoint_token:
+            admission = {**self._config.studies, "token": token}
+            added["PACELINE_ENDPOINT"] = json.dumps(admission)
+            added["PACELINE_NODE_ADDRESS"] = self._config.rendezvous_address
+        return added
 
     def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:
         listener = self._ports.take(request.master_port)
@@ -168,11 +231,13 @@ class Starter:
             str(task.key), task.request.resources.cpu_milli, task.request.resources.memory_bytes
         )
         document = self._document(task, launch)
-        reusable = zygote is self._zygotes.lean()
-        async with self._begun if reusable else contextlib.nullcontext():
-            shim = self._shims.take() if reusable else None
+        lean = zygote is self._zygotes.lean()
+        handed = listener is None and document["client"] is None
+        handed = handed and task.request.ByteSize() + self._base_bytes <= _HANDED_BYTES_MAX
+        async with self._begun if lean else contextlib.nullcontext():
+            shim = self._take_free(zygote, task.folder.parent) if handed else None
             try:
-                await self._disk.run(lambda: make_folder(task, self._spares if reusable else None))
+                await self._disk.run(lambda: make_folder(task, self._spares))
                 if task.stop_why:
                     raise Refusal("stopped", f"{task.stop_why} before it had started", transient=True)
                 if shim is not None and shim.link.alive:
@@ -182,7 +247,33 @@ class Starter:
                 if shim is not None and task.shim_to_keep is not shim:
                     self._shims.put(shim)
             await self._disk.run(lambda: write_launch(task, document))
-            return await self._fork_new(task, zygote, listener, reusable=reusable)
+            return await self._fork_new(task, zygote, listener)
+
+    def _take_free(self, zygote: Zygote, tasks: Path) -> ReusableShim | None:
+        """Of a warm zygote, one that has forked a rank ahead; where there is none, there is one more soon."""
+        if zygote is self._zygotes.lean():
+            return self._shims.take(zygote)
+        shim = self._shims.take(zygote, _RESTED_S)
+        if shim is None or time.monotonic() - shim.free_since_s < _RESTED_S:
+            ahead = asyncio.ensure_future(self._fork_ahead(zygote, "idle" + agent_mark(tasks)))
+            self._ahead.add(ahead)
+            ahead.add_done_callback(self._ahead.discard)
+        return shim
+
+    async def _fork_ahead(self, zygote: Zygote, mark: str) -> None:
+        await asyncio.sleep(_AHEAD_S)
+        if not zygote.alive or self._shims.free(zygote) >= _AHEAD_MAX:
+            return
+        ours, theirs = socket.socketpair()
+        shim = ReusableShim(ShimLink(ours), 0, zygote)
+        with theirs:
+            try:
+                shim.pid = await zygote.fork_ahead(mark, theirs.fileno(), self._config.answer_s)
+            except ZygoteFailed as failure:
+                log.warning("no shim was forked ahead: %s", failure)
+                shim.link.close()
+                return
+        self._shims.put(shim)
 
     def _document(self, task: Task, launch: Launch) -> dict[str, Any]:
         return {
@@ -204,6 +295,8 @@ class Starter:
         document = self._document(task, launch)
         await self._disk.run(lambda: make_folder(task, None))
         await self._disk.run(lambda: write_launch(task, document))
+        if before.over.is_set() or before.link is not link:  # meanwhile: its shim may be another task's
+            return False
         before.hands_on = True
         try:
             message = {"op": "take", "folder": str(task.folder)}
@@ -212,7 +305,7 @@ class Starter:
                 await before.over.wait()
         except (TimeoutError, ConnectionError):
             answer = {}
-        if not _was_handed_on(before):
+        if not before.was_handed_on:
             before.hands_on = False
             if before.over.is_set():
                 link.close()
@@ -238,13 +331,11 @@ class Starter:
             log.warning("task %s: the shim that it was given to does not start it; killing that", task.key)
             containment.signal_all([shim.pid], signal.SIGKILL)
 
-    async def _fork_new(
-        self, task: Task, zygote: Zygote, listener: socket.socket | None, *, reusable: bool
-    ) -> bool:
+    async def _fork_new(self, task: Task, zygote: Zygote, listener: socket.socket | None) -> bool:
         ours, theirs = socket.socketpair()
         task.starting = True
-        shim = ReusableShim(self._watcher.link(task, ours), 0, tasks=1)
-        task.shim_to_keep = shim if reusable else None
+        shim = ReusableShim(self._watcher.link(task, ours), 0, zygote, tasks=1)
+        task.shim_to_keep = shim
         try:
             with theirs:
                 fds = [theirs.fileno()] + ([listener.fileno()] if listener is not None else [])
@@ -267,6 +358,6 @@ class Starter:
         return task.link is not None or task.over.is_set() or task.journal.started is not None
 
 
-def _was_handed_on(task: Task) -> bool:
-    last = task.journal.last
-    return last is not None and str(last.get("why", "")).startswith(KEPT)
+def _storage(request: agent_pb2.StartTask) -> Path | None:
+    """The scheduler's; None: an older scheduler names none."""
+    return Path(request.content_folder).parent if request.content_folder else None

@@ -10,30 +10,30 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from google.protobuf import json_format
 
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import NotFound
 from ..spec.ids import Attempt, JobId, TaskKey
 from ..spec.slices import gpus_of
-from ..spec.xids import SYMPATHETIC
 from . import containment
+from .additions import Alarms, add_record, explain
 from .disk import Disk
-from .gpu import Alarm
+from .gpu import GpuReport
 from .launch import Refusal, base_environment
 from .memory import MemoryFolders
 from .peer_door import PeerDoor
+from .preparing import Preparing
+from .ran_with import Records
 from .rendezvous import RendezvousPorts
 from .shim_pool import ShimPool
 from .spare_folders import SpareFolders, drop_folder
 from .starter import Starter
 from .supervisor_config import SupervisorConfig
-from .task import Task, make_socket_folder, read_group, write_acked
+from .task import Task, found_task, make_socket_folder, read_group, write_acked
 from .warm import ZygotePool
 from .watcher import Watcher
 
@@ -54,8 +54,8 @@ class Supervisor:
     """Starts, stops and watches tasks. All methods belong to the event loop's thread.
 
     `on_growth(key)` is called whenever a task's journal has grown (also once per task during `recover`);
-    `on_change()` when `rendezvous_ports()` or `warm_pool()` say something new: the inventory is to be sent
-    again. Both must return at once.
+    `on_change()` when `rendezvous_ports()`, `warm_pool()` or `images.status` say something new: the inventory
+    is to be sent again. Both must return at once.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Supervisor:
         *,
         on_growth: Callable[[TaskKey], None] = lambda key: None,
         on_change: Callable[[], None] = lambda: None,
-        alarms: Callable[[Collection[int], float, float], list[Alarm]] = lambda gpus, begin_s, end_s: [],
+        alarms: Alarms = lambda gpus, begin_s, end_s: [],
         uuids: Callable[[], Mapping[int, str]] = dict,
+        gpus: Callable[[], GpuReport] = lambda: GpuReport(""),
     ) -> None:
-        """`state` is the agent's state folder; nothing is touched before `recover`. `alarms` says what was
-        heard of GPUs between two times of time.monotonic(); `uuids` those of GPUs and slices by index."""
+        """`state`: the agent's folder, untouched before `recover`; `uuids`: of GPUs and slices by index."""
         self._state = state
         self._folder = state / "tasks"
         self._config = config
@@ -91,6 +91,11 @@ class Supervisor:
         self._shims = ShimPool(config.idle_shim_s)
         self._spares = SpareFolders(state / "spare")
         self._memory = MemoryFolders(self._folder)
+        self._preparing = Preparing(
+            state, config.cache_bytes, config.interpreter, config.environments, on_change
+        )
+        self.images = self._preparing.images
+        self._records = Records(self._base, gpus, self._pool.renew)
         self._door = PeerDoor(config.node_name, config.rendezvous_address, config.peer_address)
         self._watcher = Watcher(
             self._disk, self._shims, self._memory, config.answer_s, self._on_task_growth, door=self._door
@@ -122,6 +127,8 @@ class Supervisor:
             groups=self._groups,
             ports=self._ports,
             disk=self._disk,
+            preparing=self._preparing,
+            records=self._records,
             uuids=self._uuids,
             on_change=self._on_change,
         )
@@ -132,6 +139,7 @@ class Supervisor:
         for task in found:
             self._tasks[task.key] = task
             self._memory.hold(task.key.job)
+        await self._preparing.begin([task.request for task in found])
         await asyncio.gather(*(self._watcher.adopt(task) for task in found))
         self._memory.sweep()
         for task in found:
@@ -139,6 +147,10 @@ class Supervisor:
             if memory and not task.over.is_set():
                 self._door.admit_again(task.key, Path(memory), task.folder)
         self._door_watch = asyncio.create_task(self._door.watch())
+
+    def look_around(self) -> None:
+        """See what the node's own interpreter has, before the first task runs in it."""
+        self._records.look(self._config.interpreter)
 
     async def start(self, request: agent_pb2.StartTask) -> None:
         """Start the task, unless its key is known already. Returns when its shim was forked or a `refused`
@@ -204,6 +216,8 @@ class Supervisor:
         if self._tasks.pop(key, None) is None:
             return
         self._watcher.let_go(task)
+        job_is_here = any(each.job == key.job for each in self._tasks)
+        await self._preparing.release(task.request, last=not job_is_here, kept=task.was_handed_on)
         if task.is_left:
             await self._disk.run(lambda: self._spares.keep(task.folder))
         else:
@@ -239,18 +253,13 @@ class Supervisor:
         if task is None:
             return []
         found = task.journal.entries(after_seq, limit)
+        if found and found[0].HasField("started") and not add_record(task, found[0].started):
+            return []  # what it runs with is told with its start
         for entry in found:
             entry.task.CopyFrom(task.request.task)
             if entry.exited.exit_code and task.request.gpu_indices:
-                self._explain(task, entry)
+                explain(task, entry, self._alarms)
         return found
-
-    def _explain(self, task: Task, entry: agent_pb2.JournalEntry) -> None:
-        """Say which XID a rank may have ended of: of those that explain something, the first."""
-        begin_s = task.journal.entries(0, 1)[0].at_monotonic_s
-        heard = self._alarms(gpus_of(task.request.gpu_indices), begin_s, entry.at_monotonic_s)
-        if told := next((alarm for alarm in heard if alarm.xid and alarm.xid not in SYMPATHETIC), None):
-            entry.exited.xid, entry.exited.xid_gpu = told.xid, told.index
 
     def holds_gpu(self, index: int) -> bool:
         """A task here has that GPU or a slice of it, and processes that may use it."""
@@ -262,11 +271,7 @@ class Supervisor:
     def log_files(self, key: TaskKey) -> dict[int, Path]:
         """Global rank -> its output file (which may not exist yet). Unknown: none."""
         task = self._tasks.get(key)
-        if task is None:
-            return {}
-        first = task.request.first_rank
-        ranks = range(first, first + task.request.processes)
-        return {rank: task.folder / f"rank-{rank}.log" for rank in ranks}
+        return {} if task is None else task.log_files()
 
     def ended(self, key: TaskKey) -> bool:
         """True when the journal holds `ended` or `refused`: no process is left and nothing will be added.
@@ -304,8 +309,10 @@ class Supervisor:
         self._door.close()
         if self._ports is not None:
             self._ports.close()
+        await self._records.close()
         await self._pool.close()
         self._groups.close()
+        await self._preparing.close()
         self._disk.close()
 
     # Starting.
@@ -329,6 +336,8 @@ class Supervisor:
             )
             assert self._starter is not None, "recover comes first"
             await self._starter.start(task, before, self._end_older)
+            if task.recording is not None:
+                task.recording.add_done_callback(lambda _: self._on_task_growth(task))
         except Refusal as refusal:
             await self._refuse(task, refusal)
         except OSError as error:
@@ -365,19 +374,10 @@ class Supervisor:
     # After a restart of the agent.
 
     def _load(self, folder: Path) -> Task | None:
-        try:
-            key = TaskKey.parse(folder.name)
-        except ValueError:
-            log.warning("%s is not the folder of a task: left alone", folder)
+        task = found_task(folder)
+        if task is None:
             return None
-        request = agent_pb2.StartTask()
-        try:
-            json_format.Parse((folder / "task.json").read_bytes(), request)
-        except (FileNotFoundError, json_format.ParseError):  # cut short: no shim was asked for yet
-            request = agent_pb2.StartTask()
-            request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
-        task = Task(key, folder, request)
-        task.group = self._groups.root / str(key) if self._groups.root else None
+        task.group = self._groups.root / str(task.key) if self._groups.root else None
         if task.group is not None and (kept_in := read_group(task)) is not None:
             task.group = kept_in
         return task

@@ -25,7 +25,7 @@ class SupervisorConfig:
     rendezvous_address: str = "127.0.0.1"
     """On which the rendezvous ports listen."""
     studies: Mapping[str, str | bool] = field(default_factory=dict)
-    """How a sweep's worker reaches the scheduler: address, ca_file, insecure."""
+    """How a sweep's worker, or an endpoint's router, reaches the scheduler: address, ca_file, insecure."""
     node_name: str = ""
     peer_address: str = "127.0.0.1"
     """At which peers reach this node."""
@@ -39,5 +39,7 @@ class SupervisorConfig:
     """How long a shim without a task is kept for the next one."""
     patience: Patience = field(default_factory=Patience)
     """With ranks that make no step any more; `fixed_s` is each job's own."""
+    cache_bytes: int = 50 << 30
+    """Of trees that are kept on this node for the jobs to come."""
     pace_window_s: float = 30.0
     """Over which the time of the ranks' steps is told."""

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from .entries import JournalReader
 from .evidence import error_path, what_is_left
 from .flight_recorder import trace_folder
 from .journal import Journal
+from .keeping import KEPT
 from .launchers import LAUNCHERS
+from .ran_with import Recorded
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim
 from .spare_folders import SpareFolders
@@ -47,7 +49,11 @@ class Task:
         self.group: Path | None = None
         self.files: Mapping[str, str] = {}
         """Name -> text, for its folder."""
+        self.folders: Collection[str] = ()
+        """Others that must be there before its ranks start."""
         self.over = asyncio.Event()
+        self.recording: asyncio.Task[Recorded] | None = None
+        """What its `started` says it runs with, where the journal does not."""
         self.starting = False
         """A zygote was asked to fork its shim: the end of the link means that there is none."""
         self.shim_to_keep: ReusableShim | None = None
@@ -60,9 +66,38 @@ class Task:
         self.trimmed_bytes = 0
         self.acked_fd = -1
 
+    @property
+    def was_handed_on(self) -> bool:
+        """Its ranks went on in the next attempt."""
+        last = self.journal.last
+        return last is not None and str(last.get("why", "")).startswith(KEPT)
+
+    def log_files(self) -> dict[int, Path]:
+        """Global rank -> its output file (which may not exist yet)."""
+        first = self.request.first_rank
+        return {
+            rank: self.folder / f"rank-{rank}.log" for rank in range(first, first + self.request.processes)
+        }
+
     def shim(self) -> tuple[int, int] | None:
         """(pid, start time) of whoever claimed the task; (0, 0): nobody ever may. None: not claimed."""
         return owner(str(self.folder))
+
+
+def found_task(folder: Path) -> Task | None:
+    """What an earlier agent has left there; None: it is not the folder of a task."""
+    try:
+        key = TaskKey.parse(folder.name)
+    except ValueError:
+        log.warning("%s is not the folder of a task: left alone", folder)
+        return None
+    request = agent_pb2.StartTask()
+    try:
+        json_format.Parse((folder / "task.json").read_bytes(), request)
+    except (FileNotFoundError, json_format.ParseError):  # cut short: no shim was asked for yet
+        request = agent_pb2.StartTask()
+        request.task.job, request.task.attempt, request.task.task = key.job, key.attempt, key.task
+    return Task(key, folder, request)
 
 
 def make_folder(task: Task, spares: SpareFolders | None) -> None:
@@ -78,7 +113,7 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
     for name, content in {**LAUNCHERS[task.request.launcher].files(task.request), **task.files}.items():
         _write(task.folder / name, content.encode())
     traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
-    for folder in (*task.request.output_folders, *traces):
+    for folder in (*task.request.output_folders, *traces, *task.folders):
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 

@@ -96,12 +96,20 @@ class Zygote:
 
     async def fork(self, folder: Path, fds: list[int], answer_s: float) -> int:
         """Fork the shim of the task in that folder; its pid. Raises ZygoteFailed."""
+        return await self._fork(str(folder), "", fds, answer_s)
+
+    async def fork_ahead(self, mark: str, fd: int, answer_s: float) -> int:
+        """Fork a shim that waits for its first task, and carries that mark meanwhile; its pid. Raises
+        ZygoteFailed."""
+        return await self._fork("", mark, [fd], answer_s)
+
+    async def _fork(self, folder: str, mark: str, fds: list[int], answer_s: float) -> int:
         await self.ready()
         async with self._turns:  # so that the answer's time does not count what waits before it
-            return await self._fork(folder, fds, answer_s)
+            return await self._ask({"folder": folder, "mark": mark}, fds, answer_s)
 
-    async def _fork(self, folder: Path, fds: list[int], answer_s: float) -> int:
-        request = json.dumps({"op": "fork", "folder": str(folder)}).encode()
+    async def _ask(self, message: dict[str, str], fds: list[int], answer_s: float) -> int:
+        request = json.dumps(message).encode()
         answer: asyncio.Future[int] = self._loop.create_future()
         try:
             async with asyncio.timeout(answer_s):
@@ -292,6 +300,12 @@ class ZygotePool:
         for oldest in others[: max(0, len(self._warm) - self._warm_max)]:
             self._warm.pop(oldest).close()
         return held
+
+    def renew(self, interpreter: str) -> None:
+        """What it has are other packages now: none of its processes that has imported those before is forked
+        any more."""
+        for held in [each for key, each in self._warm.items() if key.interpreter == interpreter]:
+            held.close()
 
     async def close(self) -> None:
         """End them all, and wait for that."""

@@ -40,6 +40,14 @@ class Settings:
         self.beginning = Beginning()
 
 
+def rehearse(settings: Settings, memory: kernel.InitialMemory) -> None:
+    """In a process that will be a rank: take over as for a script, which the rank's own will do anew. What it
+    writes to is copied by now, and not while the rank is waited for."""
+    script = {"kind": "script", "target": "/", "args": [], "unbuffered": True}
+    launch = {"argv": ["paceline: rank forked ahead"], "executable": "pace-spare", "python": script}
+    _take_over(Rank(launch, 0, dict(os.environ), memory), settings)
+
+
 def become_rank(rank: Rank, settings: Settings) -> None:
     """Does not return when the script has come to its end; raises what it raised, or returns, where the
     interpreter is to do the rest."""
@@ -146,7 +154,7 @@ def _text(buffer: Any, old: Any, mode: str, *, line_buffering: bool = False) -> 
 
 def _settle_libraries(environment: dict[str, str], settings: Settings) -> None:
     """What modules read from their surroundings, or drew at random, when the zygote imported them."""
-    modules: dict[str, Any] = dict(sys.modules)
+    modules: dict[str, Any] = sys.modules  # a copy counts a reference to each, and so copies its page
     if "numpy.random" in modules:
         modules["numpy.random"].seed()
     if "torch" in modules:

@@ -5,6 +5,7 @@ interpreter. End of file on its channel ends it; the shims live on. Standard lib
 """
 
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 from . import kernel, worker
 from .huge_pages import HugePages
 from .rehearsal import rehearse
-from .shim_main import become_shim
+from .shim_main import Order, become_shim
 
 REQUEST_BYTES_MAX = 64 * 1024
 _REHEARSALS = 12
@@ -55,9 +56,10 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     gc.collect()
     gc.freeze()  # the collector writes to every object that it knows: shared pages would be copied
     channel.send(json.dumps(ready).encode())
-    folder, control_fd, listener_fd = _serve(channel, HugePages() if preload else None)
-    rank = become_shim(folder, control_fd, listener_fd, memory, keep, reusable=not preload)
-    del channel, memory, ready
+    order = _serve(channel, HugePages() if preload else None)
+    rehearse = functools.partial(worker.rehearse, settings, memory) if preload else None
+    rank = become_shim(order, memory, keep, rehearse)
+    del channel, memory, ready, rehearse
     worker.become_rank(rank, settings)
 
 
@@ -123,8 +125,8 @@ def _shadowable(modules_at_start: set[str]) -> list[str]:
     return sorted(loaded - modules_at_start - set(sys.builtin_module_names))
 
 
-def _serve(channel: socket.socket, pages: HugePages | None) -> tuple[str, int, int]:
-    """Fork for each request. Returns in the forked child: folder, control connection, listener or -1."""
+def _serve(channel: socket.socket, pages: HugePages | None) -> Order:
+    """Fork for each request. Returns in the forked child."""
     while True:
         while pages is not None and pages.left and not select.select([channel], [], [], 0)[0]:
             pages.collapse_some()
@@ -140,7 +142,8 @@ def _serve(channel: socket.socket, pages: HugePages | None) -> tuple[str, int, i
         else:
             if pid == 0:
                 channel.close()
-                return json.loads(data)["folder"], fds[0], fds[1] if len(fds) > 1 else -1
+                asked = json.loads(data)
+                return Order(asked["folder"], asked["mark"], fds[0], fds[1] if len(fds) > 1 else -1)
             answer = {"pid": pid}
         for fd in fds:
             os.close(fd)

@@ -34,7 +34,7 @@ def _measure(given: Options) -> Report:
     rounds = 2_000 if given.quick else 50_000
 
     def with_the_hook() -> float:
-        steps.watch_optimizers()
+        steps.watch_training()
         try:
             return _ns(optimizer.step, rounds)
         finally:

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import Final, Protocol, cast
 
 import numpy as np
+from paceline.scheduler.collector import THRESHOLDS
 from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, QueuePolicy, UserAmount
@@ -321,7 +322,8 @@ def _measure(report: Report, nodes: int, pairs: int, rounds: int) -> None:
         progress.print(f"{case}: filling ({type(course.side).__name__}) ...")
         course.fill()
     gc.collect()
-    gc.freeze()  # as the scheduler does when it has read its store
+    gc.freeze()  # as the scheduler does when it has read its store, and so is the next line
+    gc.set_threshold(*THRESHOLDS)
     tails_s: list[list[float]] = [[], [], []]
 
     def rate(at: int) -> float:

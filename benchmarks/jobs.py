@@ -33,7 +33,7 @@ from .peers.work.waiting import wait_until
 SLOTS = 64
 """Jobs that run at once, per node, here and there; two nodes each."""
 IN_FLIGHT = 64
-DOCUMENT = {"command": "true", "code": "/", "resources": {"cpus": 1}}
+DOCUMENT = {"command": "true", "code": "/", "code_in_place": True, "resources": {"cpus": 1}}
 
 
 @dataclass(frozen=True, slots=True)

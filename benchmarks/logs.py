@@ -141,6 +141,7 @@ class Ours:
     def _document(self, command: str) -> dict[str, Any]:
         return {
             "code": "/",
+            "code_in_place": True,
             "command": command,
             "distribution": {"type": "pytorch", "process_count_per_instance": self._size.tasks // 2},
             "resources": {"instance_count": 2, "cpus": self._size.tasks // 2},

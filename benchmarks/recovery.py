@@ -34,7 +34,7 @@ from .peers.processes import Crew, free_port, run
 from .peers.work.waiting import wait_until
 from .work.fleet import Fleet, SimNode
 
-DOCUMENT = {"command": "true", "code": "/", "resources": {"cpus": 1}}
+DOCUMENT = {"command": "true", "code": "/", "code_in_place": True, "resources": {"cpus": 1}}
 NEW_CPUS = 8
 START = "process start to first decision"
 KILL = "kill to first decision, agent dials again"

@@ -39,7 +39,7 @@ PAUSE_S: Final = 0.1
 QUEUES_PAUSE_S: Final = 1.0
 PATIENT_S: Final = 120.0
 """Of the client, while the line and the nodes are filled."""
-COMMON: Final = {"command": "true", "code": "/"}
+COMMON: Final = {"command": "true", "code": "/", "code_in_place": True}
 SMALL: Final = [{"name": f"small-{number}", "priority": number % 3} for number in range(6)]
 GANGS: Final = [{"name": f"gang-{size}", "resources": {"instance_count": size}} for size in (2, 4, 8, 16)]
 """A node has room for one task of any job."""

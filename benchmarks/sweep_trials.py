@@ -14,7 +14,7 @@ from .harness import Options, Report, Row, Sample, alternate, quantile
 from .peers import ray_train
 
 WORK = Path(__file__).parent / "work"
-SECOND_TRIALS = 100
+SECOND_TRIALS = 200
 SECOND_AT_ONCE = 4
 SHORT_TRIALS = 200
 SHORT_AT_ONCE = 2

@@ -1,8 +1,10 @@
 """The SDK's `AsyncClient`: the same verbs for asyncio; sdk.py says what holds for both."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,27 +14,40 @@ from ..proto import channels  # before grpc, which it keeps quiet
 import grpc
 
 from ..proto.failures import error_of
+from ..spec.errors import PacelineError
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import calls, views
+from . import calls, rpc, submit_calls, views
 from .answer_verbs import AsyncAnswerVerbs
 from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
 from .checkpoint_verbs import AsyncCheckpointVerbs
 from .documents import JobSource, Prepared, prepare, sent_jobs
+from .endpoint_verbs import AsyncEndpointVerbs
+from .packing import Calling, packed
 from .patience import Patience
 from .policy_verbs import AsyncPolicyVerbs
+from .registry_verbs import AsyncRegistryVerbs
+from .stubs import Stubs
 from .sweep_verbs import AsyncSweepVerbs
 
 T = TypeVar("T")
 
 
-class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs, AsyncSweepVerbs):
+class AsyncClient(
+    Base,
+    AsyncCheckpointVerbs,
+    AsyncPolicyVerbs,
+    AsyncAnswerVerbs,
+    AsyncSweepVerbs,
+    AsyncEndpointVerbs,
+    AsyncRegistryVerbs,
+):
     """The same verbs for asyncio. An async context manager."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._channel = channels.open_aio_channel(self._target)
-        self._stubs = calls.Stubs(self._channel)
+        self._stubs = Stubs(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,8 +72,9 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
     async def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
         """Submit what `documents.prepare` has checked."""
         ids: list[JobId] = []
-        for part in calls.batches(sent_jobs(jobs)):
-            made = await self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
+        ready = await self._drive(packed(jobs, self.settings))
+        for part in submit_calls.batches(sent_jobs(ready)):
+            made = await self._call(submit_calls.jobs(part, key=rpc.new_key(), user=rpc.user_name()))
             ids.extend(made)
         return tuple(ids)
 
@@ -116,16 +132,16 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
 
     async def trust(self) -> views.Trust:
         """Say that the silent nodes are really gone; see Client.trust."""
-        return await self._call(calls.trust(by=calls.user_name()))
+        return await self._call(calls.trust(by=rpc.user_name()))
 
     async def cordon(self, *nodes: str, why: str = "") -> views.Cordoned:
         """No new task is placed there; see Client.cordon."""
-        call = calls.cordon(nodes, why=why, key=calls.new_key(), by=calls.user_name())
+        call = calls.cordon(nodes, why=why, key=rpc.new_key(), by=rpc.user_name())
         return await self._call(call)
 
     async def drain(self, *nodes: str, why: str = "", deadline_s: float = 0.0) -> views.Cordoned:
         """What runs there moves, too; see Client.drain."""
-        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=rpc.new_key(), by=rpc.user_name())
         return await self._call(call)
 
     async def watch_drain(
@@ -133,7 +149,7 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
     ) -> AsyncIterator[views.Cordoned]:
         """`drain`, and how these nodes stand until nothing runs there; see Client.watch_drain."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=rpc.new_key(), by=rpc.user_name())
         done, told = await self._call(call), None
         while True:
             if told is None or done.stands != told.stands:
@@ -149,7 +165,7 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
 
     async def uncordon(self, *nodes: str) -> views.Cordoned:
         """Put these nodes back into service."""
-        return await self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
+        return await self._call(calls.uncordon(nodes, key=rpc.new_key(), by=rpc.user_name()))
 
     def watch(self, job: int, *, after_seq: int = 0) -> AsyncIterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
@@ -176,13 +192,27 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
             raise timed_out(last, timeout_s) from None
         return await self.job(job)
 
-    async def _call(self, call: calls.Call[T], patience_s: float | None = None) -> T:
+    async def _call(self, call: rpc.Call[T], patience_s: float | None = None) -> T:
         patience = Patience(self._patience_s if patience_s is None else patience_s)
         while True:
             try:
                 return call.decode(await call.method(self._stubs)(call.request, timeout=call.try_s))
             except grpc.RpcError as failed:
                 await asyncio.sleep(self._pause_s(patience, error_of(failed)))
+
+    async def _drive(self, calling: Calling[T]) -> T:
+        """Make the calls that it yields; it hears of one that fails, too. What it does between them may
+        block."""
+        go_on: Callable[[], rpc.Call[Any]] = partial(calling.send, None)
+        with contextlib.closing(calling):
+            while True:
+                call, done = await asyncio.to_thread(_next, go_on)
+                if call is None:
+                    return done  # type: ignore[no-any-return]
+                try:
+                    go_on = partial(calling.send, await self._call(call))
+                except PacelineError as error:
+                    go_on = partial(calling.throw, error)
 
     async def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]:
         patience = Patience(self._stream_patience_s)
@@ -213,3 +243,11 @@ class AsyncClient(Base, AsyncCheckpointVerbs, AsyncPolicyVerbs, AsyncAnswerVerbs
                     yield change
         except TimeoutError:
             raise not_yet(job, timeout_s) from None
+
+
+def _next(go_on: Callable[[], rpc.Call[Any]]) -> tuple[rpc.Call[Any] | None, Any]:
+    """The next call, or none and what it returns."""
+    try:
+        return go_on(), None
+    except StopIteration as done:
+        return None, done.value

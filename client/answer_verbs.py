@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..spec.errors import Unavailable
-from . import answer_views, calls
+from . import answer_views, calls, rpc
 from .documents import Prepared, sent_jobs
 from .policy_verbs import PolicySource, sent_policy
 
@@ -31,7 +31,7 @@ class AnswerVerbs:
 
     def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
-        call = calls.plan(sent_jobs(jobs), user=calls.user_name(), seed=seed)
+        call = calls.plan(sent_jobs(jobs), user=rpc.user_name(), seed=seed)
         return self._call(call)
 
     def simulate(
@@ -53,7 +53,7 @@ class AnswerVerbs:
         return self._call(calls.decision(seq))
 
     @abstractmethod
-    def _call(self, call: calls.Call[T]) -> T: ...
+    def _call(self, call: rpc.Call[T]) -> T: ...
 
     @abstractmethod
     def _stream(self, cursor: calls.Cursor) -> Iterator[Any]: ...
@@ -75,7 +75,7 @@ class AsyncAnswerVerbs:
 
     async def plan(self, jobs: Sequence[Prepared], *, seed: int = 0) -> answer_views.Plan:
         """Where they would go, when they would start, whom they would preempt; nothing is kept."""
-        call = calls.plan(sent_jobs(jobs), user=calls.user_name(), seed=seed)
+        call = calls.plan(sent_jobs(jobs), user=rpc.user_name(), seed=seed)
         return await self._call(call)
 
     async def simulate(
@@ -96,7 +96,7 @@ class AsyncAnswerVerbs:
         return await self._call(calls.decision(seq))
 
     @abstractmethod
-    async def _call(self, call: calls.Call[T]) -> T: ...
+    async def _call(self, call: rpc.Call[T]) -> T: ...
 
     @abstractmethod
     def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]: ...
@@ -104,9 +104,9 @@ class AsyncAnswerVerbs:
 
 def _simulate(
     add: Sequence[Prepared], remove: Sequence[str], policy: PolicySource | None, until_s: float, seed: int
-) -> calls.Call[answer_views.Simulated]:
+) -> rpc.Call[answer_views.Simulated]:
     sent, changed = sent_jobs(add), None if policy is None else sent_policy(policy)
-    return calls.simulate(sent, remove, changed, until_s=until_s, user=calls.user_name(), seed=seed)
+    return calls.simulate(sent, remove, changed, until_s=until_s, user=rpc.user_name(), seed=seed)
 
 
 def _cut_short() -> Unavailable:

@@ -4,12 +4,15 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..proto import channels
 from ..spec.errors import PacelineError
-from . import settings, views
+from . import settings
 from .patience import Patience
+
+if TYPE_CHECKING:
+    from . import views
 
 PATIENCE_S = 15.0
 STREAM_PATIENCE_S = 600.0
@@ -75,7 +78,7 @@ class Base:
         return wait_s
 
 
-def timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
+def timed_out(job: "views.Job", timeout_s: float | None) -> WaitTimedOut:
     return WaitTimedOut(
         f"job {job.job} is still {job.state} after {timeout_s:g} s",
         hint=f"it goes on; `pace why {job.job}` says what it is waiting for",
@@ -83,7 +86,7 @@ def timed_out(job: views.Job, timeout_s: float | None) -> WaitTimedOut:
     )
 
 
-def not_drained(done: views.Cordoned, timeout_s: float | None) -> WaitTimedOut:
+def not_drained(done: "views.Cordoned", timeout_s: float | None) -> WaitTimedOut:
     tasks = "1 task is" if done.tasks_left == 1 else f"{done.tasks_left} tasks are"
     jobs = ", ".join(f"job {job}" for job in done.held_by[:HOLDERS_SHOWN])
     more = f" and {len(done.held_by) - HOLDERS_SHOWN} more" if len(done.held_by) > HOLDERS_SHOWN else ""

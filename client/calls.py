@@ -1,118 +1,29 @@
-"""Each verb once, for both clients: the request, where it goes, how its reply becomes a view.
+"""Each verb once, for both clients: the request, where it goes, how its reply becomes a view; see rpc.py."""
 
-Pure: nothing here sends. Every call may be repeated without harm (a submit carries its idempotency key,
-made once and kept over all retries), so the clients retry all of them alike.
-"""
-
-import getpass
-import os
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 from ..proto.generated import (
     answers_pb2,
-    answers_pb2_grpc,
     common_pb2,
     jobs_pb2,
-    jobs_pb2_grpc,
     logs_pb2,
     nodes_pb2,
-    nodes_pb2_grpc,
     policy_pb2,
-    policy_pb2_grpc,
-    sweeps_pb2_grpc,
 )
-from ..proto.payload import LogsStub, Payload
-from ..spec.errors import LimitExceeded
+from ..proto.payload import Payload
 from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
 from . import answer_codecs, answer_views, codecs, policy_views, views
+from .rpc import SUBMIT_S, UNARY_S, Call, Sent
+from .stubs import Stubs
+from .submit_calls import ids
 
 T = TypeVar("T")
 
 PAGE = 1000
-JOBS_PER_SUBMIT_MAX = 1000
-BYTES_PER_SUBMIT_MAX = 2 << 20
-"""Of documents in one request, so that a bulk submit stays below the bound on messages."""
-
-UNARY_S = 10.0
-SUBMIT_S = 30.0
 FORECAST_S = 130.0
 """Two forecasts, each with its own bound at the scheduler."""
-
-
-class Stubs:
-    """The services over one channel; a blocking and an asyncio channel are used alike."""
-
-    def __init__(self, channel: Any) -> None:
-        self.answers: Any = answers_pb2_grpc.AnswersStub(channel)
-        self.jobs: Any = jobs_pb2_grpc.JobsStub(channel)
-        self.logs: Any = LogsStub(channel)
-        self.nodes: Any = nodes_pb2_grpc.NodesStub(channel)
-        self.policy: Any = policy_pb2_grpc.PolicyStub(channel)
-        self.sweeps: Any = sweeps_pb2_grpc.SweepsStub(channel)
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One request-reply: which method, what to send, how to read the reply, how long one try may take."""
-
-    method: Callable[[Stubs], Any]
-    request: Any
-    decode: Callable[[Any], T]
-    try_s: float = UNARY_S
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A document as it goes over the wire: canonical JSON (a job's paths absolute), and the file's name."""
-
-    document: str
-    source: str
-
-
-def new_key() -> str:
-    """An idempotency key that nobody else makes."""
-    return uuid.uuid4().hex
-
-
-def user_name() -> str:
-    """Who submits, as this machine knows them; `uid-N` for one without a name."""
-    try:
-        return getpass.getuser()[:200]
-    except (OSError, KeyError):
-        return f"uid-{os.getuid()}"
-
-
-def submit(documents: Sequence[Sent], *, key: str, user: str) -> Call[tuple[JobId, ...]]:
-    """All or none of up to 1,000 documents."""
-    request = jobs_pb2.SubmitRequest(
-        key=key,
-        user=user,
-        jobs=[jobs_pb2.JobDocument(document=sent.document, source=sent.source) for sent in documents],
-    )
-    return Call(lambda stubs: stubs.jobs.Submit, request, _ids, SUBMIT_S)
-
-
-def batches(documents: Sequence[Sent]) -> list[Sequence[Sent]]:
-    """Documents in order, cut into parts that fit into one submit. Raises LimitExceeded on one too large."""
-    parts: list[list[Sent]] = [[]]
-    size = 0
-    for sent in documents:
-        bytes_ = len(sent.document.encode()) + len(sent.source.encode()) + 16
-        if bytes_ > BYTES_PER_SUBMIT_MAX:
-            raise LimitExceeded(
-                f"{sent.source}: a job document of {bytes_} bytes; at most {BYTES_PER_SUBMIT_MAX} are taken",
-                hint="keep data out of the job file: name a file in `inputs`",
-            )
-        if parts[-1] and (size + bytes_ > BYTES_PER_SUBMIT_MAX or len(parts[-1]) == JOBS_PER_SUBMIT_MAX):
-            parts.append([])
-            size = 0
-        parts[-1].append(sent)
-        size += bytes_
-    return [part for part in parts if part]
 
 
 def jobs_page(
@@ -165,15 +76,18 @@ def restore(job_id: int, step: int, *, key: str, user: str) -> Call[views.Job]:
     return Call(lambda stubs: stubs.jobs.Restore, request, codecs.to_job)
 
 
-def fork(job_id: int, step: int, document: Sent, *, key: str, user: str) -> Call[tuple[JobId, ...]]:
+def fork(
+    job_id: int, step: int, document: Sent, *, key: str, user: str, reproduces: int = 0
+) -> Call[tuple[JobId, ...]]:
     request = jobs_pb2.ForkRequest(
         key=key,
         job=job_id,
         step=step,
         document=jobs_pb2.JobDocument(document=document.document, source=document.source),
         user=user,
+        reproduces=reproduces,
     )
-    return Call(lambda stubs: stubs.jobs.Fork, request, _ids, SUBMIT_S)
+    return Call(lambda stubs: stubs.jobs.Fork, request, ids, SUBMIT_S)
 
 
 def hold(job_id: int, *, why: str, user: str) -> Call[views.Job]:
@@ -392,7 +306,3 @@ class Cursor(Protocol):
 
 def _documents(documents: Sequence[Sent]) -> list[jobs_pb2.JobDocument]:
     return [jobs_pb2.JobDocument(document=sent.document, source=sent.source) for sent in documents]
-
-
-def _ids(reply: jobs_pb2.SubmitReply) -> tuple[JobId, ...]:
-    return tuple(JobId(number) for number in reply.jobs)

@@ -90,6 +90,7 @@ def to_task(message: jobs_pb2.TaskView) -> views.Task:
         pids=tuple(message.pids),
         exit_codes=tuple(message.exit_codes),
         gpu_indices=tuple(message.gpu_indices),
+        record=message.record,
     )
 
 
@@ -188,6 +189,7 @@ def to_node(message: nodes_pb2.NodeView) -> views.Node:
         labels=dict(inventory.labels),
         taints=dict(inventory.taints),
         environments=dict(inventory.environments),
+        container_engine=inventory.container_engine,
         version=inventory.version,
         driver_version=inventory.driver_version,
         tasks=tuple(TaskKey(JobId(key.job), Attempt(key.attempt), key.task) for key in message.tasks),

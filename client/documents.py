@@ -1,8 +1,9 @@
 """From what a caller has (a file, a mapping, a JobSpec) to the document that goes over the wire.
 
 Paths become absolute here, below the job file's folder (for mappings and specs: below the working directory),
-because only the client knows where they were written. A job without `code` runs in that same folder, as
-`python train.py` beside the file would; nodes must see it under the same path.
+because only the client knows where they were written. `code` is packed when the job is submitted. A job
+without it runs in that same folder, as `python train.py` beside the file would; nodes must see it under the
+same path.
 A file is looked at with stat before it is read: nothing larger than the bound is.
 """
 
@@ -18,7 +19,8 @@ from ..spec.errors import InvalidRequest
 from ..spec.job import DOCUMENT_BYTES_MAX, Caution, job_from_data
 from ..spec.submission import Submission
 from ..spec.sweep_reading import Spec, TrialFile, document_from_data, parse_document
-from .calls import Sent
+from .environment_files import read_environment
+from .rpc import Sent
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Spec"
 """A file's path (text that is not a path is not YAML), a mapping as in a file, or a JobSpec or SweepSpec."""
@@ -35,6 +37,11 @@ class Prepared:
     @property
     def is_sweep(self) -> bool:
         return self.spec.type == "sweep"
+
+    @property
+    def packs(self) -> str:
+        """The folder of code that is to be packed; empty: none."""
+        return (self.spec.trial if self.spec.type == "sweep" else self.spec).packs
 
     @property
     def sent(self) -> Sent:
@@ -76,6 +83,14 @@ def prepare(job: JobSource, *, overrides: Sequence[str] = (), name: str = "") ->
         path = Path(job)
         prepared = _from_text(read_job_file(path), str(path), path.absolute().parent, overrides)
     return _named(prepared, name)
+
+
+def prepared_sweep(sweep: "JobSource | Prepared", overrides: Sequence[str], name: str) -> Prepared:
+    """As `prepare`, unless it is prepared. Raises InvalidRequest for a job."""
+    prepared = sweep if isinstance(sweep, Prepared) else prepare(sweep, overrides=overrides, name=name)
+    if not prepared.is_sweep:
+        raise InvalidRequest(f"{prepared.source} is no sweep: its type is command", hint="use submit()")
+    return prepared
 
 
 def prepare_bytes(
@@ -128,7 +143,11 @@ def _trial_file(folder: Path, shown: Path, path: str) -> TrialFile:
 def _rooted(spec: "Spec", source: str, folder: Path, cautions: tuple[Caution, ...]) -> Prepared:
     # Links are not resolved: nodes may know the link, and not what is behind it.
     where = os.path.normpath(folder)
-    return Prepared(spec.running_in(where).rooted(where), source, cautions)
+    rooted = spec.running_in(where).rooted(where)
+    work = rooted.trial if rooted.type == "sweep" else rooted
+    if (read := read_environment(work.environment, where)) is not work.environment:
+        rooted = rooted.with_environment(read)
+    return Prepared(rooted, source, cautions)
 
 
 def _too_large(path: Path, size: int) -> InvalidRequest:

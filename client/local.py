@@ -256,6 +256,8 @@ def _cancel_all(current: Up, grace_s: float, tell: Tell) -> None:
     asked: set[int] = set()
     try:
         with Client(config=client_settings.Settings(state=current.state), patience_s=5) as client:
+            for endpoint in client.endpoints():  # else their jobs would be replaced
+                client.undeploy(endpoint.endpoint)
             while jobs := client.jobs(states=active, limit=1000):
                 for job in jobs:
                     if job.job not in asked:

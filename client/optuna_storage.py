@@ -34,8 +34,8 @@ from ..proto.generated import common_pb2, studies_pb2
 from ..proto.limits import PAGE_MAX, TRIALS_PER_STUDY_MAX
 from ..spec.errors import Conflict, InvalidRequest, NotFound
 from ..studies import codecs
-from .calls import new_key, user_name
 from .optuna_cache import KnownStudy
+from .rpc import new_key, user_name
 from .study_link import StudyLink
 
 _log = optuna.logging.get_logger(__name__)

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from ..spec.cluster_policy import PolicySpec
 from ..spec.policy_reading import parse_policy
-from . import calls, policy_views, views
+from . import calls, policy_views, rpc, views
 from .documents import read_job_file
 
 T = TypeVar("T")
 
-PolicySource = str | os.PathLike[str] | PolicySpec
-"""A policy file's path, or a PolicySpec."""
+PolicySource = str | os.PathLike[str] | PolicySpec | rpc.Sent
+"""A policy file's path, a PolicySpec, or what `sent_policy` has checked already."""
 
 
 class PolicyVerbs:
@@ -38,18 +38,18 @@ class PolicyVerbs:
 
     def hold(self, job: int, *, why: str = "") -> views.Job:
         """Keep a job from starting until it is released; what runs goes on. Raises NotFound, Conflict."""
-        return self._call(calls.hold(job, why=why, user=calls.user_name()))
+        return self._call(calls.hold(job, why=why, user=rpc.user_name()))
 
     def release(self, job: int) -> views.Job:
         """Let a job start that was held. Raises NotFound, Conflict."""
-        return self._call(calls.release(job, user=calls.user_name()))
+        return self._call(calls.release(job, user=rpc.user_name()))
 
     def set_priority(self, job: int, priority: int) -> views.Job:
         """Give a job another priority, -1000 to 1000. Raises NotFound, Conflict."""
-        return self._call(calls.set_priority(job, priority, user=calls.user_name()))
+        return self._call(calls.set_priority(job, priority, user=rpc.user_name()))
 
     @abstractmethod
-    def _call(self, call: calls.Call[T]) -> T: ...
+    def _call(self, call: rpc.Call[T]) -> T: ...
 
 
 class AsyncPolicyVerbs:
@@ -73,27 +73,29 @@ class AsyncPolicyVerbs:
 
     async def hold(self, job: int, *, why: str = "") -> views.Job:
         """Keep a job from starting; see Client.hold."""
-        return await self._call(calls.hold(job, why=why, user=calls.user_name()))
+        return await self._call(calls.hold(job, why=why, user=rpc.user_name()))
 
     async def release(self, job: int) -> views.Job:
         """Let a job start that was held."""
-        return await self._call(calls.release(job, user=calls.user_name()))
+        return await self._call(calls.release(job, user=rpc.user_name()))
 
     async def set_priority(self, job: int, priority: int) -> views.Job:
         """Give a job another priority."""
-        return await self._call(calls.set_priority(job, priority, user=calls.user_name()))
+        return await self._call(calls.set_priority(job, priority, user=rpc.user_name()))
 
     @abstractmethod
-    async def _call(self, call: calls.Call[T]) -> T: ...
+    async def _call(self, call: rpc.Call[T]) -> T: ...
 
 
-def sent_policy(policy: PolicySource) -> calls.Sent:
+def sent_policy(policy: PolicySource) -> rpc.Sent:
     """Checked. Raises InvalidDocument with all that is wrong."""
+    if isinstance(policy, rpc.Sent):
+        return policy
     if isinstance(policy, PolicySpec):
-        return calls.Sent(policy.to_json(), "policy")
-    return calls.Sent(parse_policy(read_job_file(Path(policy)), str(policy)).to_json(), str(policy))
+        return rpc.Sent(policy.to_json(), "policy")
+    return rpc.Sent(parse_policy(read_job_file(Path(policy)), str(policy)).to_json(), str(policy))
 
 
-def _apply(policy: PolicySource, dry_run: bool) -> calls.Call[tuple[str, ...]]:
+def _apply(policy: PolicySource, dry_run: bool) -> rpc.Call[tuple[str, ...]]:
     sent = sent_policy(policy)
-    return calls.apply_policy(sent, dry_run=dry_run, key=calls.new_key(), by=calls.user_name())
+    return calls.apply_policy(sent, dry_run=dry_run, key=rpc.new_key(), by=rpc.user_name())

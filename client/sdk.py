@@ -7,66 +7,29 @@ reconnect by themselves and go on where they stood: nothing is lost or doubled.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ..proto import channels  # before grpc, which it keeps quiet
+from .submitter import Submitter  # before grpc, which it keeps quiet
 
 # isort: split
 import grpc
 
 from ..proto.failures import error_of
-from ..spec.ids import JobId
 from ..spec.lifecycle import JobState
-from . import calls, views
+from . import calls, rpc, views
 from .answer_verbs import AnswerVerbs
-from .base import DRAIN_LOOK_S, Base, not_drained, not_yet, timed_out
+from .base import DRAIN_LOOK_S, not_drained, not_yet, timed_out
 from .checkpoint_verbs import CheckpointVerbs
-from .documents import JobSource, Prepared, prepare, sent_jobs
+from .endpoint_verbs import EndpointVerbs
 from .patience import Patience
 from .policy_verbs import PolicyVerbs
+from .registry_verbs import RegistryVerbs
 from .sweep_verbs import SweepVerbs
 
-T = TypeVar("T")
 
-
-class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
+class Client(Submitter, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs, EndpointVerbs, RegistryVerbs):
     """Blocking client; may be used from several threads. A context manager."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._channel = channels.open_channel(self._target)
-        self._stubs = calls.Stubs(self._channel)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; open streams end."""
-        self._channel.close()
-
-    def submit(self, job: JobSource, *, overrides: Sequence[str] = (), name: str = "") -> JobId:
-        """Submit one job: a file's path, a mapping, or a JobSpec. `overrides` are `inputs.lr=0.1` texts."""
-        return self.submit_prepared([prepare(job, overrides=overrides, name=name)])[0]
-
-    def submit_many(self, jobs: Iterable[JobSource]) -> tuple[JobId, ...]:
-        """Submit many; all or none of each 1,000. All documents are checked before the first is sent."""
-        return self.submit_prepared([prepare(job) for job in jobs])
-
-    def submit_prepared(self, jobs: Sequence[Prepared]) -> tuple[JobId, ...]:
-        """Submit what `documents.prepare` has checked."""
-        parts = calls.batches(sent_jobs(jobs))
-        return tuple(
-            job
-            for part in parts
-            for job in self._call(calls.submit(part, key=calls.new_key(), user=calls.user_name()))
-        )
 
     def jobs(
         self,
@@ -122,17 +85,17 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
 
     def trust(self) -> views.Trust:
         """Say that the nodes which are silent are really gone: their jobs start elsewhere."""
-        return self._call(calls.trust(by=calls.user_name()))
+        return self._call(calls.trust(by=rpc.user_name()))
 
     def cordon(self, *nodes: str, why: str = "") -> views.Cordoned:
         """No new task is placed on these nodes (names or ids); what runs there goes on. Raises NotFound."""
-        call = calls.cordon(nodes, why=why, key=calls.new_key(), by=calls.user_name())
+        call = calls.cordon(nodes, why=why, key=rpc.new_key(), by=rpc.user_name())
         return self._call(call)
 
     def drain(self, *nodes: str, why: str = "", deadline_s: float = 0.0) -> views.Cordoned:
         """Cordon these nodes, and have what runs there save and go on elsewhere. A job has what its saves
         take, and at most `deadline_s` (0: no bound of yours). Raises NotFound."""
-        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=rpc.new_key(), by=rpc.user_name())
         return self._call(call)
 
     def watch_drain(
@@ -141,7 +104,7 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
         """`drain`, and how these nodes stand, again whenever that has changed, until nothing runs there or
         they are back in service. Raises WaitTimedOut after `timeout_s`."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=calls.new_key(), by=calls.user_name())
+        call = calls.drain(nodes, why=why, deadline_s=deadline_s, key=rpc.new_key(), by=rpc.user_name())
         done, told = self._call(call), None
         while True:
             if told is None or done.stands != told.stands:
@@ -157,7 +120,7 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
 
     def uncordon(self, *nodes: str) -> views.Cordoned:
         """Put these nodes back into service. Raises NotFound."""
-        return self._call(calls.uncordon(nodes, key=calls.new_key(), by=calls.user_name()))
+        return self._call(calls.uncordon(nodes, key=rpc.new_key(), by=rpc.user_name()))
 
     def watch(self, job: int, *, after_seq: int = 0) -> Iterator[views.Change]:
         """A job's events after `after_seq`, then live, until it is over."""
@@ -184,14 +147,6 @@ class Client(Base, CheckpointVerbs, PolicyVerbs, AnswerVerbs, SweepVerbs):
         except _Late:
             raise timed_out(last, timeout_s) from None
         return self.job(job)
-
-    def _call(self, call: calls.Call[T], patience_s: float | None = None) -> T:
-        patience = Patience(self._patience_s if patience_s is None else patience_s)
-        while True:
-            try:
-                return call.decode(call.method(self._stubs)(call.request, timeout=call.try_s))
-            except grpc.RpcError as failed:
-                time.sleep(self._pause_s(patience, error_of(failed)))
 
     def _stream(self, cursor: calls.Cursor, deadline: float | None = None) -> Iterator[Any]:
         patience = Patience(self._stream_patience_s)

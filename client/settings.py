@@ -31,6 +31,12 @@ class Settings:
     ca_file: Path | None = None
     insecure: bool = False
     """Let the token travel in the clear beyond this machine."""
+    cache: Path = Path("~/.cache/paceline")
+    """What is known of packed folders; may be removed at any time."""
+    code_files_max: int = 50_000
+    code_bytes_max: int = 2 << 30
+    code_file_bytes_max: int = 512 << 20
+    """Of a folder that is packed as code, and of each file in it."""
 
     def with_found_scheduler(self) -> "Settings":
         """These settings with the address that the state folder names. Raises Unavailable."""
@@ -75,7 +81,26 @@ def load(
         token_file=Path(token_file) if token_file else None,
         ca_file=Path(ca) if ca else None,
         insecure=insecure,
+        cache=Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paceline",
+        code_files_max=_amount(environ, "PACELINE_CODE_FILES", 50_000),
+        code_bytes_max=_amount(environ, "PACELINE_CODE_BYTES", 2 << 30),
+        code_file_bytes_max=_amount(environ, "PACELINE_CODE_FILE_BYTES", 512 << 20),
     )
+
+
+def _amount(environ: Mapping[str, str], name: str, default: int) -> int:
+    """A count, or bytes with a unit: 4Gi. Raises InvalidRequest."""
+    text = environ.get(name, "")
+    if not text:
+        return default
+    from pydantic_core import PydanticCustomError
+
+    from ..spec.fields import size_bytes
+
+    try:
+        return size_bytes(text)
+    except PydanticCustomError as error:
+        raise InvalidRequest(f"${name}: {error.message()}") from None
 
 
 def state_folder(given: str | Path | None, environ: Mapping[str, str] = os.environ) -> Path:

@@ -4,18 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..proto.generated import common_pb2, jobs_pb2, sweeps_pb2
+from ..proto.generated import common_pb2, sweeps_pb2
 from ..spec.ids import JobId, Micros
-from .calls import PAGE, SUBMIT_S, Call, Sent
-from .sweep_views import Objective, Sweep, Trial
+from .calls import PAGE
+from .rpc import Call
+from .sweep_views import Fork, Objective, Sweep, Trial
 
 Verb = sweeps_pb2.ChangeSweepRequest.Verb
-
-
-def submit(sent: Sent, *, key: str, user: str) -> Call[int]:
-    document = jobs_pb2.JobDocument(document=sent.document, source=sent.source)
-    request = sweeps_pb2.SubmitSweepRequest(key=key, user=user, sweep=document)
-    return Call(lambda stubs: stubs.sweeps.Submit, request, lambda reply: int(reply.sweep), SUBMIT_S)
 
 
 def sweep(number: int) -> Call[Sweep]:
@@ -109,4 +104,7 @@ def to_trial(view: sweeps_pb2.SweepTrial) -> Trial:
         view.why,
         None if view.step < 0 else view.step,
         view.feasible,
+        Fork(view.fork.member, view.fork.generation, view.fork.trial, view.fork.step)
+        if view.HasField("fork")
+        else None,
     )

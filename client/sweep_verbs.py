@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..spec.errors import InvalidRequest
-from . import calls, promotion, sweep_calls
-from .documents import JobSource, Prepared, prepare
+from . import calls, promotion, rpc, submit_calls, sweep_calls
+from .documents import JobSource, Prepared, prepared_sweep
+from .packing import Calling, packed
 from .promotion import Promoted
+from .settings import Settings
 from .sweep_calls import Verb
 from .sweep_views import Sweep, Trial
 
@@ -17,14 +18,7 @@ T = TypeVar("T")
 
 
 class SweepVerbs:
-    """Of the blocking client."""
-
-    def submit_sweep(
-        self, sweep: "JobSource | Prepared", *, overrides: Sequence[str] = (), name: str = ""
-    ) -> int:
-        """Submit a sweep: a file's path, a mapping, a SweepSpec, or what `prepare` has checked. Its number.
-        Raises InvalidDocument."""
-        return self._call(_submit(sweep, overrides, name))
+    """Of the blocking client, which submits them in submitter.py."""
 
     def sweep(self, sweep: int) -> Sweep:
         """All about one sweep, its best trials too. Raises NotFound."""
@@ -59,7 +53,7 @@ class SweepVerbs:
 
     def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
         """Points (name -> value) that are tried next; the numbers of their trials. Raises InvalidRequest."""
-        return self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+        return self._call(sweep_calls.enqueue(sweep, points, key=rpc.new_key()))
 
     def promote(self, sweep: int, to: str | os.PathLike[str], *, trial: int | None = None) -> Promoted:
         """Put the best trial's outputs and newest checkpoint, or those of `trial`, into the folder `to`,
@@ -82,7 +76,7 @@ class SweepVerbs:
         return last
 
     @abstractmethod
-    def _call(self, call: calls.Call[T]) -> T: ...
+    def _call(self, call: rpc.Call[T]) -> T: ...
 
     @abstractmethod
     def _stream(self, cursor: calls.Cursor) -> Iterator[Any]: ...
@@ -91,11 +85,14 @@ class SweepVerbs:
 class AsyncSweepVerbs:
     """Of the asyncio client."""
 
+    settings: Settings
+
     async def submit_sweep(
         self, sweep: "JobSource | Prepared", *, overrides: Sequence[str] = (), name: str = ""
     ) -> int:
         """Submit a sweep; see Client.submit_sweep."""
-        return await self._call(_submit(sweep, overrides, name))
+        [ready] = await self._drive(packed([prepared_sweep(sweep, overrides, name)], self.settings))
+        return await self._call(submit_calls.sweep(ready.sent, key=rpc.new_key(), user=rpc.user_name()))
 
     async def sweep(self, sweep: int) -> Sweep:
         """All about one sweep."""
@@ -131,7 +128,7 @@ class AsyncSweepVerbs:
 
     async def enqueue(self, sweep: int, *points: Mapping[str, Any]) -> tuple[int, ...]:
         """Points that are tried next."""
-        return await self._call(sweep_calls.enqueue(sweep, points, key=calls.new_key()))
+        return await self._call(sweep_calls.enqueue(sweep, points, key=rpc.new_key()))
 
     async def promote(self, sweep: int, to: str | os.PathLike[str], *, trial: int | None = None) -> Promoted:
         """Put the best trial's outputs and newest checkpoint into a folder; see Client.promote."""
@@ -153,18 +150,14 @@ class AsyncSweepVerbs:
         return self._stream(sweep_calls.SweepCursor(sweep))
 
     @abstractmethod
-    async def _call(self, call: calls.Call[T]) -> T: ...
+    async def _call(self, call: rpc.Call[T]) -> T: ...
+
+    @abstractmethod
+    async def _drive(self, calling: Calling[T]) -> T: ...
 
     @abstractmethod
     def _stream(self, cursor: calls.Cursor) -> AsyncIterator[Any]: ...
 
 
-def _submit(sweep: "JobSource | Prepared", overrides: Sequence[str], name: str) -> calls.Call[int]:
-    prepared = sweep if isinstance(sweep, Prepared) else prepare(sweep, overrides=overrides, name=name)
-    if not prepared.is_sweep:
-        raise InvalidRequest(f"{prepared.source} is no sweep: its type is command", hint="use submit()")
-    return sweep_calls.submit(prepared.sent, key=calls.new_key(), user=calls.user_name())
-
-
-def _change(sweep: int, verb: "Verb.ValueType", trials: int = 0) -> calls.Call[Sweep]:
-    return sweep_calls.change(sweep, verb, user=calls.user_name(), trials=trials)
+def _change(sweep: int, verb: "Verb.ValueType", trials: int = 0) -> rpc.Call[Sweep]:
+    return sweep_calls.change(sweep, verb, user=rpc.user_name(), trials=trials)

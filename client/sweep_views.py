@@ -17,6 +17,18 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """What a trial of population based training goes on from: the checkpoint of `step` of another trial."""
+
+    member: int
+    """Whose place it takes: the number of the first trial there."""
+    generation: int
+    """From 1 on: the first trial of a member goes on from nothing."""
+    trial: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One trial of a sweep. It keeps its number and params over all attempts of its job."""
 
@@ -40,6 +52,8 @@ class Trial:
     """The last at which it told its objective."""
     feasible: bool
     """All constraints hold."""
+    fork: Fork | None = None
+    """Of a later generation of a population."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class Task:
     exit_codes: tuple[int, ...]
     """By local rank, as waitpid says: negative for a signal."""
     gpu_indices: tuple[int, ...]
+    record: str = ""
+    """Of what it ran with; empty: that is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +330,8 @@ class Node:
     taints: Mapping[str, str]
     """Key -> value, which may be empty: only jobs that tolerate them go there."""
     environments: Mapping[str, str]
+    container_engine: str
+    """What it runs images with, as `podman 4.3.1`, or `none: ` and why."""
     version: str
     driver_version: str
     tasks: tuple[TaskKey, ...]

@@ -29,6 +29,7 @@ class Role(StrEnum):
     CLIENT = "client"
     AGENT = "agent"
     WORKER = "worker"
+    ROUTER = "router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,27 @@ class Worker:
     attempt: Attempt
 
 
+@dataclass(frozen=True, slots=True)
+class Router:
+    """An attempt of a job that directs the requests of an endpoint."""
+
+    job: JobId
+    attempt: Attempt
+
+
 class WrongRole(Unauthenticated):
     """A good token, but of a role that may not do this."""
 
 
 _ROLES: Final[dict[str, Role]] = {
     "paceline.v1.Answers": Role.CLIENT,
+    "paceline.v1.Content": Role.CLIENT,
+    "paceline.v1.Endpoints": Role.CLIENT,
     "paceline.v1.Jobs": Role.CLIENT,
     "paceline.v1.Logs": Role.CLIENT,
     "paceline.v1.Nodes": Role.CLIENT,
     "paceline.v1.Policy": Role.CLIENT,
+    "paceline.v1.Registry": Role.CLIENT,
     "paceline.v1.Studies": Role.CLIENT,
     "paceline.v1.Sweeps": Role.CLIENT,
     "paceline.v1.AgentSession": Role.AGENT,
@@ -60,6 +72,9 @@ _ROLES: Final[dict[str, Role]] = {
 _OPEN: Final = frozenset({"grpc.health.v1.Health"})
 _OF_WORKERS: Final = frozenset(f"/paceline.v1.Studies/{method}" for method in ("Find", "Read", "Write"))
 """What workers may call, each of its own study; the service looks at that."""
+_OF_ROUTERS: Final = "/paceline.v1.Endpoints/Route"
+"""What routers may call, and nobody else; the service looks whose it is."""
+_ROUTER: Final = re.compile(r"router\.(\d{1,18})\.(\d{1,9})\.([0-9a-f]{64})", re.ASCII)
 _WORKER: Final = re.compile(r"worker\.(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.([0-9a-f]{64})", re.ASCII)
 
 
@@ -74,14 +89,33 @@ class Tokens:
 
     def worker_token(self, worker: Worker) -> str:
         """What proves to this scheduler that a call is this worker's."""
-        said = f"worker.{worker.study}.{worker.job}.{worker.attempt}"
-        return f"{said}.{hmac.new(self.worker_secret.encode(), said.encode(), 'sha256').hexdigest()}"
+        return self._signed(f"worker.{worker.study}.{worker.job}.{worker.attempt}")
+
+    def router_token(self, router: Router) -> str:
+        """The same of a router's."""
+        return self._signed(f"router.{router.job}.{router.attempt}")
+
+    def replica_secret(self, job: JobId, attempt: Attempt) -> str:
+        """What an endpoint's router shows to a replica, and nobody else can."""
+        return self._signed(f"replica.{job}.{attempt}").rpartition(".")[2]
 
     def worker_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> Worker | None:
         """Whose call it is; None: no worker's."""
-        values = [value for name, value in metadata if name == HEADER]
-        text = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
-        return self._worker(text.removeprefix(_SCHEME)) if text.startswith(_SCHEME) else None
+        return self._worker(_only_token(metadata))
+
+    def router_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> Router | None:
+        """Whose call it is; None: no router's."""
+        return self._router(_only_token(metadata))
+
+    def _signed(self, said: str) -> str:
+        return f"{said}.{hmac.new(self.worker_secret.encode(), said.encode(), 'sha256').hexdigest()}"
+
+    def _router(self, token: str) -> Router | None:
+        found = _ROUTER.fullmatch(token)
+        if found is None:
+            return None
+        router = Router(JobId(int(found[1])), Attempt(int(found[2])))
+        return router if hmac.compare_digest(token, self.router_token(router)) else None
 
     def _worker(self, token: str) -> Worker | None:
         found = _WORKER.fullmatch(token)
@@ -101,7 +135,9 @@ class Tokens:
         role = self._role_of(metadata)
         if role is Role.WORKER and method in _OF_WORKERS:
             return role
-        needed = _ROLES.get(service, Role.CLIENT if role is Role.WORKER else None)
+        needed = _ROLES.get(service, Role.CLIENT if role in (Role.WORKER, Role.ROUTER) else None)
+        if method == _OF_ROUTERS:
+            needed = Role.ROUTER
         if needed is not None and role is not needed:
             raise WrongRole(
                 f"{service} needs the {needed} token, and this call came with the {role} token",
@@ -124,12 +160,21 @@ class Tokens:
         is_agent = hmac.compare_digest(given, self.agent.encode())
         if text.startswith(_SCHEME) and self._worker(text.removeprefix(_SCHEME)) is not None:
             return Role.WORKER
+        if text.startswith(_SCHEME) and self._router(text.removeprefix(_SCHEME)) is not None:
+            return Role.ROUTER
         if not text.startswith(_SCHEME) or not (is_client or is_agent):
             raise Unauthenticated(
                 "the token is not one of this scheduler's",
                 hint="was the scheduler's state folder made anew? Read its client.token or agent.token again",
             )
         return Role.CLIENT if is_client else Role.AGENT
+
+
+def _only_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """What a call carries; empty: nothing, or more than one."""
+    values = [value for name, value in metadata if name == HEADER]
+    text = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+    return text.removeprefix(_SCHEME) if text.startswith(_SCHEME) else ""
 
 
 def bearer(token: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ STACK_SIGNAL: Final = signal.SIGRTMIN + 20
 TRAINS, SAVES, RESTORES = 0, 1, 2
 """Phases: in the latter two, no step is expected."""
 
-_PID, _STEPS, _REPORTS, _STEP, _AT, _LONGEST, _PHASE = range(7)
+_PID, _STEPS, _REPORTS, _STEP, _AT, _LONGEST, _PHASE, _FETCHING = range(8)
 _FIELDS: Final = 8
 SLOT_BYTES: Final = 8 * _FIELDS
 """Doubles, a cache line of them."""
@@ -44,6 +44,8 @@ class Beats(NamedTuple):
     longest_s: float
     """Between two beats, so far."""
     phase: int
+    fetching_s: float
+    """What its main thread has waited for data loaders, so far."""
 
     @property
     def begun(self) -> bool:
@@ -82,6 +84,12 @@ class Beat:
         slot[_AT] = now
         slot[_STEP] = step
         slot[_REPORTS] += 1
+
+    def fetched(self, seconds: float) -> None:
+        """A data loader has given a batch, for which so long was waited."""
+        slot = self._slot
+        if slot is not None:
+            slot[_FETCHING] += seconds
 
     @contextlib.contextmanager
     def phase(self, phase: int) -> Iterator[None]:
@@ -167,7 +175,8 @@ def read_beats(fd: int) -> list[Beats]:
             pid, steps, reports, step, phase = (
                 int(values[at]) for at in (_PID, _STEPS, _REPORTS, _STEP, _PHASE)
             )
-            found.append(Beats(slot, pid, steps, reports, step, values[_AT], values[_LONGEST], phase))
+            at_s, longest_s, fetching_s = values[_AT], values[_LONGEST], values[_FETCHING]
+            found.append(Beats(slot, pid, steps, reports, step, at_s, longest_s, phase, fetching_s))
     return found
 
 

@@ -34,6 +34,11 @@ ERROR_DETAILS_BYTES_MAX: Final = 4096
 UNARY_DEADLINE_S: Final = 30.0
 """What a call without streams may take when its caller names no deadline."""
 
+CONTENT_HASHES_MAX: Final = 100_000
+CONTENT_PIECES_MAX: Final = 10_000
+CONTENT_PUT_BYTES_MAX: Final = 4 << 20
+"""Of data in one Put."""
+
 STUDY_NAME_CHARACTERS_MAX: Final = 512
 """Of a study, a param, or an attribute's key."""
 OBJECTIVES_MAX: Final = 100

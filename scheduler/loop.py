@@ -19,7 +19,6 @@ from .core.effects import Acked, Effect, SaveAsked, Submitted, Welcome
 from .core.job import Job
 from .core.runs import Runs
 from .core.settings import Settings
-from .core.state import ClusterState
 from .core.stimuli import (
     AskCheckpoint,
     Cancel,
@@ -30,25 +29,26 @@ from .core.stimuli import (
     Submit,
     UncordonNodes,
 )
+from .endpoints.stimuli import StartReplica, StartRouter
 from .loop_clock import steady_clock
 from .loop_engine import Engine
 from .loop_lookup import NOTHING, Known, load, to_look_up
 from .loop_openings import Arrival, Openings
 from .loop_poison import PoisonWatch
+from .loop_reads import Reads
 from .loop_step import Asked, Committed, Poison, Step, Unanswered
-from .loop_watch import Sink, StudyWatch, Watch, Watchers
+from .loop_watch import ChangeWatch, Sink, Watch, Watchers
+from .registry.assets import Asset, Named
+from .registry.ops import DeleteAsset, MoveAlias, Register
 from .store.base import Store
 from .sweeps.driving import StartTrial, StartWorker, SubmitSweep
-from .sweeps.ops import CreateStudy, OpenStudy, StudyOps
-from .sweeps.studies import Studies
-from .sweeps.study import Study
+from .sweeps.ops import CreateStudy, StudyOps
 
 T = TypeVar("T")
 
 ARRIVALS_PER_STEP_MAX = 2_000
 NAP_S = 0.005
 """What is due by time alone is gathered for so long: thousands of nodes have as many deadlines."""
-OPENINGS_MAX = 3
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 5.0
 
@@ -61,7 +61,7 @@ class _Reading:
     answer: asyncio.Future[Any]
 
 
-class Loop:
+class Loop(Reads):
     """`loop = Loop(store); await loop.start(); ...; await loop.close()`. All calls from one asyncio loop."""
 
     def __init__(
@@ -93,6 +93,8 @@ class Loop:
         self._task: asyncio.Task[None] | None = None
         self._sessions = 0
         self._away = "the scheduler has not started yet"
+        self.outputs_due = asyncio.Event()
+        """Set when outputs of a job may be there to be registered; whoever does that clears it."""
 
     async def start(self) -> None:
         """Load the store, recover the state, run. Raises StoreFailure when the first load fails."""
@@ -144,7 +146,11 @@ class Loop:
     @overload
     async def submit(self, stimulus: StudyOps) -> tuple[object, ...]: ...
     @overload
-    async def submit(self, stimulus: StartTrial | StartWorker) -> JobId: ...
+    async def submit(self, stimulus: StartTrial | StartWorker | StartReplica | StartRouter) -> JobId: ...
+    @overload
+    async def submit(self, stimulus: Register | DeleteAsset) -> Asset: ...
+    @overload
+    async def submit(self, stimulus: MoveAlias) -> Named: ...
     @overload
     async def submit(self, stimulus: Unanswered) -> None: ...
     async def submit(self, stimulus: Asked) -> Any:
@@ -163,33 +169,6 @@ class Loop:
         self._arrivals.append(Arrival(stimulus, answer))
         self._wake.set()
         return await answer
-
-    async def read(self, read: Callable[[ClusterState], T]) -> T:
-        """Run `read` between commits, on committed state. It must be quick and must not keep the state."""
-        return await self._read(lambda engine: read(engine.state))
-
-    async def read_studies(self, read: Callable[[Studies], T]) -> T:
-        """As `read`; only studies that are loaded have their trials there."""
-        return await self._read(lambda engine: read(engine.studies))
-
-    async def read_study(self, number: int, read: Callable[[Study], T]) -> T:
-        """As `read`, of a study with its trials. Raises NotFound."""
-        return await self.read_sweep(number, lambda _, study: read(study))
-
-    async def read_sweep(self, number: int, read: Callable[[ClusterState, Study], T]) -> T:
-        """As `read_study`; the jobs of a sweep's trials are in the state."""
-
-        def of_loaded(engine: Engine) -> T | None:
-            study = engine.studies.get(number)
-            engine.studies.use(study)
-            return read(engine.state, study) if study.loaded else None
-
-        for _ in range(OPENINGS_MAX):
-            found = await self._read(of_loaded)
-            if found is not None:
-                return found
-            await self.submit(OpenStudy(number))
-        raise Unavailable(f"study {number} leaves memory before it can be read", hint="try again in a moment")
 
     async def _read(self, read: Callable[[Engine], T]) -> T:
         self._check_ready()
@@ -235,9 +214,10 @@ class Loop:
         when the loop starts anew or the watcher is too slow (read the store's history and watch again)."""
         return self._watchers.add(job)
 
-    def watch_study(self, number: int) -> StudyWatch:
-        """Wakes when a step that changed the study (or deleted it) is committed; close it when done."""
-        return self._watchers.add_study(number)
+    def watch_changes(self, key: int | str) -> ChangeWatch:
+        """Wakes when a step that changed the study of that number, or the endpoint of that name, or deleted
+        it, is committed; close it when done."""
+        return self._watchers.add_change(key)
 
     def _check_ready(self) -> None:
         if not self.ready:
@@ -333,7 +313,9 @@ class Loop:
         self._send(step)
         for committed in step.committed:
             self._watchers.tell(committed)
-        self._watchers.tell_studies(step.studies)
+        self._watchers.tell_changes(step.changed)
+        if step.outputs_due:
+            self.outputs_due.set()
 
     def _read_now(self) -> None:
         assert self._engine is not None
@@ -394,4 +376,4 @@ class Loop:
         self._watchers.end_all(error)
 
 
-__all__ = ["Committed", "Loop", "Sink", "StudyWatch", "Watch"]
+__all__ = ["ChangeWatch", "Committed", "Loop", "Sink", "Watch"]

@@ -54,28 +54,12 @@ from .core.submit import on_cancel, on_submit, on_trust
 from .core.task_events import MetricsReported
 from .core.turns import Turns
 from .core.usage import CLOSED_AT_ONCE
+from .loop_beside import Beside, BesideStimulus, fork_of
 from .loop_step import Asked, Draft, Poison, Step, metric_rows
 from .records import forgotten_row, node_row, recover
 from .store.base import KeyRow, Loaded
-from .sweeps.driving import (
-    ChangeSweep,
-    Judged,
-    StartTrial,
-    StartWorker,
-    SubmitSweep,
-    SweepStimulus,
-    changed,
-    check_worker,
-    follow,
-    judged,
-    startable,
-    started,
-    submitted,
-)
-from .sweeps.ops import OpenStudy, StudyOps, StudyStimulus, on_study
-from .sweeps.rows import studies_from_rows
-from .sweeps.study import Study
-from .sweeps.workers import check_current
+from .sweeps.driving import ChangeSweep
+from .sweeps.ops import OpenStudy, StudyOps
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
 ACCOUNTS_MIN: Final = 512
@@ -83,12 +67,12 @@ PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
 
 
-class Engine:
+class Engine(Beside):
     """The state and the one way to change it."""
 
     def __init__(self, loaded: Loaded, settings: Settings | None = None) -> None:
         self.state: ClusterState = recover(loaded, settings)
-        self.studies = studies_from_rows(loaded.studies, loaded.last_study)
+        super().__init__(loaded)
         self._turns = Turns()
         self._looked: tuple[int, bool, int] | None = None
         """What the growth of gangs depends on, when it was last looked at."""
@@ -161,19 +145,14 @@ class Engine:
         more = self._place(draft, now_us)
         self._grow(draft, now_us)
         self._close_accounts(draft, now_us)
-        changes = self.studies.take_changes()
-        return draft.step(self.state, answers, changes, more=more)
+        return draft.step(self.state, answers, self._take_changes(), more=more)
 
     def _answer(
         self, draft: Draft, stimulus: Asked, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
     ) -> object:
         try:
-            if isinstance(stimulus, StudyStimulus):
-                if isinstance(stimulus, StudyOps) and stimulus.by is not None:
-                    check_current(self.state, stimulus.by)
-                return on_study(self.studies, stimulus, now_us)
-            if isinstance(stimulus, SweepStimulus):
-                return self._sweep(draft, stimulus, now_us, known)
+            if isinstance(stimulus, BesideStimulus):
+                return self._beside(draft, stimulus, now_us, known)
             return self._decide(draft, stimulus, now_us, known)
         except PacelineError as refusal:
             return refusal
@@ -221,47 +200,12 @@ class Engine:
             draft.keys[asked.key] = KeyRow(asked.key, now_us, answer.jobs)
             for number, new in zip(answer.jobs, asked.jobs, strict=True):
                 draft.documents[number] = new.document
+                self._note_uses(number, new, fork_of(asked))
         return answer
 
-    def _sweep(
-        self, draft: Draft, asked: SweepStimulus, now_us: Micros, known: Mapping[str, tuple[JobId, ...]]
-    ) -> object:
-        match asked:
-            case SubmitSweep():
-                before = draft.keys.get(asked.key)
-                made = before.jobs if before else known.get(asked.key)
-                if made is None:
-                    made = (JobId(submitted(self.studies, asked, now_us).id),)
-                    draft.keys[asked.key] = KeyRow(asked.key, now_us, made)
-                return int(made[0])
-            case StartTrial():
-                return self._start_trial(draft, asked, now_us)
-            case StartWorker():
-                study = check_worker(self.studies, asked)
-                job = self._submit_for(draft, study, asked, now_us)
-                self.studies.add_worker(study, job)
-                return job
-            case Judged():
-                judged(self.studies, asked)
-            case ChangeSweep():
-                changed(self.studies, asked, now_us)
-        return None
-
-    def _start_trial(self, draft: Draft, asked: StartTrial, now_us: Micros) -> JobId:
-        """The job is submitted and the trial begins, or neither."""
-        study, trial = startable(self.studies, asked)
-        if trial is not None and trial.job is not None:
-            return trial.job
-        job = self._submit_for(draft, study, asked, now_us)
-        started(self.studies, asked, job, now_us)
-        return job
-
-    def _submit_for(
-        self, draft: Draft, study: Study, asked: StartTrial | StartWorker, now_us: Micros
-    ) -> JobId:
-        submit = Submit(asked.key, study.user, (asked.job,))
-        [job] = self._apply(draft, on_submit(self.state, submit, now_us, None)).jobs
-        draft.documents[job] = asked.job.document
+    def _submit_one(self, draft: Draft, asked: Submit, now_us: Micros) -> JobId:
+        [job] = self._apply(draft, on_submit(self.state, asked, now_us, None)).jobs
+        draft.documents[job] = asked.jobs[0].document
         return JobId(job)
 
     def _arrange(self, draft: Draft, asked: HoldJob | ReleaseJob | SetPriority, now_us: Micros) -> Job:
@@ -360,8 +304,7 @@ class Engine:
             if isinstance(event, MetricsReported):
                 draft.metrics += metric_rows(self.state, event)
             touched = self.evolve(event)
-            if self.studies.by_job or self.studies.by_worker:
-                follow(self.studies, event, touched)
+            self._follow(draft, event, touched)
             if isinstance(touched, Job):
                 draft.jobs[touched.number] = touched
             elif isinstance(touched, Node):

@@ -7,6 +7,7 @@ from ..spec.ids import JobId
 from .core.job import Job
 from .core.settings import Settings
 from .core.stimuli import Keyed
+from .endpoints.stimuli import KeptWish
 from .loop_engine import Engine
 from .loop_step import Asked
 from .records import job_from_row
@@ -28,7 +29,7 @@ NOTHING = Known({}, {})
 
 def to_look_up(engine: Engine, store: Store, stimuli: Sequence[Asked]) -> Callable[[], Known] | None:
     """To be called in the thread; None: nothing is needed."""
-    keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed | SubmitSweep)}
+    keys = {stimulus.key for stimulus in stimuli if isinstance(stimulus, Keyed | SubmitSweep | KeptWish)}
     late = engine.late_jobs(stimuli)
     if not (keys or late):
         return None

@@ -22,7 +22,9 @@ from .core.stimuli import (
     TrustCluster,
     UncordonNodes,
 )
+from .endpoints.stimuli import EndpointStimulus
 from .loop_step import Asked
+from .registry.ops import Collected, DeleteAsset, MoveAlias, Register
 from .sweeps.driving import ChangeSweep, Judged, StartTrial, StartWorker, SubmitSweep
 from .sweeps.ops import CreateStudy, DeleteStudy, OpenStudy, StudyOps
 
@@ -79,6 +81,8 @@ class PoisonWatch:
 
 
 def _source(stimulus: Asked) -> str:
+    if isinstance(stimulus, EndpointStimulus):
+        return f"the {type(stimulus).__name__} of endpoint {stimulus.endpoint}"
     match stimulus:
         case Submit():
             return f"submit {stimulus.key}"
@@ -86,7 +90,16 @@ def _source(stimulus: Asked) -> str:
             return f"cancel of job {stimulus.job}"
         case HoldJob() | ReleaseJob() | SetPriority():
             return f"{type(stimulus).__name__.lower()} of job {stimulus.job}"
-        case Preempt() | Restore() | AskCheckpoint() | CordonNodes() | UncordonNodes() | ApplyPolicy():
+        case (
+            Preempt()
+            | Restore()
+            | AskCheckpoint()
+            | CordonNodes()
+            | UncordonNodes()
+            | ApplyPolicy()
+            | Register()
+            | MoveAlias()
+        ):
             return f"{type(stimulus).__name__.lower()} {stimulus.key}"
         case CreateStudy():
             return f"the making of study {stimulus.name!r}"
@@ -96,6 +109,10 @@ def _source(stimulus: Asked) -> str:
             DeleteStudy() | OpenStudy() | StudyOps() | StartTrial() | StartWorker() | Judged() | ChangeSweep()
         ):
             return f"the {type(stimulus).__name__} of study {stimulus.study}"
+        case DeleteAsset():
+            return f"the deletion of {stimulus.kind} {stimulus.name}:{stimulus.version}"
+        case Collected():
+            return f"the outputs of job {stimulus.job}"
         case ContactLost() | TrustCluster() | Tick():
             return ""
     return f"node {stimulus.node}"

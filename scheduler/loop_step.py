@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..spec.ids import JobId, NodeId
+from ..spec.record import record
 from .core.attempt_events import AttemptEnded, AttemptStarted
 from .core.effects import Effect
 from .core.events import Event, job_of
@@ -13,21 +14,37 @@ from .core.queues import leaf_of_job, path_of
 from .core.state import ClusterState
 from .core.stimuli import ContactLost, InventoryChanged, Preempt, Restore, Stimulus, Tick, TrustCluster
 from .core.task_events import MetricsReported
+from .endpoints.stimuli import (
+    DeleteEndpoint,
+    Deploy,
+    EndpointStimulus,
+    Leave,
+    Remove,
+    Rollback,
+    Scale,
+    Settle,
+    SetTraffic,
+)
 from .records import account_row, event_row, job_row, policy_text
+from .registry.ops import Collected, RegistryStimulus
+from .registry.registry import Changes as RegistryChanges
+from .registry.rows import rows_of as registry_rows_of
 from .store.base import AccountRow, Batch, KeyRow, MetricRow, NodeRow
 from .sweeps.driving import ChangeSweep, Judged, SweepStimulus
 from .sweeps.ops import DeleteStudy, OpenStudy, StudyStimulus
 from .sweeps.rows import rows_of
-from .sweeps.studies import Changes
+from .sweeps.studies import Changes as StudyChanges
 
-Asked = Stimulus | StudyStimulus | SweepStimulus
-Unanswered = (Preempt | Restore | InventoryChanged | ContactLost | TrustCluster | Tick) | (
-    DeleteStudy | OpenStudy | Judged | ChangeSweep
+Asked = Stimulus | StudyStimulus | SweepStimulus | RegistryStimulus | EndpointStimulus
+Unanswered = (
+    (Preempt | Restore | InventoryChanged | ContactLost | TrustCluster | Tick)
+    | (DeleteStudy | OpenStudy | Judged | ChangeSweep | Collected)
+    | (Deploy | SetTraffic | Rollback | DeleteEndpoint | Leave | Settle | Scale | Remove)
 )
 """To which the answer is None."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Committed:
     """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
 
@@ -54,14 +71,25 @@ class Step:
     committed: Sequence[Committed]
     more: bool
     """Places were left to give: step again at once."""
-    studies: frozenset[int] = frozenset()
-    """Those that have changed."""
+    changed: frozenset[int | str] = frozenset()
+    """Studies, by number, and endpoints, by name, that have changed."""
+    outputs_due: bool = False
+    """Of a job that has just succeeded, some are to be registered."""
 
     @property
     def empty(self) -> bool:
         batch = self.batch
         written = batch.events or batch.jobs or batch.nodes or batch.keys or batch.metrics
-        return not (written or self.studies)
+        return not (written or self.changed or batch.registry)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a step has changed beside the cluster's state."""
+
+    studies: StudyChanges
+    endpoints: frozenset[str]
+    registry: RegistryChanges
 
 
 @dataclass(slots=True)
@@ -77,11 +105,20 @@ class Draft:
     finished: Mapping[JobId, Job] = field(default_factory=dict)
     """Jobs that were over before this step and of which something is still told."""
     effects: list[Effect] = field(default_factory=list)
+    outputs_due: bool = False
 
-    def step(self, state: ClusterState, answers: Sequence[object], changes: Changes, *, more: bool) -> Step:
-        """`state`, as it is at the end; `changes` of studies."""
+    def step(
+        self,
+        state: ClusterState,
+        answers: Sequence[object],
+        changes: Changes,
+        *,
+        more: bool,
+    ) -> Step:
+        """`state`, as it is at the end; `changes` beside it."""
         batch = self._batch(state, changes)
-        return Step(answers, batch, self.effects, self._committed(), more, frozenset(changes.touched))
+        changed = frozenset(changes.studies.touched) | changes.endpoints
+        return Step(answers, batch, self.effects, self._committed(), more, changed, self.outputs_due)
 
     def _batch(self, state: ClusterState, changes: Changes) -> Batch:
         policies = [policy_text(event) for _, event in self.facts if isinstance(event, PolicyChanged)]
@@ -96,7 +133,8 @@ class Draft:
                 path for _, event in self.facts if isinstance(event, AccountsClosed) for path in event.paths
             ],
             policy=policies[-1] if policies else None,
-            studies=rows_of(changes) if changes.touched else None,
+            studies=rows_of(changes.studies) if changes.studies.touched else None,
+            registry=None if changes.registry.none else registry_rows_of(changes.registry),
         )
 
     def _account_rows(self, state: ClusterState) -> list[AccountRow]:

@@ -1,7 +1,7 @@
 """Who hears what is committed.
 
 A node has a Sink. Who follows a job has a bounded line of committed events; who falls behind is cut off. Who
-follows a study hears only that it has changed.
+follows a study or an endpoint hears only that it has changed.
 """
 
 import asyncio
@@ -65,11 +65,11 @@ class Watch(AsyncIterator[Committed]):
         )
 
 
-class StudyWatch:
-    """Says that a study has changed since it was last asked."""
+class ChangeWatch:
+    """Says that a study, or an endpoint, has changed since it was last asked."""
 
-    def __init__(self, watchers: "Watchers", study: int) -> None:
-        self.study = study
+    def __init__(self, watchers: "Watchers", key: int | str) -> None:
+        self.key = key
         self._watchers = watchers
         self._news = asyncio.Event()
         self._error: PacelineError | None = None
@@ -83,7 +83,7 @@ class StudyWatch:
         self._news.clear()
 
     def close(self) -> None:
-        self._watchers.drop_study(self)
+        self._watchers.drop_change(self)
 
     def tell(self, error: PacelineError | None = None) -> None:
         self._error = error
@@ -91,26 +91,26 @@ class StudyWatch:
 
 
 class Watchers:
-    """All watches, by job and by study."""
+    """All watches: by job, by study's number and endpoint's name."""
 
     def __init__(self) -> None:
         self._watches: dict[JobId, set[Watch]] = {}
-        self._studies: dict[int, set[StudyWatch]] = {}
+        self._changes: dict[int | str, set[ChangeWatch]] = {}
 
-    def add_study(self, study: int) -> StudyWatch:
-        watch = StudyWatch(self, study)
-        self._studies.setdefault(study, set()).add(watch)
+    def add_change(self, key: int | str) -> "ChangeWatch":
+        watch = ChangeWatch(self, key)
+        self._changes.setdefault(key, set()).add(watch)
         return watch
 
-    def drop_study(self, watch: StudyWatch) -> None:
-        watches = self._studies.get(watch.study, set())
+    def drop_change(self, watch: "ChangeWatch") -> None:
+        watches = self._changes.get(watch.key, set())
         watches.discard(watch)
         if not watches:
-            self._studies.pop(watch.study, None)
+            self._changes.pop(watch.key, None)
 
-    def tell_studies(self, studies: Iterable[int]) -> None:
-        for study in studies:
-            for watch in self._studies.get(study, ()):
+    def tell_changes(self, keys: Iterable[int | str]) -> None:
+        for key in keys:
+            for watch in self._changes.get(key, ()):
                 watch.tell()
 
     def add(self, job: JobId) -> Watch:
@@ -135,7 +135,7 @@ class Watchers:
             for watch in tuple(watches):
                 watch.tell(error)
         self._watches.clear()
-        for following in self._studies.values():
-            for study_watch in following:
-                study_watch.tell(error)
-        self._studies.clear()
+        for following in self._changes.values():
+            for change_watch in following:
+                change_watch.tell(error)
+        self._changes.clear()

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from ..content.store import ContentStore, content_folder, records_folder
 from ..proto import payload
 from ..proto.auth import Tokens, ensure_token
 from ..proto.channels import SERVER_OPTIONS, split_address
@@ -25,6 +26,10 @@ from ..proto.generated import (
     agent_pb2_grpc,
     answers_pb2,
     answers_pb2_grpc,
+    content_pb2,
+    content_pb2_grpc,
+    endpoints_pb2,
+    endpoints_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -32,6 +37,8 @@ from ..proto.generated import (
     nodes_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
     studies_pb2,
     studies_pb2_grpc,
     sweeps_pb2,
@@ -40,22 +47,36 @@ from ..proto.generated import (
 from ..proto.guard import Guard
 from ..proto.tls import TlsFiles, ensure_certificate, own_names, server_credentials
 from ..spec.errors import Unavailable
+from ..spec.ids import JobId
+from ..spec.job import JobSpec
 from .config import SchedulerConfig
+from .core.job import Job
+from .endpoint_driver import EndpointDriver
 from .experience import gather_experience
+from .expiry_driver import ExpiryDriver
 from .forecaster import Forecaster
+from .keeping import Keeper
 from .logs import LogStore
 from .loop import Loop
+from .output_driver import OutputDriver
 from .services.agents import AgentService, Samples
 from .services.answers import AnswerService
+from .services.asset_sources import Sources
+from .services.content import ContentService
 from .services.documents import Documents
+from .services.endpoints import EndpointService
 from .services.jobs import JobService
+from .services.lineage import Lineage
 from .services.logs import LogService
 from .services.lookup import Lookup
 from .services.nodes import NodeService
+from .services.pinning import Pinning
 from .services.policy import PolicyService
+from .services.registry import RegistryService
 from .services.shipping import ShippingService
+from .services.starts import output_folders
 from .services.studies import StudyService
-from .services.submissions import new_job
+from .services.submissions import job_of
 from .services.sweeps import SweepService
 from .store.base import Store
 from .sweep_driver import SweepDriver
@@ -64,10 +85,13 @@ _log = logging.getLogger(__name__)
 STOP_GRACE_S = 1.0
 SERVICES = (
     answers_pb2,
+    content_pb2,
+    endpoints_pb2,
     jobs_pb2,
     logs_pb2,
     nodes_pb2,
     policy_pb2,
+    registry_pb2,
     studies_pb2,
     sweeps_pb2,
     agent_pb2,
@@ -101,19 +125,24 @@ async def serving(config: SchedulerConfig, opening: Awaitable[Store]) -> AsyncIt
         tls = _tls_files(config)
         loop = Loop(store, config.settings)
         await loop.start()
+        content = ContentStore(content_folder(config.storage_folder))
         try:
-            async with _listening(config, _Inside(tokens, tls, loop, store)) as address:
+            async with _listening(config, _Inside(tokens, tls, loop, store, content)) as address:
                 made = Serving(
                     address, tokens, tls.certificate if tls else None, store.cluster_id, loop, store
                 )
                 record = _write_record(config.state, made)
-                experience = asyncio.create_task(gather_experience(loop, store))
+                beside = [
+                    asyncio.create_task(gather_experience(loop, store)),
+                    asyncio.create_task(ExpiryDriver(loop, store, content).run()),
+                ]
                 try:
                     yield made
                 finally:
                     record.unlink(missing_ok=True)
-                    experience.cancel()
-                    await asyncio.gather(experience, return_exceptions=True)
+                    for task in beside:
+                        task.cancel()
+                    await asyncio.gather(*beside, return_exceptions=True)
         finally:
             await loop.close()
     finally:
@@ -128,6 +157,7 @@ class _Inside:
     tls: TlsFiles | None
     loop: Loop
     store: Store
+    content: ContentStore
 
 
 @asynccontextmanager
@@ -138,34 +168,33 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
     samples = Samples()
     lookup = Lookup(loop, store)
     forecaster = Forecaster(loop, loop.now_us)
-    jobs = JobService(lookup, documents, forecaster, storage=config.storage_folder, now_us=loop.now_us)
+    pinning = Pinning(loop, inside.content)
+    jobs = JobService(
+        lookup, documents, pinning, forecaster, storage=config.storage_folder, now_us=loop.now_us
+    )
     jobs_pb2_grpc.add_JobsServicer_to_server(jobs, server)
     answers = AnswerService(store, documents, forecaster, now_us=loop.now_us)
     answers_pb2_grpc.add_AnswersServicer_to_server(answers, server)
     nodes_pb2_grpc.add_NodesServicer_to_server(NodeService(loop, samples, now_us=loop.now_us), server)
-    driver = SweepDriver(loop, lambda spec: new_job(spec, spec.to_json()), documents.remember)
-    sweeps_pb2_grpc.add_SweepsServicer_to_server(SweepService(loop, driver), server)
+    driver = SweepDriver(loop, job_of, documents.remember, config.storage_folder)
+    sweeps_pb2_grpc.add_SweepsServicer_to_server(SweepService(loop, driver, pinning), server)
+    endpoints = EndpointDriver(loop, job_of, documents.remember)
+    deployed = EndpointService(loop, endpoints, pinning, inside.tokens)
+    endpoints_pb2_grpc.add_EndpointsServicer_to_server(deployed, server)
     policy_pb2_grpc.add_PolicyServicer_to_server(PolicyService(loop, now_us=loop.now_us), server)
     studies_pb2_grpc.add_StudiesServicer_to_server(StudyService(loop, inside.tokens), server)
+    collector = _add_registry(server, inside, lookup, documents, config.storage_folder)
     logs = LogStore(config.state / "logs")
     payload.add_logs(LogService(lookup, logs), server)
     shipping = ShippingService(lookup, documents, logs, bytes_max=config.log_bytes_max)
     payload.add_log_shipping(shipping, server)
-    agents = AgentService(
-        loop,
-        documents,
-        logs,
-        cluster_id=store.cluster_id,
-        storage=config.storage_folder,
-        settings=config.settings,
-        samples=samples,
-        tokens=inside.tokens,
-    )
-    agent_pb2_grpc.add_AgentSessionServicer_to_server(agents, server)
+    agents = _add_agents(server, config, inside, documents, logs, samples=samples)
     health = _add_health_and_reflection(server)
     address = _bind(server, config.listen, inside.tls)
     await server.start()
     await driver.start()
+    await endpoints.start()
+    collector.start()
     try:
         yield address
     finally:
@@ -177,10 +206,55 @@ async def _listening(config: SchedulerConfig, inside: _Inside) -> AsyncIterator[
         logs.end_all()
         await agents.drained()
         await driver.close()
+        await endpoints.close()
+        await collector.close()
         await forecaster.close()
         await loop.close()
         await stopping
         logs.close()
+
+
+def _add_agents(
+    server: grpc.aio.Server,
+    config: SchedulerConfig,
+    inside: _Inside,
+    documents: Documents,
+    logs: LogStore,
+    *,
+    samples: Samples,
+) -> AgentService:
+    agents = AgentService(
+        inside.loop,
+        documents,
+        logs,
+        cluster_id=inside.store.cluster_id,
+        storage=config.storage_folder,
+        settings=config.settings,
+        samples=samples,
+        tokens=inside.tokens,
+    )
+    agent_pb2_grpc.add_AgentSessionServicer_to_server(agents, server)
+    return agents
+
+
+def _add_registry(
+    server: grpc.aio.Server, inside: _Inside, lookup: Lookup, documents: Documents, storage: Path
+) -> OutputDriver:
+    """The services of what is kept by content and of what is registered; who registers outputs."""
+    loop, content = inside.loop, inside.content
+    records = ContentStore(records_folder(storage))
+    content_pb2_grpc.add_ContentServicer_to_server(ContentService(content, records), server)
+    keeper = Keeper(content)
+    sources = Sources(loop, lookup, documents, keeper, storage)
+    registry = RegistryService(loop, sources, keeper, Lineage(loop, inside.store, lookup))
+    registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
+
+    async def find(number: JobId) -> tuple[Job, JobSpec | None]:
+        return await lookup.job(number), (await documents.of_jobs([number])).get(number)
+
+    return OutputDriver(
+        loop, keeper, find, lambda job, spec: output_folders(storage, job.number, job.attempt, spec)
+    )
 
 
 def _add_health_and_reflection(server: grpc.aio.Server) -> Any:

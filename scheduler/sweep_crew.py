@@ -16,7 +16,7 @@ from ..spec.sweep import SweepSpec
 from ..spec.sweep_reading import parse_canonical_sweep
 from .core import stimuli
 from .core.state import ClusterState
-from .loop import Loop, StudyWatch
+from .loop import ChangeWatch, Loop
 from .sweeps.driving import ChangeSweep, StartWorker
 from .sweeps.standings import limits_of, standing_of
 from .sweeps.steer import Cancel, End, Start, next_crew_move
@@ -55,7 +55,7 @@ class CrewDrive:
 
     async def run(self, _begins: asyncio.Semaphore) -> None:
         """Raises Unavailable, NotFound, and what refuses a worker's job."""
-        with contextlib.closing(self._loop.watch_study(self._number)) as watch:
+        with contextlib.closing(self._loop.watch_changes(self._number)) as watch:
             await self._loop.read_sweep(self._number, self._begin)
             while True:
                 move, left_s = await self._loop.read_sweep(self._number, self._look)
@@ -112,7 +112,7 @@ class CrewDrive:
             return  # it has ended by itself
 
 
-async def _changed(watch: StudyWatch, left_s: float | None) -> None:
+async def _changed(watch: ChangeWatch, left_s: float | None) -> None:
     """Until something has changed, or the time is over."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(watch.changed(), left_s)

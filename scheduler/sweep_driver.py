@@ -9,24 +9,28 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unavailable
 from ..spec.ids import JobId
+from ..spec.sampling import PbtSampling
 from ..spec.sweep import SweepSpec
 from ..spec.sweep_reading import parse_canonical_sweep
 from .core import stimuli
 from .core.state import ClusterState
-from .loop import Loop, StudyWatch
+from .forks import drop_fork, keep_for_fork
+from .loop import ChangeWatch, Loop
 from .sweep_crew import IDLE_BELOW, RETRY_S, CrewDrive, NewJobOf, Remember
 from .sweeps.driving import PRUNED, ChangeSweep, Judged, StartTrial
-from .sweeps.sampler import Sampler, SamplerDied, SamplerFailed
+from .sweeps.population import Exploit, Population
+from .sweeps.sampler import Sampler, SamplerDied, SamplerFailed, SpareSampler
 from .sweeps.standings import limits_of, standing_of
 from .sweeps.steer import Cancel, End, Limits, Standing, Start, next_move
 from .sweeps.studies import Studies
-from .sweeps.study import SWEEP_OVER, Param, Study, SweepState, Trial, TrialState
+from .sweeps.study import SWEEP_OVER, Fork, Param, Study, SweepPlan, SweepState, Trial, TrialState
 from .sweeps.talk import Ask, Begin, Exhausted, Known, Question, Report, Suggested, Tell, Verdict, Wait
 from .sweeps.tally import Tally
 
@@ -43,11 +47,13 @@ _log = logging.getLogger(__name__)
 class SweepDriver:
     """Used from the scheduler's event loop."""
 
-    def __init__(self, loop: Loop, new_job: NewJobOf, remember: Remember) -> None:
+    def __init__(self, loop: Loop, new_job: NewJobOf, remember: Remember, storage: Path) -> None:
         self._loop = loop
         self._new_job, self._remember = new_job, remember
+        self._storage = storage
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._begins = asyncio.Semaphore(SAMPLERS_AT_ONCE)
+        self._spare = SpareSampler()
 
     async def start(self) -> None:
         """Drive all that are live in the store."""
@@ -69,6 +75,7 @@ class SweepDriver:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._spare.close()
 
     async def _drive(self, study: int) -> None:
         """Until it is over. What fails is begun again; a sampler that fails, or dies again and again, ends
@@ -78,8 +85,7 @@ class SweepDriver:
             drive: _Drive | CrewDrive | None = None
             try:
                 plan = await self._loop.read_studies(lambda studies: studies.get(study).plan)
-                kind = CrewDrive if plan is not None and plan.by_function else _Drive
-                drive = kind(self._loop, study, self._new_job, self._remember)
+                drive = self._new_drive(study, plan)
                 await drive.run(self._begins)
                 if await self._loop.read_studies(lambda studies: not studies.get(study).live):
                     return  # else somebody has extended it meanwhile
@@ -104,6 +110,13 @@ class SweepDriver:
                 if drive is not None:
                     await drive.close()
 
+    def _new_drive(self, study: int, plan: SweepPlan | None) -> "_Drive | CrewDrive":
+        if plan is not None and plan.by_function:
+            return CrewDrive(self._loop, study, self._new_job, self._remember)
+        return _Drive(
+            self._loop, study, self._new_job, self._remember, storage=self._storage, spare=self._spare
+        )
+
     async def _give_up(self, study: int, error: PacelineError) -> None:
         why = f"{error.message} {error.hint}".strip()
         _log.error("sweep %d is given up: %s", study, why)
@@ -122,19 +135,33 @@ class _Look:
     standing: Standing
     unstopped: list[tuple[JobId, str]]
     """Of trials that are to end early and were not told yet; and why."""
+    exploits: list[Exploit]
 
 
 class _Drive:
     """One sweep, from where the store has it, until it is over."""
 
-    def __init__(self, loop: Loop, study: int, new_job: NewJobOf, remember: Remember) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        study: int,
+        new_job: NewJobOf,
+        remember: Remember,
+        *,
+        storage: Path,
+        spare: SpareSampler,
+    ) -> None:
         self._loop, self._number = loop, study
         self._new_job, self._remember = new_job, remember
-        self._sampler = Sampler()
+        self._storage = storage
+        self._sampler = Sampler(spare)
         self._seen = 0
         self._tally = Tally()
         self._ready: Suggested | None = None
         self._exhausted = False
+        self._population: Population | None = None
+        self._useless: list[str] = []
+        """Keys of checkpoints that were kept for trials that will not be."""
         self.suggested = False
         """The sampler has answered."""
         self._spec: SweepSpec
@@ -145,7 +172,7 @@ class _Drive:
 
     async def run(self, begins: asyncio.Semaphore) -> None:
         """Raises SamplerFailed, SamplerDied, Unavailable, NotFound."""
-        with contextlib.closing(self._loop.watch_study(self._number)) as watch:
+        with contextlib.closing(self._loop.watch_changes(self._number)) as watch:
             async with begins:
                 await self._begin()
             while True:
@@ -154,16 +181,23 @@ class _Drive:
                     self._ready = None  # its number is now another trial's
                     await self._begin()
                     continue
+                move = next_move(self._limits, look.standing)
+                prepared = self._is_prepared(move)
+                if prepared and move is not None:  # it does not depend on the news, and they can wait
+                    await self._do(move)
                 if self._sampler.begun:
                     for question in look.news:
                         await self._tell(question)
                 for job, why in look.unstopped:
                     await self._cancel(job, PRUNE_GRACE_US, f": {why}")
-                move = next_move(self._limits, look.standing)
-                if move is not None:
-                    await self._do(move)
-                else:
+                for exploit in look.exploits:
+                    await self._exploit(exploit)
+                while self._useless:
+                    await asyncio.to_thread(drop_fork, self._storage, self._useless.pop())
+                if move is None:
                     await self._prepare(look.standing)
+                elif not prepared:
+                    await self._do(move)
                 if isinstance(move, End) and move.to in SWEEP_OVER:
                     return
                 if not isinstance(move, Start | End):
@@ -179,6 +213,10 @@ class _Drive:
         self._spec = parse_canonical_sweep(study.document)
         self._seen = study.version
         self._tally = Tally.of(study.own_trials)
+        self._useless = _useless(study, study.own_trials)
+        how = self._spec.sampling_algorithm
+        if isinstance(how, PbtSampling):
+            self._population = Population(self._spec, how, study.own_trials)
         known = [_known(trial) for trial in study.trials]
         begin = Begin(study.document, study.name, dict(study.system_attrs), known)
         return begin, study.state is SweepState.STOPPING
@@ -197,13 +235,24 @@ class _Drive:
             and state.jobs[trial.job].course.stop is None
         ]
         self._limits = limits_of(self._spec, study)
-        standing = standing_of(self._spec, study, tally, jobs, self._loop.now_us(), exhausted=self._exhausted)
-        return _Look(news, standing, pruned)
+        standing = standing_of(self._spec, study, tally, jobs, self._loop.now_us(), exhausted=self._all_given)
+        exploits: list[Exploit] = []
+        if self._population is not None and study.state is SweepState.RUNNING:
+            exploits = self._population.exploits(study, state.jobs)
+        return _Look(news, standing, pruned, exploits)
+
+    @property
+    def _all_given(self) -> bool:
+        """There are no more new points, or members."""
+        return self._exhausted or (self._population is not None and self._population.complete)
 
     def _news(self, study: Study) -> Iterator[Question]:
         """What the sampler does not know yet, in the order in which it happened."""
         for trial in study.changed_since(self._seen):
             before = self._tally.note(trial)
+            if self._population is not None:
+                self._population.note(trial)
+            self._useless += _useless(study, [trial])
             if before is None and trial.state is TrialState.WAITING:
                 yield Wait(_known(trial))
             elif trial.finished and before is not None and not before.finished:
@@ -223,6 +272,27 @@ class _Drive:
             await self._loop.submit(stimuli.Cancel(job, grace_us, by=f"sweep {self._number}{why}"))
         except NotFound:
             return  # it has ended by itself
+
+    def _is_prepared(self, move: Start | End | Cancel | None) -> bool:
+        """It starts the trial for which there is a suggestion."""
+        return isinstance(move, Start) and self._ready is not None and self._ready.number == move.number
+
+    async def _exploit(self, found: Exploit) -> None:
+        """The donor may delete its checkpoint soon: first it is the other's, too."""
+        fork = found.successor.fork
+        key = _fork_key(self._number, found.number, fork)
+        try:
+            kept = await asyncio.to_thread(
+                keep_for_fork, self._storage, key, fork.parent.job, fork.checkpoint
+            )
+        except NotFound:
+            return  # it has been deleted just now: there may be another at the next look
+        successor = replace(found.successor, fork=replace(fork, checkpoint=kept))
+        await self._loop.submit(Judged(self._number, found.number, found.why, {}, successor))
+        if not await self._loop.read_study(
+            self._number, lambda study: study.trial(found.number).successor == successor
+        ):
+            self._useless.append(key)  # it has ended meanwhile
 
     async def _do(self, move: Start | End | Cancel) -> None:
         match move:
@@ -285,10 +355,10 @@ class _Drive:
         limits = self._limits
         more = standing.made < limits.trials
         wanted = standing.state is SweepState.RUNNING and more and not standing.waiting
-        if self._ready is None and wanted and limits.concurrent > 1 and not self._exhausted:
+        if self._ready is None and wanted and limits.concurrent > 1 and not self._all_given:
             self._ready = await self._suggested(standing.made)
 
-    async def _wait(self, watch: StudyWatch, standing: Standing) -> None:
+    async def _wait(self, watch: ChangeWatch, standing: Standing) -> None:
         """Until something has changed, or the time is over."""
         until_us = self._limits.until_us
         left_s = None if until_us is None else max(0.0, (until_us - standing.now_us) / 1e6)
@@ -300,6 +370,19 @@ class _Drive:
 
 def _live(studies: Studies) -> list[int]:
     return [study.id for study in studies.by_id.values() if study.live]
+
+
+def _useless(study: Study, trials: Iterable[Trial]) -> list[str]:
+    """The keys of what was kept for successors of those that have ended otherwise."""
+    return [
+        _fork_key(study.id, trial.number, trial.successor.fork)
+        for trial in trials
+        if trial.successor is not None and trial.finished and trial.state is not TrialState.PRUNED
+    ]
+
+
+def _fork_key(study: int, ending: int, fork: Fork) -> str:
+    return f"sweep-{study}-trial-{ending}-from-{fork.parent.job}"
 
 
 def _known(trial: Trial) -> Known:

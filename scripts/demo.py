@@ -1,9 +1,13 @@
-"""The tour of `make demo`: two agents on this machine train digits, one worker is killed on the way.
+"""The tour of `make demo`: two agents on this machine train digits, one worker is killed on the way; the
+model is registered, deployed, and asked over HTTP for the digits that were held out.
 
 Everything is done with the `pace` command and the SDK, as a user would; each command is shown before it
-runs. Whatever happens, what was started is stopped at the end. Exit code: that of the training job.
+runs. Whatever happens, what was started is stopped at the end. Exit code: that of the training job, or 1 when
+the deployed model does not answer as it should.
 """
 
+import contextlib
+import json
 import os
 import shlex
 import signal
@@ -11,14 +15,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import paceline
 from paceline.client.views import Job
+from paceline.spec.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[1]
 PACE = Path(sys.executable).with_name("pace")
 KILL_AFTER_CHECKPOINTS = 2
+REGISTERED_S = 60
+HELD_OUT = 360
+RIGHT_MIN = 0.9
 
 
 def say(text: str) -> None:
@@ -55,7 +64,9 @@ def rank_pid(job: Job, rank: int) -> int:
 def train() -> int:
     """Submit, kill a worker, follow to the end; the job's exit code."""
     with paceline.Client() as client:
-        job = client.submit(ROOT / "examples" / "digits" / "job.yaml")
+        job = client.submit(
+            ROOT / "examples" / "digits" / "job.yaml", overrides=["outputs.model.name=digits"]
+        )
         killer = threading.Thread(target=kill_a_worker, args=(client, job))
         killer.start()
         code = pace("logs", "-f", str(job), check=False)
@@ -68,6 +79,50 @@ def train() -> int:
         return code or done.exit_code
 
 
+def registered(client: paceline.Client) -> str:
+    """The model's version, once it is there: a moment after the job's end."""
+    until = time.monotonic() + REGISTERED_S
+    while time.monotonic() < until:
+        with contextlib.suppress(NotFound):
+            asset, _ = client.asset("model", "digits@latest")
+            return f"{asset.name}:{asset.version}"
+        time.sleep(0.1)
+    raise SystemExit(f"the model was not registered within {REGISTERED_S} s")
+
+
+def serve() -> int:
+    """Deploy what was trained, and have it classify what it was not trained on."""
+    with paceline.Client() as client:
+        model = registered(client)
+        say(f"The job's output is registered: {model}")
+        pace("model", "show", model)
+        say("Deploying it: a replica and a router, placed like any job")
+        pace("deploy", model, "--name", "digits")
+        say(f"Asking it over HTTP for {HELD_OUT} digits that were held out")
+        right = classify(client)
+        print(f"{right} of {HELD_OUT} are right ({right / HELD_OUT:.1%})", flush=True)
+        say("Where it all came from")
+        pace("lineage", "endpoint:digits")
+        return 0 if right >= RIGHT_MIN * HELD_OUT else 1
+
+
+def classify(client: paceline.Client) -> int:
+    """How many of the held-out digits the endpoint gets right."""
+    import runpy
+
+    from paceline.client.invoking import invoke
+
+    load_digits = runpy.run_path(str(ROOT / "examples" / "digits" / "train.py"))["load_digits"]
+    images, labels = (tensor[-HELD_OUT:].tolist() for tensor in load_digits())
+    pixels = {"name": "input", "datatype": "FP32", "shape": [HELD_OUT, 1, 8, 8], "data": images}
+    answer = invoke(client.endpoint("digits"), json.dumps({"inputs": [pixels]}).encode())
+    if answer.status != 200:
+        raise SystemExit(f"the endpoint answered {answer.status}: {answer.body.decode(errors='replace')}")
+    scores = json.loads(answer.body)["outputs"][0]["data"]
+    rows = [scores[at : at + 10] for at in range(0, len(scores), 10)]
+    return sum(row.index(max(row)) == label for row, label in zip(rows, labels, strict=True))
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="paceline-demo-") as state:
         os.environ["PACELINE_STATE"] = state
@@ -76,7 +131,7 @@ def main() -> int:
             pace("up", "--agents", "2")
             pace("nodes")
             say("Training digits on a gang of two: examples/digits/job.yaml")
-            return train()
+            return train() or serve()
         finally:
             say("Stopping all of it")
             pace("down", "--kill-jobs", check=False)

@@ -13,6 +13,7 @@ from .expressions import resolved_bytes_max
 from .model import JobSpec
 from .parts import DataInput, Environment
 from .problems import Path
+from .stores import why_not_fetched
 
 NOT_COMMAND: Final = {
     "sweep": "this has to be one job, not a sweep",
@@ -64,7 +65,7 @@ RANK_VARIABLES: Final = {
 _RESOURCES: Final = {
     "instance_type": "not used yet; say cpus, memory and gpus instead",
     "shm_size": "not needed: processes share the node's /dev/shm, with no limit of their own",
-    "docker_args": "not used: the job runs without a container",
+    "docker_args": "not used: the nodes choose how a container is started",
     "locations": "not used: nodes have no location",
     "properties": "not used here",
 }
@@ -102,11 +103,10 @@ def warnings_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
 def refusals_of(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     """Path and text of each thing without which the job would not be what was meant."""
     for name, value in spec.inputs.items():
-        if isinstance(value, DataInput) and value.is_uri and value.mode != "direct":
-            text = "data is not fetched from URIs yet; give a path that every node sees, or mode: direct"
-            yield ("inputs", name, "path"), text
+        if isinstance(value, DataInput) and value.is_url and (why := why_not_fetched(value.path)):
+            yield ("inputs", name, "path"), f"{why}; or say mode: direct, and the job gets this text"
     if spec.code and ("://" in spec.code or spec.code.startswith(("azureml:", "git+"))):
-        yield ("code",), "code is not fetched from URIs yet; give a folder that every node sees"
+        yield ("code",), "code is not fetched from URIs yet; give a folder"
     yield from _environment_refusals(spec.environment)
     for name in spec.environment_variables:
         if name.startswith("PACELINE_"):
@@ -176,17 +176,16 @@ def _gpu_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
 
 def _environment_refusals(environment: str | Environment) -> Iterator[tuple[Path, str]]:
     if isinstance(environment, Environment):
-        if not environment.name and not environment.image:
-            text = (
-                "expected name or image: what nodes map to an interpreter; nothing is built or installed here"
-            )
+        if not environment.name and not environment.image and not environment.is_built:
+            text = "expected requirements, conda_file, an image, or a name that nodes map to an interpreter"
             yield ("environment",), text
         if environment.os_type == "windows":
             yield ("environment", "os_type"), "nodes run linux"
-    elif environment.startswith(("file:", "./", "../", "/")) and not environment.startswith(
-        "/subscriptions/"
-    ):
-        text = "environment files are not supported yet; give a name that nodes map to an interpreter"
+    elif environment.startswith(("file:", "./", "../")):
+        text = (
+            "environment files are not supported; expected a name that nodes map to an interpreter, the"
+            " absolute path of an interpreter or venv, or a mapping with requirements or conda_file"
+        )
         yield ("environment",), text
 
 
@@ -213,28 +212,29 @@ def _data_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
         if "${{" in (value.path if isinstance(value, DataInput) else str(value)):
             yield ("inputs", name), "expressions are resolved in command and environment_variables only"
         if isinstance(value, str) and value.startswith("azureml:"):
-            yield ("inputs", name), "data assets are not looked up; the command gets this text as it is"
+            text = f"the command gets this text as it is; an asset is named by `path: {value[:60]}`"
+            yield ("inputs", name), text
     for name, output in spec.outputs.items():
         if output.path:
             yield ("outputs", name, "path"), "not used yet; outputs are kept in the job's own folder"
-        for key in ("name", "version"):
-            if getattr(output, key):
-                yield ("outputs", name, key), "not used yet; there is no registry to put it in"
+        if output.version and not output.name:
+            yield ("outputs", name, "version"), "not used: without `name` it is not registered"
 
 
 def _environment_warnings(spec: JobSpec) -> Iterator[tuple[Path, str]]:
     environment = spec.environment
     if not isinstance(environment, Environment):
         return
-    key = spec.environment_key
-    if environment.conda_file:
+    key = spec.mapped_environment
+    if environment.conda_file and key:
         text = f"nothing is installed; a node must map '{key}' to an interpreter that has these packages"
         yield ("environment", "conda_file"), text
     if environment.build:
         text = f"no image is built; a node must map '{key}' to an interpreter"
         yield ("environment", "build"), text
     if environment.name and environment.image:
-        yield ("environment", "image"), f"not used: nodes look up '{key}'"
+        text = f"used only where a node has a container engine and maps nothing to '{key}'"
+        yield ("environment", "image"), text if spec.container_image else f"not used: nodes look up '{key}'"
     for name in ("inference_config", "datastore"):
         if getattr(environment, name):
             yield ("environment", name), "not used here"

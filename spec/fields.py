@@ -27,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}\Z")
+_TREE_ID = re.compile(r"[0-9a-f]{64}\Z")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -96,6 +97,12 @@ def _bounded(value: str, chars_max: int) -> str:
     bad = _CONTROL.search(value) or _TURNING.search(value)
     if bad:
         raise refusal(f"character U+{ord(bad[0]):04X} may not stand here")
+    return value
+
+
+def _tree_id(value: str) -> str:
+    if not _TREE_ID.match(value):
+        raise refusal(f"expected 64 digits from 0-9a-f; found {shown(value)}")
     return value
 
 
@@ -228,6 +235,8 @@ Line = Annotated[str, AfterValidator(_line)]
 Metric = Annotated[str, AfterValidator(_metric)]
 Text = Annotated[str, AfterValidator(_text)]
 Command = Annotated[str, AfterValidator(_command)]
+TreeId = Annotated[str, AfterValidator(_tree_id)]
+"""What content.manifest makes: the hash of a tree or of a file."""
 LocalPath = Annotated[str, AfterValidator(_path)]
 _SCALAR: Final = {"type": ["string", "number", "boolean", "null"]}
 Loose = Annotated[str, BeforeValidator(_as_text), AfterValidator(_text), WithJsonSchema(_SCALAR)]

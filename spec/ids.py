@@ -1,7 +1,8 @@
 """Typed ids. A job is a number that the scheduler hands out; everything below it hangs on that number."""
 
-from dataclasses import dataclass
 from typing import NewType, Self
+
+from .record import record
 
 JobId = NewType("JobId", int)
 """Grows by one with each accepted job; never reused."""
@@ -16,7 +17,7 @@ Micros = NewType("Micros", int)
 """Microseconds since the epoch on the scheduler's clock, which never runs backwards."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@record(frozen=True, slots=True, order=True)
 class TaskKey:
     """One node's part of one attempt. Written `812.3.0`: job 812, attempt 3, task 0."""
 

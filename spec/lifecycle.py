@@ -18,6 +18,8 @@ class JobState(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
+    __hash__ = str.__hash__  # Enum's own is no builtin, and states are looked up with every fact
+
 
 TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 

@@ -12,8 +12,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from .code import CodeGit
 from .expressions import resolve
 from .fields import Identifier, Line, Lower
+from .parts import EnvironmentValue
 from .placement import Placement
 from .resources import Constraints, GangDemand, Resources
 from .scalars import ScalarValue, as_text
@@ -83,7 +85,8 @@ class JobSpec(Submission, Work):
             processes_per_task=self.process_count,
             gpu_models=want.gpus.model,
             gpu_memory_bytes=want.gpus.memory,
-            environment=self.environment_key,
+            environment=self.mapped_environment,
+            image=self.container_image,
             exclusive=self.exclusive,
             rendezvous=self.distribution is not None,
             constraints=self._constraints(),
@@ -110,9 +113,17 @@ class JobSpec(Submission, Work):
         code = absolute(folder, self.code) if self.code else None
         return self.model_copy(update={"inputs": self.rooted_inputs(folder), "code": code})
 
+    def with_code(self, tree: str, git: CodeGit | None) -> "JobSpec":
+        """The same job, running in that tree."""
+        return self.model_copy(update={"code_tree": tree, "code_git": git})
+
+    def with_environment(self, environment: EnvironmentValue) -> "JobSpec":
+        """The same job in that environment."""
+        return self.model_copy(update={"environment": environment})
+
     def running_in(self, folder: str) -> "JobSpec":
         """The same job, run in `folder` unless it says where."""
-        return self if self.code else self.model_copy(update={"code": folder})
+        return self if self.code else self.model_copy(update={"code": folder, "code_in_place": True})
 
     def to_json(self) -> str:
         """Canonical JSON: equal jobs have equal text, defaults included."""

@@ -9,11 +9,12 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel
+
 from .document import Document
 from .keys import valid_keys
 from .model import JobSpec
 from .problems import InvalidDocument, Path, Problem, dotted, escaped, nearest
-from .submission import Submission
 from .yaml_scalars import plain_scalar
 
 T = TypeVar("T")
@@ -142,13 +143,17 @@ def _long_form(path: Path, value: Any) -> dict[str, Any]:
     return {}
 
 
-def root_of(data: Any) -> type[Submission]:
+def root_of(data: Any) -> type[BaseModel]:
     """The model of a document, by its `type`."""
-    if not is_sweep(data):
-        return JobSpec
-    from .sweep import SweepSpec
+    if is_sweep(data):
+        from .sweep import SweepSpec
 
-    return SweepSpec
+        return SweepSpec
+    if isinstance(data, dict) and data.get("type") == "deployment":
+        from .deployment import DeploymentSpec
+
+        return DeploymentSpec
+    return JobSpec
 
 
 def is_sweep(data: Any) -> bool:

@@ -8,16 +8,19 @@ import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
     WithJsonSchema,
     model_validator,
 )
 
+from .asset_names import EXPECTED, Reference, is_word, parse_reference
 from .fields import (
     ENTRIES_MAX,
     Count,
@@ -35,6 +38,7 @@ from .fields import (
     refusal,
 )
 from .problems import shown
+from .requirements import REQUIREMENTS_MAX, check_python_version, requirements
 from .resources import WHOLE_GPU_MILLI
 from .slices import asks_for_slice
 
@@ -51,30 +55,96 @@ TAGS: Final = frozenset({TAG_DATA, TAG_LITERAL, TAG_INLINE, TAG_NAME, TAG_ONE, T
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
+def _asset_word(value: str) -> str:
+    if value and not is_word(value):
+        raise refusal(f"expected {EXPECTED}; found {shown(value)}")
+    return value
+
+
+AssetWord = Annotated[Line, AfterValidator(_asset_word)]
+
+
 class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Pinned(Model):
+    """What a reference to an asset, or a URL, meant when the job was accepted; the scheduler writes it. What
+    is at a URL, the client has seen."""
+
+    asset: Text = ""
+    """The version, as the lineage calls it: `data:NAME:VERSION` or `model:NAME:VERSION`; empty: a URL that is
+    not registered."""
+    asked: Line = ""
+    """The alias that led to it, as `NAME@ALIAS`; empty: it was named by its version."""
+    tree: Line = ""
+    """Its tree in the content store."""
+    file: Text = ""
+    """The one file of the tree, or of the URL, that is meant; empty: all of it."""
+    url: Text = ""
+    """Where it is, if it is no tree."""
+    etag: Text = ""
+    """What the URL's server called its state when somebody looked."""
+    bytes: Count = Field(default=0, ge=0)
+    """What was at the URL then."""
+    files: Count = Field(default=0, ge=0)
+    """How many files were there; 0: nobody looked."""
+    value: Value | None = None
+    """What it is, if it is a literal value."""
+
+
 class DataInput(Model):
-    """A file or folder that every node of the job can read at the same path."""
+    """A file or folder that every node of the job can read at the same path, or an asset."""
 
     type: Annotated[
         Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"], Lower
     ] = "uri_folder"
     """What the path leads to."""
     path: LocalPath
-    """A path on the nodes, relative to the job file; any URI with `mode: direct`."""
+    """A path on the nodes, relative to the job file; an asset as NAME:VERSION or NAME@ALIAS, also with
+    `azureml:` before it; a URL, such as s3://bucket/folder or https://host/file, which each node fetches
+    once; any URI with `mode: direct`."""
     mode: Annotated[
         Literal["ro_mount", "download", "direct", "eval_mount", "eval_download"] | None, Lower
     ] = None
-    """`direct` passes a URI on as text; the other modes all give the path itself, with no copy."""
+    """`direct` passes a URI on as text; the other modes all give a path: of what lies on the nodes the path
+    itself, with no copy, of assets and URLs that in the node's cache."""
     datastore: Text = ""
     """Not used here."""
+    pinned: Pinned | None = None
+    """What the reference in `path` meant when the job was accepted; not to be written by hand."""
 
     @property
     def is_uri(self) -> bool:
         """True when the path is a URI and not a path on the nodes."""
-        return bool(_URI.match(self.path)) and not self.path.startswith("file:")
+        return bool(_URI.match(self.path)) and not self.path.startswith("file:") and self.reference is None
+
+    @property
+    def is_url(self) -> bool:
+        """True when the path is a URL that nodes fetch; it is given to the job as a path."""
+        return self.is_uri and self.mode != "direct"
+
+    @property
+    def is_provided(self) -> bool:
+        """True when a node makes it a path before the start."""
+        return self.pinned is not None and bool(
+            self.pinned.tree or (self.pinned.url and self.mode != "direct")
+        )
+
+    @property
+    def is_local(self) -> bool:
+        """True when the path is one on the nodes."""
+        return not self.is_uri and self.reference is None
+
+    @property
+    def reference(self) -> Reference | None:
+        """The asset that the path names, if it names one."""
+        return parse_reference(self.path)
+
+    @property
+    def kind(self) -> str:
+        """Of the asset that it names: `model` or `data`."""
+        return "model" if self.type.endswith("_model") else "data"
 
 
 class Output(Model):
@@ -88,23 +158,41 @@ class Output(Model):
     """Not used yet: outputs are kept in the job's own folder."""
     mode: Annotated[Literal["rw_mount", "mount", "upload", "direct"], Lower] = "rw_mount"
     """All modes are the same here: the job writes to the folder where the output stays."""
-    name: Line = ""
-    """Name to register under; not used yet."""
-    version: Loose = ""
-    """Version to register under; not used yet."""
+    name: AssetWord = ""
+    """Name to register it under when the job has succeeded; absent: it is not registered."""
+    version: Annotated[Loose, AfterValidator(_asset_word)] = ""
+    """Version to register it under; absent: the next number."""
+
+    @property
+    def kind(self) -> str:
+        """As what it is registered: `model` or `data`."""
+        return "model" if self.type.endswith("_model") else "data"
+
+
+Requirements = Annotated[
+    Any,
+    PlainValidator(requirements),
+    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "maxItems": REQUIREMENTS_MAX}),
+]
+"""A file's path until the client has read it; then tuple[str, ...]."""
 
 
 class Environment(Model):
-    """An inline environment: its name, or else its image, is what nodes map to an interpreter."""
+    """An inline environment: an image runs where a node has a container engine, or maps the name, else the
+    image, to an interpreter; without both, each node builds one from the requirements."""
 
     name: Line = ""
     """Name that nodes map to an interpreter."""
     version: Loose = ""
     """Version, if several are mapped: NAME:VERSION."""
     image: Line = ""
-    """Container image; its name is looked up among what the nodes map."""
+    """Container image, as podman and docker name it: pytorch/pytorch:2.9; a node that maps it needs none."""
+    requirements: Requirements | None = None
+    """What each node installs, once, into a virtual environment: a file as pip takes it, or its lines."""
+    python_version: Loose = ""
+    """Of the environment that is built, such as 3.11; absent: that of the node's own interpreter."""
     conda_file: PlainData = None
-    """Packages, as a path or inline; not installed here."""
+    """The same as a conda file, its path or inline: Python's version and the pip section are taken."""
     build: PlainData = None
     """Docker build context; images are not built here."""
     os_type: Annotated[Literal["linux", "windows"], Lower] = "linux"
@@ -119,6 +207,31 @@ class Environment(Model):
     """For serving; not used by a command job."""
     datastore: Text = ""
     """Not used here."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        check_python_version(self.python_version)
+        if self.requirements is not None and (other := self.name or self.image):
+            raise refusal(
+                f"expected requirements or what nodes map to an interpreter; found both ({shown(other)})",
+                "requirements",
+            )
+        if self.requirements is not None and self.conda_file is not None:
+            raise refusal("given twice: here and as conda_file; keep one", "requirements")
+        if self.python_version and not self.is_built:
+            raise refusal("has an effect only beside requirements", "python_version")
+        return self
+
+    @property
+    def is_built(self) -> bool:
+        """Each node makes it."""
+        packages = self.requirements is not None or self.conda_file is not None
+        return packages and not self.name and not self.image
+
+    @property
+    def is_unread(self) -> bool:
+        """Its files are still to be read where the document was written."""
+        return self.is_built and (self.conda_file is not None or isinstance(self.requirements, str))
 
 
 Words = Annotated[
@@ -189,7 +302,7 @@ class JobResources(Model):
     shm_size: Line = ""
     """Not used: processes share the node's /dev/shm, with no limit of their own."""
     docker_args: Words = ()
-    """Not used: there is no container."""
+    """Not used: the nodes choose how containers are started."""
     locations: Words = ()
     """Not used here."""
     properties: dict[str, PlainData] = Field(default={}, max_length=ENTRIES_MAX)

@@ -138,7 +138,7 @@ def _relative_paths(spec: S, kind: Kind[S]) -> Iterator[tuple[Path, str]]:
     if code and not code.startswith("/"):
         yield (*kind.at, "code"), f"expected an absolute path; found {shown(code)}"
     for name, value in spec.inputs.items():
-        if isinstance(value, DataInput) and not value.is_uri and not value.path.startswith("/"):
+        if isinstance(value, DataInput) and value.is_local and not value.path.startswith("/"):
             yield ("inputs", name, "path"), f"expected an absolute path; found {shown(value.path)}"
 
 
@@ -175,7 +175,7 @@ def _is_text(path: Path) -> bool:
     match path[1:] if path[:1] == ("trial",) else path:
         case ("tags" | "properties" | "environment_variables", _):
             return True
-        case ("environment", "tags" | "properties", _) | ("environment", "version"):
+        case ("environment", "tags" | "properties", _) | ("environment", "version" | "python_version"):
             return True
         case ("outputs", _, "version") | ("placement", "labels" | "prefer", _):
             return True

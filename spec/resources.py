@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from .hashed import Hashed
 from .slices import asks_for_slice
 
 WHOLE_GPU_MILLI: Final = 1000
@@ -70,7 +71,7 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True)
-class GangDemand:
+class GangDemand(Hashed):
     """All that placement needs to know of a job: equal tasks, placed together. An elastic job takes what
     there is room for, from `instance_count_min` on."""
 
@@ -93,6 +94,10 @@ class GangDemand:
     """Only its nodes will do; empty: those that are not set apart by a pool."""
     gpu_memory_bytes: int = 0
     """As in GpuWish."""
+    image: str = ""
+    """A node that maps nothing to `environment` runs it in this, with a container engine; empty: none can."""
+
+    __hash__ = Hashed.__hash__
 
     @property
     def gpu(self) -> GpuWish:

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from .by_type import ByType, as_type
-from .fields import Count, Lower, refusal
+from .fields import Count, Lower, Number, refusal
 from .parts import Model
 from .problems import shown
 
 _TRIALS_MAX: Final = 1_000_000
+_STEPS_MAX: Final = 1 << 53
+Factor = Annotated[Number, Field(gt=0, le=1e6)]
 
 
 def _logbase(value: Any) -> float:
@@ -116,6 +118,24 @@ class BruteForceSampling(Sampling):
     """`bruteforce`: as grid, in a random order."""
 
 
+class PbtSampling(Sampling):
+    """Population based training."""
+
+    type: Literal["pbt"]
+    """`pbt`: population based training. Members are trained at once; one that falls behind goes on from the
+    checkpoint of one that is ahead, with values near those of that one."""
+    population_size: Count = Field(ge=2, le=1000)
+    """Members: trials that are trained at once."""
+    perturbation_interval: Count = Field(ge=1, le=_STEPS_MAX)
+    """Steps between two looks at a member."""
+    quantile_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.25
+    """This part of the members falls behind, and as large a part is ahead."""
+    resample_probability: Annotated[Number, Field(ge=0, le=1)] = 0.25
+    """How often a value is drawn anew instead."""
+    perturbation_factors: tuple[Factor, Factor] = (1.2, 0.8)
+    """A number becomes so many times as large, by the one or the other."""
+
+
 AnySampling = (
     RandomSampling
     | SobolSampling
@@ -126,6 +146,7 @@ AnySampling = (
     | Nsga2Sampling
     | QmcSampling
     | BruteForceSampling
+    | PbtSampling
 )
 Word = Literal["random", "sobol", "grid", "tpe", "bayesian", "gp", "cmaes", "nsga2", "qmc", "bruteforce"]
 SamplingValue = Annotated[
@@ -133,3 +154,8 @@ SamplingValue = Annotated[
     ByType(*get_args(AnySampling), words={"bayesian": "tpe"}),
     BeforeValidator(as_type, json_schema_input_type=Word | AnySampling),
 ]
+
+
+def whole_part(members: int, fraction: float) -> int:
+    """How many of them that part is, rounded down but for the noise of floats."""
+    return int(members * fraction + 1e-9)

@@ -1,5 +1,5 @@
-"""The JSON Schemas of jobs, sweeps and the policy, for editors: made from the models, so they cannot drift
-from them.
+"""The JSON Schemas of jobs, sweeps, deployments and the policy, for editors: made from the models, so they
+cannot drift from them.
 
 Descriptions are the fields' docstrings, read from the source here and not by pydantic at import, where
 every start of a client would pay for it.
@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from . import (
     cluster_policy,
+    code,
+    deployment,
     dimensions,
     distribution,
     early_termination,
@@ -30,11 +32,12 @@ from . import (
     work,
 )
 from .cluster_policy import PolicySpec
+from .deployment import DeploymentSpec
 from .model import JobSpec
 from .sweep import SweepSpec
 
 SCHEMA_ID: Final = "urn:paceline:schema:v1:"
-_JOB_PARTS: Final = (parts, placement, policies, distribution, submission, work)
+_JOB_PARTS: Final = (parts, code, placement, policies, distribution, submission, work)
 
 
 def job_schema() -> dict[str, Any]:
@@ -53,10 +56,16 @@ def sweep_schema() -> dict[str, Any]:
     return _schema(SweepSpec, "sweep", *_JOB_PARTS, *parts_of_it)
 
 
+def deployment_schema() -> dict[str, Any]:
+    """The same of a deployment's file."""
+    return _schema(DeploymentSpec, "deployment", parts, code, placement, deployment)
+
+
 SCHEMAS: Final[Mapping[str, Callable[[], dict[str, Any]]]] = {
     "job": job_schema,
     "sweep": sweep_schema,
     "policy": policy_schema,
+    "deployment": deployment_schema,
 }
 
 

@@ -1,10 +1,12 @@
-"""Places beside the job's folder where checkpoints are kept: URLs, and what opens them.
+"""URLs: where checkpoints may be kept, beside the job's folder, and from where nodes may fetch data.
 
-Pure: the scheduler refuses a URL that nothing here opens; a job's own interpreter is asked for the package.
+Pure: the scheduler refuses a checkpoints' URL that nothing here opens; a job's own interpreter is asked for
+the package. Data may be at any URL that fsspec reads, but for those of one process or machine alone.
 """
 
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,31 @@ SCHEMES: Final = tuple(_OPENERS)
 EXPECTED: Final = f"expected a URL like s3://bucket/prefix ({', '.join(SCHEMES)}) or an absolute path"
 
 
+LISTING: Final = "listing "
+"""Before the hash that is a folder's state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody saw at a URL."""
+
+    url: str
+    etag: str
+    """What its server called its state; of a folder, LISTING and a hash; empty: it does not say."""
+    bytes: int
+    """0 also where its server does not say."""
+    files: int
+
+    def __str__(self) -> str:
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        return f"{files} of {self.bytes} bytes, etag {self.etag or 'none'}"
+
+    @property
+    def file(self) -> str:
+        """The name of the one file that it is; empty: it is a folder."""
+        return "" if self.etag.startswith(LISTING) else file_name(self.url)
+
+
 def scheme_of(url: str) -> str:
     """`file` for an absolute path; empty for what is neither that nor a URL with a place in it."""
     if url.startswith("/"):
@@ -40,3 +67,35 @@ def scheme_of(url: str) -> str:
 def opener_of(url: str) -> Opener | None:
     """None: nothing here opens it."""
     return _OPENERS.get(scheme_of(url))
+
+
+WEB: Final = ("http", "https")
+_OF_ONE_PLACE: Final = ("data", "file", "local", "memory")
+_FETCHED: Final = "nodes fetch URLs like s3://bucket/folder, gs://bucket/file or https://host/file"
+
+
+def why_not_fetched(url: str) -> str:
+    """Why no node can fetch what is at it; empty: nodes can try."""
+    scheme = scheme_of(url)
+    if "::" in url:
+        return f"it is a URL within another; {_FETCHED}"
+    if not scheme:
+        return f"it is no URL with a place in it; {_FETCHED}"
+    if scheme in _OF_ONE_PLACE:
+        return f"what {scheme}: names is in one process or on one machine; {_FETCHED}"
+    return ""
+
+
+def file_name(url: str) -> str:
+    """What a file is called that is at this URL."""
+    if scheme_of(url) in WEB:  # in object stores, a question mark is part of the name
+        url = unquote(urlsplit(url).path)
+    return url.rstrip("/").rpartition("/")[2] or "data"
+
+
+def shown_url(url: str) -> str:
+    """For a person: without a password or a signature that stands in it."""
+    if scheme_of(url) not in WEB:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

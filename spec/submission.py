@@ -25,6 +25,7 @@ from .fields import (
 from .parts import DataInput, Identity, InputValue, Model, OutputValue
 from .policies import QueueSettings
 
+_MARKERS: Final = "/@needs/"
 _PRIORITIES: Final = {"low": -100, "medium": 0, "high": 100}
 
 
@@ -84,15 +85,21 @@ class Submission(Model):
     def input_values(self) -> dict[str, str]:
         """What each `${{inputs.NAME}}` becomes, as text."""
         return {
-            name: local_path(value) if isinstance(value, DataInput) else str(value)
+            name: _data_text(name, value) if isinstance(value, DataInput) else str(value)
             for name, value in self.inputs.items()
         }
+
+    def local_paths(self) -> list[str]:
+        """Of the nodes' own, which inputs stand for."""
+        data = ((name, value) for name, value in self.inputs.items() if isinstance(value, DataInput))
+        texts = (_data_text(name, value) for name, value in data)
+        return [text for text in texts if text.startswith("/") and not text.startswith(_MARKERS)]
 
     def rooted_inputs(self, folder: str) -> dict[str, Any]:
         """The inputs with their local paths made absolute, those relative ones below `folder`."""
         return {
             name: value.model_copy(update={"path": absolute(folder, local_path(value))})
-            if isinstance(value, DataInput) and not value.is_uri
+            if isinstance(value, DataInput) and value.is_local
             else value
             for name, value in self.inputs.items()
         }
@@ -110,6 +117,20 @@ def canonical(plain: Any) -> str:
 def slug(text: str) -> str:
     """The part of a text that can stand in a name; it may be empty."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64].strip("-._")
+
+
+def input_marker(name: str) -> str:
+    """In the place of a path that only the node knows; none is the beginning of another."""
+    return f"{_MARKERS}inputs.{name}@"
+
+
+def _data_text(name: str, value: DataInput) -> str:
+    pinned = value.pinned
+    if pinned is None:
+        return local_path(value)
+    if value.is_provided:
+        return input_marker(name) + (f"/{pinned.file}" if pinned.file else "")
+    return pinned.url if pinned.value is None else str(pinned.value)
 
 
 def local_path(value: DataInput) -> str:

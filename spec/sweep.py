@@ -21,12 +21,13 @@ from pydantic import (
     model_validator,
 )
 
+from .code import CodeGit
 from .dimensions import Dimension
 from .early_termination import PolicyValue
 from .expressions import without
 from .fields import Command, Count, Identifier, Line, Lower, Metric, refusal
 from .model import JobSpec
-from .parts import TAG_ONE, TAG_SEVERAL, Model
+from .parts import TAG_ONE, TAG_SEVERAL, EnvironmentValue, Model
 from .patterns import MetricPattern
 from .policies import YEAR_S
 from .problems import shown
@@ -271,9 +272,18 @@ class SweepSpec(Submission):
         trial = self.trial.model_copy(update={"code": code})
         return self.model_copy(update={"inputs": self.rooted_inputs(folder), "trial": trial})
 
+    def with_code(self, tree: str, git: CodeGit | None) -> "SweepSpec":
+        """The same sweep, its trials running in that tree."""
+        trial = self.trial.model_copy(update={"code_tree": tree, "code_git": git})
+        return self.model_copy(update={"trial": trial})
+
+    def with_environment(self, environment: EnvironmentValue) -> "SweepSpec":
+        """The same sweep, its trials in that environment."""
+        return self.model_copy(update={"trial": self.trial.model_copy(update={"environment": environment})})
+
     def running_in(self, folder: str) -> "SweepSpec":
         """The same sweep, its trials run in `folder` unless it says where."""
-        trial = self.trial.model_copy(update={"code": folder})
+        trial = self.trial.model_copy(update={"code": folder, "code_in_place": True})
         return self if self.trial.code else self.model_copy(update={"trial": trial})
 
     def to_json(self) -> str:

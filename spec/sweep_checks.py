@@ -4,6 +4,7 @@ A trial is checked as the job that it will be, with the longest values that it c
 """
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Final
 
 from .compat import refusals_of, warnings_of
@@ -12,6 +13,7 @@ from .expressions import references
 from .model import JobSpec
 from .problems import Path
 from .reading import Kind
+from .sampling import PbtSampling, whole_part
 from .search_space import point_refusals, space_refusals
 from .sweep import GRID_MAX, SweepSpec, TrialWork
 
@@ -30,6 +32,7 @@ def sweep_refusals(spec: SweepSpec) -> Iterator[tuple[Path, str, str]]:
         *_objectives(spec),
         *_limits(spec),
         *_constraints(spec),
+        *_population(spec),
     ):
         yield path, text, ""
     for index, point in enumerate(() if spec.by_function else spec.enqueue):
@@ -75,6 +78,8 @@ def _kind(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
             ("sampling_algorithm",),
             f"{spec.sampling_algorithm.type} needs a search_space; trial.objective has none",
         )
+    if spec.sampling_algorithm.type == "pbt":
+        yield ("sampling_algorithm",), "pbt needs trials that are jobs of their own; give a command instead"
     if spec.constraints:
         yield ("constraints",), "not with trial.objective yet"
     if spec.warm_start:
@@ -147,6 +152,32 @@ def _constraints(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
     for index, name in enumerate(spec.constraints):
         if name in metrics:
             yield ("constraints", index), f"'{name}' is the objective; it cannot be a constraint, too"
+
+
+def _population(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    """What goes with population based training: its members are trained, and compared, at once."""
+    sampling, limits = spec.sampling_algorithm, spec.limits
+    if not isinstance(sampling, PbtSampling):
+        return
+    size, fraction = sampling.population_size, sampling.quantile_fraction
+    if whole_part(size, fraction) < 1:
+        text = f"{fraction:g} of {size} members is none; expected at least {ceil(1 / fraction)} members"
+        yield ("sampling_algorithm", "population_size"), text
+    for key in ("max_total_trials", "max_concurrent_trials"):
+        most = getattr(limits, key)
+        if most is not None and most < size:
+            yield ("limits", key), f"expected at least population_size ({size}); found {most}"
+    if len(spec.enqueue) > size:
+        yield ("enqueue",), f"expected at most population_size ({size}) points; found {len(spec.enqueue)}"
+    if len(spec.objectives) > 1:
+        yield ("objective",), f"pbt seeks one objective; found {len(spec.objectives)}"
+    for key, there, why in (
+        ("early_termination", spec.early_termination, "not with pbt, which itself ends what falls behind"),
+        ("constraints", spec.constraints, "not with pbt, which compares members by the objective alone"),
+        ("warm_start", spec.warm_start, "not with pbt, which goes on from checkpoints of its own trials"),
+    ):
+        if there:
+            yield (key,), why
 
 
 def _repeated(names: Sequence[str]) -> Iterator[int]:

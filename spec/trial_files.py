@@ -43,6 +43,13 @@ def inlined(sweep: Document, file: Document, folder: str) -> tuple[Document, tup
     ]
     trial = {key: value for key, value in data.items() if key not in apart}
     trial["code"] = _code(data.get("code"), folder)
+    if data.get("code") is None:
+        trial["code_in_place"] = True
+    if isinstance(environment := data.get("environment"), dict):
+        files = {key: environment[key] for key in ("requirements", "conda_file") if key in environment}
+        trial["environment"] = environment | {
+            key: absolute(folder, path) for key, path in files.items() if isinstance(path, str)
+        }
     merged = sweep.data | {"trial": trial}
     grafts: dict[Path, Graft] = {("trial",): Graft(file, ())}
     raw = {("trial", *path): text for path, text in file.raw.items() if path[:1] and path[0] not in apart}

@@ -3,15 +3,18 @@
 As in parts.py, every field's docstring becomes its description in the JSON Schema.
 """
 
+import hashlib
+import json
 import posixpath
 import re
 from typing import Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from .code import CodeGit
 from .distribution import DistributionValue
-from .fields import ENTRIES_MAX, Command, LocalPath, Metric, Number, Variable, VariableText, refusal
-from .parts import EnvironmentValue, JobResources, Model
+from .fields import ENTRIES_MAX, Command, LocalPath, Metric, Number, TreeId, Variable, VariableText, refusal
+from .parts import Environment, EnvironmentValue, JobResources, Model
 from .patterns import PATTERNS_MAX, MetricPattern
 from .placement import Placement, Topology
 from .policies import Checkpoint, Limits, Retry
@@ -28,10 +31,19 @@ class Work(Model):
     command: Command
     """What each process runs, by `sh -c` unless it is plainly a program with arguments."""
     code: LocalPath | None = None
-    """Folder in which the command runs, relative to the job file; the same path on every node. Absent:
-    the folder that holds the job file."""
+    """Folder of what the command runs, relative to the job file. It is packed when the job is submitted, and
+    each attempt runs in a copy. Absent: the command runs in the folder that holds the job file, which must
+    have the same path on every node."""
+    code_in_place: bool = Field(default=False, strict=True)
+    """Run in `code` itself: nothing is packed, and the folder must have the same path on every node."""
+    code_tree: TreeId | None = None
+    """What `code` was when it was packed: the id of a tree. The client fills it in."""
+    code_git: CodeGit | None = None
+    """Where `code` stood in git. The client fills it in."""
     environment: EnvironmentValue = ""
-    """Name that nodes map to an interpreter; absent: the node's own interpreter."""
+    """Name that nodes map to an interpreter; or the path that an interpreter or a virtual environment has on
+    every node; or requirements, from which each node builds one; or a container's image. Absent: the node's
+    own interpreter."""
     environment_variables: dict[Variable, VariableText] = Field(default={}, max_length=ENTRIES_MAX)
     """Set for every process; expressions are resolved."""
     distribution: DistributionValue | None = None
@@ -81,6 +93,11 @@ class Work(Model):
             )
 
     @property
+    def packs(self) -> str:
+        """The folder that is still to be packed; empty: none."""
+        return self.code if self.code and not self.code_in_place and not self.code_tree else ""
+
+    @property
     def process_count(self) -> int:
         """Processes per instance."""
         return self.distribution.process_count_per_instance if self.distribution else 1
@@ -92,13 +109,38 @@ class Work(Model):
 
     @property
     def environment_key(self) -> str:
-        """What a node must map to an interpreter: NAME, NAME:VERSION or an image; empty: its own."""
+        """What it is called: NAME, NAME:VERSION or an image, a path, or of what is built the hash. Empty: the
+        node's own."""
+        if isinstance(self.environment, Environment) and self.environment.is_built:
+            asked = [self.environment.requirements, self.environment.python_version]
+            return f"requirements-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}"
+        return self.mapped_environment or self.environment_path
+
+    @property
+    def mapped_environment(self) -> str:
+        """What a node maps to an interpreter, if it runs no images: NAME, NAME:VERSION or an image; empty:
+        nothing."""
         if isinstance(self.environment, str):
-            return _environment_key(self.environment)
+            return "" if self.environment_path else _environment_key(self.environment)
         if self.environment.name:
             version = self.environment.version
             return _environment_key(self.environment.name) + (f":{version}" if version else "")
         return self.environment.image
+
+    @property
+    def container_image(self) -> str:
+        """What a node with a container engine runs it in; empty: none. An image without the packages that are
+        to be installed into it is not what was asked for."""
+        found = self.environment
+        if isinstance(found, str) or found.conda_file is not None or found.build is not None:
+            return ""
+        return found.image
+
+    @property
+    def environment_path(self) -> str:
+        """The interpreter or virtual environment that is used as it is; empty: none."""
+        found = self.environment if isinstance(self.environment, str) else ""
+        return found if found.startswith("/") and not found.startswith("/subscriptions/") else ""
 
     @property
     def folder_name(self) -> str:

@@ -14,6 +14,7 @@ from ..spec.sampling import (
     GpSampling,
     GridSampling,
     Nsga2Sampling,
+    PbtSampling,
     QmcSampling,
     RandomSampling,
     SobolSampling,
@@ -46,7 +47,7 @@ def _new_sampler(spec: SweepSpec, number: int) -> BaseSampler:
     match made:
         case RandomSampling(rule="sobol") | SobolSampling():
             return _sequence("sobol", own, seed)
-        case RandomSampling() | GridSampling():
+        case RandomSampling() | GridSampling() | PbtSampling():
             return samplers.RandomSampler(seed)
         case QmcSampling():
             return _sequence(made.sequence, own, seed, scramble=made.scramble)

@@ -5,15 +5,23 @@ pytest tests/chaos --rounds N                   N rounds of chaos, with seeds 1 
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from support.s3 import S3Server
+
 settings.register_profile("busy machine", deadline=None)  # an example may take long: no time is asserted on
 settings.load_profile("busy machine")
+# A shell that starts this behind it has SIGINT ignored, nohup has SIGHUP: what the tests start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,3 +47,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> "Iterator[S3Server]":
+    from support.s3 import S3Server
+
+    made = S3Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[S3Server]":
+    """The module's, for this process and what it starts; empty."""
+    import fsspec
+
+    for name, value in s3_server.variables.items():
+        monkeypatch.setenv(name, value)
+    yield s3_server
+    for key in list(s3_server.keys()):
+        s3_server.delete(key)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()

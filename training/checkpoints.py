@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..proto.peer_door import PEERS
+from ..proto.shim_line import ShimLink
 from ..spec.retention import Retention
 from . import candidates, folders, images
 from .candidates import Candidate
 from .environment import Environment
 from .gang import Gang
 from .images import Places
-from .link import ShimLink
 from .neighbours import Neighbours, meet
 from .orders import History, Purpose, Setting
 from .outcome import Restored, SaveOutcome

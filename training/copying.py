@@ -6,8 +6,10 @@ as slowly as by one thread. Ours take the next piece when they have done one.
 """
 
 import ctypes
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -22,21 +24,25 @@ _Piece = tuple[int, int, int]
 
 def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Each source into its target, of the same shape. Copies between devices may still be under way."""
-    pieces: list[_Piece] = []
-    large = []  # their memory is read and written by address: it must stay
-    for target, source in pairs:
-        if _is_bytes(target, source):
-            large.append((target, source))
-            pieces += _pieces(target, source)
-        else:
-            target.copy_(source, non_blocking=True)
-    if not pieces:
-        return
-    queue = iter(pieces)
+    taking = threading.Lock()
+    large: list[tuple[torch.Tensor, torch.Tensor]] = []  # read and written by address: their memory must stay
+    others: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pieces = _pieces(pairs, large, others)
+
+    def drain() -> None:
+        while True:
+            with taking:
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            ctypes.memmove(*piece)  # the GIL is free meanwhile
+
     with ThreadPoolExecutor(threads()) as crew:
-        others = [crew.submit(_drain, queue) for _ in range(threads() - 1)]
-        _drain(queue)
-        for done in others:
+        helping = [crew.submit(drain) for _ in range(threads() - 1)]
+        drain()
+        for target, source in others:  # in this thread, whose device and stream they are for
+            target.copy_(source, non_blocking=True)
+        for done in helping:
             done.result()
 
 
@@ -55,12 +61,15 @@ def _is_bytes(target: torch.Tensor, source: torch.Tensor) -> bool:
     )
 
 
-def _pieces(target: torch.Tensor, source: torch.Tensor) -> Iterator[_Piece]:
-    to, of, end = target.data_ptr(), source.data_ptr(), source.nbytes
-    for start in range(0, end, _PIECE_BYTES):
-        yield to + start, of + start, min(_PIECE_BYTES, end - start)
-
-
-def _drain(queue: Iterator[_Piece]) -> None:
-    for to, of, size_bytes in queue:
-        ctypes.memmove(to, of, size_bytes)
+def _pieces(
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], large: list[Any], others: list[Any]
+) -> Iterator[_Piece]:
+    """Of the large ones; all pairs are kept in one of the lists."""
+    for target, source in pairs:
+        if not _is_bytes(target, source):
+            others.append((target, source))
+            continue
+        large.append((target, source))
+        to, of, end = target.data_ptr(), source.data_ptr(), source.nbytes
+        for start in range(0, end, _PIECE_BYTES):
+            yield to + start, of + start, min(_PIECE_BYTES, end - start)

@@ -11,7 +11,7 @@ restore, and on another node must read it from storage, and check it as a whole.
 
 import dataclasses
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -106,9 +106,10 @@ class Layout:
             for one in self._placed
         ]
 
-    def tensors(self, planner: SavePlanner) -> list[torch.Tensor]:
+    def tensors(self, planner: SavePlanner) -> Iterator[torch.Tensor]:
         """What goes into the places."""
-        return [cast(torch.Tensor, planner.resolve_data(one.item)).detach() for one in self._placed]
+        for one in self._placed:
+            yield cast(torch.Tensor, planner.resolve_data(one.item))
 
     def infos(self, lengths: Sequence[int]) -> dict[MetadataIndex, _StorageInfo]:
         """Where each item stands, when the loose ones are so long."""

@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Final
 
+from ..proto.shim_line import ShimLink
 from . import manifest
 from .errors import StorageFailed
-from .link import ShimLink
 from .peer_calls import Caller
 from .say import say
 from .uploading import Upload

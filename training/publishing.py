@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from ..proto.shim_line import ShimLink
 from ..spec.folder_names import FolderName
 from . import candidates, folders, manifest
 from .candidates import Candidate
@@ -16,7 +17,6 @@ from .converting import Ahead
 from .errors import NotAccepted, StorageFailed
 from .images import remove_label, set_label
 from .keeper import Keeper, discard
-from .link import ShimLink
 from .manifest import FileEntry, Manifest
 from .orders import Order, Publish, Setting
 from .remote import Remote
@@ -73,7 +73,7 @@ class Publisher:
             contents=told.contents,
             metrics=told.metrics,
             data=told.data,
-            git_commit=_git_commit(told.code_folder),
+            git_commit=self._packed_commit() or _git_commit(told.code_folder),
             parents=told.parents,
         )
         manifest_hash = manifest.write(order.aside, document)
@@ -211,6 +211,9 @@ class Publisher:
             return manifest.read(candidate.path, candidate.manifest_hash).metrics
         except StorageFailed:
             return {}  # gone or damaged: it cannot be the best
+
+    def _packed_commit(self) -> str:
+        return self._task.git_commit if self._task is not None else ""
 
     def _acked_seq(self) -> int:
         """Nothing once a stop was asked for: this attempt may have a successor, and what is acknowledged from

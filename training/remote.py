@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ..content.filesystems import open_url
 from ..spec.folder_names import FolderName
 from ..spec.stores import EXPECTED, opener_of, scheme_of
 from . import manifest
@@ -22,18 +23,6 @@ from .fetching import Take, fetch
 from .manifest import FileEntry
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "s3": {
-        "config_kwargs": {
-            "connect_timeout": 5,
-            "read_timeout": 30,
-            "retries": {"mode": "standard", "total_max_attempts": 3},
-        }
-    },
-}
-"""Unless fsspec's own configuration (FSSPEC_S3_..., ~/.config/fsspec) says otherwise."""
-_S3FS_RETRIES: Final = 2
-"""s3fs tries again around botocore's retries."""
 
 
 def check_opener(url: str) -> None:
@@ -144,14 +133,7 @@ class Remote:
 
     def _open(self) -> Any:
         if self._filesystem is None:
-            import fsspec
-
-            scheme = scheme_of(self.url)
-            options = {**_OPTIONS.get(scheme, {}), **fsspec.config.conf.get(scheme, {})}
-            self._filesystem, root = fsspec.url_to_fs(self.url, use_listings_cache=False, **options)
-            self._root = str(root).rstrip("/")
-            if scheme == "s3":
-                self._filesystem.retries = _S3FS_RETRIES
+            self._filesystem, self._root = open_url(self.url)
         return self._filesystem
 
     @contextlib.contextmanager
@@ -165,8 +147,14 @@ class Remote:
         except StorageFailed:
             raise
         except Exception as error:  # each of these libraries has its own
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise StorageFailed(f"{self.url}: {what}: {text}") from error
+            raise StorageFailed(f"{self.url}: {what}: {_text_of(error)}") from error
+
+
+def _text_of(error: BaseException) -> str:
+    """With what is behind it: that an endpoint cannot be reached does not say why."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    behind = error.__cause__ or error.__context__
+    return f"{text} ({str(behind) or type(behind).__name__})" if behind is not None else str(text)
 
 
 def _small(entry: FileEntry | None) -> int:

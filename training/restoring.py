@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..proto.shim_line import ShimLink
 from . import attached, manifest
 from .attaching import Attaching
 from .candidates import Candidate, SmallFiles, check
+from .collecting import no_state_made
 from .dcp import METADATA, Loading, SafeReader
 from .environment import Environment
 from .errors import CheckpointMismatch, Damaged, RestoreFailed, StorageFailed
 from .gang import Gang
 from .images import find
-from .link import ShimLink
 from .manifest import Manifest, Parent
 from .neighbours import Neighbours
 from .orders import History
@@ -91,9 +92,11 @@ class Restorer:
         """
         search = _Search(neighbours)
         for candidate in candidates:
-            document, values, tiers, why = self._try(search, candidate, given)
-            if document is not None and not why:
-                return self._on_restored(search, candidate, document, values, tiers)
+            with no_state_made(given.values()) as keep:
+                document, values, tiers, why = self._try(search, candidate, given)
+                if document is not None and not why:
+                    keep()
+                    return self._on_restored(search, candidate, document, values, tiers)
             search.rejected.append(f"{candidate}: {why}")
             self.history = History(bad=(*self.history.bad, str(candidate.path)))
         self._on_none(search)

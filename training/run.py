@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from ..proto.beats import BEAT, RESTORES, SAVES, answer_stack_signal
+from ..proto.shim_line import ShimLink
 from ..spec.every import AUTO, parse_every
 from ..spec.progress import TOTAL_STEPS
 from ..spec.retention import Retention
 from .environment import Environment, Param, read_environment
 from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
 from .gang import Gang
-from .link import ShimLink
 from .metrics import check_step, check_values, remember
 from .outcome import Restored, SaveOutcome
 from .output import move_output
 from .schedule import SaveSchedule
-from .steps import watch_optimizers
+from .steps import watch_training
 from .stop import StopAgreement, StopNotice
 from .task import Task, read_task
 
@@ -63,7 +63,7 @@ def init(
         _current = run
         atexit.register(_current.close)
         if _current.job:
-            watch_optimizers()
+            watch_training()
             answer_stack_signal()
     if total_steps is not None:
         _current.total_steps = total_steps

@@ -14,13 +14,14 @@ from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..proto.shim_line import ShimLink
 from ..spec.folder_names import FolderName
+from .collecting import Collector
 from .environment import Environment
 from .errors import StorageFailed, UnsavableState
 from .gang import Gang
 from .images import SLOTS
 from .keeper import discard
-from .link import ShimLink
 from .orders import Answer, History, Order, Publish, Purpose
 from .outcome import SaveOutcome
 from .persisting import Persister
@@ -81,6 +82,7 @@ class Saver:
         self._answer: Answer | None = None
         self._persist_s = 0.0
         self._readable: set[str] = set()
+        self._collector = Collector()
 
     def go_on_from(self, history: History) -> None:
         """After a restore: the image that it came from is the one to keep."""
@@ -175,7 +177,7 @@ class Saver:
         """What is wrong here is not raised here: the other ranks would wait for us in the collective."""
         try:
             state = State(given, self._gang.rank)
-            return stager.prepare(state.for_save(step, self._readable)), state, None
+            return stager.prepare(state.for_save(step, self._readable, self._collector)), state, None
         except Exception as error:  # noqa: BLE001 - told to all ranks, and raised in `_raise_agreed`
             return None, None, error
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ..proto.shim_line import ShimLink
 from ..spec.folder_names import FolderName
 from . import manifest
 from .errors import StorageFailed
-from .link import ShimLink
 from .manifest import FileEntry, Manifest
 from .remote import Remote
 from .retention import Kept

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
@@ -24,6 +23,7 @@ from .attached import Files
 from .copying import copy_all
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
+from .flattening import FlatPlanner
 from .gang import Gang
 from .images import Image, Places, attached_name, remove_label, set_label
 from .layout import Layout, LooseEncoder, filled, lay_out, signature_of
@@ -34,7 +34,7 @@ class Prepared:
 
     def __init__(self, state: dict[str, Any], *, first: bool) -> None:
         self.state = state
-        self.planner = DefaultSavePlanner()
+        self.planner = FlatPlanner()
         self.planner.set_up_planner(state, is_coordinator=first)
         self.signature = signature_of(self.planner.state_dict)
         self.encoded: list[list[bytes]] = []
@@ -190,9 +190,12 @@ class Stager:
 
 def _copy(buffers: list[_Buffer], planner: SavePlanner) -> None:
     """The stall: each tensor into its place. Returns when all bytes are there."""
-    copy_all(
-        pair for buffer in buffers for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
-    )
+    with torch.no_grad():
+        copy_all(
+            pair
+            for buffer in buffers
+            for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
+        )
     if any(buffer.layout.on_device for buffer in buffers):
         torch.cuda.current_stream().synchronize()
 

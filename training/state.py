@@ -11,7 +11,7 @@ Whatever could not be read back without unpickling code is refused at the save, 
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,9 +19,6 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -29,6 +26,7 @@ from torch.optim import Optimizer
 
 from . import engines, rng
 from .attached import Files
+from .collecting import Collected, Collector, collect
 from .errors import CheckpointMismatch, UnsavableState
 
 OWN = "paceline"
@@ -63,12 +61,12 @@ class State:
         self.attached = _attached(self._given, [*self._of("engine"), *self._of("files")])
         """The engine, or the files, that go into the checkpoint beside DCP's."""
 
-    def for_save(self, step: int, checked: set[str]) -> dict[str, Any]:
+    def for_save(self, step: int, checked: set[str], collector: Collector) -> dict[str, Any]:
         """The state dict of this rank. `checked`: names whose form has been found readable in this run
         before.
         """
         own: dict[str, Any] = {"rng": {str(self._rank): rng.capture()}}
-        state: dict[str, Any] = {OWN: own} | self._of_modules()
+        state: dict[str, Any] = {OWN: own} | self._of_modules(collector.collect)
         for name in self._of("optimizer"):
             state[name]["param_groups"] = _plain(state[name]["param_groups"])
             _check_readable(name, state[name]["param_groups"], checked)
@@ -108,7 +106,7 @@ class State:
         """What DCP fills: the live tensors themselves, empty ones for what the script did not give, places
         for values.
         """
-        state: dict[str, Any] = {OWN: {"values": ""}} | self._of_modules()
+        state: dict[str, Any] = {OWN: {"values": ""}} | self._of_modules(lambda _, *pair: collect(*pair))
         for name in self._of("module"):
             _check_keys(name, state[name], metadata)
         for name in self._of("optimizer"):
@@ -147,20 +145,19 @@ class State:
     def _of(self, kind: str) -> list[str]:
         return [name for name, its in self.kinds.items() if its == kind]
 
-    def _of_modules(self) -> dict[str, Any]:
-        """The modules' and their optimizers'. A module's and its first optimizer's at once: torch goes
-        through all of a module each time.
+    def _of_modules(
+        self, collected: Callable[[str, nn.Module, Optimizer | None], Collected]
+    ) -> dict[str, Any]:
+        """The modules' and their optimizers'. A module's and its optimizer's at once: torch goes through all
+        of a module each time.
         """
         state: dict[str, Any] = {}
         for name in self._of("optimizer"):
-            owner, optimizer = self._owner(name), self._given[name]
-            if owner in state:
-                state[name] = get_optimizer_state_dict(self._given[owner], optimizer)
-            else:
-                state[owner], state[name] = get_state_dict(self._given[owner], optimizer)
+            owner = self._owner(name)
+            state[owner], state[name] = collected(name, self._given[owner], self._given[name])
         for name in self._of("module"):
             if name not in state:
-                state[name] = get_model_state_dict(self._given[name])
+                state[name], _ = collected(name, self._given[name], None)
         return state
 
     def _of_first_rank(self, checked: set[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .link import dial_until
+from ..proto.shim_line import dial_until
 
 _DIAL_S = 10.0
 

@@ -1,10 +1,14 @@
-"""The beat of training: every optimizer step and every report says that this rank moves.
+"""The beat of training: every optimizer step and every report says that this rank moves, and how long it has
+waited for its data.
 
-What the script sees is unchanged but for one entry among torch's global optimizer hooks. Importing this costs
-no torch. See proto/beats.py for the slot.
+What the script sees is unchanged but for one entry among torch's global optimizer hooks, and a wrapper around
+the `__next__` of torch's data loaders. Importing this costs no torch. See proto/beats.py for the slot.
 """
 
+import functools
 import sys
+import threading
+from time import monotonic
 from typing import Any
 
 from ..proto.beats import BEAT
@@ -12,9 +16,10 @@ from ..proto.beats import BEAT
 _watched: list[Any] = []
 
 
-def watch_optimizers() -> None:
-    """From now on each step of any torch optimizer in this process is a beat. Where torch is not imported yet
-    (a cold start that calls `init` first) nothing happens: reports are beats too."""
+def watch_training() -> None:
+    """From now on each step of any torch optimizer in this process is a beat, and waits for torch's data
+    loaders are added up. Where torch is not imported yet (a cold start that calls `init` first) nothing
+    happens: reports are beats too."""
     optimizer: Any = sys.modules.get("torch.optim.optimizer")
     if optimizer is None or _watched:
         return
@@ -27,3 +32,23 @@ def watch_optimizers() -> None:
         stepped()
 
     _watched.append(optimizer.register_optimizer_step_post_hook(on_step))
+    _watch_loaders()
+
+
+def _watch_loaders() -> None:
+    """Only the main thread's waits are part of a step: others fetch ahead."""
+    loaders: Any = sys.modules.get("torch.utils.data.dataloader")
+    iterator: Any = getattr(loaders, "_BaseDataLoaderIter", None)
+    if iterator is None or hasattr(iterator.__next__, "__wrapped__"):  # torch has moved it; it is watched
+        return
+    fetch, fetched, main = iterator.__next__, BEAT.fetched, threading.main_thread().ident
+
+    @functools.wraps(fetch)
+    def timed(self: Any) -> Any:
+        since_s = monotonic()
+        batch = fetch(self)
+        if threading.get_ident() == main:
+            fetched(monotonic() - since_s)
+        return batch
+
+    iterator.__next__ = timed

@@ -44,6 +44,8 @@ class Task:
     save_every: str = ""
     """spec.every; empty: as the script says."""
     mtbf_s: float = 0.0
+    git_commit: str = ""
+    """Of the code, where it was packed from a checkout."""
     elastic: bool = False
     """The next attempt may have more or fewer ranks."""
 
@@ -79,6 +81,7 @@ def read_task(folder: Path) -> Task:
             peer_memory=bool(document.get("peer_memory", False)),
             save_every=str(document.get("save_every", "")),
             mtbf_s=float(document.get("mtbf_s", 0)),
+            git_commit=str(document.get("git_commit", "")),
             elastic=bool(document.get("elastic", False)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..proto.shim_line import ShimLink
 from ..spec.folder_names import FolderName
 from . import notes
 from .errors import StorageFailed
 from .folders import UPLOADS
-from .link import ShimLink
 from .manifest import FileEntry
 from .orders import Order
 from .remote import Remote

@@ -8,11 +8,11 @@ imports what it needs itself, and is some milliseconds later.
 from contextlib import suppress
 from importlib import import_module
 
-from .steps import watch_optimizers
+from .steps import watch_training
 
 _LATE = ("torch.profiler._cupti_monitor", "torch.utils.serialization.config")
 
 for _name in _LATE:
     with suppress(ImportError):
         import_module(_name)
-watch_optimizers()
+watch_training()

@@ -33,7 +33,10 @@ def validate(files: tuple[str, ...], overrides: tuple[str, ...], output: str) ->
 
 @click.command(short_help="Print the JSON Schema of job files, sweeps or the policy, for editors.")
 @click.argument(
-    "kind", default="job", type=click.Choice(("job", "sweep", "policy")), metavar="[job|sweep|policy]"
+    "kind",
+    default="job",
+    type=click.Choice(("job", "sweep", "deployment", "policy")),
+    metavar="[job|sweep|deployment|policy]",
 )
 def schema(kind: str) -> None:
     """Print the JSON Schema of job files, of sweeps or of the policy file, for editors."""

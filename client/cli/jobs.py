@@ -1,7 +1,7 @@
 """`pace jobs`, `show`, `why`, `cancel`: what the scheduler knows of jobs, on one screen each."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +12,15 @@ from ...spec.slices import index_text
 from .. import views
 from . import output as out
 from .clocks import at_clock
+from .code import code_lines
+from .environment import as_json, ran_with_lines
 from .failures import failure_lines
 from .main import EXIT_CODES, tell
 from .options import JOB, connection, job_argument, json_option, open_client
 from .places import place_lines
 
 if TYPE_CHECKING:
+    from ..ran_with import RanWith
     from ..settings import Settings
 
 LIMIT_MAX = 100_000
@@ -101,15 +104,17 @@ def show(settings: "Settings", job: int, output: str) -> None:
     queue, pool, gpu_models, gpu_memory_bytes, size (of a gang that is smaller
     than it may be: when it grows), failure (of the attempt that failed last:
     kind, attempt, hint, node_id, node, rank, exit_code, at_us, error_type,
-    message, traceback, last_lines). Times are microseconds since 1970; null:
-    not yet.
+    message, traceback, last_lines), ran_with (as `pace environment`, without
+    the packages). Times are microseconds since 1970; null: not yet.
     """
     with open_client(settings) as client:
         found = client.job(job)
+        ran_with = client.ran_with(found)
     if output == "json":
-        out.show_json({**views.to_json(found), "document": json.loads(found.document or "null")})
+        document = json.loads(found.document or "null")
+        out.show_json({**views.to_json(found), "document": document, "ran_with": as_json(ran_with)})
         return
-    _show_job(found)
+    _show_job(found, ran_with)
 
 
 @click.command(short_help="Say why a job waits, or how it ended.")
@@ -215,9 +220,9 @@ def gang(job: views.Job) -> str:
     return f"{count}{job.instance_count}x{job.processes_per_task}"
 
 
-def _show_job(job: views.Job) -> None:
+def _show_job(job: views.Job, ran_with: "Sequence[RanWith]") -> None:
     out.show(f"job {job.job}  {out.clean(job.name)}  {job.state}", style=out.STATE_STYLES.get(job.state, ""))
-    for label, text in facts(job):
+    for label, text in (*facts(job), *ran_with_lines(ran_with)):
         out.show(out.wrapped(f"  {label:<12} {text}", 15))
     if job.failure is not None:
         out.show()
@@ -258,6 +263,7 @@ def facts(job: views.Job) -> Iterator[tuple[str, str]]:
     yield "gang", f"{gang(job)}, each with {resources(job)}"
     yield from _size(job)
     yield from _saves(job)
+    yield from code_lines(job.document)
     yield from place_lines(job)
     if job.step is not None:
         values = "  ".join(f"{out.clean(name)}={value:.6g}" for name, value in sorted(job.metrics.items()))

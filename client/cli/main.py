@@ -9,6 +9,7 @@ interrupted. `pace submit --follow` returns the job's own: 128 + N when signal N
 otherwise without a code (cancelled, never started).
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from ...spec.errors import PacelineError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DENIED, EXIT_REFUSED = range(1, 7)
 EXIT_INTERRUPTED = 130
+
+_GARBAGE_FROM = 100_000
+"""New objects until some are looked at: nearly all that a command makes it needs until it is over."""
 
 EXIT_CODES = {
     "invalid": EXIT_USAGE,
@@ -41,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "Print a job's output, or follow it."),
         "why": ("jobs", "Say why a job waits, or how it ended."),
         "timeline": ("timeline", "Show what happened to a job and where its time went."),
+        "environment": ("environment", "Show what a job ran with: Python, packages, driver, GPUs."),
         "cancel": ("jobs", "Cancel jobs."),
         "hold": ("holds", "Keep jobs from starting until they are released."),
         "release": ("holds", "Let jobs start that were held."),
@@ -49,6 +54,21 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Sweeps": {
         "sweep": ("sweeps", "Show a sweep, its trials and plots; pause, extend, stop it."),
+    },
+    "Endpoints": {
+        "deploy": ("endpoints", "Have a model answer requests under an endpoint's name."),
+        "endpoints": ("endpoints", "List endpoints, or show all about one."),
+        "traffic": ("endpoints", "Say which share of the requests each deployment gets."),
+        "invoke": ("endpoints", "Send a request to an endpoint, and print the answer."),
+        "rollback": ("endpoints", "Bring an endpoint back to what it was before its last change."),
+        "undeploy": ("endpoints", "End an endpoint, or one of its deployments."),
+        "score": ("scores", "Have a model answer all rows of some data, as a job."),
+    },
+    "Data and models": {
+        "data": ("assets", "Register data, list and show its versions."),
+        "model": ("assets", "Register models, list and show versions, move aliases, download."),
+        "reproduce": ("reproduce", "Run a job again from its recorded code, data and parameters."),
+        "lineage": ("lineage", "Show what something was made of, and what was made of it."),
     },
     "Answers": {
         "plan": ("plans", "Say where job files would go and when they would start."),
@@ -138,7 +158,10 @@ def pace() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and turns what it raises into a message and an exit code."""
-    sys.exit(run(argv))
+    gc.set_threshold(_GARBAGE_FROM)
+    code = run(argv)
+    gc.freeze()  # nothing is collected on the way out: the process ends
+    sys.exit(code)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

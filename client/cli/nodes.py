@@ -24,6 +24,7 @@ COLUMNS = (
     out.Column("tasks", right=True, drop=1),
     out.Column("labels", flex=True, drop=4),
     out.Column("warm pool", flex=True, drop=5),
+    out.Column("containers", flex=True, drop=8),
     out.Column("address", drop=7),
     out.Column("heard", right=True, drop=6),
     out.Column("note", flex=True, drop=2),
@@ -40,8 +41,8 @@ def nodes(settings: "Settings", output: str, trust: bool) -> None:
     \b
     JSON: {"nodes": [NODE, ...], "suspected": BOOL}; keys of a NODE: node_id,
     name, address, contact, last_heard_us, capacity, free, gpus, gpu_status,
-    containment, warm_pool, labels, taints, environments, version,
-    driver_version, tasks, reason, cordon ({by, why, since_us, drains,
+    containment, warm_pool, labels, taints, environments, container_engine,
+    version, driver_version, tasks, reason, cordon ({by, why, since_us, drains,
     tasks_left}, or null: in service). A GPU's state is ok, drained (no new
     work) or quarantined (what ran on it was restarted elsewhere); health says
     why, since_us since when, needs what the driver asks for, slices what it
@@ -85,11 +86,11 @@ def _trust(settings: "Settings", output: str) -> None:
 
 
 def _without_empty(table: out.Table) -> out.Table:
-    """Most clusters have no labels."""
+    """Most clusters have no labels, many no containers."""
     shown = [
         at
         for at, column in enumerate(COLUMNS)
-        if column.title != "labels" or any(row[at] for row in table.rows)
+        if column.title not in ("labels", "containers") or any(row[at] for row in table.rows)
     ]
     rows = [tuple(row[at] for at in shown) for row in table.rows]
     return out.Table(tuple(COLUMNS[at] for at in shown), rows)
@@ -106,6 +107,7 @@ def _row(node: views.Node) -> tuple[str, ...]:
         str(len(node.tasks)),
         _labels(node),
         node.warm_pool,
+        "" if node.container_engine.startswith("none") else node.container_engine,
         node.address,
         "now" if node.contact is NodeContact.CONNECTED else _ago(node.last_heard_us),
         note(node),

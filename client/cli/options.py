@@ -8,6 +8,7 @@ import click
 if TYPE_CHECKING:
     from ..sdk import Client
     from ..settings import Settings
+    from ..submitter import Submitter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,3 +136,12 @@ def open_client(settings: "Settings") -> "Client":
 
     check_alive(settings)
     return Client(config=settings, patience_s=PATIENCE_S)
+
+
+def open_submitter(settings: "Settings") -> "Submitter":
+    """As `open_client`, for a command that submits and asks nothing."""
+    from ..settings import check_alive
+    from ..submitter import Submitter
+
+    check_alive(settings)
+    return Submitter(config=settings, patience_s=PATIENCE_S)

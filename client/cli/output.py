@@ -17,8 +17,6 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
-from .. import views
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -76,7 +74,9 @@ def is_terminal(stream: IO[Any] | None = None) -> bool:
 
 def show_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(views.to_json(value), indent=2, ensure_ascii=True))
+    from ..views import to_json
+
+    click.echo(json.dumps(to_json(value), indent=2, ensure_ascii=True))
 
 
 def show_table(table: Table) -> None:

@@ -165,10 +165,12 @@ def simulate(
         found = _of_trace(trace, (nodes or 0, gpus or 0), until_s, policy)
     else:
         from ..documents import planned
+        from ..policy_verbs import sent_policy
 
         prepared = [planned(prepare_file(file, (), "")) for file in adds]
+        changed = None if policy is None else sent_policy(policy)
         with open_client(settings) as client, out.working("simulating"):
-            found = client.simulate(add=prepared, remove=removes, policy=policy, until_s=until_s, seed=seed)
+            found = client.simulate(add=prepared, remove=removes, policy=changed, until_s=until_s, seed=seed)
     if plot is not None:
         from .plots import draw
 

@@ -56,8 +56,11 @@ def apply(settings: "Settings", file: str, output: str, *, dry_run: bool) -> Non
     \b
     JSON: {"changes": [TEXT, ...], "applied": BOOL}.
     """
+    from ..policy_verbs import sent_policy
+
+    policy = sent_policy(file)  # what is wrong with it is said whether a scheduler is there or not
     with open_client(settings) as client:
-        changes = client.apply_policy(file, dry_run=dry_run)
+        changes = client.apply_policy(policy, dry_run=dry_run)
     if output == "json":
         out.show_json({"changes": changes, "applied": not dry_run})
         return

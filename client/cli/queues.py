@@ -80,7 +80,7 @@ def quota(settings: "Settings", name: str, output: str) -> None:
     JSON: {"user": TEXT or null, "queues": [QUEUE, ...]} as in `pace queues`,
     of those with a limit or a guarantee; user_in_use is the user's.
     """
-    from ..calls import user_name
+    from ..rpc import user_name
 
     with open_client(settings) as client:
         found = client.queues(user=name or user_name())

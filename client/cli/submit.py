@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import output as out
-from .options import connection, json_option, open_client
+from .options import connection, json_option, open_client, open_submitter
 
 if TYPE_CHECKING:
     from ..documents import Prepared
@@ -53,7 +53,7 @@ def submit(
 
         show_plan(settings, prepared, 0, output)
         return 0
-    with open_client(settings) as client:
+    with open_submitter(settings) as client:
         sweeps = [(client.submit_sweep(one), one) for one in prepared if one.is_sweep]
         jobs = [one for one in prepared if not one.is_sweep]
         numbers = list(zip(client.submit_prepared(jobs), jobs, strict=True))

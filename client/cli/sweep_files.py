@@ -77,7 +77,9 @@ def export(settings: "Settings", number: int, file: str) -> None:
         _needs("pyarrow", "parquet")
     with open_client(settings) as client:
         found = client.sweep(number)
-        rows = [_row(found, trial) for trial in client.trials(number)]
+        trials = list(client.trials(number))
+    forked = any(one.fork for one in trials)
+    rows = [_row(found, trial) | (_fork_row(trial) if forked else {}) for trial in trials]
     names = list(dict.fromkeys(name for row in rows for name in row))
     if suffix == ".csv":
         import csv
@@ -142,6 +144,11 @@ def _row(found: "Sweep", trial: "Trial") -> dict[str, Any]:
         "feasible": trial.feasible,
         "why": trial.why,
     }
+
+
+def _fork_row(trial: "Trial") -> dict[str, Any]:
+    names = ("member", "generation", "trial", "step")
+    return {f"fork.{name}": getattr(trial.fork, name, None) for name in names}
 
 
 def _check_plot(file: str) -> None:

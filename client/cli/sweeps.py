@@ -267,6 +267,8 @@ def show_sweep(found: "Sweep") -> None:
 
 
 def show_trials(found: "Sweep", trials: Iterable["Trial"]) -> None:
+    trials = list(trials)
+    forked = any(one.fork for one in trials)
     columns = (
         out.Column("TRIAL", right=True),
         out.Column("STATE"),
@@ -274,6 +276,7 @@ def show_trials(found: "Sweep", trials: Iterable["Trial"]) -> None:
         *(out.Column(one.metric, right=True) for one in found.objectives),
         out.Column("PARAMS", flex=True),
         out.Column("STEP", right=True, drop=2),
+        *((out.Column("FROM", drop=2),) if forked else ()),
         out.Column("TIME", right=True, drop=1),
         out.Column("WHY", flex=True, drop=3),
     )
@@ -285,12 +288,18 @@ def show_trials(found: "Sweep", trials: Iterable["Trial"]) -> None:
             *(_number(value) for value in _values(found, one)),
             params_text(one),
             "" if one.step is None else str(one.step),
+            *((_fork_text(one),) if forked else ()),
             _duration(one),
             one.why,
         )
         for one in trials
     ]
     out.show_table(out.Table(columns, rows))
+
+
+def _fork_text(trial: "Trial") -> str:
+    fork = trial.fork
+    return f"trial {fork.trial} at {fork.step}, member {fork.member}.{fork.generation}" if fork else ""
 
 
 def params_text(trial: "Trial") -> str:

@@ -109,8 +109,7 @@ def main() -> None:
             hits = net(images[samples:]).argmax(1) == labels[samples:]
         accuracy = hits.float().mean().item()
         run.report(done, accuracy=accuracy)
-        args.out.mkdir(parents=True, exist_ok=True)
-        torch.save(net.state_dict(), args.out / "model.pt")
+        paceline.save_model(net.cpu(), args.out, example=images[:1].cpu(), outputs=["scores"])
         print(f"test accuracy {accuracy:.2%} on {TEST_SAMPLES} digits; model in {args.out}", flush=True)
     if dist.is_initialized():
         dist.barrier()  # leave together: a gloo thread that is still busy at a rank's exit aborts it

@@ -1,7 +1,8 @@
 """Train a small net on scikit-learn's handwritten digits, with the values that a sweep has chosen.
 
-Reports the accuracy on held-out digits after each epoch, so that a sweep can end early what does not learn,
-and at the end how long one image takes and how many weights the net has. Alone: `python train.py --epochs 5`.
+Reports the accuracy and the loss on held-out digits after each epoch, so that a sweep can end early what does
+not learn, and at the end how long one image takes and how many weights the net has. Alone: `python train.py
+--epochs 5`.
 """
 
 import argparse
@@ -30,6 +31,14 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
     return table[:, :-1] / 16, table[:, -1].long()
 
 
+def held_out(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """How well it does on digits that it has not seen."""
+    with torch.no_grad():
+        told = model(images)
+    accuracy = (told.argmax(1) == labels).float().mean()
+    return {"accuracy": float(accuracy), "loss": float(nn.functional.cross_entropy(told, labels))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=27)
@@ -38,6 +47,7 @@ def main() -> None:
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=0, help="epochs; 0: only when told to stop")
     args = parser.parse_args()
     run = paceline.init()
     torch.set_num_threads(1)
@@ -47,15 +57,17 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(64, args.width), nn.ReLU(), nn.Linear(args.width, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum)
     restored = run.restore(model=model, optimizer=optimizer)
+    for group in optimizer.param_groups:  # what came back may be another trial's, with its values
+        group.update(lr=args.lr, momentum=args.momentum)
     for epoch in range(restored.step if restored else 0, args.epochs):
         for rows in torch.randperm(train).split(args.batch):
             loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        with torch.no_grad():
-            accuracy = (model(images[train:]).argmax(1) == labels[train:]).float().mean()
-        run.report(epoch + 1, accuracy=accuracy)
+        if args.save_every and (epoch + 1) % args.save_every == 0:
+            run.save(epoch + 1, model=model, optimizer=optimizer)
+        run.report(epoch + 1, **held_out(model, images[train:], labels[train:]))
         if run.should_stop():  # preempted, or not good enough to go on
             run.save(epoch + 1, model=model, optimizer=optimizer)
             return
@@ -66,7 +78,7 @@ def main() -> None:
     latency_us = (time.perf_counter() - begun) / HELD_OUT * 1e6
     run.report(
         args.epochs,
-        accuracy=accuracy,
+        **held_out(model, images[train:], labels[train:]),
         latency_us=latency_us,
         weights=sum(p.numel() for p in model.parameters()),
     )

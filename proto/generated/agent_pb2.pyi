@@ -351,6 +351,7 @@ class JournalEntry(_message.Message):
     REFORMED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     PEER_MEMORY_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     at_monotonic_s: _builtins.float
     """the node's clock"""
@@ -390,6 +391,8 @@ class JournalEntry(_message.Message):
     def waiting(self) -> Global___RanksWaiting: ...
     @_builtins.property
     def peer_memory(self) -> Global___PeerMemoryTold: ...
+    @_builtins.property
+    def serving(self) -> Global___TaskServing: ...
     def __init__(
         self,
         *,
@@ -413,12 +416,13 @@ class JournalEntry(_message.Message):
         reformed: Global___GangReformed | None = ...,
         waiting: Global___RanksWaiting | None = ...,
         peer_memory: Global___PeerMemoryTold | None = ...,
+        serving: Global___TaskServing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "serving", b"serving", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_monotonic_s", b"at_monotonic_s", "checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "damaged", b"damaged", "ended", b"ended", "exited", b"exited", "inspected", b"inspected", "kind", b"kind", "metrics", b"metrics", "paced", b"paced", "peer_memory", b"peer_memory", "reformed", b"reformed", "refused", b"refused", "restored", b"restored", "seq", b"seq", "serving", b"serving", "stalled", b"stalled", "started", b"started", "stop_seen", b"stop_seen", "task", b"task", "uploaded", b"uploaded", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed", "waiting", "peer_memory"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "exited", "ended", "metrics", "checkpoint", "restored", "refused", "checkpoint_failed", "stalled", "inspected", "paced", "uploaded", "damaged", "stop_seen", "reformed", "waiting", "peer_memory", "serving"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -431,9 +435,18 @@ class TaskStarted(_message.Message):
     PIDS_FIELD_NUMBER: _builtins.int
     START_MODE_FIELD_NUMBER: _builtins.int
     SHIM_PID_FIELD_NUMBER: _builtins.int
+    PREPARED_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    UNRECORDED_FIELD_NUMBER: _builtins.int
     start_mode: _builtins.str
     """"warm", or "cold: <why>" """
     shim_pid: _builtins.int
+    prepared: _builtins.str
+    """what was made ready before: "code (12 files, 40 kB) in 8 ms"; empty: nothing"""
+    record: _builtins.str
+    """hash of what it runs with, in the storage's records; where the journal has none, the agent adds it"""
+    unrecorded: _builtins.str
+    """why there is no record"""
     @_builtins.property
     def pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """by local rank"""
@@ -444,10 +457,13 @@ class TaskStarted(_message.Message):
         pids: _abc.Iterable[_builtins.int] | None = ...,
         start_mode: _builtins.str = ...,
         shim_pid: _builtins.int = ...,
+        prepared: _builtins.str = ...,
+        record: _builtins.str = ...,
+        unrecorded: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pids", b"pids", "shim_pid", b"shim_pid", "start_mode", b"start_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pids", b"pids", "prepared", b"prepared", "record", b"record", "shim_pid", b"shim_pid", "start_mode", b"start_mode", "unrecorded", b"unrecorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1086,6 +1102,28 @@ class RanksWaiting(_message.Message):
 Global___RanksWaiting: _TypeAlias = RanksWaiting  # noqa: Y015
 
 @_typing.final
+class TaskServing(_message.Message):
+    """What the task runs answers requests there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """"http://10.0.0.4:41234"; at most 500 characters"""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskServing: _TypeAlias = TaskServing  # noqa: Y015
+
+@_typing.final
 class GangReformed(_message.Message):
     """Ranks that were kept from the attempt before have formed the gang anew, and train on. Told by one of them."""
 
@@ -1269,6 +1307,10 @@ class StartTask(_message.Message):
     METRIC_PATTERNS_FIELD_NUMBER: _builtins.int
     STUDY_FIELD_NUMBER: _builtins.int
     STUDY_TOKEN_FIELD_NUMBER: _builtins.int
+    ENDPOINT_TOKEN_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    CONTENT_FOLDER_FIELD_NUMBER: _builtins.int
+    GIT_COMMIT_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -1323,6 +1365,12 @@ class StartTask(_message.Message):
     """whose trials it runs; 0: none"""
     study_token: _builtins.str
     """for the Studies service, of this attempt"""
+    endpoint_token: _builtins.str
+    """of this attempt: of an endpoint's router, for the Endpoints service; of a replica, what requests carry"""
+    content_folder: _builtins.str
+    """where trees are kept; the same path on every node"""
+    git_commit: _builtins.str
+    """of the code that was packed; empty: not known"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -1348,6 +1396,10 @@ class StartTask(_message.Message):
     @_builtins.property
     def metric_patterns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """metric -> regular expression for rank 0's output lines"""
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """to be provided on the node before the start"""
 
     def __init__(
         self,
@@ -1393,14 +1445,86 @@ class StartTask(_message.Message):
         metric_patterns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         study: _builtins.int = ...,
         study_token: _builtins.str = ...,
+        endpoint_token: _builtins.str = ...,
+        needs: _abc.Iterable[Global___Need] | None = ...,
+        content_folder: _builtins.str = ...,
+        git_commit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "study", b"study", "study_token", b"study_token", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "command", b"command", "content_folder", b"content_folder", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "endpoint_token", b"endpoint_token", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "git_commit", b"git_commit", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "needs", b"needs", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "study", b"study", "study_token", b"study_token", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
+
+@_typing.final
+class Need(_message.Message):
+    """What the node provides. Where it is stands in command, environment and cwd in the place of the marker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TREE_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MARKER_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"code", "inputs.NAME", "environment", "image" """
+    tree: _builtins.str
+    """of the content folder; empty: from `url`"""
+    url: _builtins.str
+    """of an input: from where it is fetched; of an environment: the path of an interpreter or venv; empty: from the requirements"""
+    version: _builtins.str
+    """of what is at the url, as somebody saw it: its etag; `bytes` and `files`, too"""
+    mode: _builtins.str
+    """"link": where it lies, where that can be; "download": in the node's cache"""
+    marker: _builtins.str
+    python_version: _builtins.str
+    """"3.11"; empty: that of the node's own interpreter"""
+    bytes: _builtins.int
+    """at the url; 0: its server does not say"""
+    files: _builtins.int
+    image: _builtins.str
+    """what the ranks run in, where the node maps nothing to interpreter_environment"""
+    @_builtins.property
+    def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of an environment: what is installed"""
+
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the node's own that the command may name: they are the same inside"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tree: _builtins.str = ...,
+        url: _builtins.str = ...,
+        version: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        marker: _builtins.str = ...,
+        requirements: _abc.Iterable[_builtins.str] | None = ...,
+        python_version: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        files: _builtins.int = ...,
+        image: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "image", b"image", "marker", b"marker", "mode", b"mode", "name", b"name", "paths", b"paths", "python_version", b"python_version", "requirements", b"requirements", "tree", b"tree", "url", b"url", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Need: _TypeAlias = Need  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):

@@ -26,9 +26,12 @@ class SubmitRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    REPRODUCES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """idempotency key, 1 to 64 characters of [A-Za-z0-9_-]"""
     user: _builtins.str
+    reproduces: _builtins.int
+    """the job that this one runs again; 0: none, else there is one document"""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDocument]:
         """1 to 1,000"""
@@ -39,10 +42,11 @@ class SubmitRequest(_message.Message):
         key: _builtins.str = ...,
         jobs: _abc.Iterable[Global___JobDocument] | None = ...,
         user: _builtins.str = ...,
+        reproduces: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "key", b"key", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "key", b"key", "reproduces", b"reproduces", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,10 +392,13 @@ class ForkRequest(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    REPRODUCES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     job: _builtins.int
     step: _builtins.int
     user: _builtins.str
+    reproduces: _builtins.int
+    """as in SubmitRequest"""
     @_builtins.property
     def document(self) -> Global___JobDocument: ...
     def __init__(
@@ -402,10 +409,11 @@ class ForkRequest(_message.Message):
         step: _builtins.int = ...,
         document: Global___JobDocument | None = ...,
         user: _builtins.str = ...,
+        reproduces: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "job", b"job", "key", b"key", "step", b"step", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "job", b"job", "key", b"key", "reproduces", b"reproduces", "step", b"step", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -726,6 +734,7 @@ class TaskView(_message.Message):
     PIDS_FIELD_NUMBER: _builtins.int
     EXIT_CODES_FIELD_NUMBER: _builtins.int
     GPU_INDICES_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     task: _builtins.int
     node_id: _builtins.str
     node: _builtins.str
@@ -734,6 +743,8 @@ class TaskView(_message.Message):
     start_mode: _builtins.str
     """"warm", or "cold: <why>" """
     first_rank: _builtins.int
+    record: _builtins.str
+    """what it ran with: Content.Read gives it; empty: that is not recorded"""
     @_builtins.property
     def pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -754,10 +765,11 @@ class TaskView(_message.Message):
         pids: _abc.Iterable[_builtins.int] | None = ...,
         exit_codes: _abc.Iterable[_builtins.int] | None = ...,
         gpu_indices: _abc.Iterable[_builtins.int] | None = ...,
+        record: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_codes", b"exit_codes", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "node", b"node", "node_id", b"node_id", "pids", b"pids", "start_mode", b"start_mode", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_codes", b"exit_codes", "first_rank", b"first_rank", "gpu_indices", b"gpu_indices", "node", b"node", "node_id", b"node_id", "pids", b"pids", "record", b"record", "start_mode", b"start_mode", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -402,6 +402,39 @@ class SweepView(_message.Message):
 Global___SweepView: _TypeAlias = SweepView  # noqa: Y015
 
 @_typing.final
+class SweepFork(_message.Message):
+    """What a trial of population based training goes on from: another's checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    member: _builtins.int
+    """the number of the first trial in whose place it is"""
+    generation: _builtins.int
+    """from 1 on"""
+    trial: _builtins.int
+    """whose checkpoint it is"""
+    step: _builtins.int
+    def __init__(
+        self,
+        *,
+        member: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        trial: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "member", b"member", "step", b"step", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepFork: _TypeAlias = SweepFork  # noqa: Y015
+
+@_typing.final
 class SweepTrial(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,6 +450,7 @@ class SweepTrial(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     FEASIBLE_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     state: _builtins.str
     job: _builtins.int
@@ -437,6 +471,10 @@ class SweepTrial(_message.Message):
     """all constraints hold"""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def fork(self) -> Global___SweepFork:
+        """of a later generation of a population"""
+
     def __init__(
         self,
         *,
@@ -452,10 +490,11 @@ class SweepTrial(_message.Message):
         why: _builtins.str = ...,
         step: _builtins.int = ...,
         feasible: _builtins.bool = ...,
+        fork: Global___SweepFork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_us", b"ended_us", "feasible", b"feasible", "job", b"job", "job_state", b"job_state", "number", b"number", "params", b"params", "started_us", b"started_us", "state", b"state", "step", b"step", "told", b"told", "values", b"values", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_us", b"ended_us", "feasible", b"feasible", "fork", b"fork", "job", b"job", "job_state", b"job_state", "number", b"number", "params", b"params", "started_us", b"started_us", "state", b"state", "step", b"step", "told", b"told", "values", b"values", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,13 +1,12 @@
 """A job's way: submitted, placed, told to stop or to grow, ended."""
 
-from dataclasses import dataclass
-
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
-from .job import NEVER, Checkpoint, Ending, Move, Parent, Shape, Stop
+from ...spec.record import record
+from .job import NEVER, Checkpoint, Ending, Loan, Move, Parent, Shape, Stop
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobSubmitted:
     at_us: Micros
     job: JobId
@@ -20,7 +19,7 @@ class JobSubmitted:
     """Of the parent, which the first attempt goes on from."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Place:
     """Where one task of a gang goes."""
 
@@ -28,7 +27,7 @@ class Place:
     gpu_indices: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptStarted:
     """Placed and sent; the job is STARTING."""
 
@@ -41,9 +40,10 @@ class AttemptStarted:
     """Of an elastic gang: how large it is of what it may be, and why."""
     lifted: int = 0
     """Classes of service that its patience lifted it by."""
+    loan: Loan | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GrowthPlanned:
     """There is room for more instances, and nobody waits for it: the gang grows at its next checkpoint."""
 
@@ -56,7 +56,7 @@ class GrowthPlanned:
     """What it expects of that."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GrowthDropped:
     """The checkpoint came, and the room was no longer there."""
 
@@ -66,14 +66,14 @@ class GrowthDropped:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StopRequested:
     at_us: Micros
     job: JobId
     stop: Stop
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptEnded:
     """The job goes on to `then`: QUEUED for another attempt, or its end."""
 
@@ -95,7 +95,7 @@ class AttemptEnded:
     """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FirstFailureFound:
     """A rank that told late of its end had failed before the one that the attempt's end was put down to. Only
     the report changes: what was decided stays."""
@@ -107,7 +107,7 @@ class FirstFailureFound:
     """The same end, told anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LingererGone:
     """A task of an earlier attempt of an exclusive job has ended, or its lease has run out on both sides."""
 
@@ -117,7 +117,7 @@ class LingererGone:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobEnded:
     """A job that waited is over."""
 
@@ -127,7 +127,7 @@ class JobEnded:
     ending: Ending
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PlacesClaimed:
     """Nodes are kept for a waiting job: those that were told to leave them make room for all of it. `moves`:
     who of these goes on elsewhere, and where."""
@@ -139,7 +139,7 @@ class PlacesClaimed:
     moves: tuple[Move, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClaimDropped:
     """All have left, or cannot, and it does not fit there after all: it stands in line again."""
 
@@ -148,7 +148,7 @@ class ClaimDropped:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LaneParked:
     """No node could ever run the job that is first in line, nor its equals: they step aside."""
 

@@ -9,15 +9,26 @@ from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
+from .environments import has_environment
 from .labels import admits, unmet
-from .node import GpuGroup, Load, Node, NodeInventory, fresh_load, gpu_groups, matches
+from .node import (
+    GpuGroup,
+    Load,
+    Node,
+    NodeInventory,
+    Room,
+    fresh_load,
+    gpu_groups,
+    matches,
+    room_of,
+)
 from .packing import fit_of
-from .pools import belongs, in_pool
+from .pools import belongs, in_pool, pool_nodes
 from .state import ClusterState
 from .topology import Domains, Path, Scope, by_domain, can_be_together, path_of, scopes_of
 
@@ -25,11 +36,25 @@ MEMOS_MIN: Final = 64
 ENTRIES_MAX: Final = 1_000_000
 """Nodes in all memos together, beyond the least number of memos."""
 EVER_MAX: Final = 10_000
+KNOWN_MAX: Final = 4096
+"""Kinds of room that a memo knows."""
 TASKS_MAX: Final = 1 << 20
 """On one node, of tasks that ask for nothing."""
 
 FitKey = tuple[int, int, int, Path, NodeId]
 """Preferred labels that it lacks, then fragmentation (packing.py); equals stand as the places do."""
+
+
+class Suits(NamedTuple):
+    """How a node with some room suits a demand."""
+
+    fits: int
+    lacks: int
+    """Preferred labels."""
+    step: int
+    tie: int
+    """See packing.py."""
+    path: Path
 
 
 @dataclass(slots=True)
@@ -52,7 +77,11 @@ class Candidates:
     keys: dict[NodeId, FitKey] = field(default_factory=dict)
     order: list[FitKey] = field(default_factory=list)
     """Heap; an entry that is not in `keys` is stale."""
+    known: dict[Room, "Suits | None"] = field(default_factory=dict)
+    """Of nodes with such room; None: not even one task fits."""
     domains: tuple[Domains, ...] = ()
+    opened: frozenset[NodeId] = frozenset()
+    """Kept for another job, and looked at all the same."""
 
     def most(self, avoid: Collection[NodeId] = ()) -> int:
         """The most tasks that can be placed at once, some nodes not counted."""
@@ -90,49 +119,74 @@ class Candidates:
         if self.epoch != log.epoch:
             self.epoch, self.seen, self.room = log.epoch, len(log.nodes), 0
             self.version = state.workload.version
+            self.known = {}
             self.fits, self.warming, self.keys, self.order = {}, {}, {}, []
             self.domains = tuple(Domains(scope) for scope in scopes_of(self.demand, self.levels))
             for name in state.nodes:
-                self._look(state, name)
+                self.look(state, name)
             return
         if self.seen < len(log.nodes):
             for name in set(log.nodes[self.seen :]):
-                self._look(state, name)
+                self.look(state, name)
             self.seen = len(log.nodes)
         if self.version != state.workload.version:
-            self.version = state.workload.version
+            self.version, self.known = state.workload.version, {}
             self.keys = {name: self._key(state, name) for name in self.fits}
             self.order = []
         if not self.order or len(self.order) > 4 * len(self.keys) + 64:
             self.order = list(self.keys.values())
             heapify(self.order)
 
-    def _look(self, state: ClusterState, name: NodeId) -> None:
-        node = state.nodes.get(name)
-        before, fits = self.fits.get(name, 0), 0
-        if node is not None and takes_work_of(state, node, self.demand):
-            fits = tasks_that_fit(node, state.loads[name], self.demand)
-        if not before and not fits:
+    def look(self, state: ClusterState, name: NodeId) -> None:
+        """Again: it may have changed."""
+        node, before = state.nodes.get(name), self.fits.get(name, 0)
+        suits = None if node is None else self._suits(state, node)
+        if suits is None and not before:
             return
+        if suits is not None and node is not None and not takes_work_of(state, node, self.demand):
+            suits = suits if name in self.opened else None
+        fits = 0 if suits is None else suits.fits
         self.room += fits - before
         self.warming.pop(name, None)
+        labels = node.inventory.labels if node is not None else ()
         for level in self.domains:
-            level.put(name, node.inventory.labels if node is not None else (), fits)
-        if node is None or not fits:
-            del self.fits[name], self.keys[name]
+            if labels or name in level.homes:
+                level.put(name, labels, fits)
+        if node is None or suits is None:
+            if before:
+                del self.fits[name], self.keys[name]
             return
         self.fits[name] = fits
         if node.inventory.warming:
             self.warming[name] = fits
-        key = self._key(state, name)
+        key = suits.lacks, suits.step, suits.tie, suits.path, name
         if self.keys.get(name) != key:
             self.keys[name] = key
             heappush(self.order, key)
 
+    def _suits(self, state: ClusterState, node: Node) -> Suits | None:
+        """When it takes work. Most nodes have the same room as many others."""
+        inventory, load = node.inventory, state.loads[node.node]
+        room = load.room or room_of(state.rooms, inventory, load)
+        try:
+            return self.known[room]
+        except KeyError:
+            pass
+        if len(self.known) >= KNOWN_MAX:
+            self.known.clear()
+        suits, fits = None, tasks_that_fit(node, load, self.demand)
+        if fits:
+            step, tie = fit_of(state.workload, inventory, load, self.demand)
+            lacks, path = unmet(inventory, self.demand), path_of(inventory.labels, self.levels)
+            suits = Suits(fits, lacks, step, tie, path)
+        self.known[room] = suits
+        return suits
+
     def _key(self, state: ClusterState, name: NodeId) -> FitKey:
-        inventory = state.nodes[name].inventory
-        step, tie = fit_of(state.workload, inventory, state.loads[name], self.demand)
-        return unmet(inventory, self.demand), step, tie, path_of(inventory.labels, self.levels), name
+        """Of a node with room."""
+        suits = self._suits(state, state.nodes[name])
+        assert suits is not None
+        return suits.lacks, suits.step, suits.tie, suits.path, name
 
 
 def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
@@ -145,6 +199,16 @@ def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
         memo = state.candidates[kind] = Candidates(kind, state.settings.topology_levels)
     memo.follow(state)
     return memo
+
+
+def candidates_with(state: ClusterState, demand: GangDemand, opened: frozenset[NodeId]) -> Candidates:
+    """The same with nodes that are kept for somebody else, and take work otherwise; for this once."""
+    memo = candidates_for(state, demand)
+    found = Candidates(memo.demand, memo.levels, opened=opened)
+    found.domains = tuple(Domains(level.scope) for level in memo.domains)
+    for name in (*memo.fits, *sorted(opened)):
+        found.look(state, name)
+    return found
 
 
 @lru_cache(maxsize=EVER_MAX)
@@ -168,6 +232,16 @@ def boundless(demand: GangDemand) -> GangDemand:
 def takes_work(state: ClusterState, node: Node) -> bool:
     """Of anybody; see `is_able` for the one that it is kept for."""
     return is_able(state, node) and node.node not in state.claimed
+
+
+def working(state: ClusterState, pool: str) -> list[Node]:
+    """Those of a pool that take work of anybody."""
+    connected, off = NodeContact.CONNECTED, {*state.resting, *state.closed, *state.claimed}
+    return [
+        node
+        for node in pool_nodes(state, pool)
+        if node.contact is connected and node.cordon is None and node.node not in off
+    ]
 
 
 def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
@@ -215,7 +289,7 @@ def _can_ever(state: ClusterState, demand: GangDemand) -> bool:
 
 def _count(inventory: NodeInventory, load: Load, demand: GangDemand) -> int:
     need, fits = demand.per_task, demand.instance_count_max
-    if demand.environment and demand.environment not in inventory.environments:
+    if demand.environment and not has_environment(inventory, demand):
         return 0
     if (inventory.taints or demand.constraints is not None) and not admits(inventory, demand):
         return 0

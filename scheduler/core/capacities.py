@@ -35,4 +35,5 @@ def capacities_for(state: ClusterState, demand: GangDemand) -> Mapping[NodeId, i
 def _kind(inventory: NodeInventory) -> object:
     """Whatever of a node matters to any demand: nodes of one kind hold the same."""
     gpus = tuple([(gpu.model, gpu.memory_bytes) for gpu in inventory.gpus])
-    return inventory.capacity, gpus, inventory.environments, inventory.labels, inventory.taints
+    runs = inventory.environments, bool(inventory.engine)
+    return inventory.capacity, gpus, runs, inventory.labels, inventory.taints

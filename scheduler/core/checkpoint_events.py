@@ -1,13 +1,14 @@
 """Checkpoints: asked for, accepted, copied elsewhere, found damaged, gone back to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ...spec.ids import Attempt, JobId, Micros, TaskKey
+from ...spec.record import record
 from .job import NEVER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointRequested:
     """`number` is this event's own seq."""
 
@@ -19,7 +20,7 @@ class CheckpointRequested:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointAccepted:
     at_us: Micros
     task: TaskKey
@@ -43,7 +44,7 @@ class CheckpointAccepted:
     """What its new size has brought, when that is measured first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointFailed:
     """Training could not write it and goes on without; nothing of it is left."""
 
@@ -55,7 +56,7 @@ class CheckpointFailed:
     request: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointUploaded:
     """`why` not empty: it could not be, and stays where it was."""
 
@@ -69,7 +70,7 @@ class CheckpointUploaded:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerMemoryTold:
     """Where a rank's part of checkpoints is kept beyond its own node; `why` not empty: why it is not."""
 
@@ -84,7 +85,7 @@ class PeerMemoryTold:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointDamaged:
     """One copy of it was found so, long after it was good."""
 
@@ -99,7 +100,7 @@ class CheckpointDamaged:
     """Step of the checkpoint that a restore would take now; -1: there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CheckpointRestored:
     at_us: Micros
     task: TaskKey
@@ -113,7 +114,7 @@ class CheckpointRestored:
     """From where it was read, and why not from a faster place."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RestoreRequested:
     """The job goes on from there; what was accepted since does not count any more."""
 

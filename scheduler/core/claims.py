@@ -13,13 +13,14 @@ from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import JobState
 from .amounts import duration_text
 from .attempt_events import ClaimDropped, PlacesClaimed
-from .candidates import candidates_for, is_able, most_tasks, takes_work, tasks_that_fit
+from .backfill import end_loans
+from .candidates import candidates_for, is_able, most_tasks, tasks_that_fit, working
 from .effects import Plan
 from .job import Claim, Job
 from .node import Node
 from .placement import start
-from .pools import in_pool, pool_nodes
-from .queue import RESTART, lane_key
+from .pools import in_pool
+from .queue import is_restart
 from .reason import Reason
 from .slots import free_ports, in_place_order
 from .state import ClusterState
@@ -30,8 +31,8 @@ NAMED_MAX = 3
 
 
 def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
-    """The job starts where nodes are kept for it, or stands in line again; None: it waits for those that
-    leave."""
+    """The job starts where nodes are kept for it, or stands in line again, or those leave that they were lent
+    to (backfill.py); None: it waits for those that leave."""
     claim = job.course.claim
     assert claim is not None
     nodes = [state.nodes[name] for name in claim.kept]
@@ -50,9 +51,9 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     lacks = _lacks(state, job, claim.nodes)
     if not lacks:
         return _start_on(state, job, claim.nodes, now_us)
-    if not claim.victims or left:
-        return None
-    return Plan(None, (ClaimDropped(now_us, job.number, lacks),))
+    if not claim.victims:
+        return end_loans(state, job, claim, now_us)
+    return None if left else Plan(None, (ClaimDropped(now_us, job.number, lacks),))
 
 
 def _is_withdrawn(state: ClusterState, job: Job, node: Node) -> bool:
@@ -102,11 +103,10 @@ def reserve(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
 
     One such claim at a time, but for restarts: as the one reservation of EASY backfill (Lifka, JSSPP 1995).
     """
-    restarts = lane_key(job).turn == RESTART
+    restarts = is_restart(job)
     if not restarts and any(not _claim_of(state, number).victims for number in state.claims):
         return None
-    able = (node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node))
-    areas = areas_of(able, job.demand, state.settings.topology_levels)
+    areas = areas_of(working(state, job.demand.pool), job.demand, state.settings.topology_levels)
     found = [kept for area in areas if (kept := _least_taken(state, job, area)) is not None]
     if not found:
         return None

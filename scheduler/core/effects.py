@@ -1,16 +1,16 @@
 """What a decision asks for: events to apply, messages to send after the commit, and the caller's answer."""
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ...spec.ids import Attempt, JobId, NodeId, TaskKey
+from ...spec.record import record
 from .events import Event
 from .job import Job
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartTask:
     """`job` is the job as it was placed: ranks, GPUs, port and checkpoints are in it. Idempotent by key."""
 
@@ -24,7 +24,7 @@ class StartTask:
     """Expected time between two faults of this gang."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StopTask:
     """`grace_us` 0: SIGKILL at once. Idempotent; also for a task that the node does not know."""
 
@@ -36,7 +36,7 @@ class StopTask:
     """> 0: ranks that can go on in the next attempt may wait so long for it instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class InspectTask:
     """Say where the task's ranks are. An answer that never comes is news, too: there is a deadline."""
 
@@ -44,7 +44,7 @@ class InspectTask:
     key: TaskKey
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AskSave:
     """Save at the next step, and tell of it with this number. Told again to an agent that dials in anew."""
 
@@ -56,7 +56,7 @@ class AskSave:
 Effect = StartTask | StopTask | InspectTask | AskSave
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SaveAsked:
     """`number`: the request's, also the seq of its event."""
 
@@ -64,20 +64,20 @@ class SaveAsked:
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submitted:
     jobs: tuple[JobId, ...]
     repeated: bool = False
     """The key was known: nothing new was made."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Position:
     task: TaskKey
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Welcome:
     """Answer to Hello: where each live task's journal stands, and which tasks are nobody's any more."""
 
@@ -85,14 +85,14 @@ class Welcome:
     forget: tuple[TaskKey, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acked:
     """Answer to Reports: committed up to these. Stale tasks are acked too, so that their folders can go."""
 
     positions: tuple[Position, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Plan(Generic[T]):
     """Nothing has happened yet: the loop applies `events`, commits, then answers and sends."""
 

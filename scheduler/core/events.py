@@ -64,6 +64,7 @@ from .task_events import (
     StartRefused,
     StopSeen,
     TaskEnded,
+    TaskServes,
     TaskStarted,
 )
 
@@ -81,6 +82,7 @@ JobEvent = (
     | PeerMemoryTold
     | GangReformed
     | RanksWaiting
+    | TaskServes
     | StartRefused
     | TaskStalled
     | RanksInspected

@@ -40,6 +40,7 @@ def started_job(job: Job, event: AttemptStarted) -> Job:
         save_ask=None,
         held_until_us=NEVER,
         claim=None,
+        loan=event.loan,
         gave_way_to=None,
         queued_us=queued_us(job, event.at_us),
         lifted=event.lifted,
@@ -59,7 +60,9 @@ def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
 
 
 def _attempt_started(state: ClusterState, event: AttemptStarted) -> Touched:
-    job = state.jobs[event.job]
+    job, decided = state.jobs[event.job], state.started
+    if decided is not None and decided[0] is event and decided[1] is job:
+        return put_job(state, job, decided[2])
     return put_job(state, job, started_job(job, event))
 
 

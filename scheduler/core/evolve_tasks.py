@@ -19,6 +19,7 @@ from .task_events import (
     StartRefused,
     StopSeen,
     TaskEnded,
+    TaskServes,
     TaskStarted,
 )
 
@@ -55,11 +56,17 @@ def only_told(
 
 def _task_started(state: ClusterState, event: TaskStarted) -> Touched:
     job = state.jobs[event.task.job]
-    new = with_task(job, event, state=TaskState.RUNNING, pids=event.pids, start_mode=event.start_mode)
+    told: dict[str, Any] = {"pids": event.pids, "start_mode": event.start_mode, "record": event.record}
+    new = with_task(job, event, state=TaskState.RUNNING, **told)
     if job.state is JobState.STARTING and all(task.state is not TaskState.ASSIGNED for task in new.tasks):
         first_us = job.course.started_us or event.at_us
         new = with_course(new, state=JobState.RUNNING, started_us=first_us, avoid=())
     return put_job(state, job, new)
+
+
+def _task_serves(state: ClusterState, event: TaskServes) -> Touched:
+    job = state.jobs[event.task.job]
+    return put_job(state, job, with_task(job, event, url=event.url))
 
 
 def _task_left(state: ClusterState, event: LateFact) -> Touched:
@@ -92,6 +99,7 @@ def _metrics_reported(state: ClusterState, event: MetricsReported) -> Touched:
 
 HANDLERS: Final[Handlers] = {
     TaskStarted: _task_started,
+    TaskServes: _task_serves,
     RankExited: _task_left,
     TaskEnded: _task_left,
     FirstFailureFound: _task_left,

@@ -88,7 +88,7 @@ def on_refused(state: ClusterState, job: Job, entry: Entry, said: Refused, now_u
     task = job.tasks[entry.task.task]
     event = _refusal(entry, said, now_us)
     text = f"{state.nodes[task.node].name} refused to start task {task.task}: {said.text}"
-    ending = Ending(AttemptOutcome.START_FAILED, said.code, text, "", EXIT_NOT_STARTABLE, task.node)
+    ending = Ending(AttemptOutcome.START_FAILED, said.code, text, said.hint, EXIT_NOT_STARTABLE, task.node)
     if not said.transient:
         return _and_end(state, job, now_us, event, ending, again=False)
     again = len(job.course.avoid)

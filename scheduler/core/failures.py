@@ -166,6 +166,8 @@ def _bare(error_type: str) -> str:
 
 
 def _will_recur(death: Exited) -> bool:
+    if death.cause.startswith("no container"):  # that was its node
+        return False
     if _is_exception(death):
         return _bare(death.evidence.error_type) in _RECURRING
     if death.exit_code in (_NOT_FOUND, _NOT_EXECUTABLE):

@@ -47,12 +47,12 @@ class Levels:
 
     def of_queue(self, path: str) -> Level:
         """Among those beside it."""
-        not_below, charge = self._level(path)
+        not_below, charge = self.known.get(path) or self._look(path)
         return not_below, 0, charge
 
     def of_leaf(self, leaf: str, queue: str, minus_priority: int) -> Level:
         """Of the last level of that way."""
-        not_below, charge = self._level(leaf)
+        not_below, charge = self.known.get(leaf) or self._look(leaf)
         own = 0 if queue in self.state.tree.parted else minus_priority
         return not_below, own, charge
 
@@ -61,18 +61,14 @@ class Levels:
         for path in path_of(leaf):
             self.known.pop(path, None)
 
-    def _level(self, path: str) -> tuple[bool, float]:
-        found = self.known.get(path)
-        if found is None:
-            found = self.known[path] = self._look(path)
-        return found
-
     def _look(self, path: str) -> tuple[bool, float]:
         queue = self.state.policy.queues.get(path)
         charge = charge_gpu_s(self.state, path, self.now_us)
-        if queue is None:
-            return True, charge
-        return not below(queue.guaranteed, self.state.usage.bound(path)), charge / queue.weight
+        found = True, charge
+        if queue is not None:
+            found = not below(queue.guaranteed, self.state.usage.bound(path)), charge / queue.weight
+        self.known[path] = found
+        return found
 
 
 def charge_gpu_s(state: "ClusterState", path: str, now_us: Micros) -> float:

@@ -73,8 +73,7 @@ def sick_texts(nodes: Iterable[Node], wish: GpuWish, now_us: Micros) -> str:
     """`; 1 of 8 GPUs of n1 is quarantined for 12 min: XID 79: fallen off the bus`, of the first few."""
     texts = []
     for node in nodes:
-        sick = [gpu for gpu in node.inventory.sick if will_do(gpu, wish)]
-        if sick:
+        if sick := [gpu for gpu in node.inventory.sick if will_do(gpu, wish)]:
             texts.append(sick_text(node.inventory, node.name, sick, now_us))
     more = f"; and GPUs of {len(texts) - SHOWN} more nodes" if len(texts) > SHOWN else ""
     return "".join(f"; {text}" for text in texts[:SHOWN]) + more

@@ -37,9 +37,10 @@ def put_job(state: ClusterState, old: Job | None, new: Job) -> Job:
         state.timers.drop((0, new.number))
         return new
     state.jobs[new.number] = new
-    _note_stranded(state, new)
-    _note_small(state, new)
-    _set_job_timer(state, new)
+    if new.course is not FRESH:  # of one that has only ever waited there is nothing to note
+        _note_stranded(state, new)
+        _note_small(state, new)
+        _set_job_timer(state, new)
     return new
 
 

@@ -7,11 +7,14 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
-from ...spec.failures import RETRIED, FailureClass
+from ...spec.failures import FAILURES, RETRIED, FailureClass
+from ...spec.hashed import Hashed
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
+from ...spec.record import record
 from ...spec.resources import GangDemand
 from .failure import Failure
 from .hang import Suspicion
@@ -36,15 +39,22 @@ class Policy:
     """Before the second retry in a row; the first comes at once, each further one waits twice as long."""
     backoff_max_us: int = 60_000_000
 
+    @property
+    def outlasts_preemption(self) -> bool:
+        """A job that was stopped for another one is tried again."""
+        return not FAILURES[FailureClass.PREEMPTED].choice or FailureClass.PREEMPTED in self.retry_on
+
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Hashed):
     """What a job asks. Equal shapes are one object."""
 
     demand: GangDemand
     policy: Policy = Policy()
     queue: str = ""
     """Of the cluster's policy; its user has a line of their own below it, see queues.py."""
+
+    __hash__ = Hashed.__hash__
 
 
 class TaskState(StrEnum):
@@ -55,7 +65,7 @@ class TaskState(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskRun:
     """One node's part of the current (or last) attempt."""
 
@@ -70,9 +80,13 @@ class TaskRun:
     exit_codes: tuple[int, ...] = ()
     log_bytes: tuple[int, ...] = ()
     ended_why: str = ""
+    url: str = ""
+    """Where it answers requests, if it does."""
+    record: str = ""
+    """Hash of what it runs with; empty: that is not recorded."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint that was accepted from the attempt that was current."""
 
@@ -96,7 +110,7 @@ class Checkpoint:
     """Copies that were found so (see copies.py), and what is wrong with each."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stop:
     """A stop under way: the tasks have notice; the attempt ends with the last of them, or at the deadline."""
 
@@ -114,7 +128,7 @@ class Stop:
     """Instances that it goes on with; 0: as many as there is room for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Growth:
     """There is room for more of an elastic gang: at its next checkpoint it goes on with more instances."""
 
@@ -123,7 +137,7 @@ class Growth:
     """Instances, when it was planned."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reported:
     """A step that was told, and when."""
 
@@ -131,7 +145,7 @@ class Reported:
     at_us: Micros
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Speed:
     """Measured: the mean time of a step with so many instances, see speeds.py."""
 
@@ -139,7 +153,7 @@ class Speed:
     step_us: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Move:
     """A running job that leaves to make room, and where it goes on."""
 
@@ -148,7 +162,7 @@ class Move:
     """Of each task."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Claim:
     """Nodes that are kept for a waiting job until all of it fits there."""
 
@@ -167,7 +181,16 @@ class Claim:
         return tuple(dict.fromkeys((*self.nodes, *moved)))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class Loan:
+    """Nodes that are kept for another job are this one's until that can have them, see backfill.py."""
+
+    job: JobId
+    until_us: Micros
+    """When that one was expected to have them all."""
+
+
+@record(frozen=True, slots=True)
 class Hold:
     """An admin's word that a job is not to start until it is released."""
 
@@ -176,7 +199,7 @@ class Hold:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SaveAsk:
     """Somebody wants a checkpoint of the current attempt; `pending` until it is there, or could not be
     made."""
@@ -186,7 +209,7 @@ class SaveAsk:
     pending: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Parent:
     """The job and step that a fork goes on from."""
 
@@ -194,7 +217,7 @@ class Parent:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lingering:
     """A task of an ended attempt of an exclusive job, not known to be gone. No new attempt before."""
 
@@ -202,7 +225,7 @@ class Lingering:
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ending:
     """How the last attempt, or the job, ended."""
 
@@ -217,7 +240,7 @@ class Ending:
     """Of every attempt that failed, once it is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Course:
     """The changing part of a job; kept as JSON in JobRow.record."""
 
@@ -259,6 +282,8 @@ class Course:
     rate: FaultRate = NO_RATE
     """Of its attempts that are over."""
     claim: Claim | None = None
+    loan: Loan | None = None
+    """Of the current attempt."""
     hold: Hold | None = None
     gave_way_to: JobId | None = None
     """Of one that waits: whom it was stopped for."""
@@ -282,10 +307,11 @@ class Course:
 
 
 FRESH: Final = Course()
-_WRITES: Final = {one.name: getattr(Course, one.name).__set__ for one in fields(Course)}
+_read: Final = attrgetter(*(one.name for one in fields(Course)))
+PLACED: Final = (JobState.STARTING, JobState.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Job:
     """Names and numbers as submitted, the shape, and the course so far."""
 
@@ -320,7 +346,7 @@ class Job:
     @property
     def placed(self) -> bool:
         """True while an attempt holds resources."""
-        return self.course.state in (JobState.STARTING, JobState.RUNNING)
+        return self.course.state in PLACED
 
     @property
     def world_size(self) -> int:
@@ -339,13 +365,11 @@ class Job:
 
 
 def with_course(job: Job, **changes: Any) -> Job:
-    """This job with that much of its course changed: as dataclasses.replace, which takes twice as long, and
-    every fact of a job comes here. Raises KeyError for what a course has not."""
-    course = object.__new__(Course)
-    for name, write in _WRITES.items():
-        write(course, getattr(job.course, name))
+    """This job with that much of its course changed: as dataclasses.replace, which takes longer, and every
+    fact of a job comes here. Raises AttributeError for what a course has not."""
+    course = Course(*_read(job.course))
     for name, value in changes.items():
-        _WRITES[name](course, value)
+        setattr(course, name, value)  # nobody else has it yet
     return Job(job.number, job.name, job.user, job.priority, job.submitted_us, job.shape, course)
 
 

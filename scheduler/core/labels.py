@@ -61,10 +61,10 @@ def where_text(demand: GangDemand) -> str:
 
 def left_out_text(nodes: Sequence[Node], demand: GangDemand) -> str:
     """`3 of 12 nodes are not for it: 2 lack zone=a, 1 has the taint spot`; empty where all are."""
-    asked = demand.constraints or Constraints()
+    asked, constrained = demand.constraints or Constraints(), demand.constraints is not None
     why: Counter[str] = Counter()
     for node in nodes:
-        if not admits(node.inventory, demand):
+        if (constrained or node.inventory.taints) and not admits(node.inventory, demand):
             why[_hindrance(node.inventory, asked)] += 1
     if not why:
         return ""

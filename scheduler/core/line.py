@@ -2,13 +2,14 @@
 
 Standings compare level by level (order.py, fair.py), so the first below a queue stays the first there,
 whatever becomes of the queue itself: a start moves the queues above the job, and nothing beside them is
-looked at again. What has had its turn is looked at anew when it comes to the top.
+looked at again. What has had its turn is looked at anew when it comes to the top, and what is below a queue
+only when the queue does: before, it stands there by its level alone, which none below it is better than.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
-from typing import NamedTuple, Union
+from typing import Final, NamedTuple, Union
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import GangDemand
@@ -16,9 +17,11 @@ from .cluster_policy import ROOT
 from .fair import Fair, Levels
 from .job import Job
 from .order import standing_class
-from .queue import RESTART, Lane, LaneKey
+from .queue import RESTART, Lane, LaneKey, waits_since_us
 from .queues import parent_of, path_of
 from .state import ClusterState
+
+RESTARTS: Final = "restarts"
 
 
 class Rank(NamedTuple):
@@ -55,11 +58,16 @@ class Entry:
 class Branch:
     """What waits below one queue."""
 
-    path: str = ""
+    path: str
+    lanes: Iterable[tuple[LaneKey, Lane]] = ()
+    """Those right below it, until it is first looked at."""
+    queues: list["Branch"] = field(default_factory=list)
+    """Likewise."""
     entries: list[tuple[Rank, Union["Branch", Entry]]] = field(default_factory=list)
-    """Heap, once the line is made."""
+    """Heap."""
     rank: Rank | None = None
     """Of its first, among those beside this queue."""
+    opened: bool = False
     stale: bool = True
 
 
@@ -75,35 +83,25 @@ class Line:
     ) -> None:
         """`has_room`: for a gang of that demand; where there is none, there is none for the rest of the walk.
         `may_ask`: a lane may have its turn even so. Most lanes are passed over here, and cost no more."""
-        self._state, self._now_us, self._look_for_room = state, now_us, has_room
+        queue = state.queue
+        self._state, self._now_us, self._look_for_room, self._may_ask = state, now_us, has_room, may_ask
+        self._patience_us = state.order.patience_us
         self._levels = Levels(state, now_us)
-        self._restarts, self._root = Branch(), Branch()
-        self._branches = {ROOT: self._root}
-        for demand, lanes in state.queue.alike.items():
-            kind = Kind(demand, has_room(demand))
-            for key, lane in lanes.items():
-                asks = key.turn == RESTART or may_ask(key)
-                if not lane.parked and (asks or kind.has_room):
-                    entry = Entry(key, lane, kind, asks)
-                    job = state.jobs[lane.jobs[0]]
-                    self._branch_of(key).entries.append((self._rank(key, job), entry))
-        heapify(self._restarts.entries)
-        for path in sorted(self._branches, key=lambda path: (path == ROOT, -path.count("/"))):
-            branch = self._branches[path]
-            heapify(branch.entries)
-            if path != ROOT and (rank := self._rank_of(branch)) is not None:
-                self._branches[parent_of(path)].entries.append((rank, branch))
+        self._kinds = {demand: Kind(demand, has_room(demand)) for demand in queue.alike}
+        self._restarts = Branch(RESTARTS, tuple(queue.restarts.items()))
+        root = Branch(ROOT)
+        self._tops = (self._restarts, root) if queue.restarts else (root,)
+        self._branches = {ROOT: root}
+        for path, lanes in queue.below.items():
+            self._branch(path).lanes = tuple(lanes.items())
 
     def first(self) -> tuple[LaneKey, Job] | None:
         """Whose turn it is."""
-        for branch in (self._restarts, self._root):
+        for branch in self._tops:
             while (found := self._first_below(branch)) is not None:
                 rank, entry = found
-                job = self._state.jobs[rank.job]
-                if self._may_move(entry) and not (
-                    rank.fair and rank < self._rank(entry.key, job)  # its patience lifts it no longer
-                ):
-                    return entry.key, job
+                if self._may_move(entry) and not self._is_lifted_no_longer(rank, entry):
+                    return entry.key, self._state.jobs[rank.job]
                 self._touch(entry.key)
         return None
 
@@ -116,7 +114,8 @@ class Line:
         """The first of the first lane has had its turn, and something began at `leaf`."""
         self._levels.forget(leaf)
         self._touch(key)
-        self._touch_path(leaf)
+        if leaf != key.leaf:
+            self._touch_path(leaf)
 
     def _may_move(self, entry: Entry) -> bool:
         if entry.asks:
@@ -124,6 +123,12 @@ class Line:
         kind = entry.kind
         kind.has_room = kind.has_room and self._look_for_room(kind.demand)
         return kind.has_room
+
+    def _is_lifted_no_longer(self, rank: Rank, entry: Entry) -> bool:
+        """Its patience lifted it when it was looked at last."""
+        if not rank.fair or rank.service == entry.key.service:
+            return False
+        return rank < self._rank(entry.key, self._state.jobs[rank.job])
 
     def _first_below(self, branch: Branch) -> tuple[Rank, Entry] | None:
         self._settle(branch)
@@ -136,30 +141,48 @@ class Line:
 
     def _settle(self, branch: Branch) -> None:
         """Its first entry is as it stands now."""
-        while branch.stale and branch.entries:
-            rank, child = branch.entries[0]
+        if not branch.opened:
+            self._open(branch)
+        entries = branch.entries
+        while branch.stale and entries:
+            rank, child = entries[0]
             now = self._rank_of(child) if isinstance(child, Branch) else self._rank_of_lane(child)
             if now is None:
-                heappop(branch.entries)
+                heappop(entries)
             elif rank != now:  # the next of a lane may stand better: it has waited longer in all
-                heapreplace(branch.entries, (now, child))
+                heapreplace(entries, (now, child))
             else:
                 branch.stale = False
+
+    def _open(self, branch: Branch) -> None:
+        """It has come to the top for the first time."""
+        branch.opened = True
+        for key, lane in branch.lanes:
+            kind, asks = self._kinds[key.demand], key.turn == RESTART or self._may_ask(key)
+            entry = Entry(key, lane, kind, asks)
+            if (asks or kind.has_room) and (rank := self._rank_of_lane(entry)) is not None:
+                branch.entries.append((rank, entry))
+        for at, child in enumerate(branch.queues, 1):
+            least = Rank((self._levels.of_queue(child.path),), 0, 0, JobId(-at))
+            branch.entries.append((least, child))
+        heapify(branch.entries)
 
     def _rank_of(self, branch: Branch) -> Rank | None:
         """None: nobody waits there any more."""
         if branch.stale:
             self._settle(branch)
-            first = branch.entries[0][0] if branch.entries else None
-            level = self._levels.of_queue(branch.path)
-            branch.rank = None if first is None else first._replace(fair=(level, *first.fair))
+            branch.rank = None
+            if branch.entries:
+                fair, minus_priority, service, job = branch.entries[0][0]
+                level = self._levels.of_queue(branch.path)
+                branch.rank = Rank((level, *fair), minus_priority, service, job)
         return branch.rank
 
     def _rank_of_lane(self, entry: Entry) -> Rank | None:
-        jobs = entry.lane.jobs
-        if not jobs or entry.lane.parked or not (entry.asks or entry.kind.has_room):
+        lane = entry.lane
+        if not lane.jobs or lane.parked or not (entry.asks or entry.kind.has_room):
             return None
-        return self._rank(entry.key, self._state.jobs[jobs[0]])
+        return self._rank(entry.key, self._state.jobs[lane.jobs[0]])
 
     def _rank(self, key: LaneKey, job: Job) -> Rank:
         if key.turn == RESTART:
@@ -167,19 +190,21 @@ class Line:
         fair: Fair = ()
         if self._state.queue.fair:
             fair = (self._levels.of_leaf(key.leaf, job.shape.queue, key.minus_priority),)
-        service = standing_class(self._state, job, self._now_us)
+        service = key.service
+        if self._now_us - waits_since_us(job) >= self._patience_us or job.course.queued_us:
+            service = standing_class(self._state, job, self._now_us)
         return Rank(fair, key.minus_priority, service, job.number)
 
     def _branch_of(self, key: LaneKey) -> Branch:
         if key.turn == RESTART:
             return self._restarts
-        return self._branch(parent_of(key.leaf))
+        return self._branches[parent_of(key.leaf)]
 
     def _branch(self, path: str) -> Branch:
         branch = self._branches.get(path)
         if branch is None:
             branch = self._branches[path] = Branch(path)
-            self._branch(parent_of(path))
+            self._branch(parent_of(path)).queues.append(branch)
         return branch
 
     def _touch(self, key: LaneKey) -> None:
@@ -187,6 +212,7 @@ class Line:
         self._touch_path(key.leaf)
 
     def _touch_path(self, leaf: str) -> None:
+        branches = self._branches
         for path in path_of(leaf):
-            if path in self._branches:
-                self._branches[path].stale = True
+            if path in branches:
+                branches[path].stale = True

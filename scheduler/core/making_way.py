@@ -3,15 +3,14 @@
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome
 from ...spec.moments import moment_text
-from .effects import Effect, Plan
-from .events import Event
+from .effects import Plan
 from .grace import save_grace_us
 from .job import Job, Stop
 from .maintenance import closing_of, untold
 from .node import Node
 from .reservations import reserved_text, who_has
 from .state import ClusterState
-from .submit import request_stop
+from .submit import request_stops
 
 
 def make_way(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
@@ -19,14 +18,8 @@ def make_way(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     if node.node not in state.closed and node.node not in state.reserved:
         return Plan(None)
     leave, text = _who_leaves(state, node, now_us)
-    events: list[Event] = []
-    effects: list[Effect] = []
-    for job in leave:
-        stop = Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(job), why=text)
-        plan = request_stop(state, job, stop)
-        events += plan.events
-        effects += plan.effects
-    return Plan(None, tuple(events), tuple(effects))
+    stops = ((job, Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(job), why=text)) for job in leave)
+    return request_stops(state, stops)
 
 
 def _who_leaves(state: ClusterState, node: Node, now_us: Micros) -> tuple[list[Job], str]:

@@ -24,17 +24,16 @@ from .amounts import demand_text, duration_text
 from .attempt_events import PlacesClaimed
 from .candidates import Candidates, candidates_for, most_tasks, takes_work, takes_work_of, tasks_that_fit
 from .capacities import capacities_for
-from .effects import Effect, Plan
-from .events import Event
+from .effects import Plan
 from .grace import save_grace_us
 from .job import Job, Move, Stop
 from .node import Load, Node, gpu_groups, matches
-from .placement import copy_of, give_back, gpus_of
+from .placement import copy_of, gpus_of, load_without
 from .preemption import Stoppable, loss_us, stoppable
 from .reason import Reason
 from .slots import free_ports
 from .state import ClusterState
-from .submit import request_stop
+from .submit import request_stops
 from .topology import areas_of
 from .weights import gang_milli
 
@@ -97,16 +96,15 @@ def defragment(
     if found is None:
         return None
     victims = tuple(move.job for move in found.moves)
-    events: list[Event] = [PlacesClaimed(now_us, job.number, found.slots, victims, found.moves)]
-    effects: list[Effect] = []
+    claimed = PlacesClaimed(now_us, job.number, found.slots, victims, found.moves)
+    stops = []
     for move in found.moves:
         moved = state.jobs[move.job]
         why = f"moves to {_names(state, move.nodes)}, so that job {job.number} fits"
-        stop = Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(moved), "", why, job.number, True)
-        plan = request_stop(state, moved, stop)
-        events += plan.events
-        effects += plan.effects
-    return Plan(None, tuple(events), tuple(effects))
+        stops.append(
+            (moved, Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(moved), "", why, job.number, True))
+        )
+    return request_stops(state, stops, claimed)
 
 
 def moves_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason | None:
@@ -144,13 +142,19 @@ def _fits_in_all(state: ClusterState, demand: GangDemand) -> bool:
     """What is free on the nodes that could take a task is as much as the gang needs."""
     capacities = capacities_for(state, demand)
     need, least = demand.per_task, demand.instance_count_min
+    on_gpu, cpus, memory = need.on_gpu, need.cpu_milli > 0, need.memory_bytes > 0
     loads = [
         (state.nodes[name], load)
         for name, load in state.loads.items()
-        if (load.free_gpus or load.shared_gpus or not need.on_gpu) and capacities[name]
+        if (
+            load.free_gpus or load.shared_gpus
+            if on_gpu
+            else (cpus and load.free_cpu_milli) or (memory and load.free_memory_bytes)
+        )
+        and capacities[name]
     ]
     loads = [(node, load) for node, load in loads if takes_work_of(state, node, demand)]
-    if need.on_gpu:
+    if on_gpu:
         free_milli = sum(_gpu_milli(node, load, demand) for node, load in loads)
         return free_milli >= least * need.gpus_milli
     cpu_milli = sum(load.free_cpu_milli for _, load in loads)
@@ -169,16 +173,9 @@ def _makes_room(state: ClusterState, job: Job, moved: Sequence[Job], room: Candi
     more = {}
     for name in {task.node for one in moved for task in one.tasks}:
         if takes_work_of(state, state.nodes[name], job.demand):
-            fits = tasks_that_fit(state.nodes[name], _load_without(state, moved, name), room.demand)
+            fits = tasks_that_fit(state.nodes[name], load_without(state, moved, name), room.demand)
             more[name] = fits - room.fits.get(name, 0)
     return room.most_with(state, more) >= job.demand.instance_count_min
-
-
-def _load_without(state: ClusterState, moved: Sequence[Job], name: NodeId) -> Load:
-    load = copy_of(state.loads[name])
-    for job in moved:
-        give_back(state, load, job, name)
-    return load
 
 
 def _stop_us(job: Job, now_us: Micros) -> int:
@@ -203,7 +200,7 @@ class _Seating:
 
     def find(self) -> list[list[NodeId]] | None:
         leave = {task.node for one in self.moved for task in one.tasks}
-        self.loads = {name: _load_without(self.state, self.moved, name) for name in leave}
+        self.loads = {name: load_without(self.state, self.moved, name) for name in leave}
         self.places = [[] for _ in range(len(self.moved) + 1)]
         return self.places if self._seat(0) else None
 

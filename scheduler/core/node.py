@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
+from ...spec.record import record
 from ...spec.resources import WHOLE_GPU_MILLI, GpuWish, Resources
 from ...spec.slices import is_slice_name
 from .job import NEVER
@@ -59,6 +60,10 @@ class NodeInventory:
     """Key and value, ascending by key."""
     taints: tuple[tuple[str, str], ...] = ()
     """Likewise; the value may be empty."""
+    engine: str = ""
+    """What it runs images with; empty: it cannot."""
+    no_engine: str = ""
+    """Why it cannot, in its own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Cordon:
     """What ran there was told to save and go on elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Node:
     """`session` and `last_heard_us` are of this scheduler process and are not kept."""
 
@@ -115,12 +120,22 @@ class GpuKind(NamedTuple):
     memory_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Room:
+    """What is free on a node, with all else of it that decides what fits there and how well. Equal ones are
+    one object, while they are remembered."""
+
+
 class GpuGroup(NamedTuple):
     """What is free of a node's GPUs of one kind: whole ones, and what is left of shared ones, ascending."""
 
     kind: GpuKind
     free: int
     lefts: tuple[int, ...]
+
+
+RoomKey = tuple[object, ...]
+ROOMS_MAX: Final = 20_000
 
 
 @dataclass(slots=True)
@@ -141,6 +156,8 @@ class Load:
     """Of ended attempts of exclusive jobs, not yet known to be gone; they hold no resources."""
     groups: tuple[GpuGroup, ...] | None = field(default=None, compare=False, repr=False)
     """Memo of `gpu_groups`."""
+    room: Room | None = field(default=None, compare=False, repr=False)
+    """Memo of `room_of`."""
 
     @property
     def free(self) -> Resources:
@@ -155,12 +172,12 @@ class Load:
             whole = self.free_gpus.pop(index, None) is not None
             if need.gpu_milli and (whole or index in self.shared_gpus):
                 self.shared_gpus[index] = self.shared_gpus.get(index, WHOLE_GPU_MILLI) - need.gpu_milli
-        self.groups = None
+        self.groups = self.room = None
 
     def give_back(self, need: Resources, gpu_indices: tuple[int, ...], inventory: NodeInventory) -> None:
         self.free_cpu_milli += need.cpu_milli
         self.free_memory_bytes += need.memory_bytes
-        self.groups = None
+        self.groups = self.room = None
         for gpu in inventory.gpus if gpu_indices else ():
             if gpu.index not in gpu_indices:
                 continue
@@ -184,6 +201,25 @@ def gpu_groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
     if load.groups is None:
         load.groups = _groups(inventory, load)
     return load.groups
+
+
+def room_of(rooms: dict[RoomKey, Room], inventory: NodeInventory, load: Load) -> Room:
+    """Of one of the nodes that remember their rooms together."""
+    if load.room is None:
+        key = (
+            gpu_groups(inventory, load),
+            len(load.free_gpus) == len(inventory.gpus),
+            load.free_cpu_milli,
+            load.free_memory_bytes,
+            inventory.environments,
+            bool(inventory.engine),
+            inventory.labels,
+            inventory.taints,
+        )
+        if len(rooms) >= ROOMS_MAX and key not in rooms:
+            rooms.clear()
+        load.room = rooms.setdefault(key, Room())
+    return load.room
 
 
 @lru_cache(maxsize=4096)
@@ -210,7 +246,10 @@ def gpus_matching(gpus: Iterable[NodeGpu | SickGpu], wish: GpuWish) -> list[int]
 
 def free_matching(inventory: NodeInventory, load: Load, wish: GpuWish) -> list[int]:
     """Of those that will do, which are wholly free."""
-    return gpus_matching((gpu for gpu in inventory.gpus if gpu.index in load.free_gpus), wish)
+    free = (gpu for gpu in inventory.gpus if gpu.index in load.free_gpus)
+    if all(matches(group.kind, wish) for group in gpu_groups(inventory, load)):
+        return [gpu.index for gpu in free]
+    return gpus_matching(free, wish)
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:

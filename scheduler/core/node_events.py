@@ -1,27 +1,26 @@
 """Nodes come, go silent and return; what the cluster makes of it; and time passes."""
 
-from dataclasses import dataclass
-
 from ...spec.ids import Micros, NodeId
+from ...spec.record import record
 from .job import NEVER
 from .node import NodeInventory
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeJoined:
     at_us: Micros
     node: NodeId
     inventory: NodeInventory
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeChanged:
     at_us: Micros
     node: NodeId
     inventory: NodeInventory
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeConnected:
     at_us: Micros
     node: NodeId
@@ -29,7 +28,7 @@ class NodeConnected:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeUnknown:
     at_us: Micros
     node: NodeId
@@ -37,14 +36,14 @@ class NodeUnknown:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeLost:
     at_us: Micros
     node: NodeId
     last_heard_us: Micros
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeRested:
     """It refused a start by its own fault: it gets no work for a while. `refusals` 0: it starts again."""
 
@@ -55,7 +54,7 @@ class NodeRested:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeDrained:
     """By policy: it gets no work until then; what runs there goes on."""
 
@@ -65,7 +64,7 @@ class NodeDrained:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeCordoned:
     """By an operator: it gets no work until it is uncordoned. `drains`: what runs there is to leave, too."""
 
@@ -76,33 +75,33 @@ class NodeCordoned:
     drains: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeUncordoned:
     at_us: Micros
     node: NodeId
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeForgotten:
     at_us: Micros
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NodeHeard:
     at_us: Micros
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SchedulerStarted:
     """All contact is UNKNOWN, with a fresh grace."""
 
     at_us: Micros
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClusterSuspected:
     """Most nodes vanished at once: it is more likely us. None is replaced."""
 
@@ -111,7 +110,7 @@ class ClusterSuspected:
     known: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClusterTrusted:
     """Contact has returned, or an operator says so; silent nodes get a fresh grace."""
 
@@ -119,6 +118,6 @@ class ClusterTrusted:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TimersPassed:
     at_us: Micros

@@ -62,9 +62,9 @@ def may_lift(state: "ClusterState", now_us: Micros) -> bool:
 def lift(state: "ClusterState", job: Job, now_us: Micros) -> int:
     """The classes that its patience lifts a waiting job by."""
     patience_us = state.order.patience_us
-    if not patience_us or not may_lift(state, now_us):
+    if not patience_us or (waited_us := queued_us(job, now_us)) < patience_us or not may_lift(state, now_us):
         return 0
-    return queued_us(job, now_us) // patience_us
+    return waited_us // patience_us
 
 
 def standing_class(state: "ClusterState", job: Job, now_us: Micros) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RankPace:
-    """Of one rank in its last window. The shares are of its step; all 0: not measurable there."""
+    """Of one rank in its last window. The shares are of its step; all 0: not measurable there; only that of
+    the data: how the rest is shared is not."""
 
     rank: int
     step_us: int
@@ -16,7 +17,8 @@ class RankPace:
 
     @property
     def measured(self) -> bool:
-        return self.compute + self.peers + self.data > 0
+        """All of it."""
+        return self.compute + self.peers > 0
 
 
 @dataclass(slots=True)

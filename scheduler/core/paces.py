@@ -1,7 +1,8 @@
 """Which ranks are slower than their peers, again and again.
 
 What is compared is the time that is a rank's own: its step without the wait for peers, since in a gang that
-moves together all steps are as long as the slowest's. Where that cannot be measured it is the whole step. A
+moves together all steps are as long as the slowest's. Where that cannot be measured, as with GPUs, it is the
+step less what the others must have waited for it at least: until the one that had its data last had it. A
 rank is slow in a window when its own time is half as much again as the median of its peers' and beyond what
 they scatter (five robust standard deviations, from the median absolute deviation); it is reported when it was
 so in three windows in a row, again when that has doubled. A node that is reported often enough is drained for
@@ -31,9 +32,16 @@ _DEVIATIONS: Final = 5 * 1.4826
 _REPORTED_RANKS_MAX: Final = 8
 
 
-def own_us(pace: RankPace) -> float:
-    """Of a step, what its rank does not spend waiting for the others."""
-    return pace.step_us * (1 - pace.peers) if pace.measured else pace.step_us
+def own_us(paces: Mapping[int, RankPace]) -> dict[int, float]:
+    """Of each rank's step, what it does not spend waiting for the others."""
+    last_data_us = max((pace.data * pace.step_us for pace in paces.values()), default=0.0)
+    return {rank: _own_us(pace, last_data_us) for rank, pace in paces.items()}
+
+
+def _own_us(pace: RankPace, last_data_us: float) -> float:
+    if pace.measured:
+        return pace.step_us * (1 - pace.peers)
+    return pace.step_us - (last_data_us - pace.data * pace.step_us)
 
 
 def is_slow(one: float, peers: Sequence[float]) -> bool:
@@ -49,7 +57,7 @@ def on_paced(state: ClusterState, job: Job, entry: Entry, said: Paced, now_us: M
     paces = {**(known.ranks if known is not None else {}), **{pace.rank: pace for pace in said.ranks}}
     before = known.slow if known is not None else {}
     mine = _own_ranks(job, entry.task.task)
-    own = {rank: own_us(pace) for rank, pace in paces.items()}
+    own = own_us(paces)
     slow = {}
     if len(paces) == job.world_size:  # all have told
         for rank in mine:
@@ -72,7 +80,7 @@ def pace_lines(state: ClusterState, job: Job) -> list[str]:
         return []
     paces = list(known.ranks.values())
     lines = [f"{duration_text(round(median(each.step_us for each in paces)))} a step{_split(paces)}"]
-    own = {rank: own_us(pace) for rank, pace in known.ranks.items()}
+    own = own_us(known.ranks)
     for rank, windows in sorted(known.slow.items()):
         if windows >= WINDOWS and len(lines) <= _REPORTED_RANKS_MAX:
             node = job.tasks[rank // job.demand.processes_per_task].node
@@ -83,7 +91,8 @@ def pace_lines(state: ClusterState, job: Job) -> list[str]:
 def _split(paces: Sequence[RankPace]) -> str:
     seen = [pace for pace in paces if pace.measured]
     if not seen:
-        return ""
+        data = median(pace.data for pace in paces)
+        return f": {data:.0%} waiting for data" if any(pace.data for pace in paces) else ""
     compute, peers, data = (
         median(getattr(pace, kind) for pace in seen) for kind in ("compute", "peers", "data")
     )

@@ -5,6 +5,8 @@ A job that no node could ever run steps aside with its equals. A restarted job p
 go by node id, so that equal states give equal plans.
 """
 
+from collections.abc import Iterable
+
 from ...spec.ids import Attempt, Micros, NodeId
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .attempt_events import AttemptStarted, LaneParked, Place
@@ -14,7 +16,7 @@ from .elastic import size_text
 from .ending import end_attempt, node_lost
 from .evolve_attempts import started_job
 from .gpu_choice import choose_gpus, groups_of
-from .job import Job
+from .job import Job, Loan
 from .node import GpuKind, Load, Node, free_matching, gpu_groups
 from .order import lift
 from .packing import best_share
@@ -34,7 +36,9 @@ def place(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
     return start(state, job, slots, now_us)
 
 
-def start(state: ClusterState, job: Job, slots: Slots, now_us: Micros) -> Plan[None]:
+def start(
+    state: ClusterState, job: Job, slots: Slots, now_us: Micros, loan: Loan | None = None
+) -> Plan[None]:
     """On these nodes, which have room for it; rank 0 on the first."""
     event = AttemptStarted(
         now_us,
@@ -44,8 +48,10 @@ def start(state: ClusterState, job: Job, slots: Slots, now_us: Micros) -> Plan[N
         _port(state, job, slots[0]),
         size_text(state, job, len(slots)),
         lift(state, job, now_us),
+        loan,
     )
     started = started_job(job, event)
+    state.started = event, job, started
     address = state.nodes[slots[0]].inventory.address
     effects: tuple[Effect, ...] = tuple(
         start_effect(state, started, task, now_us, address) for task in range(len(slots))
@@ -71,7 +77,7 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     for name in {task.node for task in job.tasks}:
         node = state.nodes[name]
         if takes_work_of(state, node, job.demand):
-            fits[name] = tasks_that_fit(node, _load_without(state, job, name), room.demand)
+            fits[name] = tasks_that_fit(node, load_without(state, (job,), name), room.demand)
     master = job.tasks[0].node
     if job.demand.rendezvous and not any(
         count and (name == master or free_ports(state, name)) for name, count in fits.items()
@@ -80,10 +86,11 @@ def room_elsewhere(state: ClusterState, job: Job) -> int:
     return room.most_with(state, {name: count - room.fits.get(name, 0) for name, count in fits.items()})
 
 
-def _load_without(state: ClusterState, job: Job, name: NodeId) -> Load:
-    """What would be free there without the job."""
+def load_without(state: ClusterState, jobs: Iterable[Job], name: NodeId) -> Load:
+    """What would be free there without these."""
     load = copy_of(state.loads[name])
-    give_back(state, load, job, name)
+    for job in jobs:
+        give_back(state, load, job, name)
     return load
 
 
@@ -119,6 +126,9 @@ def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[P
     need = demand.per_task
     if not need.gpus and not need.gpu_milli:
         return tuple(Place(name) for name in slots)
+    if len(set(slots)) == len(slots):
+        loads, nodes = state.loads, state.nodes
+        return tuple(Place(name, gpus_of(state.workload, nodes[name], loads[name], demand)) for name in slots)
     left: dict[NodeId, Load] = {}
     places = []
     for name in slots:

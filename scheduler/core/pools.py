@@ -17,6 +17,8 @@ from .state import ClusterState
 
 def pool_nodes(state: ClusterState, pool: str) -> Iterator[Node]:
     """The nodes for jobs that ask for it now; empty: for those that ask for none."""
+    if not (pool or state.policy.pools or state.reserved):
+        return iter(state.nodes.values())
     return (node for node in state.nodes.values() if in_pool(state, node, pool))
 
 

@@ -16,26 +16,24 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .attempt_events import PlacesClaimed
-from .candidates import is_able, takes_work, tasks_that_fit
-from .effects import Effect, Plan
-from .events import Event
+from .candidates import is_able, tasks_that_fit, working
+from .effects import Plan
 from .fair import Levels
 from .grace import save_grace_us
 from .job import Job, Stop
 from .node import Load, Node
 from .order import served_us, standing_class
 from .placement import copy_of, give_back
-from .pools import in_pool, pool_nodes
+from .pools import in_pool
 from .queues import leaf_of_job
 from .quota import Reclaim
 from .settings import GPU_HOUR_US, RESTART_US
 from .shrinking import Shrunk, goes_on_without, shrink
 from .state import ClusterState
-from .submit import request_stop
+from .submit import request_stops
 from .topology import areas_of
 from .weights import gang_milli
 
@@ -53,10 +51,12 @@ class Stoppable(NamedTuple):
 
 def stoppable(state: ClusterState, now_us: Micros) -> list[Stoppable]:
     """All of them, in the order of their numbers."""
+    jobs, before_us = state.jobs, now_us - state.order.min_run_us
+    long_enough = sorted(number for number in state.placed if jobs[number].course.attempt_us <= before_us)
     return [
         Stoppable(number, job.priority, standing_class(state, job, now_us), bool(job.course.checkpoints))
-        for number in sorted(state.placed)
-        if _is_stoppable(state, job := state.jobs[number], now_us)
+        for number in long_enough
+        if _is_stoppable(state, job := jobs[number])
     ]
 
 
@@ -68,8 +68,8 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
         return None
     best, reclaim = found
     victims = tuple(sorted(best.victims))
-    events: list[Event] = [PlacesClaimed(now_us, job.number, tuple(sorted(best.slots)), victims)]
-    effects: list[Effect] = []
+    claimed = PlacesClaimed(now_us, job.number, tuple(sorted(best.slots)), victims)
+    stops = []
     for number in victims:
         victim = state.jobs[number]
         why = reclaim.why(victim) or _why(job, victim, now_us)
@@ -78,10 +78,8 @@ def make_room(state: ClusterState, job: Job, those: Sequence[Stoppable], now_us:
             why = f"gives up {_given_text(state, victim, best.slots)}: {why}"
         grace_us = save_grace_us(victim)
         stop = Stop(AttemptOutcome.PREEMPTED, now_us, grace_us, "", why, job.number, smaller)
-        plan = request_stop(state, victim, stop)
-        events += plan.events
-        effects += plan.effects
-    return Plan(None, tuple(events), tuple(effects))
+        stops.append((victim, stop))
+    return request_stops(state, stops, claimed)
 
 
 def _found(
@@ -89,8 +87,10 @@ def _found(
 ) -> tuple["Clearing | Shrunk", Reclaim] | None:
     """Whom to stop. A queue has its guarantee back from those who borrow, from each no more than that: who
     loses least is looked for among all of them, and then among so many as may be taken together."""
-    reclaim = Reclaim(state, job)
     others = [one for one in those if state.jobs[one.job].course.stop is None]
+    if not others:
+        return None
+    reclaim = Reclaim(state, job)
     outranked = _outranked(state, job, others, now_us)
     borrowing = [state.jobs[one.job] for one in others if reclaim.may_take(state.jobs[one.job])]
     if not outranked and not borrowing:
@@ -99,7 +99,7 @@ def _found(
         kept = (state.nodes[name] for name in job.course.claim.kept)
         able = [node for node in kept if is_able(state, node) and in_pool(state, node, job.demand.pool)]
     else:
-        able = [node for node in pool_nodes(state, job.demand.pool) if takes_work(state, node)]
+        able = working(state, job.demand.pool)
     areas = areas_of(able, job.demand, state.settings.topology_levels)
     for may in (borrowing, _together(reclaim, borrowing, now_us)):
         losses = {victim.number: loss_us(victim, now_us) for victim in (*outranked, *may)}
@@ -149,14 +149,11 @@ def _together(reclaim: Reclaim, borrowing: Sequence[Job], now_us: Micros) -> lis
     return chosen
 
 
-def _is_stoppable(state: ClusterState, job: Job, now_us: Micros) -> bool:
-    course = job.course
-    if now_us - course.attempt_us < state.order.min_run_us or course.stop is not None:
+def _is_stoppable(state: ClusterState, job: Job) -> bool:
+    """When it has run long enough."""
+    if job.course.stop is not None or job.state is not JobState.RUNNING:
         return False
-    if course.state is not JobState.RUNNING:
-        return False
-    rule = FAILURES[FailureClass.PREEMPTED]
-    if rule.choice and FailureClass.PREEMPTED not in job.shape.policy.retry_on:
+    if not job.shape.policy.outlasts_preemption:
         return False
     return all(state.nodes[task.node].contact is NodeContact.CONNECTED for task in job.tasks)
 

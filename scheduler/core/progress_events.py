@@ -1,13 +1,12 @@
 """Whether a gang makes progress: ranks that stand still, where they are, and how long steps take."""
 
-from dataclasses import dataclass
-
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
+from ...spec.record import record
 from .hang import RankLook
 from .pace import RankPace
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskStalled:
     """A node has seen no step of its ranks for longer than they ever needed: the gang's nodes are asked."""
 
@@ -22,7 +21,7 @@ class TaskStalled:
     idle: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RanksInspected:
     """Where the ranks on one node are."""
 
@@ -34,7 +33,7 @@ class RanksInspected:
     ranks: tuple[RankLook, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SuspicionCleared:
     """The gang does not hang."""
 
@@ -44,7 +43,7 @@ class SuspicionCleared:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GangHung:
     """It does, since its last step; the attempt ends by it."""
 
@@ -58,7 +57,7 @@ class GangHung:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StragglerFound:
     """Ranks on that node are slower than their peers, again and again."""
 
@@ -70,7 +69,7 @@ class StragglerFound:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PacesReported:
     at_us: Micros
     task: TaskKey

@@ -9,14 +9,16 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ...spec.ids import JobId
 from ...spec.resources import GangDemand
 from .job import Job
-from .queues import leaf_of_job
+from .queues import leaf_of_job, parent_of
 from .waits import Share, Waits
 from .weights import gang_milli
+
+K = TypeVar("K")
 
 RESTART, FIRST_TIME = 0, 1
 
@@ -45,11 +47,9 @@ class Lane:
         return len(self.jobs) - len(self.gone)
 
 
-def lane_key(job: Job) -> LaneKey:
-    course = job.course
-    restarts = course.attempt and course.gave_way_to is None
-    service = 0 if restarts else course.service
-    return LaneKey(RESTART if restarts else FIRST_TIME, -job.priority, service, job.shape.demand)
+def is_restart(job: Job) -> bool:
+    """Of one that waits: it does not start for the first time, and gave way to nobody."""
+    return bool(job.course.attempt) and job.course.gave_way_to is None
 
 
 def waits_since_us(job: Job) -> int:
@@ -62,6 +62,9 @@ class Queue:
     lanes: dict[LaneKey, Lane] = field(default_factory=dict)
     alike: dict[GangDemand, dict[LaneKey, Lane]] = field(default_factory=dict)
     """The same lanes, by what they ask for."""
+    below: dict[str, dict[LaneKey, Lane]] = field(default_factory=dict)
+    """The same, by the queue right above their leaf; those of restarts are not in it."""
+    restarts: dict[LaneKey, Lane] = field(default_factory=dict)
     length: int = 0
     version: int = 0
     """Grows with each change of who stands where."""
@@ -75,14 +78,17 @@ class Queue:
 
     def key_of(self, job: Job) -> LaneKey:
         """The lane that it stands in."""
-        key = lane_key(job)
-        return key._replace(leaf=leaf_of_job(job)) if self.fair and key.turn != RESTART else key
+        if is_restart(job):
+            return LaneKey(RESTART, -job.priority, 0, job.shape.demand)
+        leaf = leaf_of_job(job) if self.fair else ""
+        return LaneKey(FIRST_TIME, -job.priority, job.course.service, job.shape.demand, leaf)
 
     def set_fair(self, fair: bool, jobs: Mapping[JobId, Job]) -> None:
         """Everybody stands in line anew where that is another line."""
         if fair == self.fair:
             return
         lanes, self.lanes, self.alike, self.waited = self.lanes, {}, {}, Waits()
+        self.below, self.restarts = {}, {}
         self.length, self.fair = 0, fair
         for lane in lanes.values():
             for number in lane.jobs:
@@ -94,6 +100,11 @@ class Queue:
         for key, lane in self.lanes.items():
             if not lane.parked:
                 yield key, lane.jobs[0]
+
+    def lane_of(self, job: Job) -> Iterator[JobId]:
+        """All that stand in its lane, the first first."""
+        lane = self.lanes[self.key_of(job)]
+        return (number for number in lane.jobs if number not in lane.gone)
 
     @property
     def waits(self) -> bool:
@@ -157,6 +168,10 @@ class Queue:
         if lane is None:
             share = Share(gang_milli(key.demand, key.demand.instance_count_min))
             lane = self.lanes[key] = self.alike.setdefault(key.demand, {})[key] = Lane(share=share)
+            if key.turn == RESTART:
+                self.restarts[key] = lane
+            else:
+                self.below.setdefault(parent_of(key.leaf), {})[key] = lane
         return lane
 
     def _trim(self, key: LaneKey, lane: Lane) -> None:
@@ -167,6 +182,15 @@ class Queue:
         while lane.jobs and lane.jobs[0] in lane.gone:
             lane.gone.remove(lane.jobs.popleft())
         if not lane.jobs:
-            del self.lanes[key], self.alike[key.demand][key]
-            if not self.alike[key.demand]:
-                del self.alike[key.demand]
+            del self.lanes[key]
+            _take_out(self.alike, key.demand, key)
+            if key.turn == RESTART:
+                del self.restarts[key]
+            else:
+                _take_out(self.below, parent_of(key.leaf), key)
+
+
+def _take_out(index: dict[K, dict[LaneKey, Lane]], of: K, key: LaneKey) -> None:
+    del index[of][key]
+    if not index[of]:
+        del index[of]

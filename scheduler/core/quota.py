@@ -106,8 +106,25 @@ def quotas_of(state: ClusterState, job: Job) -> list[Quota]:
 
 def tasks_allowed(state: ClusterState, job: Job) -> int:
     """How many more of its tasks the limits have room for, at most what it may have."""
-    rooms = (limit.room for limit in limits_of(state, job))
-    return min((room for room in rooms if room is not None), default=job.demand.instance_count_max)
+    queues, usage = state.policy.queues, state.usage
+    if not queues:
+        return job.demand.instance_count_max
+    rooms: list[int] = []
+    gpus, cpus = gpu_milli_of(job, 1), cpu_milli_of(job, 1)
+    for path in path_of(leaf_of_job(job)):
+        queue = queues.get(path)
+        if queue is None:
+            continue
+        most, each = queue.max, queue.max_per_user
+        if gpus and most.gpu_milli is not None:
+            rooms.append(max(0, most.gpu_milli - usage.bound(path).gpu_milli) // gpus)
+        if cpus and most.cpu_milli is not None:
+            rooms.append(max(0, most.cpu_milli - usage.bound(path).cpu_milli) // cpus)
+        if gpus and each.gpu_milli is not None:
+            rooms.append(max(0, each.gpu_milli - usage.bound(path, job.user).gpu_milli) // gpus)
+        if each.jobs is not None and usage.bound(path, job.user).jobs >= each.jobs:
+            rooms.append(0)
+    return min(rooms, default=job.demand.instance_count_max)
 
 
 def is_allowed(state: ClusterState, job: Job) -> bool:

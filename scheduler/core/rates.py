@@ -7,10 +7,10 @@ one in 264 days of a node; small clusters of mixed machines do worse). A gang of
 often. What is counted: the scheduler's life, and earlier attempts of the jobs that were live when it started.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from ...spec.lifecycle import AttemptOutcome
+from ...spec.record import record
 from .settings import SECOND_US
 
 FAULTS: Final = frozenset(
@@ -20,7 +20,7 @@ FAULTS: Final = frozenset(
 PRIOR_US: Final = 30 * 86_400 * SECOND_US
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FaultRate:
     """`node_us`: time that nodes spent in attempts which are over; `faults`: how many of these ended by a
     fault and were followed by another."""

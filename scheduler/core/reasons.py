@@ -6,10 +6,10 @@ Reasons are computed when somebody asks, from the state, by the same rules that 
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ...spec.failures import FailureClass
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .amounts import demand_text, duration_text
+from .backfill import too_long_reason
 from .candidates import can_ever
 from .claims import claim_reason
 from .cordons import cordon_text, tasks_left
@@ -119,9 +119,10 @@ def _why_waiting(state: ClusterState, job: Job, now_us: Micros) -> Why:
     suspected = _suspected(state)
     moves = moves_reason(state, job, now_us)
     proposed = (moves,) if moves is not None else ()
-    if not ahead:
-        return Why((shortage, *proposed, *suspected, *last))
-    return Why((_behind(ahead, first), shortage, *proposed, *suspected, *last))
+    too_long = too_long_reason(state, job, now_us)
+    lent = (too_long,) if too_long is not None else ()
+    behind = (_behind(ahead, first),) if ahead else ()
+    return Why((*behind, shortage, *lent, *proposed, *suspected, *last))
 
 
 def _ahead_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
@@ -252,7 +253,7 @@ def _window_reason(state: ClusterState, job: Job, now_us: Micros) -> tuple[Reaso
     if not ahead:
         return ()
     at_us, code, text = min(ahead)
-    then = "saves and goes on elsewhere" if FailureClass.PREEMPTED in job.shape.policy.retry_on else "ends"
+    then = "saves and goes on elsewhere" if job.shape.policy.outlasts_preemption else "ends"
     return (Reason(code, f"{text}: it {then} then", "", {"at_us": at_us}),)
 
 

@@ -45,12 +45,13 @@ from .stimuli import (
     Restored,
     SaveFailed,
     SawStop,
+    Serves,
     Stalled,
     Started,
     Uploaded,
     Waiting,
 )
-from .task_events import GangReformed, MetricsReported, StopSeen, TaskStarted
+from .task_events import GangReformed, MetricsReported, StopSeen, TaskServes, TaskStarted
 
 
 def on_entry(state: ClusterState, node: NodeId, entry: Entry, now_us: Micros) -> Plan[int]:
@@ -104,8 +105,8 @@ def _gone(job: Job, entry: Entry, now_us: Micros) -> tuple[Event, ...]:
 def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan[None]:
     key, seq = entry.task, entry.seq
     match entry.said:
-        case Started(pids, start_mode):
-            started = TaskStarted(now_us, key, seq, pids, start_mode)
+        case Started(pids, mode, prepared, record, unrecorded):
+            started = TaskStarted(now_us, key, seq, pids, mode, prepared, record, unrecorded)
             return Plan(None, (started, *starts_again(state, job.tasks[key.task].node, now_us)))
         case Exited():
             return on_exited(state, job, entry, entry.said, now_us)
@@ -115,7 +116,7 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
             accepted = _accepted(job, entry, said, now_us)
             grown = grow_at_checkpoint(state, measured(job, accepted), now_us)
             return Plan(None, (accepted, *grown.events), grown.effects)
-        case Metrics() | Restored() | SaveFailed() | SawStop() | PeerMemory() | Reformed() as said:
+        case Metrics() | Restored() | SaveFailed() | SawStop() | PeerMemory() | Reformed() | Serves() as said:
             return Plan(None, (_as_said(entry, said, now_us),))
         case Uploaded() | Damaged() as said:
             return on_copy(job, entry, said, now_us)
@@ -132,7 +133,9 @@ def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan
 
 
 def _as_said(
-    entry: Entry, said: Metrics | Restored | SaveFailed | SawStop | PeerMemory | Reformed, now_us: Micros
+    entry: Entry,
+    said: Metrics | Restored | SaveFailed | SawStop | PeerMemory | Reformed | Serves,
+    now_us: Micros,
 ) -> Event:
     """What needs no decision."""
     key, seq = entry.task, entry.seq
@@ -149,6 +152,8 @@ def _as_said(
             return PeerMemoryTold(now_us, key, seq, rank, node, step, size_bytes, duration_us, why)
         case Reformed(replaced, world_size, step, duration_us):
             return GangReformed(now_us, key, seq, replaced, world_size, step, duration_us)
+        case Serves(url):
+            return TaskServes(now_us, key, seq, url)
 
 
 def _accepted(job: Job, entry: Entry, said: Published, now_us: Micros) -> CheckpointAccepted:

@@ -37,7 +37,7 @@ class Runs:
             return
         _add(self.names, (job.user, job.name), ran_us, NAME_RUNS_MAX, NAMES_MAX)
         _add(self.users, job.user, ran_us, USER_RUNS_MAX, USERS_MAX)
-        self.all = (*self.all, ran_us)[-ALL_RUNS_MAX:]
+        self.all = (*self.all[1 - ALL_RUNS_MAX :], ran_us)
 
     def copy(self) -> "Runs":
         return replace(self, names=dict(self.names), users=dict(self.users))
@@ -53,6 +53,6 @@ def attained_us(job: Job, now_us: Micros) -> int:
 
 def _add(kept: dict[K, Durations], key: K, ran_us: int, runs_max: int, keys_max: int) -> None:
     known = kept.pop(key, ())
-    kept[key] = (*known, ran_us)[-runs_max:]
+    kept[key] = (*known[1 - runs_max :], ran_us)
     if len(kept) > keys_max:
         del kept[next(iter(kept))]

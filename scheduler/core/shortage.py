@@ -7,10 +7,11 @@ from ...spec.ids import Micros, NodeId
 from ...spec.lifecycle import NodeContact
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from .amounts import cpu_text, demand_text, duration_text, gpu_share_text, gpus_text, size_text
-from .candidates import candidates_for, is_able, most_tasks, takes_work, tasks_that_fit
+from .candidates import candidates_for, is_able, most_tasks, tasks_that_fit, working
 from .capacities import capacities_for
 from .closest import closest, holders_text, too_narrow_text
 from .cordons import cordoned_text, could_with_cordoned
+from .environments import environment_hint, has_environment, lacking_text, without_environment_text
 from .gpu_shortage import most_gpus, never_gpus_text, others_text
 from .gpus import sick_texts
 from .job import Job
@@ -50,7 +51,7 @@ def never_reason(state: ClusterState, demand: GangDemand, now_us: Micros) -> Rea
         return _nobody(state, demand, _needs(demand), now_us)
     text = _never_text(nodes, demand, state.settings.topology_levels)
     lost = lost_that_fit(state, demand)
-    hint = "ask for less, or add nodes; it starts when such nodes join"
+    hint = environment_hint(nodes, demand) or "ask for less, or add nodes; it starts when such nodes join"
     if lost:
         text += f"; {lost} lost node{'s' if lost > 1 else ''} could help"
     text += others_text(state, nodes, demand)
@@ -104,7 +105,7 @@ def not_now_reason(state: ClusterState, job: Job, now_us: Micros) -> Reason:
 
 def able_nodes(state: ClusterState, demand: GangDemand) -> list[Node]:
     """Those of its pool that take work now."""
-    return [node for node in pool_nodes(state, demand.pool) if takes_work(state, node)]
+    return working(state, demand.pool)
 
 
 def _fit_now(state: ClusterState, demand: GangDemand) -> dict[NodeId, int]:
@@ -124,14 +125,13 @@ def nodes_text(
     resting = [state.nodes[name] for name in sorted(state.resting)]
     most, fit_now = capacities_for(state, demand), _fit_now(state, demand)
     useful = [node for node in connected if (within is None or node.node in within) and most[node.node]]
-    shown = nsmallest(
-        SHOWN_NODES, useful, key=lambda node: (fit_now.get(node.node, 0) - most[node.node], node.name)
-    )
+    ranked = [(fit_now.get(node.node, 0) - most[node.node], node.name, at) for at, node in enumerate(useful)]
+    shown = [useful[at] for *_, at in nsmallest(SHOWN_NODES, ranked)]
     parts = [_node_text(state, node, demand) for node in shown] or ["no node fits"]
     if len(useful) > SHOWN_NODES:
         parts.append(f"and {len(useful) - SHOWN_NODES} more nodes")
     parts += [resting_text(node, now_us) for node in resting[:SHOWN_NODES]]
-    parts += filter(None, [left_out_text(connected, demand)])
+    parts += filter(None, [left_out_text(connected, demand), without_environment_text(connected, demand)])
     text = "; ".join(parts) + others_text(state, connected, demand)
     if demand.per_task.on_gpu:
         text += sick_texts(connected, demand.gpu, now_us)
@@ -147,12 +147,16 @@ def nodes_text(
 
 def _kept(state: ClusterState, demand: GangDemand) -> list[Node]:
     """Nodes that it could have, were they not kept for other jobs."""
+    if not state.claimed:
+        return []
     nodes = (node for node in state.nodes.values() if node.node in state.claimed and is_able(state, node))
     return [node for node in nodes if in_pool(state, node, demand.pool)]
 
 
 def _out_of_use(state: ClusterState, demand: GangDemand, now_us: Micros) -> list[str]:
     """What is cordoned, closed for maintenance, or reserved for others, where it could help."""
+    if not (state.closed or state.reserved):
+        return list(filter(None, [cordoned_text(state, demand)]))
     nodes = list(pool_nodes(state, demand.pool))
     rooms = {node.node: most_tasks(node.inventory, demand) for node in nodes if node.node in state.closed}
     aside = set_aside(state, demand.pool)
@@ -238,11 +242,9 @@ def _never_text(nodes: list[Node], demand: GangDemand, levels: Scope) -> str:
     need, count = demand.per_task, len(nodes)
     of_nodes = f"of {count} node{'s' if count != 1 else ''}"
     if demand.environment:
-        having = [node for node in nodes if demand.environment in node.inventory.environments]
+        having = [node for node in nodes if has_environment(node.inventory, demand)]
         if not having:
-            known = sorted({name for node in nodes for name in node.inventory.environments})
-            has = ", ".join(known) or "none"
-            return f"none {of_nodes} has the environment {demand.environment!r}; they have {has}"
+            return f"none {of_nodes} {lacking_text(nodes, demand)}"
         nodes = having
     if need.on_gpu and most_gpus(nodes, demand.gpu) < max(need.gpus, 1):
         return never_gpus_text(nodes, demand)

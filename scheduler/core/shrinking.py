@@ -1,8 +1,9 @@
 """Elastic gangs give up some of their nodes before anybody is stopped whole.
 
 Such a gang saves, and goes on at once with what is left of it, never with less than its least: that costs the
-pit stop and nothing else. It gives up all of its tasks on a node or none of them, because the node is kept
-for the other job from then on.
+pit stop and nothing else. One that has never saved could lose all that it has done, and is left to the choice
+by what is lost (preemption.py). A gang gives up all of its tasks on a node or none of them, because the node
+is kept for the other job from then on.
 
 Nodes are cleared greedily: the next one where the fewest GPU-microseconds are lost, of equals the one that
 makes the most room. (After Pollux, OSDI 2021, and Sia, SOSP 2023: sizes are changed where others would stop
@@ -20,6 +21,10 @@ from .node import Node
 from .placement import copy_of, give_back
 from .slots import free_ports
 from .state import ClusterState
+
+Option = tuple[int, int, int, NodeId, list[JobId]]
+"""What room for more tasks on a node costs, how much less room it makes, how many first ranks would move, the
+node, and who gives it up."""
 
 
 class Shrunk(NamedTuple):
@@ -50,17 +55,18 @@ def shrink(
     elastic = {
         number: loss
         for number, loss in losses.items()
-        if len(state.jobs[number].tasks) > state.jobs[number].demand.instance_count_min
+        if (gang := state.jobs[number]).course.checkpoints
+        and len(gang.tasks) > gang.demand.instance_count_min
     }
     if not elastic:
         return None
-    searches = (_Search(state, job, elastic, {node.node for node in area}) for area in areas)
+    searches = (Search(state, job, elastic, {node.node for node in area}) for area in areas)
     found = [shrunk for search in searches if (shrunk := search.find()) is not None]
     return min(found, key=lambda one: sum(losses[number] for number in one.victims), default=None)
 
 
 @dataclass(slots=True)
-class _Search:
+class Search:
     """In one area."""
 
     state: ClusterState
@@ -80,22 +86,33 @@ class _Search:
                 if name in self.area:
                     self.here.setdefault(name, []).append(number)
         self.rooms = {name: self._fits(name, ()) for name in self.area}
-        if sum(self.rooms.values()) >= wanted:
+        room = sum(self.rooms.values())
+        if room >= wanted:
             return None
-        while sum(self.rooms.values()) < wanted:
-            options = [option for name in self.here if (option := self._option(name)) is not None]
+        options = {name: option for name in self.here if (option := self._option(name)) is not None}
+        while room < wanted:
             if not options:
                 return None
-            *_, name, needed = min(options)
+            *_, name, needed = min(options.values())
             for number in needed:
                 self.given.setdefault(number, set()).add(name)
+            room -= self.rooms[name]
             self.rooms[name] = self._fits(name, self._leavers(name))
+            room += self.rooms[name]
+            for touched in self._touched(name, needed):
+                options.pop(touched, None)
+                if (option := self._option(touched)) is not None:
+                    options[touched] = option
         self._spare(wanted)
         return self._result(wanted)
 
-    def _option(self, name: NodeId) -> tuple[int, int, int, NodeId, list[JobId]] | None:
-        """What room for more tasks there costs, how much less room it makes, how many first ranks would
-        move, and who gives up the node."""
+    def _touched(self, name: NodeId, needed: Iterable[JobId]) -> Iterable[NodeId]:
+        """Where another option may be, now that these have given up the node: there, and where they are."""
+        tasks = (task for number in needed for task in self.state.jobs[number].tasks)
+        return dict.fromkeys([name, *(task.node for task in tasks if task.node in self.here)])
+
+    def _option(self, name: NodeId) -> Option | None:
+        """None: no more fits there, whoever gives it up."""
         leavers, needed = self._leavers(name), list[JobId]()
         for number in self.here[name]:
             given = self.given.get(number, set())

@@ -10,12 +10,12 @@ a node, of a rack, of a block are neighbours.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from ...spec.ids import NodeId
-from .candidates import Candidates, candidates_for
+from ...spec.record import record
+from .candidates import Candidates, candidates_for, candidates_with
 from .elastic import wanted
 from .job import Job
 from .state import ClusterState
@@ -29,9 +29,10 @@ AREAS_MAX: Final = 32
 """So many domains of a level are compared with the best nodes anywhere, for a gang that did not ask."""
 
 
-def find_slots(state: ClusterState, job: Job) -> Slots | None:
-    """A node for each task, or None. Nodes that refused the job come last."""
-    room = candidates_for(state, job.demand)
+def find_slots(state: ClusterState, job: Job, opened: frozenset[NodeId] = frozenset()) -> Slots | None:
+    """A node for each task, or None. Nodes that refused the job come last. `opened`: nodes that are kept for
+    another job, and shall be as if they were not."""
+    room = candidates_with(state, job.demand, opened) if opened else candidates_for(state, job.demand)
     avoid = frozenset(job.course.avoid)
     slots = _Search(state, job, room, avoid).find()
     return _Search(state, job, room, frozenset()).find() if slots is None and avoid else slots
@@ -49,7 +50,7 @@ def in_place_order(state: ClusterState, slots: Iterable[NodeId], first: NodeId) 
     return sorted(slots, key=lambda name: (paths[name] != paths[first], name != first, paths[name]))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Search:
     """For one job, on the nodes that have room for its tasks, but for some."""
 
@@ -63,8 +64,10 @@ class _Search:
         if most < self.job.demand.instance_count_min:
             return None
         count = min(most, wanted(self.state, self.job))
-        found = (self._fill(area, count) for area in self._areas(count))
-        return next((slots for slots in found if slots is not None), None)
+        for area in self._areas(count):
+            if (slots := self._fill(area, count)) is not None:
+                return slots
+        return None
 
     def _areas(self, count: int) -> Iterator[Area]:
         """Where to try, the best first. A gang that must be within one domain is tried nowhere else."""
@@ -119,13 +122,15 @@ class _Search:
 
     def _fill(self, area: Area, count: int) -> Slots | None:
         """All tasks in an area that has room for them; None: no rendezvous port there."""
-        slots = self._old_places(area, count)
-        open_slots = [at for at, node in enumerate(slots) if node is None]
-        used = Counter(node for node in slots if node is not None)
-        for at, node in zip(open_slots, self._chosen(area, used, len(open_slots)), strict=True):
-            slots[at] = node
-        whole = [node for node in slots if node is not None]
-        return self._rank0_first(area, whole) if self.job.demand.rendezvous else whole
+        slots = self._chosen(area, Counter(), count) if not self.job.tasks else self._filled_up(area, count)
+        return self._rank0_first(area, slots) if self.job.demand.rendezvous else slots
+
+    def _filled_up(self, area: Area, count: int) -> Slots:
+        """The old places, and others for the tasks that cannot have theirs."""
+        old = self._old_places(area, count)
+        used = Counter(node for node in old if node is not None)
+        others = iter(self._chosen(area, used, old.count(None)))
+        return [next(others) if node is None else node for node in old]
 
     def _old_places(self, area: Area, count: int) -> list[NodeId | None]:
         """Each task where it was, as far as there is room; in a smaller gang, those that are left close
@@ -147,20 +152,23 @@ class _Search:
         if area is None:
             chosen = self._choose(None, used, count)
         else:
-            left = {name: self.room.fits[name] - used[name] for name in area if name not in self.avoid}
+            names = sorted(area)  # as the memo has them they stand as the nodes happened to change
+            left = {name: self.room.fits[name] - used[name] for name in names if name not in self.avoid}
             left = {name: room for name, room in left.items() if room}
             paths = {name: self._path(name) for name in left}
             chosen = []
-            for names, tasks in share_out(left, paths, count):
+            for near, tasks in share_out(left, paths, count):
                 chosen += self._choose(
-                    names, Counter({name: used[name] for name in names if used[name]}), tasks
+                    near, Counter({name: used[name] for name in near if used[name]}), tasks
                 )
+        if not self.room.levels:
+            return chosen
         return sorted(chosen, key=lambda name: (*path, name) if (path := self._path(name)) else ())
 
     def _choose(self, area: Area, used: Counter[NodeId], count: int) -> Slots:
         """Nodes of their own, the best first; when there are too few, shared ones, evenly. Tasks of a node
         stand together, so that their ranks are neighbours."""
-        order = list(islice((name for name in self._best(area) if not used[name]), count))
+        order = list(islice((name for name in self._best(area) if name not in used), count))
         if len(order) == count:
             return order
         order += used
@@ -194,7 +202,9 @@ class _Search:
             )
             return
         with closing(self.room.best_first()) as best:
-            yield from (name for name in best if name not in self.avoid)
+            for name in best:
+                if name not in self.avoid:
+                    yield name
 
     def _path(self, name: NodeId) -> Path:
         return path_of(self.state.nodes[name].inventory.labels, self.room.levels)

@@ -14,7 +14,7 @@ from ...spec.lifecycle import NodeContact
 from ...spec.resources import GangDemand
 from .cluster_policy import NO_POLICY, ClusterPolicy, QueueTree
 from .job import NEVER, Job, Shape
-from .node import Load, Node
+from .node import Load, Node, Room, RoomKey
 from .pace import GangPaces
 from .queue import Queue
 from .rates import NO_RATE, FaultRate
@@ -25,6 +25,7 @@ from .usage import Usage
 from .workload import Workload
 
 if TYPE_CHECKING:
+    from .attempt_events import AttemptStarted
     from .candidates import Candidates
 
 NO_JOB: Final = JobId(0)
@@ -117,8 +118,13 @@ class ClusterState:
     changes: Changes = field(default_factory=Changes)
     candidates: dict[GangDemand, "Candidates"] = field(default_factory=dict)
     ever: dict[GangDemand, bool] = field(default_factory=dict)
+    rooms: dict[RoomKey, Room] = field(default_factory=dict)
     capacities: dict[GangDemand, dict[NodeId, int]] = field(default_factory=dict)
-    """Memos of what the nodes can take: now, at all, and each when it is empty (see capacities.py)."""
+    """Memos of what the nodes can take: now, at all, by what is free there, and each when it is empty (see
+    capacities.py)."""
+    started: tuple["AttemptStarted", Job, Job] | None = None
+    """The last start that was decided, and the job before and after it: made for its effects, taken by
+    evolve."""
     waiting: dict[str, int] = field(default_factory=dict)
     """How many are QUEUED of each leaf of the tree of queues, see queues.py."""
     freed: int = 0

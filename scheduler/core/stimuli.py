@@ -4,9 +4,10 @@ Journal entries reuse the events' words; their `at_us` is set when they are appl
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
+from ...spec.record import record
 from .admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .failure import NOTHING, Evidence
 from .hang import RankLook
@@ -15,7 +16,7 @@ from .node import NodeInventory
 from .pace import RankPace
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NewJob:
     """`document` is the canonical JSON, stored with the job; the core never looks into it."""
 
@@ -23,9 +24,13 @@ class NewJob:
     priority: int
     shape: Shape
     document: str
+    uses: tuple[tuple[str, str], ...] = ()
+    """What it is made of, and how: for the lineage, which is not the core's either."""
+    registers: bool = False
+    """Some of its outputs are to be registered when it has succeeded."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submit:
     """All or none. The same key again gives the same ids. Answer: Submitted."""
 
@@ -37,7 +42,7 @@ class Submit:
     """A fork of that job, which goes on from there."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Preempt:
     """Save, end, wait again. Answer: the Job. Raises NotFound, Conflict."""
 
@@ -48,7 +53,7 @@ class Preempt:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AskCheckpoint:
     """Answer: SaveAsked. Raises NotFound, Conflict."""
 
@@ -57,7 +62,7 @@ class AskCheckpoint:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Restore:
     """Go on from the checkpoint of that step. Answer: the Job. Raises NotFound, Conflict."""
 
@@ -67,7 +72,7 @@ class Restore:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CordonNodes:
     """They get no work; with `drains`, what runs there goes on elsewhere. All or none. Answer: the jobs that
     were told to. Raises NotFound, Conflict."""
@@ -82,7 +87,7 @@ class CordonNodes:
     """The most that a job is given to save. None: what its saves take, and a margin."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UncordonNodes:
     """All or none. Answer: no jobs. Raises NotFound, Conflict."""
 
@@ -91,7 +96,7 @@ class UncordonNodes:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancel:
     """Answer: the Job as it now stands. Raises NotFound for one that is over or was never there."""
 
@@ -101,7 +106,7 @@ class Cancel:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hello:
     """An agent dialled in. Answer: Welcome.
 
@@ -115,7 +120,7 @@ class Hello:
     tasks: tuple[TaskKey, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class InventoryChanged:
     """Answer: None."""
 
@@ -124,7 +129,7 @@ class InventoryChanged:
     inventory: NodeInventory
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ContactLost:
     """The stream broke. Answer: None."""
 
@@ -133,7 +138,7 @@ class ContactLost:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Heartbeat:
     """Answer: bool, False when the session is not (or no longer) the node's: close the stream, send no reply.
 
@@ -144,7 +149,7 @@ class Heartbeat:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reports:
     """Answer: Acked."""
 
@@ -152,14 +157,14 @@ class Reports:
     entries: tuple["Entry", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TrustCluster:
     """An operator says that the silent nodes are really gone. Answer: None."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tick:
     """Time has passed; the loop makes these itself. Answer: None."""
 
@@ -185,13 +190,16 @@ Stimulus = (
 # --- entries of a task's journal
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Started:
     pids: tuple[int, ...] = ()
     start_mode: str = ""
+    prepared: str = ""
+    record: str = ""
+    unrecorded: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Exited:
     local_rank: int
     exit_code: int
@@ -206,21 +214,21 @@ class Exited:
     xid_gpu: int = -1
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ended:
     exit_codes: tuple[int, ...] = ()
     log_bytes: tuple[int, ...] = ()
     why: str = "exited"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Metrics:
     rank: int
     step: int
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Published:
     step: int
     path: str
@@ -236,7 +244,7 @@ class Published:
     request: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Restored:
     step: int
     path: str = ""
@@ -246,7 +254,7 @@ class Restored:
     """From where it was read, and why not from a faster place."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SaveFailed:
     """A checkpoint that training could not write; training goes on."""
 
@@ -255,7 +263,7 @@ class SaveFailed:
     request: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SawStop:
     """The script has heard that it should stop."""
 
@@ -263,7 +271,7 @@ class SawStop:
     left_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Uploaded:
     """A checkpoint is at `url` too; not, when there is a `why`."""
 
@@ -274,7 +282,7 @@ class Uploaded:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Damaged:
     """A copy of a checkpoint is not what was accepted."""
 
@@ -284,7 +292,7 @@ class Damaged:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerMemory:
     """A rank's part of each checkpoint is in the memory of `node`, too; not, when there is a `why`."""
 
@@ -296,7 +304,7 @@ class PeerMemory:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reformed:
     """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
 
@@ -306,14 +314,22 @@ class Reformed:
     duration_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class Serves:
+    """What the task runs answers requests there."""
+
+    url: str
+
+
+@record(frozen=True, slots=True)
 class Refused:
     code: str
     text: str
     transient: bool
+    hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stalled:
     """The task's ranks have made no step for longer than they ever needed."""
 
@@ -325,7 +341,7 @@ class Stalled:
     """Its processes use no CPU either."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Inspected:
     """Where the ranks are; `stalled`: that they are still for too long, as their node judges."""
 
@@ -334,14 +350,14 @@ class Inspected:
     ranks: tuple[RankLook, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Paced:
     """How long the ranks' steps took in the last window."""
 
     ranks: tuple[RankPace, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Waiting:
     """All ranks of the task that live have left the gang, as they were asked to, for the next attempt."""
 
@@ -362,6 +378,7 @@ Said = (
     | PeerMemory
     | Reformed
     | Waiting
+    | Serves
     | Refused
     | Stalled
     | Inspected
@@ -369,7 +386,7 @@ Said = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """One line of a task's journal; `seq` grows by one from 1."""
 

@@ -1,5 +1,6 @@
 """What clients ask: new jobs, cancels, trust."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ...spec.errors import LimitExceeded, NotFound
@@ -9,6 +10,7 @@ from .admission import admitted
 from .attempt_events import JobEnded, JobSubmitted, StopRequested
 from .effects import Effect, Plan, StopTask, Submitted
 from .ending import AGAIN, EXIT_CANCELLED, end_attempt, stopped
+from .events import Event
 from .grace import save_grace_us
 from .job import Ending, Job, Stop, TaskState
 from .node_events import ClusterTrusted
@@ -81,6 +83,16 @@ def request_stop(state: ClusterState, job: Job, stop: Stop) -> Plan[None]:
     job = replace(job, course=replace(job.course, stop=stop))
     ended = end_attempt(state, job, stop.requested_us, stopped(job))
     return Plan(None, (requested, *ended.events), ended.effects)
+
+
+def request_stops(state: ClusterState, stops: Iterable[tuple[Job, Stop]], *before: Event) -> Plan[None]:
+    """As `request_stop` of each, after what else is said."""
+    events, effects = [*before], list[Effect]()
+    for job, stop in stops:
+        plan = request_stop(state, job, stop)
+        events += plan.events
+        effects += plan.effects
+    return Plan(None, tuple(events), tuple(effects))
 
 
 def stop_effects(state: ClusterState, job: Job, stop: Stop, now_us: Micros) -> tuple[Effect, ...]:

@@ -1,14 +1,14 @@
 """What nodes tell of their tasks: started, reporting, ended; and of the script in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ...spec.failures import FailureClass
 from ...spec.ids import Micros, TaskKey
+from ...spec.record import record
 from .job import NEVER
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskStarted:
     """The last one to start makes the job RUNNING."""
 
@@ -17,9 +17,15 @@ class TaskStarted:
     seq: int
     pids: tuple[int, ...] = ()
     start_mode: str = ""
+    prepared: str = ""
+    """What its node made ready before."""
+    record: str = ""
+    """Hash of what it runs with."""
+    unrecorded: str = ""
+    """Why there is no record."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RankExited:
     at_us: Micros
     task: TaskKey
@@ -39,7 +45,7 @@ class RankExited:
     """failure.ON_ITS_OWN and its like."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskEnded:
     at_us: Micros
     task: TaskKey
@@ -49,7 +55,7 @@ class TaskEnded:
     why: str = "exited"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartRefused:
     at_us: Micros
     task: TaskKey
@@ -59,7 +65,7 @@ class StartRefused:
     transient: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StopSeen:
     """The script has heard that it should stop."""
 
@@ -70,7 +76,7 @@ class StopSeen:
     left_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GangReformed:
     """Ranks that were kept from the attempt before train on after its step: none is made again."""
 
@@ -84,7 +90,7 @@ class GangReformed:
     """Since they saw that the gang was broken."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RanksWaiting:
     """The task was asked to stop: its ranks have left the gang, and stay up for the next attempt."""
 
@@ -94,7 +100,17 @@ class RanksWaiting:
     ranks: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class TaskServes:
+    """What the task runs answers requests there, until the attempt is over."""
+
+    at_us: Micros
+    task: TaskKey
+    seq: int
+    url: str
+
+
+@record(frozen=True, slots=True)
 class MetricsReported:
     at_us: Micros
     task: TaskKey

@@ -61,6 +61,7 @@ from .task_events import (
     StartRefused,
     StopSeen,
     TaskEnded,
+    TaskServes,
     TaskStarted,
 )
 
@@ -89,8 +90,8 @@ def _job_text(event: Event, names: Names) -> str:
             fork = f", a fork of job {parent.job} from its step {parent.step}" if parent is not None else ""
             return f"submitted{who}: {demand_text(event.shape.demand)}{fork}"
         case AttemptStarted():
-            size = f"; {event.size}" if event.size else ""
-            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{size}"
+            more = (f"; {event.size}" if event.size else "") + _loan_text(event)
+            return f"attempt {event.attempt} placed on {_places_text(event.places, names)}{more}"
         case AttemptEnded():
             return _attempt_ended_text(event)
         case JobEnded():
@@ -107,6 +108,13 @@ def _job_text(event: Event, names: Names) -> str:
         case LingererGone():
             return f"task {event.task} on {names.get(event.node, event.node)} is gone: {event.why}"
     return _wish_text(event, names)
+
+
+def _loan_text(event: AttemptStarted) -> str:
+    if event.loan is None:
+        return ""
+    left = duration_text(event.loan.until_us - event.at_us)
+    return f"; on nodes that are kept for job {event.loan.job}, which is expected to have them in {left}"
 
 
 def _wish_text(event: Event, names: Names) -> str:
@@ -183,7 +191,9 @@ def _task_text(event: Event) -> str:
     match event:
         case TaskStarted():
             mode = f", {event.start_mode}" if event.start_mode else ""
-            return f"task {event.task.task} started with {len(event.pids)} ranks{mode}"
+            prepared = f"; prepared {event.prepared}" if event.prepared else ""
+            why = f"; what it runs with is not recorded: {event.unrecorded}" if event.unrecorded else ""
+            return f"task {event.task.task} started with {len(event.pids)} ranks{mode}{prepared}{why}"
         case RankExited():
             by_us = " (we killed it)" if event.killed_by_us else ""
             last = f": {event.last_line}" if event.last_line and event.exit_code else ""
@@ -194,6 +204,8 @@ def _task_text(event: Event) -> str:
         case StopSeen():
             at = f" after step {event.step}" if event.step >= 0 else ""
             return f"the script has seen the notice{at}, with {duration_text(event.left_us)} left"
+        case TaskServes():
+            return f"task {event.task.task} answers at {event.url}"
         case RanksWaiting():
             return f"task {event.task.task}: {event.ranks} ranks left the gang and wait for the next attempt"
         case GangReformed():

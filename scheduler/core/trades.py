@@ -7,7 +7,6 @@ costs the pit stop, and no place in line.
 
 from collections.abc import Iterable, Sequence
 
-from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import AttemptOutcome, JobState, NodeContact
 from .candidates import candidates_for
@@ -102,7 +101,6 @@ def _may_give(state: ClusterState, job: Job) -> bool:
         return False
     if not course.checkpoints or course.checkpoints[0].attempt != job.attempt:
         return False
-    rule = FAILURES[FailureClass.PREEMPTED]
-    if rule.choice and FailureClass.PREEMPTED not in job.shape.policy.retry_on:
+    if not job.shape.policy.outlasts_preemption:
         return False
     return all(state.nodes[task.node].contact is NodeContact.CONNECTED for task in job.tasks)

@@ -4,7 +4,7 @@ and so is who would be above a limit of a queue or user (quota.py).
 That nobody waits for ever without reason is seen to by three means: a job may have others stopped that were
 served more, or count for less (preemption.py), or moved where that is enough (moves.py); nodes are kept for
 it meanwhile (claims.py); and one that was stopped by a fault, or has waited longer than its patience, has
-nodes kept for it in any case.
+nodes kept for it in any case. On these, others may run that will be gone in time (backfill.py).
 
 A walk remembers which demands did not fit: they are not looked at again before something is freed, so that a
 walk costs what it places and the number of lanes, not what waits.
@@ -12,11 +12,13 @@ walk costs what it places and the number of lanes, not what waits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import GangDemand
 from .attempt_events import ClaimDropped
+from .backfill import Gap, gaps, let_in
 from .candidates import can_ever, candidates_for
 from .claims import reserve, room_by_now, settle
 from .cluster_policy import NO_POLICY, ClusterPolicy
@@ -39,6 +41,8 @@ CLAIMS_MAX: Final = 64
 TRIES_MAX: Final = 16
 """Jobs that a walk looks whom to stop for: with many who run, each is a long look, and others have to be
 answered in between."""
+EQUALS_MAX: Final = 16
+"""Of a lane, that are looked at for one that may go onto kept nodes."""
 PAUSE_US: Final = 50_000
 """Before the next walk goes on with that."""
 
@@ -57,6 +61,8 @@ class Turns:
     """By which all that was seen."""
     stoppable: list[Stoppable] | None = None
     """On this walk."""
+    gaps: list[Gap] | None = None
+    """On this walk: nodes that are kept, for others to use meanwhile."""
     review_us: Micros | None = None
     """When it is worth another look, though nothing has changed but the time."""
     rooms: dict[JobId, int] = field(default_factory=dict)
@@ -73,13 +79,13 @@ class Turns:
         due = self.review_us is not None and now_us >= self.review_us
         if self.settled == (state.queue.version, state.freed) and not due:
             return
-        freed, self.stoppable, self.tries = state.freed, None, 0
+        freed, self.stoppable, self.gaps, self.tries = state.freed, None, None, 0
         yield from self._walk(state, now_us)
         if state.freed == freed:  # what has started since made nobody's room larger
             self.settled = (state.queue.version, state.freed)
             order = state.order
             stops = (order.preemption or order.defragment) and bool(state.placed)
-            waits = stops and (state.queue.waits or bool(state.claims))
+            waits = bool(state.claims) or (stops and state.queue.waits)
             pause_us = PAUSE_US if self.tries > TRIES_MAX else order.review_us
             self.review_us = Micros(now_us + pause_us) if waits else None
 
@@ -93,11 +99,12 @@ class Turns:
                 and (plan := self._clear(state, state.jobs[number], now_us)) is not None
             ):
                 yield plan
+        denied, since_us = self.denied, now_us - state.order.review_us
         line = Line(
             state,
             now_us,
             lambda demand: self._has_room(state, demand),
-            lambda key: not self._is_denied(state, key, now_us),
+            lambda key: denied.get(key, since_us) <= since_us,
         )
         while (found := line.first()) is not None:
             key, job = found
@@ -150,7 +157,19 @@ class Turns:
             if plan is not None:
                 return plan
             self._note_stuck(state, job.demand)
-        return self._make_room(state, job, now_us)
+        return self._let_in(state, job, now_us) or self._make_room(state, job, now_us)
+
+    def _let_in(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
+        """The first of its lane that will be gone in time, onto nodes that are kept for others."""
+        if not state.claims:
+            return None
+        if self.gaps is None:
+            self.gaps = gaps(state, now_us)
+        if not self.gaps:
+            return None
+        equals = (state.jobs[number] for number in islice(state.queue.lane_of(job), EQUALS_MAX))
+        plans = (let_in(state, one, self.gaps, now_us) for one in equals if is_allowed(state, one))
+        return next((plan for plan in plans if plan is not None), None)
 
     def _clear(self, state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
         """Nodes were kept for it when nobody there could be stopped yet: by now they may be; or there is room

@@ -15,12 +15,14 @@ from math import exp, expm1, log
 from typing import Final, TypeVar
 
 from ...spec.ids import Micros
+from ...spec.record import record
 from .job import NEVER, Job
 from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
 from .weights import gang_milli
 
 K = TypeVar("K")
 
+LN_2: Final = log(2)
 CLOSED_BELOW_GPU_S: Final = 60.0
 """A tenth of what a running GPU is charged ahead, see fair.py."""
 CLOSED_AT_ONCE: Final = 1000
@@ -36,17 +38,11 @@ class InUse:
     """What counts of both, see order.py."""
     jobs: int = 0
 
-    def add(self, gpu_milli: int, cpu_milli: int, charge: int, jobs: int) -> None:
-        self.gpu_milli += gpu_milli
-        self.cpu_milli += cpu_milli
-        self.charge_milli += charge
-        self.jobs += jobs
-
 
 NOTHING = InUse()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Account:
     """Decayed usage as of `at_us`."""
 
@@ -102,11 +98,11 @@ class Usage:
         known = self.accounts.get(path)
         if known is None:
             return Account(0.0, at_us)
-        passed = max(0, at_us - known.at_us)
-        if not passed:
+        passed = at_us - known.at_us
+        if passed <= 0:
             return known
-        passed_lives = log(2) * passed / half_life_us
-        running = self.of(path).charge_milli / 1000 * half_life_us / 1e6 / log(2)
+        passed_lives = LN_2 * passed / half_life_us
+        running = self.of(path).charge_milli / 1000 * half_life_us / 1e6 / LN_2
         return Account(known.gpu_s * exp(-passed_lives) - running * expm1(-passed_lives), at_us)
 
     def idle(self, at_us: Micros, half_life_us: int) -> list[str]:
@@ -137,6 +133,10 @@ def _put(index: dict[K, InUse], key: K, amounts: tuple[int, int, int, int]) -> N
     entry = index.get(key)
     if entry is None:
         entry = index[key] = InUse()
-    entry.add(*amounts)
+    gpus, cpus, charge, jobs = amounts
+    entry.gpu_milli += gpus
+    entry.cpu_milli += cpus
+    entry.charge_milli += charge
+    entry.jobs += jobs
     if not entry.jobs:
         del index[key]

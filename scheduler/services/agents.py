@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import grpc.aio
 
-from ...proto.auth import Tokens, Worker
+from ...proto.auth import Router, Tokens, Worker
 from ...proto.codecs import task_key_message, task_key_of
 from ...proto.generated import agent_pb2, agent_pb2_grpc
 from ...proto.limits import REPORTS_MAX, TASKS_PER_NODE_MAX
+from ...spec.deployment import REPLICA, ROUTER
 from ...spec.errors import Conflict, InvalidRequest, LimitExceeded, Unavailable
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.sweep import WORKER
@@ -199,6 +200,12 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 start = start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
                 if spec.command.startswith(WORKER):
                     await self._admit(message, start)
+                elif spec.command.startswith(ROUTER):
+                    start.endpoint_token = self._tokens.router_token(
+                        Router(message.key.job, message.key.attempt)
+                    )
+                elif spec.command.startswith(REPLICA):
+                    start.endpoint_token = self._tokens.replica_secret(message.key.job, message.key.attempt)
                 rendered.add_start(start)
             elif isinstance(message, StopTask):
                 rendered.add(agent_pb2.ToAgent(stop=stop_message(message)))

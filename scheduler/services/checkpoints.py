@@ -1,13 +1,6 @@
-"""Verbs on a job's checkpoints: save now, list, go on from one, fork from one; and to make way after a save.
-
-A fork gets the parent's checkpoint as its own: hard links to the same files (copies where storage has none),
-made under STORAGE/forks/KEY before the fork is committed. So the parent's retention deletes only its own
-names, the fork's only the fork's, and a call that is repeated finds what it made.
-"""
+"""Verbs on a job's checkpoints: save now, list, go on from one, fork from one; and to make way."""
 
 import asyncio
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +14,16 @@ from ...spec.ids import JobId
 from ..core import stimuli
 from ..core.checkpoint_table import checkpoint_table
 from ..core.checkpoints import checkpoint_of
-from ..core.job import Checkpoint, Job, Parent
+from ..core.job import Parent
+from ..forks import keep_for_fork
 from ..loop import Loop
 from ..records import events_from_rows
+from ..registry.assets import job_ref
 from .checks import check_asked
 from .documents import Documents
 from .lookup import Lookup
 from .messages import checkpoint_message
+from .pinning import Pinning
 from .submissions import new_job, parsed
 
 _SECOND_US: Final = 1_000_000
@@ -40,6 +36,7 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
     _loop: Loop
     _lookup: Lookup
     _documents: Documents
+    _pinning: Pinning
     _storage: Path
 
     async def Preempt(self, request: jobs_pb2.PreemptRequest, context: _Context) -> jobs_pb2.JobView:
@@ -92,13 +89,20 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
         made = await asyncio.to_thread(self._store_key, request.key)
         if made:
             return jobs_pb2.SubmitReply(jobs=made, repeated_call=True)
-        (spec,) = await parsed(self._documents, [request.document])
+        (spec,) = await self._pinning.pinned(await parsed(self._documents, [request.document]))
         chosen = checkpoint_of(parent, request.step)
-        kept = await asyncio.to_thread(_keep_for_fork, self._storage, request.key, parent, chosen)
+        kept = await asyncio.to_thread(keep_for_fork, self._storage, request.key, parent.number, chosen)
         new = new_job(spec, self._documents.canonical(spec))
+        if request.reproduces:
+            new = await self._reproducing(new, request.reproduces)
         submit = stimuli.Submit(request.key, request.user, (new,), Parent(number, chosen.step), kept)
         done = await self._loop.submit(submit)
         return jobs_pb2.SubmitReply(jobs=done.jobs, repeated_call=done.repeated)
+
+    async def _reproducing(self, new: stimuli.NewJob, origin: int) -> stimuli.NewJob:
+        """The lineage says so. Raises NotFound."""
+        job = await self._lookup.job(job_id_of(origin))
+        return replace(new, uses=(*new.uses, (job_ref(job.number), "reproduces")))
 
     async def _ask_live(
         self, number: JobId, asked: stimuli.Preempt | stimuli.Restore, step: int | None = None
@@ -136,44 +140,3 @@ class CheckpointCalls(jobs_pb2_grpc.JobsServicer):
 
     async def _policy(self, number: JobId) -> Any:
         raise NotImplementedError
-
-
-def _keep_for_fork(storage: Path, key: str, parent: Job, chosen: Checkpoint) -> Checkpoint:
-    """The checkpoint under a name of the fork's own. Raises NotFound when it has just been deleted."""
-    source = Path(chosen.path)
-    target = storage / "forks" / key / source.name
-    aside = target.with_name(f".tmp-{target.name}")
-    try:
-        if not target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, aside, copy_function=_link)
-            _sync(aside)
-            aside.rename(target)
-            _sync(target.parent)
-    except (FileNotFoundError, shutil.Error) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise NotFound(
-            f"job {parent.number}'s checkpoint of step {chosen.step} cannot be taken over: {error}",
-            hint=f"`pace checkpoints {parent.number}` lists the others; `pace checkpoint` makes one now",
-            job=parent.number,
-            step=chosen.step,
-        ) from error
-    return replace(chosen, path=str(target), job=chosen.job or parent.number, url="", damaged={})
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # storage without hard links
-        shutil.copy2(source, target)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -9,6 +9,8 @@ from typing import Final
 from ...spec.errors import InvalidRequest
 from ...spec.ids import JobId
 from ...spec.job import JobSpec, parse_canonical
+from ...spec.parts import Environment
+from ...spec.work import Work
 from ..store.base import Store
 
 _log = logging.getLogger(__name__)
@@ -16,6 +18,15 @@ _log = logging.getLogger(__name__)
 _SPECS_MAX: Final = 4096
 _TEXT_BYTES_MAX: Final = 64 << 20
 _JOBS_MAX: Final = 20_000
+
+
+def check_read(work: Work, source: str) -> None:
+    """Raises InvalidRequest where files are still to be read."""
+    if isinstance(work.environment, Environment) and work.environment.is_unread:
+        raise InvalidRequest(
+            f"{source}: environment: its files are read where it is submitted",
+            hint="send requirements as a list of lines, as `pace submit` does",
+        )
 
 
 class Documents:
@@ -35,6 +46,7 @@ class Documents:
             self._by_text.move_to_end(text)
             return known
         spec = parse_canonical(text, source)
+        check_read(spec, source)
         self._by_text[text] = spec
         self._text_bytes += len(text)
         while len(self._by_text) > _SPECS_MAX or self._text_bytes > _TEXT_BYTES_MAX:

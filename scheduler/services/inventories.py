@@ -17,6 +17,7 @@ from ..core.node import NodeGpu, NodeInventory, SickGpu
 INVENTORY_BYTES_MAX: Final = 256 << 10
 _NAME_MAX: Final = 200
 _WHY_MAX: Final = 500
+_NO_ENGINE: Final = "none: "
 
 
 def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
@@ -28,6 +29,7 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
     if fault := fault_in_labels(message.labels) or fault_in_taints(message.taints):
         raise InvalidRequest(fault)
     gpus, sick = _gpus_of(message)
+    engine, why_none = _engine_of(message.container_engine)
     return NodeInventory(
         name=message.name[:_NAME_MAX],
         address=message.address[:200],
@@ -35,12 +37,21 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         gpus=gpus,
         sick=sick,
         environments=tuple(sorted(message.environments)),
+        engine=engine,
+        no_engine=why_none,
         rendezvous_ports=tuple(message.rendezvous_ports),
         warming=message.warm_pool == "starting",
         labels=tuple(sorted(message.labels.items())),
         taints=tuple(sorted(message.taints.items())),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),
     )
+
+
+def _engine_of(said: str) -> tuple[str, str]:
+    """What it runs images with, or why it cannot."""
+    if said.startswith(_NO_ENGINE):
+        return "", said.removeprefix(_NO_ENGINE)[:_WHY_MAX]
+    return said[:_NAME_MAX], "" if said else "its agent is older"
 
 
 def _gpus_of(message: nodes_pb2.Inventory) -> tuple[tuple[NodeGpu, ...], tuple[SickGpu, ...]]:

@@ -114,6 +114,7 @@ def _task_message(job: Job, task: TaskRun, node_names: Mapping[NodeId, str]) -> 
         pids=task.pids,
         exit_codes=task.exit_codes,
         gpu_indices=task.gpu_indices,
+        record=task.record,
     )
 
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from ...content.paths import HASH
 from ...proto.codecs import task_key_of
 from ...proto.generated import agent_pb2
 from ...spec.errors import InvalidRequest
@@ -53,7 +55,13 @@ def entry_of(message: agent_pb2.JournalEntry, arrival: Arrival) -> stimuli.Entry
 
 
 def _started(said: agent_pb2.TaskStarted) -> stimuli.Started:
-    return stimuli.Started(tuple(said.pids), said.start_mode[:_TEXT_MAX])
+    return stimuli.Started(
+        tuple(said.pids),
+        said.start_mode[:_TEXT_MAX],
+        said.prepared[:_TEXT_MAX],
+        said.record if HASH.fullmatch(said.record) else "",
+        said.unrecorded[:_TEXT_MAX],
+    )
 
 
 def _exited(said: agent_pb2.RankExited, died_us: Micros) -> stimuli.Exited:
@@ -151,8 +159,17 @@ def _waiting(said: agent_pb2.RanksWaiting) -> stimuli.Waiting:
     return stimuli.Waiting(said.ranks)
 
 
+def _serves(said: agent_pb2.TaskServing) -> stimuli.Serves:
+    url = urlsplit(said.url)
+    if len(said.url) > _TEXT_MAX or url.scheme != "http" or not url.hostname or not said.url.isprintable():
+        raise InvalidRequest(f"{said.url[:80]!r} is no place where a task answers; expected http://HOST:PORT")
+    return stimuli.Serves(said.url)
+
+
 def _refused(said: agent_pb2.StartRefused) -> stimuli.Refused:
-    return stimuli.Refused(said.reason.code[:100], said.reason.text[: 4 * _TEXT_MAX], said.transient)
+    reason = said.reason
+    text, hint = reason.text[: 4 * _TEXT_MAX], reason.hint[:_TEXT_MAX]
+    return stimuli.Refused(reason.code[:100], text, said.transient, hint)
 
 
 def _stalled(said: agent_pb2.TaskStalled) -> stimuli.Stalled:
@@ -209,6 +226,7 @@ _READERS: Final[dict[str, Callable[[Any], stimuli.Said]]] = {
     "damaged": _damaged,
     "stop_seen": _saw_stop,
     "reformed": _reformed,
+    "serving": _serves,
     "waiting": _waiting,
     "peer_memory": _peer_memory,
     "stalled": _stalled,

@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ...content.store import content_folder
 from ...proto.codecs import resources_message, task_key_message
 from ...proto.generated import agent_pb2
 from ...spec.ids import Attempt, JobId, NodeId
 from ...spec.job import JobSpec
+from ...spec.parts import DataInput, Environment, Pinned
+from ...spec.submission import input_marker
 from ..core.copies import is_good
 from ..core.effects import StartTask, StopTask
 from ..core.job import Checkpoint
 
 _SECOND_US: Final = 1_000_000
 _HOSTS_MAX: Final = 1000
+CODE_MARKER: Final = "/@needs/code"
+"""In the place of a folder that only the node knows."""
 
 
 def job_folder(storage: Path, job: JobId) -> Path:
@@ -34,6 +39,39 @@ def checkpoint_url(spec: JobSpec, cluster: str, job: JobId) -> str:
     """Jobs of several clusters may share a bucket. Empty: nothing is uploaded."""
     base = spec.checkpoint.storage.rstrip("/")
     return f"{base}/{cluster}/{job}" if base else ""
+
+
+def needs_of(spec: JobSpec) -> list[agent_pb2.Need]:
+    """What the node is to provide before the start."""
+    needs = []
+    if spec.environment_path:
+        needs.append(agent_pb2.Need(name="environment", url=spec.environment_path))
+    if isinstance(built := spec.environment, Environment) and built.is_built:
+        lines, version = built.requirements, built.python_version
+        needs.append(agent_pb2.Need(name="environment", requirements=lines, python_version=version))
+    if spec.container_image:
+        needs.append(agent_pb2.Need(name="image", image=spec.container_image, paths=spec.local_paths()))
+    if spec.code_tree:
+        needs.append(agent_pb2.Need(name="code", tree=spec.code_tree, marker=CODE_MARKER))
+    needs += [
+        _input_need(name, value, value.pinned)
+        for name, value in spec.inputs.items()
+        if isinstance(value, DataInput) and value.pinned is not None and value.is_provided
+    ]
+    return needs
+
+
+def _input_need(name: str, value: DataInput, pinned: Pinned) -> agent_pb2.Need:
+    return agent_pb2.Need(
+        name=f"inputs.{name}",
+        tree=pinned.tree,
+        url=pinned.url,
+        version=pinned.etag,
+        bytes=pinned.bytes,
+        files=pinned.files,
+        mode="download" if "download" in (value.mode or "") else "link",
+        marker=input_marker(name),
+    )
 
 
 def names_hosts(effect: StartTask, spec: JobSpec) -> bool:
@@ -54,7 +92,10 @@ def start_message(
     return agent_pb2.StartTask(
         task=task_key_message(effect.key),
         command=spec.resolved_command(outputs),
-        cwd=spec.code or str(folder),
+        cwd=CODE_MARKER if spec.code_tree else spec.code or "",  # "": the task's own folder
+        needs=needs_of(spec),
+        content_folder=str(content_folder(storage)),
+        git_commit=spec.code_git.commit if spec.code_git is not None else "",
         environment=spec.resolved_variables(outputs),
         interpreter_environment=demand.environment,
         resources=resources_message(demand.per_task),

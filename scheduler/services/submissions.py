@@ -8,6 +8,7 @@ from ...proto.generated import jobs_pb2
 from ...proto.limits import DOCUMENT_BYTES_MAX, NAME_CHARACTERS_MAX
 from ...spec.errors import LimitExceeded
 from ...spec.job import JobSpec
+from ...spec.parts import DataInput
 from ...spec.problems import escaped
 from ..core import stimuli
 from ..core.job import Policy, Shape
@@ -44,5 +45,29 @@ def new_job(spec: JobSpec, document: str) -> stimuli.NewJob:
         backoff_max_us=round(spec.retry.backoff.max_s * _SECOND_US),
     )
     return stimuli.NewJob(
-        spec.label, spec.effective_priority, Shape(spec.demand(), policy, spec.queue), document
+        spec.label,
+        spec.effective_priority,
+        Shape(spec.demand(), policy, spec.queue),
+        document,
+        uses_of(spec),
+        any(output.name for output in spec.outputs.values()),
     )
+
+
+def job_of(spec: JobSpec) -> stimuli.NewJob:
+    """Of a job that the scheduler itself submits."""
+    return new_job(spec, spec.to_json())
+
+
+def uses_of(spec: JobSpec) -> tuple[tuple[str, str], ...]:
+    """What the job is made of, as the lineage calls it, and as what it is used."""
+    uses = [
+        (value.pinned.asset, f"inputs.{name}")
+        for name, value in spec.inputs.items()
+        if isinstance(value, DataInput) and value.pinned is not None and value.pinned.asset
+    ]
+    if spec.code_tree:
+        uses.append((f"code:{spec.code_tree}", "code"))
+    if spec.environment_key:
+        uses.append((f"environment:{spec.environment_key}", "environment"))
+    return tuple(uses)

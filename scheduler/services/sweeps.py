@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -17,7 +18,7 @@ from ...spec.problems import escaped
 from ...spec.search_space import point_refusals
 from ...spec.sweep import SweepSpec
 from ...spec.sweep_reading import parse_canonical_sweep
-from ...studies.attributes import WHY
+from ...studies.attributes import FIXED, WHY
 from ..core.state import ClusterState
 from ..loop import Loop
 from ..sweep_driver import SweepDriver
@@ -28,6 +29,7 @@ from ..sweeps.standings import CONCURRENT_MAX
 from ..sweeps.studies import Studies
 from ..sweeps.study import (
     SWEEP_OVER,
+    Fork,
     NewTrial,
     Objective,
     Study,
@@ -38,6 +40,8 @@ from ..sweeps.study import (
 )
 from ..sweeps.warm_start import earlier_trials
 from .checks import check_asked
+from .documents import check_read
+from .pinning import Pinning
 
 T = TypeVar("T")
 
@@ -47,7 +51,9 @@ BEST_MAX: Final = 100
 POINT_CHARACTERS_MAX: Final = 10_000
 EXTEND_MAX: Final = 1_000_000
 WATCH_S: Final = 0.25
-"""Between two views of one watch."""
+"""Between two views of one watch: what changes meanwhile is told together, but for the end."""
+LOOK_S: Final = 0.02
+"""After a change, between two looks whether that was the end."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -55,14 +61,14 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class SweepService(sweeps_pb2_grpc.SweepsServicer):
     """Sweeps are submitted to the loop and driven by the driver; all else is read between commits."""
 
-    def __init__(self, loop: Loop, driver: SweepDriver) -> None:
-        self._loop, self._driver = loop, driver
+    def __init__(self, loop: Loop, driver: SweepDriver, pinning: Pinning) -> None:
+        self._loop, self._driver, self._pinning = loop, driver, pinning
 
     async def Submit(
         self, request: sweeps_pb2.SubmitSweepRequest, context: _Context
     ) -> sweeps_pb2.SubmitSweepReply:
         check_asked(request.key, request.user)
-        spec = _seeded(_parsed(request.sweep), request.key)
+        (spec,) = await self._pinning.pinned([_seeded(_parsed(request.sweep), request.key)])
         points = tuple(_raw(spec, point) for point in spec.enqueue)
         earlier = await self._earlier(spec)
         asked = SubmitSweep(
@@ -138,9 +144,7 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
         spec = parse_canonical_sweep(await self._of_sweep(request.sweep, lambda _, study: study.document))
         fixed = [json.dumps(_raw(spec, _point(spec, at, text))) for at, text in enumerate(request.points)]
         ops = tuple(
-            CreateTrial(
-                NewTrial(TrialState.WAITING, system_attrs={"fixed_params": text}), f"{request.key}.{at}"
-            )
+            CreateTrial(NewTrial(TrialState.WAITING, system_attrs={FIXED: text}), f"{request.key}.{at}")
             for at, text in enumerate(fixed)
         )
         made = await self._loop.submit(StudyOps(request.sweep, ops))
@@ -149,7 +153,7 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
     async def Watch(
         self, request: sweeps_pb2.GetSweepRequest, context: _Context
     ) -> AsyncIterator[sweeps_pb2.SweepView]:
-        with contextlib.closing(self._loop.watch_study(request.sweep)) as watch:
+        with contextlib.closing(self._loop.watch_changes(request.sweep)) as watch:
             told = None
             while True:
                 view = await self._view(request.sweep)
@@ -158,8 +162,10 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
                     yield view
                 if view.state in SWEEP_OVER:
                     return
-                await asyncio.sleep(WATCH_S)  # what changes meanwhile is told together
+                due_s = time.monotonic() + WATCH_S
                 await watch.changed()
+                while time.monotonic() < due_s and not await self._is_over(request.sweep):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
 
     async def _earlier(self, spec: SweepSpec) -> Earlier:
         """What spec.warm_start asks for. Raises NotFound, InvalidRequest, LimitExceeded."""
@@ -168,6 +174,9 @@ class SweepService(sweeps_pb2_grpc.SweepsServicer):
         asked = spec.warm_start.sweep
         number = await self._loop.read_studies(lambda studies: number_of(studies, asked))
         return await self._loop.read_study(number, lambda study: earlier_trials(spec, study))
+
+    async def _is_over(self, number: int) -> bool:
+        return await self._of_sweep(number, lambda _, study: study.state in SWEEP_OVER)
 
     async def _view(self, number: int) -> sweeps_pb2.SweepView:
         return await self._of_sweep(number, _view)
@@ -209,7 +218,10 @@ def _parsed(sent: jobs_pb2.JobDocument) -> SweepSpec:
             f"{escaped(sent.source[:200])}: the document has {len(sent.document)} characters; at most"
             f" {DOCUMENT_BYTES_MAX}"
         )
-    return parse_canonical_sweep(sent.document, sent.source[:200] or "sweep")
+    source = sent.source[:200] or "sweep"
+    spec = parse_canonical_sweep(sent.document, source)
+    check_read(spec.trial, source)
+    return spec
 
 
 def _seeded(spec: SweepSpec, key: str) -> SweepSpec:
@@ -295,4 +307,11 @@ def _trial(trial: Trial, state: ClusterState) -> sweeps_pb2.SweepTrial:
         why=json.loads(trial.user_attrs.get(WHY, '""')),
         step=max(trial.intermediate, default=-1),
         feasible=feasible(trial),
+        fork=None if trial.fork is None else _fork(trial.fork),
+    )
+
+
+def _fork(fork: Fork) -> sweeps_pb2.SweepFork:
+    return sweeps_pb2.SweepFork(
+        member=fork.member, generation=fork.generation, trial=fork.trial, step=fork.parent.step
     )

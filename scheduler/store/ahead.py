@@ -28,6 +28,13 @@ class Ahead:
     delete_study: str
     delete_trials: str
     delete_trial_values: str
+    upsert_asset_name: str
+    upsert_asset: str
+    insert_edge: str
+    upsert_endpoint: str
+    delete_endpoint: str
+    upsert_outputs: str
+    delete_outputs: str
     meta: str
     last_event: str
     last_job: str
@@ -40,3 +47,7 @@ class Ahead:
     studies: str
     trials: str
     trial_values: str
+    asset_names: str
+    assets: str
+    endpoints: str
+    outputs: str

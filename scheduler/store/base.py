@@ -117,6 +117,58 @@ class StudyBatch:
     """The greatest number that was given to a study; None: as it was."""
 
 
+class AssetNameRow(NamedTuple):
+    """A name of data or a model: its aliases and counters."""
+
+    kind: str
+    name: str
+    record: str
+
+
+class AssetRow(NamedTuple):
+    """A version."""
+
+    kind: str
+    name: str
+    version: str
+    record: str
+
+
+class EdgeRow(NamedTuple):
+    """A line of the lineage."""
+
+    source: str
+    target: str
+    relation: str
+
+
+class EndpointRow(NamedTuple):
+    """An endpoint."""
+
+    name: str
+    record: str
+
+
+class OutputsRow(NamedTuple):
+    """A job some of whose outputs are to be registered."""
+
+    job: JobId
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryBatch:
+    """Upserts, and what goes. Versions are never deleted."""
+
+    names: Sequence[AssetNameRow] = ()
+    assets: Sequence[AssetRow] = ()
+    edges: Sequence[EdgeRow] = ()
+    endpoints: Sequence[EndpointRow] = ()
+    endpoints_deleted: Sequence[str] = ()
+    outputs: Sequence[OutputsRow] = ()
+    outputs_deleted: Sequence[JobId] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one transaction writes. Jobs, nodes and accounts are upserts; accounts that are closed go, also
@@ -132,6 +184,7 @@ class Batch:
     policy: str | None = None
     """The cluster's policy as JSON; None leaves it as it is."""
     studies: StudyBatch | None = None
+    registry: RegistryBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +205,15 @@ class Loaded:
     """In the order of their numbers."""
     last_study: int = 0
     """The greatest number that was ever given to a study."""
+    asset_names: Sequence[AssetNameRow] = field(default=())
+    assets: Sequence[AssetRow] = field(default=())
+    endpoints: Sequence[EndpointRow] = field(default=())
+    outputs: Sequence[OutputsRow] = field(default=())
 
 
 class Store(Protocol):
     """Calls come from one thread at a time, except the reads (`job`, `jobs`, `events`, `metrics`,
-    `documents`, `trials`), which may run beside a commit and see only what was committed.
+    `documents`, `trials`, `edges`), which may run beside a commit and see only what was committed.
 
     Every method raises StoreFailure, saying which file or server and what is wrong with it.
     After a commit that raised, `load` comes before the next one: it makes the connection anew where it must.
@@ -198,5 +255,8 @@ class Store(Protocol):
     def trials(self, study: int) -> tuple[Sequence[TrialRow], Sequence[TrialValueRow]]:
         """Of one study, in the order of their numbers, and steps. Both as of one moment only when no commit
         runs beside."""
+
+    def edges(self, *, source: str = "", target: str = "", limit: int = 1000) -> Sequence[EdgeRow]:
+        """Of the lineage: all with that source, or all with that target; in the order of their other end."""
 
     def close(self) -> None: ...

@@ -70,6 +70,31 @@ SQLITE: Final = Ahead(
     delete_trial_values=(
         'DELETE FROM trial_values WHERE trial_values.study = ?'
     ),
+    upsert_asset_name=(
+        'INSERT INTO asset_names (kind, name, record) VALUES (?, ?, ?) ON CONFLICT (kind, name) DO '
+        'UPDATE SET record = excluded.record'
+    ),
+    upsert_asset=(
+        'INSERT INTO assets (kind, name, version, record) VALUES (?, ?, ?, ?) ON CONFLICT (kind, '
+        'name, version) DO UPDATE SET record = excluded.record'
+    ),
+    insert_edge=(
+        'INSERT INTO edges (source, target, relation) VALUES (?, ?, ?) ON CONFLICT DO NOTHING'
+    ),
+    upsert_endpoint=(
+        'INSERT INTO endpoints (name, record) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record'
+        ' = excluded.record'
+    ),
+    delete_endpoint=(
+        'DELETE FROM endpoints WHERE endpoints.name = ?'
+    ),
+    upsert_outputs=(
+        'INSERT INTO outputs (job, record) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET record = '
+        'excluded.record'
+    ),
+    delete_outputs=(
+        'DELETE FROM outputs WHERE outputs.job = ?'
+    ),
     meta=(
         'SELECT meta.value FROM meta WHERE meta.name = ?'
     ),
@@ -116,6 +141,20 @@ SQLITE: Final = Ahead(
         'SELECT trial_values.study, trial_values.number, trial_values.step, trial_values.value, '
         'trial_values.version FROM trial_values WHERE trial_values.study = ? ORDER BY '
         'trial_values.number, trial_values.step'
+    ),
+    asset_names=(
+        'SELECT asset_names.kind, asset_names.name, asset_names.record FROM asset_names ORDER BY '
+        'asset_names.kind, asset_names.name'
+    ),
+    assets=(
+        'SELECT assets.kind, assets.name, assets.version, assets.record FROM assets ORDER BY '
+        'assets.kind, assets.name, assets.version'
+    ),
+    endpoints=(
+        'SELECT endpoints.name, endpoints.record FROM endpoints ORDER BY endpoints.name'
+    ),
+    outputs=(
+        'SELECT outputs.job, outputs.record FROM outputs ORDER BY outputs.job'
     ),
 )
 
@@ -189,6 +228,33 @@ POSTGRES: Final = Ahead(
     delete_trial_values=(
         'DELETE FROM trial_values WHERE trial_values.study = %s::BIGINT'
     ),
+    upsert_asset_name=(
+        'INSERT INTO asset_names (kind, name, record) VALUES (%s::VARCHAR, %s::VARCHAR, '
+        '%s::VARCHAR) ON CONFLICT (kind, name) DO UPDATE SET record = excluded.record'
+    ),
+    upsert_asset=(
+        'INSERT INTO assets (kind, name, version, record) VALUES (%s::VARCHAR, %s::VARCHAR, '
+        '%s::VARCHAR, %s::VARCHAR) ON CONFLICT (kind, name, version) DO UPDATE SET record = '
+        'excluded.record'
+    ),
+    insert_edge=(
+        'INSERT INTO edges (source, target, relation) VALUES (%s::VARCHAR, %s::VARCHAR, '
+        '%s::VARCHAR) ON CONFLICT DO NOTHING'
+    ),
+    upsert_endpoint=(
+        'INSERT INTO endpoints (name, record) VALUES (%s::VARCHAR, %s::VARCHAR) ON CONFLICT (name) '
+        'DO UPDATE SET record = excluded.record'
+    ),
+    delete_endpoint=(
+        'DELETE FROM endpoints WHERE endpoints.name = %s::VARCHAR'
+    ),
+    upsert_outputs=(
+        'INSERT INTO outputs (job, record) VALUES (%s::BIGINT, %s::VARCHAR) ON CONFLICT (job) DO '
+        'UPDATE SET record = excluded.record'
+    ),
+    delete_outputs=(
+        'DELETE FROM outputs WHERE outputs.job = %s::BIGINT'
+    ),
     meta=(
         'SELECT meta.value FROM meta WHERE meta.name = %s::VARCHAR'
     ),
@@ -236,5 +302,19 @@ POSTGRES: Final = Ahead(
         'SELECT trial_values.study, trial_values.number, trial_values.step, trial_values.value, '
         'trial_values.version FROM trial_values WHERE trial_values.study = %s::BIGINT ORDER BY '
         'trial_values.number, trial_values.step'
+    ),
+    asset_names=(
+        'SELECT asset_names.kind, asset_names.name, asset_names.record FROM asset_names ORDER BY '
+        'asset_names.kind, asset_names.name'
+    ),
+    assets=(
+        'SELECT assets.kind, assets.name, assets.version, assets.record FROM assets ORDER BY '
+        'assets.kind, assets.name, assets.version'
+    ),
+    endpoints=(
+        'SELECT endpoints.name, endpoints.record FROM endpoints ORDER BY endpoints.name'
+    ),
+    outputs=(
+        'SELECT outputs.job, outputs.record FROM outputs ORDER BY outputs.job'
     ),
 )

@@ -12,7 +12,7 @@ from ...spec.errors import StoreFailure
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-SCHEMA_VERSION: Final = "0003"
+SCHEMA_VERSION: Final = "0004"
 """Revision of the newest migration: an older store is migrated forward, a newer one refused."""
 
 FOLDER = Path(__file__).parent / "migrations"

@@ -22,13 +22,19 @@ from ...spec.lifecycle import TERMINAL, JobState
 from .ahead import DOCUMENTS_AT_ONCE, Ahead
 from .base import (
     AccountRow,
+    AssetNameRow,
+    AssetRow,
     Batch,
+    EdgeRow,
+    EndpointRow,
     EventRow,
     JobRow,
     KeyRow,
     Loaded,
     MetricRow,
     NodeRow,
+    OutputsRow,
+    RegistryBatch,
     StudyBatch,
     StudyRow,
     TrialRow,
@@ -114,6 +120,10 @@ class SqlStore:
             "" if policy is None else policy[0],
             _made(StudyRow, self._all(doing, self._ahead.studies)),
             0 if last_study is None else int(last_study[0]),
+            _made(AssetNameRow, self._all(doing, self._ahead.asset_names)),
+            _made(AssetRow, self._all(doing, self._ahead.assets)),
+            _made(EndpointRow, self._all(doing, self._ahead.endpoints)),
+            _made(OutputsRow, self._all(doing, self._ahead.outputs)),
         )
 
     def _live_jobs(self) -> Iterator[JobRow]:
@@ -192,6 +202,11 @@ class SqlStore:
             [_trial_value_row(row) for row in self._all(doing, self._ahead.trial_values, study)],
         )
 
+    def edges(self, *, source: str = "", target: str = "", limit: int = 1000) -> Sequence[EdgeRow]:
+        from .statements import lineage
+
+        return _made(EdgeRow, self._found("reading the lineage", lineage(source, target, limit)))
+
     def close(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -225,6 +240,8 @@ class SqlStore:
             )
         if batch.studies is not None:
             self._write_studies(cursor, batch.studies)
+        if batch.registry is not None:
+            self._write_registry(cursor, batch.registry)
 
     def _write_studies(self, cursor: Any, batch: StudyBatch) -> None:
         for study in batch.deleted:
@@ -241,6 +258,20 @@ class SqlStore:
             )
         if batch.last_study is not None:
             cursor.execute(self._ahead.upsert_meta, (LAST_STUDY, str(batch.last_study)))
+
+    def _write_registry(self, cursor: Any, batch: RegistryBatch) -> None:
+        ahead = self._ahead
+        for statement, rows in (
+            (ahead.upsert_asset_name, batch.names),
+            (ahead.upsert_asset, batch.assets),
+            (ahead.insert_edge, batch.edges),
+            (ahead.delete_endpoint, [(name,) for name in batch.endpoints_deleted]),
+            (ahead.upsert_endpoint, batch.endpoints),
+            (ahead.delete_outputs, [(job,) for job in batch.outputs_deleted]),
+            (ahead.upsert_outputs, batch.outputs),
+        ):
+            if rows:
+                cursor.executemany(statement, rows)
 
     def _abandon(self, cursor: Any) -> None:
         """Roll back; where even that fails the connection is worthless, and load() makes a new one."""

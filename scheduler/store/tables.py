@@ -114,12 +114,6 @@ trials: Final = Table(
     Column("version", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
 )
-Index(
-    "trials_by_job",
-    trials.c.job,
-    sqlite_where=trials.c.job.is_not(None),
-    postgresql_where=trials.c.job.is_not(None),
-)
 
 trial_values: Final = Table(
     "trial_values",
@@ -129,6 +123,46 @@ trial_values: Final = Table(
     Column("step", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Double),
     Column("version", BigInteger, nullable=False),
+)
+
+asset_names: Final = Table(
+    "asset_names",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+assets: Final = Table(
+    "assets",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+edges: Final = Table(
+    "edges",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("relation", Text, primary_key=True),
+)
+Index("edges_by_target", edges.c.target, edges.c.source)
+
+endpoints: Final = Table(
+    "endpoints",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+outputs: Final = Table(
+    "outputs",
+    metadata,
+    Column("job", _number, primary_key=True, autoincrement=False),
+    Column("record", Text, nullable=False),
 )
 
 alembic_version: Final = Table(

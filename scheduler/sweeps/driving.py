@@ -14,15 +14,26 @@ from typing import Any, Final
 from ...spec.errors import Conflict
 from ...spec.ids import JobId, Micros
 from ...spec.lifecycle import JobState
-from ...studies.attributes import WHY
+from ...studies.attributes import FIXED, WHY
 from ..core.attempt_events import AttemptEnded, AttemptStarted
+from ..core.checkpoint_events import CheckpointAccepted
 from ..core.events import Event
 from ..core.job import Job
 from ..core.state import Touched
 from ..core.stimuli import NewJob
 from ..core.task_events import MetricsReported
 from .studies import Studies
-from .study import SWEEP_OVER, NewTrial, Param, Study, SweepPlan, SweepState, Trial, TrialState
+from .study import (
+    SWEEP_OVER,
+    NewTrial,
+    Param,
+    Study,
+    Successor,
+    SweepPlan,
+    SweepState,
+    Trial,
+    TrialState,
+)
 
 PARAMS: Final = "params"
 """A trial's attribute: what its script got."""
@@ -88,6 +99,8 @@ class Judged:
     prune: str
     """Why it is to end; empty: it goes on."""
     system_attrs: Mapping[str, str]
+    successor: Successor | None = None
+    """Of one that is to end: what takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +148,7 @@ def submitted(studies: Studies, asked: SubmitSweep, now_us: Micros) -> Study:
     for new in asked.earlier.trials:
         studies.add_trial(study, new, now_us)
     for point in asked.waiting:
-        fixed = {"fixed_params": json.dumps(dict(point))}
+        fixed = {FIXED: json.dumps(dict(point))}
         studies.add_trial(study, NewTrial(TrialState.WAITING, system_attrs=fixed), now_us)
     return study
 
@@ -229,6 +242,8 @@ def judged(studies: Studies, asked: Judged) -> None:
         studies.set_trial_attr(study, trial, key, text, system=True)
     if asked.prune and PRUNED not in trial.user_attrs:
         studies.set_trial_attr(study, trial, PRUNED, json.dumps(asked.prune), system=False)
+        if asked.successor is not None:
+            studies.set_successor(study, trial, asked.successor)
 
 
 def changed(studies: Studies, asked: ChangeSweep, now_us: Micros) -> None:
@@ -270,7 +285,7 @@ def follow(studies: Studies, event: Event, touched: Touched) -> None:
             return
         if touched.over:
             over(studies, *found, touched, event.at_us)
-        elif isinstance(event, AttemptStarted | AttemptEnded):
+        elif isinstance(event, AttemptStarted | AttemptEnded | CheckpointAccepted):
             studies.wake(found[0])
 
 
@@ -301,6 +316,11 @@ def over(studies: Studies, study: Study, trial: Trial, job: Job, now_us: Micros)
         bounded = [INFEASIBLE if math.isnan(value) else value for value in found]
         studies.set_trial_attr(study, trial, CONSTRAINTS, json.dumps(bounded), system=True)
     studies.set_state(study, trial, state, now_us, values=values)
+    stays = study.state in (SweepState.RUNNING, SweepState.PAUSED)
+    if state is TrialState.PRUNED and trial.successor is not None and stays:
+        fixed = {FIXED: trial.successor.fixed}
+        new = NewTrial(TrialState.WAITING, system_attrs=fixed, fork=trial.successor.fork)
+        studies.add_trial(study, new, now_us)
 
 
 def _result(

@@ -6,7 +6,7 @@ the scheduler's word.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ...spec.sampling import BruteForceSampling, GridSampling
 from ...spec.sweep import SweepSpec
 from ...spec.sweep_reading import parse_canonical_sweep
+from ...studies.attributes import FIXED
 from ...studies.pruners import pruner_of
 from ...studies.samplers import sampler_of
 from .talk import (
@@ -34,9 +35,6 @@ from .talk import (
     Verdict,
     Wait,
 )
-
-FIXED: Final = "fixed_params"
-"""Optuna's attribute of a waiting trial: values that are taken as they are."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -14,7 +14,7 @@ from ...spec.errors import StoreFailure
 from ...spec.ids import JobId, Micros
 from ..store.base import StudyBatch, StudyRow, TrialRow, TrialValueRow
 from .studies import Changes, Studies
-from .study import Param, Study, SweepPlan, SweepState, Trial, TrialState
+from .study import Fork, Param, Study, Successor, SweepPlan, SweepState, Trial, TrialState
 
 
 class _Study(msgspec.Struct, omit_defaults=True):
@@ -48,6 +48,8 @@ class _Trial(msgspec.Struct, omit_defaults=True):
     finished_us: int | None = None
     key: str = ""
     claim: str = ""
+    fork: Fork | None = None
+    successor: Successor | None = None
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -90,6 +92,8 @@ def trial_row(study: int, trial: Trial) -> TrialRow:
         trial.finished_us,
         trial.key,
         trial.claim,
+        trial.fork,
+        trial.successor,
     )
     return TrialRow(study, trial.number, trial.job, trial.state.value, trial.noted, _encode(record).decode())
 
@@ -199,6 +203,8 @@ def _trial(row: TrialRow, shared: dict[str, str]) -> Trial:
         None if row.job is None else JobId(row.job),
         row.version,
         row.version,
+        fork=record.fork,
+        successor=record.successor,
     )
 
 

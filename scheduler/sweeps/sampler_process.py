@@ -3,7 +3,7 @@
 It alone imports Optuna. It answers questions on stdin, one after the other, and ends with its stdin. What it
 suggests follows from the document, the trial's number and what was told before the question, and from nothing
 else: each trial has a sampler of its own, seeded by the sweep's seed and its number. So a process that was
-made anew from the store goes on as the one before would have.
+made anew from the store goes on as the one before would have, and one may be begun with sweep after sweep.
 """
 
 import os
@@ -22,23 +22,21 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")
-    asked = _read(sys.stdin.buffer)
-    if asked is None:
-        return
-    assert isinstance(asked, Begin)
-    answer, study = _begin(asked)
-    while True:
+    study = None
+    while (asked := _read(sys.stdin.buffer)) is not None:
+        try:
+            if isinstance(asked, Begin):
+                study = None  # of the sweep before
+                answer, study = _begin(asked)
+            else:
+                assert study is not None
+                answer = study.answer(asked)
+        except Exception as error:  # noqa: BLE001 - it goes to whoever asked, and this process ends
+            answer = Failed(f"{type(error).__name__}: {error}")
         answers.write(framed(answer))
         answers.flush()
         if isinstance(answer, Failed):
             return
-        asked = _read(sys.stdin.buffer)
-        if asked is None:
-            return
-        try:
-            answer = study.answer(asked)
-        except Exception as error:  # noqa: BLE001 - it goes to whoever asked, and this process ends
-            answer = Failed(f"{type(error).__name__}: {error}")
 
 
 def _begin(asked: Begin):  # type: ignore[no-untyped-def]
@@ -47,10 +45,7 @@ def _begin(asked: Begin):  # type: ignore[no-untyped-def]
     except ModuleNotFoundError as error:
         hint = "pip install 'paceline[sweeps]' where the scheduler runs"
         return Failed(f"sweeps need {error.name}, which is not installed", hint), None
-    try:
-        return Mirror.begin(asked)
-    except Exception as error:  # noqa: BLE001 - likewise
-        return Failed(f"{type(error).__name__}: {error}"), None
+    return Mirror.begin(asked)
 
 
 def _read(stdin: BinaryIO) -> Question | None:

@@ -11,7 +11,7 @@ from typing import Final
 from ...proto.limits import TRIALS_PER_STUDY_MAX
 from ...spec.errors import Conflict, LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros
-from .study import NewTrial, Param, Study, SweepState, Trial, TrialState
+from .study import NewTrial, Param, Study, Successor, SweepState, Trial, TrialState
 
 STUDIES_MAX: Final = 10_000
 LOADED_MAX: Final = 500_000
@@ -217,6 +217,7 @@ class Studies:
             now_us if new.started_us is None and begun else new.started_us,
             now_us if new.finished_us is None and new.state.finished else new.finished_us,
             key,
+            fork=new.fork,
         )
         study.trials.append(trial)
         self.size += 1
@@ -277,6 +278,10 @@ class Studies:
 
     def set_trial_attr(self, study: Study, trial: Trial, key: str, text: str, *, system: bool) -> None:
         (trial.system_attrs if system else trial.user_attrs)[key] = text
+        self._note(study, trial)
+
+    def set_successor(self, study: Study, trial: Trial, successor: Successor) -> None:
+        trial.successor = successor
         self._note(study, trial)
 
     def report(self, study: Study, trial: Trial, step: int, value: float) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from ...spec.errors import NotFound
 from ...spec.ids import JobId, Micros
+from ..core.job import Checkpoint, Parent
 
 
 class TrialState(StrEnum):
@@ -81,6 +82,30 @@ class Param(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """What a trial of a population goes on from: another trial's checkpoint, and whose place it takes."""
+
+    member: int
+    """The number of the first trial in its line."""
+    generation: int
+    """How many times its line has gone on from another's checkpoint."""
+    trial: int
+    """Whose checkpoint it is."""
+    parent: Parent
+    """The job of that, and the step."""
+    checkpoint: Checkpoint
+    """Under a name of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The trial that takes the place of one that was ended for it. `fixed`: raw values, as JSON."""
+
+    fork: Fork
+    fixed: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewTrial:
     """With what a trial begins. `started_us` and `finished_us` None: now, where its state has such a time."""
 
@@ -92,6 +117,7 @@ class NewTrial:
     system_attrs: Mapping[str, str] = field(default_factory=dict)
     started_us: Micros | None = None
     finished_us: Micros | None = None
+    fork: Fork | None = None
 
 
 @dataclass(slots=True)
@@ -118,6 +144,10 @@ class Trial:
     """Of the last change of anything but its intermediate values."""
     reported: dict[int, int] = field(default_factory=dict)
     """Of a trial that is not finished: with which version each step came, in their order."""
+    fork: Fork | None = None
+    """Of a later generation of a population."""
+    successor: Successor | None = None
+    """It is to end early, and this takes its place."""
 
     @property
     def finished(self) -> bool:

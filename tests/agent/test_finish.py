@@ -67,3 +67,19 @@ sys.stdout = Broken()
     code, output = end(tmp_path, user)
     assert code == 120, "as it is where the interpreter cannot flush"
     assert "ZeroDivisionError" in output
+
+
+def test_modules_are_cleared_wherever_they_stand_among_the_others(tmp_path: Path) -> None:
+    """Also where the script has imported anew what was there, the last of it too."""
+    (tmp_path / "other.py").write_text(
+        "import weakref\nclass Held:\n    def __del__(self): print('gone')\nheld = Held()\nheld.me = held\n"
+    )
+    user = """
+import sys, importlib
+import other
+last = [name for name in sys.modules if name.startswith("paceline.")][-1]
+module = sys.modules.pop(last)
+importlib.import_module(last)
+sys.modules.pop("__main__")
+"""
+    assert end(tmp_path, user) == (3, "gone\n")

@@ -27,6 +27,7 @@ def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
             "index": 0,
             "uuid": "GPU-0000",
             "name": "NVIDIA H100 80GB HBM3",
+            "serial": "",
             "memory_total_bytes": 80 << 30,
             "memory_used_bytes": 1 << 30,
             "pci_bus_id": "00000000:10:00.0",
@@ -46,6 +47,20 @@ def test_a_healthy_gpu_says_everything(stub: Path, tmp_path: Path) -> None:
             "numa_node": None,
         }
     ]
+
+
+def test_a_board_says_its_serial_a_consumers_card_does_not_and_the_driver_its_cuda(
+    stub: Path, tmp_path: Path
+) -> None:
+    lines = "cuda 12040\n" + h100(0, serial="1654922006542") + "\n" + h100(1)
+    with NvmlNode(stub, tmp_path, lines) as node:
+        node.ask("open")
+        report = read(node)
+    assert [gpu["serial"] for gpu in report["gpus"]] == ["1654922006542", ""]
+    assert report["cuda_version"] == "12.4"
+    with NvmlNode(stub, tmp_path, h100(0)) as node:
+        node.ask("open")
+        assert read(node)["cuda_version"] == "", "an older driver does not say"
 
 
 def test_each_gpu_says_which_numa_node_is_nearest(stub: Path, tmp_path: Path) -> None:
@@ -336,5 +351,6 @@ def test_only_the_wanted_gpus_are_offered(stub: Path, tmp_path: Path) -> None:
         assert node.ask("until offered") == {
             "status": "none offered: the agent was started so",
             "driver_version": "",
+            "cuda_version": "",
             "gpus": [],
         }

@@ -11,7 +11,9 @@ class Ranks:
     def __init__(self, patience: Patience = Patience(), ranks: int = 2) -> None:  # noqa: B008 - frozen
         self.now_s = 1000.0
         self.stillness = Stillness(patience)
-        self.beats = [Beats(rank, 100 + rank, 0, 0, -1, self.now_s, 0.0, TRAINS) for rank in range(ranks)]
+        self.beats = [
+            Beats(rank, 100 + rank, 0, 0, -1, self.now_s, 0.0, TRAINS, 0.0) for rank in range(ranks)
+        ]
         self.cpu_s = dict.fromkeys(range(ranks), 0.0)
         self.asked = 0
 

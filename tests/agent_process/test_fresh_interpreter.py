@@ -2,7 +2,6 @@
 """A script started warm does what a fresh `python` does: same output, same exit code, for each of these."""
 
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paceline.agent.preparing import Prepared
 from support.processes import PYTHON, key, of_kind, output, run, start_task, supervised
 
 SCRIPTS: dict[str, str] = {
@@ -110,9 +110,10 @@ pool = ThreadPoolExecutor(2)
 for word in ("a", "b"): pool.submit(lambda: (time.sleep(0.02), print("done")))
 """,
     "children_at_exit": """
-import multiprocessing as mp, time
-def work(): time.sleep(0.05); print("child", flush=True)
-child = mp.get_context("fork").Process(target=work); child.start(); print("parent", flush=True)
+import multiprocessing as mp
+go = mp.get_context("fork").Event()
+def work(): go.wait(); print("child", flush=True)
+child = mp.get_context("fork").Process(target=work); child.start(); print("parent", flush=True); go.set()
 """,
     "stdout_full": "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); print('x' * 10)",
     "stdout_replaced": "import sys, io\nclass T(io.StringIO):\n    def flush(self): sys.__stdout__.write('flushed ')\nsys.stdout = T()",
@@ -215,9 +216,7 @@ async def test_a_warm_script_is_a_fresh_interpreter(tmp_path: Path) -> None:
                 entries = await run(supervisor, start_task(at, command, folder, environment=extra))
                 [begun], [over] = of_kind(entries, "started"), of_kind(entries, "ended")
                 assert begun.start_mode.startswith("warm"), (name, begun.start_mode)
-                theirs = await asyncio.to_thread(
-                    fresh, arguments, folder, environment_of(supervisor, at, tmp_path)
-                )
+                theirs = await asyncio.to_thread(fresh, arguments, folder, environment_of(supervisor, at))
             ours = (over.exit_codes[0], comparable(output(supervisor, at)))
             if ours != theirs:
                 different.append(f"--- {name}: ours {ours[0]}\n{ours[1]}--- fresh {theirs[0]}\n{theirs[1]}")
@@ -226,8 +225,8 @@ async def test_a_warm_script_is_a_fresh_interpreter(tmp_path: Path) -> None:
     assert not different, "\n".join(different)
 
 
-def environment_of(supervisor: Any, at: Any, tmp_path: Path) -> dict[str, str]:
-    launch = json.loads((tmp_path / "state" / "tasks" / str(at) / "launch.json").read_text())
+def environment_of(supervisor: Any, at: Any) -> dict[str, str]:
+    launch = supervisor._starter._plan(supervisor._tasks[at], Prepared()).document
     return {**launch["environment"], **launch["ranks"][0]["environment"]}
 
 

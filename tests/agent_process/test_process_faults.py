@@ -15,7 +15,7 @@ import pytest
 from paceline.agent import kernel
 from paceline.agent.lease_watch import boot_id
 from paceline.proto.marks import mark_of
-from paceline.training.link import dial_until
+from paceline.proto.shim_line import dial_until
 from support.processes import (
     PYTHON,
     alive,

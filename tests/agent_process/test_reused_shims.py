@@ -5,16 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from paceline.agent import kernel
+import pytest
+from paceline.agent import kernel, starter
 from paceline.agent.supervisor import Supervisor
 from paceline.agent.supervisor_config import SupervisorConfig
+from paceline.agent.task import Task, write_launch
 from paceline.proto.marks import mark_of
 from paceline.spec.ids import TaskKey
 from support.processes import (
     alive,
+    begun,
     ended,
     key,
     kill,
@@ -28,10 +32,6 @@ from support.processes import (
 )
 
 SLEEPER = "echo up; exec sleep 600"
-
-
-async def begun(supervisor: Supervisor, at: TaskKey) -> Any:
-    return (await until(lambda: of_kind(supervisor.entries(at, 0, 100), "started"), "started"))[0]
 
 
 async def free_shim(supervisor: Supervisor, state: Path, at: TaskKey) -> int:
@@ -105,6 +105,30 @@ async def test_a_stop_of_a_former_task_does_not_reach_the_next(tmp_path: Path) -
         assert not supervisor.ended(key(2))
         await supervisor.stop(key(2), 5.0, "cancelled")
         assert of_kind(await ended(supervisor, key(2)), "exited")[0].exit_code == -15
+
+
+async def test_a_shim_that_left_its_task_while_the_next_attempt_was_written_is_not_asked_for_its_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(task: Task, launch: dict[str, Any]) -> None:
+        if task.key == key(1, attempt=2):
+            writing.set()
+            assert go_on.wait(20)
+        write_launch(task, launch)
+
+    monkeypatch.setattr(starter, "write_launch", slowly)
+    async with supervised(tmp_path, warm=False) as supervisor:
+        await supervisor.start(start_task(key(1), "until [ -e over ]; do sleep 0.01; done", tmp_path))
+        first = await begun(supervisor, key(1))
+        second = asyncio.create_task(supervisor.start(start_task(key(1, attempt=2), SLEEPER, tmp_path)))
+        await until(writing.is_set, "the second attempt is being written")
+        (tmp_path / "over").touch()
+        await until(lambda: supervisor._shims._free, "the first one's shim is free")
+        go_on.set()
+        await second
+        assert (await begun(supervisor, key(1, attempt=2))).shim_pid == first.shim_pid
 
 
 async def test_a_shim_that_died_while_it_was_free_is_not_used(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
 
 @pytest.mark.slow
 @pytest.mark.serial
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name",
     [
@@ -27,12 +26,14 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
         "recovery",
         "logs",
         "beat",
+        "code",
         "goodput",
         "packing",
         "replay",
         "decide",
         "reclaim",
         "scale",
+        "serving",
         "storage",
         "sweep",
     ],

@@ -17,6 +17,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(1800)  # each wait has a bound of its own
 def test_round(tmp_path: Path, seed: int) -> None:
     Round(tmp_path, seed).run()

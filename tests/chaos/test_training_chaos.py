@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster, wait_until
+from support.cluster import Cluster
 from support.training_chaos import COURSES, Course, Losses, TrainingRound
 
 
@@ -32,16 +32,17 @@ def undisturbed(cluster: Cluster) -> Callable[[Course], Losses]:
     def losses(course: Course) -> Losses:
         folder = cluster.folder / course.name
         job = course.submit(cluster, folder)
-        wait_until("enough steps", lambda: len(course.read(folder)) >= 2 * course.steps, timeout_s=300)
+        course.ride(cluster, job, folder, to=2 * course.steps)
         (folder / "enough").touch()
-        cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
+        course.ride(cluster, job, folder)
+        cluster.wait_state(job, "SUCCEEDED")
         return course.read(folder)
 
     return losses
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)  # each wait has a bound of its own
 def test_round_of_training(
     cluster: Cluster, undisturbed: Callable[[Course], Losses], tmp_path: Path, seed: int
 ) -> None:

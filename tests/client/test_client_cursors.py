@@ -5,15 +5,10 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from paceline.client.calls import (
-    BYTES_PER_SUBMIT_MAX,
-    JOBS_PER_SUBMIT_MAX,
-    LogCursor,
-    Sent,
-    WatchCursor,
-    batches,
-)
+from paceline.client.calls import LogCursor, WatchCursor
 from paceline.client.patience import MOST_S, Patience
+from paceline.client.rpc import Sent
+from paceline.client.submit_calls import BYTES_PER_SUBMIT_MAX, JOBS_PER_SUBMIT_MAX, batches
 from paceline.proto.generated import jobs_pb2, logs_pb2
 from paceline.proto.payload import Payload, decoder
 

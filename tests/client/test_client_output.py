@@ -102,6 +102,7 @@ def test_the_nodes_table_fits_the_terminal(width: int, monkeypatch: pytest.Monke
         "12",
         "block=b1 rack=r3, tainted spot",
         "none: torch cannot be imported here: " + "z" * 100,
+        "podman 4.3.1",
         "10.20.30.140",
         "now",
         "GPU 3: 2 uncorrected ECC errors, last XID 79",

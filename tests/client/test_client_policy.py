@@ -128,6 +128,18 @@ def test_what_is_wrong_is_told_by_line_before_anything_is_sent(
     )
 
 
+@pytest.mark.parametrize("verb", ["policy apply", "simulate --policy"])
+def test_a_policy_is_checked_where_no_scheduler_is(
+    pace: Pace, file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("PACELINE_STATE", str(file.parent / "nobody"))
+    assert pace(*verb.split(), file) not in (0, 2), "a good one has nowhere to go"
+    assert "no scheduler is known here" in capfd.readouterr().err
+    file.write_text(POLICY.replace("weight", "wieght"))
+    assert pace(*verb.split(), file) == 2
+    assert f"{file}:3:5: queues.research.wieght: unknown key" in capfd.readouterr().err
+
+
 def test_a_job_says_its_queue_and_pool_and_is_refused_where_it_may_not_be(
     pace: Pace, cluster: Cluster, file: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -46,6 +47,16 @@ def test_help_version_and_usage_errors_import_nothing_heavy(args: list[str]) -> 
 def test_help_of_a_verb_imports_no_grpc() -> None:
     imported = imported_by("submit", "--help")
     assert not [name for name in imported if name.partition(".")[0] in ("grpc", "torch", "pydantic", "rich")]
+
+
+def test_a_submit_imports_what_submits_and_no_other_verbs(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("command: 'true'\n")
+    imported = imported_by("submit", "--state", str(tmp_path / "none"), str(job))
+    assert {"paceline.client.submitter", "grpc", "pydantic"} <= imported
+    others = {"sdk", "calls", "views", "registry_views", "sweep_views", "asset_files"}
+    assert not imported & {f"paceline.client.{name}" for name in others}
+    assert not [name for name in imported if name.partition(".")[0] == "pathspec"]
 
 
 def test_every_verb_exists_and_its_line_in_the_help_is_its_own() -> None:

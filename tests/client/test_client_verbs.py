@@ -103,7 +103,7 @@ def test_every_listing_is_one_json_document_with_stable_keys(
         "reason", "exit_code", "instance_count", "processes_per_task", "per_task", "tasks", "checkpoints",
         "outputs", "metrics", "step", "cancel_requested", "warnings", "pace", "document", "failure",
         "instances", "min_instance_count", "max_instance_count", "size", "parent_job", "parent_step",
-        "queue", "pool", "gpu_models", "gpu_memory_bytes",
+        "queue", "pool", "gpu_models", "gpu_memory_bytes", "ran_with",
     }  # fmt: skip
     assert (shown["job"], shown["name"], shown["state"], shown["exit_code"]) == (
         job,

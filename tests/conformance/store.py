@@ -17,12 +17,18 @@ import pytest
 from paceline.scheduler.store import open_store
 from paceline.scheduler.store.base import (
     AccountRow,
+    AssetNameRow,
+    AssetRow,
     Batch,
+    EdgeRow,
+    EndpointRow,
     EventRow,
     JobRow,
     KeyRow,
     MetricRow,
     NodeRow,
+    OutputsRow,
+    RegistryBatch,
     Store,
     StudyBatch,
     StudyRow,
@@ -253,6 +259,31 @@ class StoreConformance:
         assert list(loaded.studies) == [StudyRow(1, "s1", 1, "{}")] and loaded.last_study == 3
         assert store.trials(2) == ([], [])
         assert [len(rows) for rows in store.trials(1)] == [1, 1]
+
+    def test_the_registry_is_upserts_and_what_goes_is_gone(self, store: Store, location: str) -> None:
+        names = [AssetNameRow("model", "m", "{}"), AssetNameRow("data", "m", "{}")]
+        assets = [AssetRow("model", "m", version, "{}") for version in ("1", "2")]
+        endpoints = [EndpointRow("a", "{}"), EndpointRow("b", "{}")]
+        outputs = [OutputsRow(JobId(1), "{}"), OutputsRow(JobId(2), "{}")]
+        store.commit(Batch(registry=RegistryBatch(names, assets, endpoints=endpoints, outputs=outputs)))
+        newer = AssetRow("model", "m", "2", '{"deleted":1}')
+        store.commit(
+            Batch(registry=RegistryBatch(assets=[newer], endpoints_deleted=["a"], outputs_deleted=[JobId(2)]))
+        )
+        store.close()
+        again = open_store(location)
+        loaded = again.load()
+        assert list(loaded.asset_names) == sorted(names) and list(loaded.assets) == [assets[0], newer]
+        assert list(loaded.endpoints) == endpoints[1:] and list(loaded.outputs) == outputs[:1]
+        again.close()
+
+    def test_edges_are_found_from_both_ends_and_stand_once(self, store: Store) -> None:
+        edges = [EdgeRow("job:1", f"model:m:{n}", "outputs.m") for n in (1, 2)]
+        edges += [EdgeRow("data:d:1", "job:1", name) for name in ("inputs.a", "inputs.b")]
+        store.commit(Batch(registry=RegistryBatch(edges=edges)))
+        store.commit(Batch(registry=RegistryBatch(edges=edges[:1])))
+        assert store.edges(source="job:1") == edges[:2] and store.edges(target="job:1") == edges[2:]
+        assert store.edges(source="job:1", limit=1) == edges[:1] and store.edges(target="data:d:1") == []
 
     @pytest.mark.parametrize("text", HARD_TEXTS, ids=lambda text: f"{len(text)}-{text[:5]!r}")
     def test_text_of_studies_comes_back_as_it_was(self, store: Store, text: str) -> None:

@@ -77,6 +77,11 @@ def said(code: int, lines: str = "") -> s.Exited:
         (said(127, "bash: line 1: trian: command not found"), K.USER_ERROR, "command not found"),
         (said(126, "bash: ./train: Permission denied"), K.USER_ERROR, "not executable"),
         (
+            s.Exited(0, 126, "Error: crun: ...", cause="no container: podman did not start it"),
+            K.EXIT_CODE,
+            "see `pace logs 1`",
+        ),
+        (
             said(2, "usage: train.py [-h]\ntrain.py: error: unrecognized arguments: -x"),
             K.USER_ERROR,
             "correct the",

@@ -10,7 +10,7 @@ from paceline.scheduler.core.attempt_events import AttemptStarted, PlacesClaimed
 from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, QueuePolicy, UserAmount
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.indexes import put_node
-from paceline.scheduler.core.quota import limits_of
+from paceline.scheduler.core.quota import limits_of, tasks_allowed
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stimuli import Tick
 from paceline.spec.errors import Conflict
@@ -107,6 +107,10 @@ def test_limits_hold_and_a_recovered_scheduler_decides_alike(
         twin.goes_on(move)
         recovers(twin.paddock)
         state_is_sane(story.paddock.state)
+        for job in story.paddock.state.jobs.values():
+            rooms = [limit.room for limit in limits_of(story.paddock.state, job)]
+            least = min((room for room in rooms if room is not None), default=job.demand.instance_count_max)
+            assert tasks_allowed(story.paddock.state, job) == least
         assert picture(story.paddock.state) == picture(twin.paddock.state)
     holds_all_along(story.paddock)
 

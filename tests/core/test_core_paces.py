@@ -123,5 +123,19 @@ def test_at_most_half_of_a_gang_is_slow(values: list[float]) -> None:
 
 
 def test_where_shares_cannot_be_measured_the_whole_step_counts() -> None:
-    assert own_us(RankPace(0, 100)) == 100
-    assert own_us(RankPace(0, 100, compute=0.25, peers=0.75)) == 25
+    paces = {0: RankPace(0, 100), 1: RankPace(1, 100, compute=0.25, peers=0.75)}
+    assert own_us(paces) == {0: 100, 1: 25}
+
+
+def test_where_only_the_data_is_measured_others_wait_for_the_rank_that_has_it_last() -> None:
+    paddock = Paddock()
+    job = gang(paddock)
+    for _ in range(4):
+        paddock.pass_time(30, step_s=1)
+        for task, share in enumerate((0.1, 0.12, 0.7, 0.1)):
+            paddock.says(job, task, s.Paced((RankPace(task, 100 * MS, data=share),)))
+    [first] = found(paddock, job)
+    assert first.text == (
+        "rank 2 on n2 is slow: 100 ms of its own a step, its peers 40 ms (median of 3), in 3 windows in a row"
+    )
+    assert pace_lines(paddock.state, paddock.job(job))[0] == "100 ms a step: 11% waiting for data"

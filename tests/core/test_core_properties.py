@@ -18,7 +18,7 @@ from paceline.scheduler.core.ledger import ledger_of
 from paceline.scheduler.core.order import Standing, ahead_of, first_in_line, standing
 from paceline.scheduler.core.packing import fit_of
 from paceline.scheduler.core.progress_events import GangHung
-from paceline.scheduler.core.queue import LaneKey, Queue, lane_key
+from paceline.scheduler.core.queue import LaneKey, Queue
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.task_events import TaskStarted
 from paceline.scheduler.core.timeline import describe
@@ -27,7 +27,7 @@ from paceline.scheduler.core.workload import Workload
 from paceline.scheduler.records import event_from_row, event_row, job_from_row, job_row
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from paceline.spec.lifecycle import AttemptOutcome, JobState, NodeContact
-from paceline.spec.resources import GangDemand, Resources
+from paceline.spec.resources import Constraints, GangDemand, Resources
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
 
@@ -232,11 +232,11 @@ def test_the_line_stands_as_a_sorted_list_would(moves: list[tuple[str, int, int]
         elif move == "p" and line.waits:
             _, first = next(line.firsts())
             line.park(plain[first])
-            parked.add(lane_key(plain[first]))
-        parked = {lane for lane in parked if any(lane_key(job) == lane for job in plain.values())}
+            parked.add(line.key_of(plain[first]))
+        parked = {lane for lane in parked if any(line.key_of(job) == lane for job in plain.values())}
         lanes: dict[LaneKey, JobId] = {}
         for job in plain.values():  # in the order of their numbers
-            lanes.setdefault(lane_key(job), job.number)
+            lanes.setdefault(line.key_of(job), job.number)
         assert dict(line.firsts()) == {key: first for key, first in lanes.items() if key not in parked}
         assert len(line) == len(plain)
     line.unpark_all()
@@ -341,11 +341,13 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
         shape(2, cpus=2, gpus=1),
         shape(3, cpus=0.5, gpus=0.3),
         shape(cpus=0.5, gpus=0.7),
+        shape(cpus=0.5, memory_gib=30),
+        shape(cpus=0.5, constraints=Constraints(labels=(("zone", ("a",)),), tolerate=(("spot", "b"),))),
     ]
     for move, which in moves:
         live = sorted(paddock.state.jobs)
         if move == "j":
-            paddock.submit(watched[which % 4])
+            paddock.submit(watched[which % len(watched)])
         elif move == "f" and live:
             job = live[which % len(live)]
             if paddock.state.jobs[job].placed:
@@ -356,7 +358,8 @@ def test_the_memo_of_rooms_is_what_a_plain_count_says(moves: list[tuple[str, int
         elif move == "n":
             name = f"n{which % 3 + 1}"
             tasks = paddock.state.loads[NodeId(name)].tasks
-            paddock.node_joins(name, *tasks)
+            taints = [f"spot={'ab'[which % 2]}"] if which > 3 else []
+            paddock.node_joins(name, *tasks, labels={"zone": "ab"[which % 2]}, taints=taints)
         elif move in "cu":
             (paddock.cordon if move == "c" else paddock.uncordon)(f"n{which % 3 + 1}")
         for one in watched:

@@ -23,6 +23,7 @@ ALLOWED = {
     "itertools",
     "math",
     "numpy",
+    "operator",
     "re",
     "statistics",
     "signal",  # names of signals only; see FORBIDDEN_NAMES

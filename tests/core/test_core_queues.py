@@ -315,7 +315,7 @@ RUNNING = {
     )
     for gpus in range(1, 9)
 }
-spans = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 8), st.sampled_from("ab"))
+spans = st.tuples(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 8), st.sampled_from("ab"))
 
 
 @given(st.lists(spans, max_size=12), st.integers(1, 10**6), st.randoms())

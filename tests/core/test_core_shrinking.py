@@ -1,5 +1,6 @@
 """Elastic gangs give up nodes before anybody is stopped whole: a story for each rule."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted
 from paceline.scheduler.core.settings import Order, Settings
+from paceline.scheduler.core.shrinking import Search
 from paceline.scheduler.core.timeline import describe
+from paceline.spec.ids import NodeId
 from paceline.spec.lifecycle import JobState
 from support.paddock import Paddock, shape
 from support.sim_laws import state_is_sane
@@ -75,6 +78,14 @@ def test_it_is_made_smaller_though_another_would_lose_less(paddock: Paddock) -> 
     paddock.pass_hours(1)
     paddock.submit(shape(gpus=4), priority=5)
     assert stop_text(paddock, gang).startswith("gives up n") and not stop_text(paddock, single)
+
+
+def test_one_that_has_never_saved_is_not_made_smaller_for_it_could_lose_all(paddock: Paddock) -> None:
+    gang = runs(paddock, 2, least=1, gpus=4, saves=False)
+    single = runs(paddock, gpus=4)
+    paddock.pass_hours(1)
+    paddock.submit(shape(gpus=4), priority=5)
+    assert stop_text(paddock, single) and not stop_text(paddock, gang)
 
 
 def test_several_give_up_a_part_before_one_is_stopped() -> None:
@@ -156,3 +167,37 @@ def test_whoever_can_go_on_does_and_the_other_starts(
         state_is_sane(paddock.state)
     assert paddock.state_of(urgent) is JobState.STARTING
     assert all(paddock.state_of(job) is JobState.STARTING for job in smaller)
+
+
+class EachAnew(Search):
+    """Looks at every node again after each step."""
+
+    def _touched(self, name: NodeId, needed: object) -> Iterable[NodeId]:
+        return list(self.here)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=8),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_nodes_are_cleared_as_if_all_were_looked_at_anew(
+    running: list[tuple[int, int, int]], tasks: int, gpus: int, rendezvous: bool
+) -> None:
+    paddock = with_nodes(4, 4, 4, 4, 4)
+    for count, least, each in running:
+        one = shape(count, least=min(least, count), gpus=each, rendezvous=rendezvous)
+        for job in paddock.submit(one):
+            if paddock.state_of(job) is JobState.STARTING:
+                paddock.starts(job)
+    [urgent] = paddock.submit(shape(tasks, gpus=gpus))
+    state = paddock.state
+    losses = {
+        number: 10 + 7 * number % 5
+        for number in sorted(state.placed)
+        if len(state.jobs[number].tasks) > state.jobs[number].demand.instance_count_min
+    }
+    given_up = (state, paddock.job(urgent), losses, list(state.nodes))
+    assert Search(*given_up).find() == EachAnew(*given_up).find()

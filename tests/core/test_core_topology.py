@@ -2,7 +2,11 @@
 
 import pytest
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.candidates import candidates_for
+from paceline.scheduler.core.job import Course, Job, TaskRun
 from paceline.scheduler.core.settings import Order, Settings
+from paceline.scheduler.core.slots import find_slots
+from paceline.spec.ids import JobId, Micros, NodeId
 from paceline.spec.lifecycle import JobState
 from paceline.spec.resources import Constraints
 from support.paddock import Paddock, shape
@@ -308,3 +312,19 @@ def test_room_without_a_port_in_any_one_rack_says_so(paddock: Paddock) -> None:
     [job] = paddock.submit(shape(2, gpus=8, rendezvous=True, constraints=IN_RACK))
     assert paddock.state_of(job) is JobState.QUEUED
     assert paddock.why(job).reasons[0].code == "no-port"
+
+
+def test_where_tasks_go_does_not_hang_on_the_order_in_which_nodes_changed(paddock: Paddock) -> None:
+    """Two of four come back to where they were, and one more node is too few for the others."""
+    names = [NodeId(name) for name in rack(paddock, "b1", "r1", 3, gpus=2)]
+    was = (TaskRun(0, names[2]), TaskRun(1, names[1]))
+    again = Job(
+        JobId(1), "gang", "ann", 0, Micros(1), shape(4, gpus=1, constraints=IN_RACK), Course(tasks=was)
+    )
+    state = paddock.state
+    room = candidates_for(state, again.demand)
+    slots = find_slots(state, again)
+    assert slots is not None and slots[:2] == [names[2], names[1]]
+    for level in room.domains:
+        level.members = {path: dict(reversed(nodes.items())) for path, nodes in level.members.items()}
+    assert find_slots(state, again) == slots

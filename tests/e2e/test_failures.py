@@ -26,7 +26,7 @@ def fails(
 ) -> views.Job:
     """The job as it is when it is over, FAILED."""
     (cluster.folder / "train.py").write_text(script)
-    text = f"command: {json.dumps(command)}\ncode: .\nretry: {{{retry}}}\nresources: {{cpus: 0.5{gang}}}\n"
+    text = f"command: {json.dumps(command)}\nretry: {{{retry}}}\nresources: {{cpus: 0.5{gang}}}\n"
     return cluster.wait_state(cluster.submit_text(text), "FAILED")
 
 

@@ -35,7 +35,6 @@ def by_path(cluster: Cluster, job: int, path: str) -> views.Checkpoint | None:
     return next((one for one in cluster.client.job(job).checkpoints if one.path == path), None)
 
 
-@pytest.mark.timeout(240)
 def test_what_the_node_and_its_folder_have_lost_comes_from_the_url(
     cluster: Cluster, s3: S3Server, tmp_path: Path
 ) -> None:

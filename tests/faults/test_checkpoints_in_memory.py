@@ -72,7 +72,6 @@ def restored(cluster: Cluster, job: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_at_random_moments_the_gang_goes_on_from_memory(cluster: Cluster, tmp_path: Path) -> None:
     """Ranks, persisters and the shim, in seeded order and moments; the losses are those of the run that was
     left alone, and every restore is of an accepted step, from memory.
@@ -120,7 +119,6 @@ def kill(cluster: Cluster, job: int, victim: str, dice: random.Random) -> None:
     process.send(found, signal.SIGKILL)
 
 
-@pytest.mark.timeout(120)
 def test_a_job_that_is_cancelled_or_an_agent_that_stops_leaves_nothing(
     cluster: Cluster, tmp_path: Path
 ) -> None:

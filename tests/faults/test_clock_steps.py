@@ -80,7 +80,7 @@ def test_wall_clock_steps(tmp_path: Path) -> None:
                 cluster.wait_connected(index)
             for each in (fenced, exclusive):
                 each.wait_counting_on(1)
-        assert [cluster.task_pids(job) for job in jobs[:2]] == pids
+        assert [cluster.gang_pids(job, len(its)) for job, its in zip(jobs, pids, strict=False)] == pids
         for each in (fenced, exclusive, late):
             each.stop()
         for each, job in zip((fenced, exclusive, late), jobs, strict=True):

@@ -13,7 +13,6 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_worker_of_a_training_gang_is_killed(tmp_path: Path) -> None:
     """Attempt 2 goes on from the accepted checkpoint, and the model is there in the end."""
     with Cluster(tmp_path, agents=2, cpus=1) as cluster:

@@ -37,7 +37,6 @@ def last_step(folder: Path, attempt: int, rank: int = 0) -> int:
     return max((one["step"] for one in made), default=0)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("nodes", "processes", "lost"),
     [

@@ -1,15 +1,19 @@
 """State folders full or read-only, the scheduler's or the agent's: it is said, nothing is lost, it heals."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from paceline.client import documents
+from paceline.client.endpoint_views import Endpoint
+from paceline.client.registry_views import OfPath
 from paceline.spec.errors import PacelineError
 from support.cluster import Cluster, wait_until
 from support.counting import Counting
 from support.disks import Disk, needs_root, small_disk
+from support.endpoint_models import Load, model
 
 pytestmark = needs_root
 
@@ -60,7 +64,7 @@ def test_the_scheduler_s_disk_is_full(tmp_path: Path) -> None:
         for each in acknowledged:
             assert cluster.client.job(each).state == "QUEUED"
         cluster.wait_connected(0)
-        assert cluster.task_pids(job) == pids
+        assert cluster.gang_pids(job, len(pids)) == pids
         counting.stop()
         counting.check(cluster, job, alone=True)
         for each in (*acknowledged, after):
@@ -84,6 +88,30 @@ def test_the_scheduler_s_disk_is_full_when_a_job_ends(tmp_path: Path) -> None:
         assert found.exit_code == 4
 
 
+def test_the_scheduler_s_disk_is_full_when_a_model_is_registered(tmp_path: Path) -> None:
+    """A person's upload is refused and takes no version; a job's output waits until there is room."""
+    weights, written, enough = (tmp_path / name for name in ("weights", "written", "enough"))
+    weights.write_bytes(os.urandom(2_000_000))
+    script = f"cp {weights} ${{{{outputs.model}}}}/w.bin; touch {written}; "
+    script += f"until [ -e {enough} ]; do sleep 0.05; done"
+    output = "{model: {type: custom_model, name: saved}}"
+    with cluster_on(tmp_path, small="scheduler", size="16m") as (cluster, disk):
+        job = cluster.submit_text(f"command: '{script}'\noutputs: {output}\n")
+        wait_until("its output is written", written.exists)
+        [pid] = cluster.gang_pids(job, 1)
+        disk.fill()
+        with pytest.raises(PacelineError, match="No space left on device") as refused:
+            cluster.client.register("model", "digits", OfPath(str(weights)))
+        assert "the disk below the scheduler's --storage folder" in str(refused.value)
+        enough.touch()
+        wait_until("the rank is over", lambda: not Path(f"/proc/{pid}").exists())
+        disk.free()
+        assert cluster.client.register("model", "digits", OfPath(str(weights))).version == "1"
+        assert cluster.wait_state(job, "SUCCEEDED").attempt == 1
+        saved = cluster.wait_registered("model", "saved")
+        assert (saved.version, saved.bytes) == ("1", 2_000_000)
+
+
 def test_the_scheduler_s_disk_is_read_only(tmp_path: Path) -> None:
     """It refuses to start, saying why; jobs go on meanwhile, and all is there when it can write again."""
     with cluster_on(tmp_path, small="scheduler", size="16m") as (cluster, disk):
@@ -100,7 +128,7 @@ def test_the_scheduler_s_disk_is_read_only(tmp_path: Path) -> None:
         disk.remount("rw")
         cluster.start_scheduler()
         cluster.wait_connected(0)
-        assert cluster.task_pids(job) == pids
+        assert cluster.gang_pids(job, len(pids)) == pids
         counting.stop()
         counting.check(cluster, job, alone=True)
 
@@ -128,3 +156,44 @@ def test_the_agent_s_disk_is_full(tmp_path: Path) -> None:
         assert cluster.wait_state(second, "SUCCEEDED").exit_code == 0
         chunks = cluster.client.logs(second, follow=True)
         assert b"".join(chunk.data for chunk in chunks) == b"there is room\n"
+
+
+@pytest.mark.timeout(600)
+def test_the_scheduler_s_disk_is_full_when_an_endpoint_is_updated(tmp_path: Path) -> None:
+    """Every request is answered all the while; the update is refused with the reason, and made when there is
+    room."""
+    first, second = model(tmp_path / "a", "a", answer_s=0.01), model(tmp_path / "b", "b", answer_s=0.01)
+    with cluster_on(tmp_path, small="scheduler", size="6m") as (cluster, disk):
+        found = answering(cluster, first)
+        with Load(found, clients=2) as load:
+            load.wait_more(5)
+            disk.fill()
+            submit_until_refused(
+                cluster, '{"command": "true", "resources": {"cpus": 9}, "description": "' + "x" * 2000 + '"}'
+            )
+            with (
+                cluster.new_client(patience_s=0.5) as client,
+                pytest.raises(PacelineError, match="the disk is full"),
+            ):
+                client.deploy({"endpoint_name": "e", "model": str(second)})
+            load.wait_more(20)
+            disk.free()
+            answering(cluster, second)
+            load.wait_more(5)
+        load.all_answered()
+        assert set(load.models) == {"a", "b"}
+        cluster.client.undeploy("e")
+        wait_until("it is gone", lambda: not cluster.client.endpoints(), 120)
+
+
+def answering(cluster: Cluster, folder: Path) -> Endpoint:
+    """The endpoint, when that model alone answers."""
+    cluster.client.deploy({"endpoint_name": "e", "model": str(folder)})
+
+    def look() -> Endpoint | None:
+        found = cluster.client.endpoint("e")
+        [one] = found.deployments
+        settled = one.model == str(folder) and all(each.revision == one.revision for each in one.replicas)
+        return found if found.url and one.state == "ready" and settled else None
+
+    return wait_until(f"{folder.name} answers", look, 240)

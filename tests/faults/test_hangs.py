@@ -164,7 +164,7 @@ def test_a_script_that_calls_nothing_of_ours_is_seen_to_hang(
 ) -> None:
     """Two nodes, a rank each; rank 0 waits in the gradients' exchange for rank 1."""
     job = jobs[how]
-    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2, cluster.story(job, "two attempts were wanted")
     hang = hang_of(cluster, job)
     assert "rank 1 on local-" in hang.text and f"is in {how} (" in hang.text, hang.text
     assert "rank 0" not in hang.text

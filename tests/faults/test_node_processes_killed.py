@@ -62,7 +62,7 @@ def test_agents_killed_again_and_again(cluster: Cluster, tmp_path: Path) -> None
         cluster.wait_connected(index)
     for each in (fine, failing):
         each.wait_counting_on(1)
-    assert [cluster.task_pids(job) for job in jobs] == pids
+    assert [cluster.gang_pids(job, len(its)) for job, its in zip(jobs, pids, strict=True)] == pids
     cluster.kill_agent(0)
     cluster.kill_agent(1)
     fine.stop()

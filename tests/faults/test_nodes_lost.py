@@ -75,7 +75,7 @@ def test_most_nodes_silent_at_once_are_not_lost(tmp_path: Path) -> None:
         for index in range(4):
             cluster.wait_connected(index)
         wait_until("the cluster is trusted", lambda: not cluster.client.nodes().suspected)
-        assert gang.pids(1) == pids == cluster.task_pids(job)
+        assert gang.pids(1) == pids == cluster.gang_pids(job, len(pids))
         gang.stop()
         gang.check(cluster, job, alone=True)
         waiting.wait_running(1)

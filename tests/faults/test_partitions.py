@@ -76,7 +76,7 @@ def test_shorter_than_the_lease(tmp_path: Path, exclusive: bool) -> None:
         proxy.delay(0.05, jitter_s=0.1)
         cluster.wait_connected(0)
         proxy.delay(0)
-        assert counting.pids(1) == pids == cluster.task_pids(job)
+        assert counting.pids(1) == pids == cluster.gang_pids(job, 1)
         counting.stop()
         counting.check(cluster, job, alone=True)
 
@@ -142,6 +142,6 @@ def test_an_exclusive_job_outlives_a_restart_of_the_scheduler(tmp_path: Path) ->
         cluster.kill_scheduler()
         cluster.start_scheduler()
         cluster.wait_connected(0)
-        assert cluster.task_pids(job) == pids
+        assert cluster.gang_pids(job, 1) == pids
         counting.stop()
         counting.check(cluster, job, alone=True)

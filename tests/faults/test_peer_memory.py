@@ -103,7 +103,6 @@ def wait_restored(cluster: Cluster, job: int) -> str:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.timeout(300)
 def test_a_lost_node_s_part_comes_from_the_next_one_s_memory(
     cluster: Cluster, tmp_path: Path, lost: int
 ) -> None:
@@ -151,7 +150,6 @@ def swap(path: Path) -> None:
     ("damage", "why"),
     [(flip, "hash differs"), (truncate, r"\d+ bytes, expected \d+"), (swap, "hash differs")],
 )
-@pytest.mark.timeout(300)
 def test_a_damaged_copy_is_passed_over_and_storage_is_read(
     cluster: Cluster, tmp_path: Path, damage: Callable[[Path], None], why: str
 ) -> None:
@@ -172,7 +170,6 @@ def test_a_damaged_copy_is_passed_over_and_storage_is_read(
     finish(cluster, job, folder)
 
 
-@pytest.mark.timeout(300)
 def test_a_peer_that_hangs_costs_the_copies_and_not_the_training(cluster: Cluster, tmp_path: Path) -> None:
     """Checkpoints are accepted all the while; it is told once, and once that it is well again."""
     folder = tmp_path / "out"
@@ -202,7 +199,6 @@ def receiver_of(cluster: Cluster, index: int) -> process.Identity:
     raise AssertionError(f"agent {index} has no process that serves peers")
 
 
-@pytest.mark.timeout(300)
 def test_it_can_be_turned_off(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     job = submit(cluster, folder, peer_memory=False)

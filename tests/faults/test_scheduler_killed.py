@@ -29,7 +29,6 @@ def exit_code(index: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_killed_at_every_commit(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     starts.mkdir()

@@ -80,7 +80,7 @@ def test_sigterm_of_scheduler_agent_and_zygote_stops_no_job(cluster: Cluster, tm
     counting.wait_counting_on(1)
     cluster.start_agent(0)
     counting.wait_counting_on(1)
-    assert cluster.task_pids(job) == [pid]
+    assert cluster.gang_pids(job, 1) == [pid]
     counting.stop()
     counting.check(cluster, job, alone=True)
 

@@ -126,7 +126,6 @@ def finish(cluster: Cluster, folder: Path, job: int) -> None:
     cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
 
 
-@pytest.mark.timeout(120)
 def test_a_killed_rank_is_replaced_and_the_other_stays_up(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     job = submit(cluster, folder, steps=400, save_every=1000)
@@ -151,7 +150,6 @@ def test_a_killed_rank_is_replaced_and_the_other_stays_up(cluster: Cluster, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_at_random_moments_also_in_saves(cluster: Cluster, tmp_path: Path) -> None:
     """Either rank of two, at seeded moments, while every third step is saved."""
     dice = random.Random(5)
@@ -170,7 +168,6 @@ def test_killed_at_random_moments_also_in_saves(cluster: Cluster, tmp_path: Path
     assert {one.attempt for one in accepted} >= {7}, "the last attempt saves as the first did"
 
 
-@pytest.mark.timeout(180)
 def test_a_second_fault_while_the_gang_re_forms(cluster: Cluster, tmp_path: Path) -> None:
     """The replacement is killed as soon as it is there: nobody has agreed by then, so all start anew."""
     folder = tmp_path / "job"
@@ -191,7 +188,6 @@ def test_a_second_fault_while_the_gang_re_forms(cluster: Cluster, tmp_path: Path
     check_curve(cluster, folder, tmp_path / "alone")
 
 
-@pytest.mark.timeout(180)
 def test_a_survivor_that_does_not_move_is_restarted(cluster: Cluster, tmp_path: Path) -> None:
     """Stopped by a signal, it cannot arrive: after the re-form's time all start from the checkpoint."""
     folder = tmp_path / "job"
@@ -210,7 +206,6 @@ def test_a_survivor_that_does_not_move_is_restarted(cluster: Cluster, tmp_path: 
     check_curve(cluster, folder, tmp_path / "alone")
 
 
-@pytest.mark.timeout(180)
 def test_the_rank_on_the_other_node_stays_up(nodes: Cluster, tmp_path: Path) -> None:
     """Either of them; also the one whose node keeps the rendezvous."""
     folder = tmp_path / "job"
@@ -227,7 +222,6 @@ def test_the_rank_on_the_other_node_stays_up(nodes: Cluster, tmp_path: Path) -> 
     check_curve(nodes, folder, tmp_path / "alone", nodes=2, ranks=1)
 
 
-@pytest.mark.timeout(180)
 def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path: Path) -> None:
     """Its agent, shim and rank are stopped: nothing closes, nobody says anything. The survivor waits in a
     collective for a peer that is silent, until its shim tells it to leave."""
@@ -256,7 +250,6 @@ def test_a_lost_node_is_replaced_and_the_other_stays_up(nodes: Cluster, tmp_path
     check_curve(nodes, folder, tmp_path / "alone", nodes=2, ranks=1)
 
 
-@pytest.mark.timeout(180)
 def test_ranks_on_other_gpus_than_the_next_attempt_is_given_start_anew(tmp_path: Path) -> None:
     """Lower ones have become free meanwhile: those that are held by now may be another job's next."""
     script = tmp_path / "nvml"
@@ -280,7 +273,6 @@ def test_ranks_on_other_gpus_than_the_next_attempt_is_given_start_anew(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_example_goes_on_when_a_rank_is_killed(cluster: Cluster) -> None:
     job = cluster.client.submit(EXAMPLE, overrides=["inputs.epochs=60"])
     wait_until("it trains", lambda: (cluster.client.job(job).step or 0) > 50)

@@ -111,7 +111,6 @@ class TestMpi(LauncherConformance):
     distribution = "{type: mpi, process_count_per_instance: 2}"
     RIDE = _MPI
 
-    @pytest.mark.timeout(240)
     def test_a_program_that_is_not_python_sees_its_rank(self, cluster: Cluster) -> None:
         text = f"distribution: {self.distribution}\nresources: {{instance_count: 2, cpus: 2}}\n"
         job = cluster.submit_text("command: echo $PMI_RANK/$PMI_SIZE $MPI_LOCALRANKID\n" + text)
@@ -136,7 +135,6 @@ class TestDeepSpeed(LauncherConformance):
         for agent in cluster.agents:
             give_operators(cls.built_ops, cluster.agent_state(agent))
 
-    @pytest.mark.timeout(240)
     def test_every_zero_stage_computes_the_same(self, cluster: Cluster, tmp_path: Path) -> None:
         job = self.submit(cluster, tmp_path, _ZERO)
         self.ends(cluster, job, tmp_path, "SUCCEEDED")
@@ -146,7 +144,6 @@ class TestDeepSpeed(LauncherConformance):
             assert all(curve == pytest.approx(curves["0"], rel=1e-4) for curve in curves.values()), curves
             assert curves["0"][-1] < curves["0"][0]
 
-    @pytest.mark.timeout(240)
     def test_its_operators_are_not_built_again(self, cluster: Cluster, tmp_path: Path) -> None:
         job = self.submit(cluster, tmp_path, _OPERATORS)
         self.ends(cluster, job, tmp_path, "SUCCEEDED")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("spec", "proto", "studies", "scheduler", "agent", "training", "client")
+ROOMS = ("spec", "proto", "studies", "content", "serving", "scheduler", "agent", "training", "client")
 
 
 def project() -> dict:
@@ -82,7 +82,16 @@ def test_wheel_needs_no_torch_without_the_extra(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["spec", "proto.generated", "client.cli.main", "client.sdk", "agent.main", "scheduler.main"]
+    "room",
+    [
+        "spec",
+        "proto.generated",
+        "client.cli.main",
+        "client.sdk",
+        "agent.main",
+        "scheduler.main",
+        "serving.server",
+    ],
 )
 def test_nothing_outside_training_imports_torch(room: str) -> None:
     code = (

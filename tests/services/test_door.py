@@ -25,6 +25,8 @@ from paceline.proto.generated import (
     agent_pb2_grpc,
     answers_pb2,
     answers_pb2_grpc,
+    content_pb2,
+    content_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -51,6 +53,9 @@ from support.wire import wire
 CALLS = {
     "paceline.v1.Answers": lambda channel: answers_pb2_grpc.AnswersStub(channel).Usage(
         answers_pb2.UsageRequest()
+    ),
+    "paceline.v1.Content": lambda channel: content_pb2_grpc.ContentStub(channel).Missing(
+        content_pb2.MissingRequest()
     ),
     "paceline.v1.Jobs": lambda channel: jobs_pb2_grpc.JobsStub(channel).List(jobs_pb2.ListJobsRequest()),
     "paceline.v1.Jobs/Watch": lambda channel: jobs_pb2_grpc.JobsStub(channel).Watch(jobs_pb2.WatchRequest()),

@@ -12,6 +12,9 @@ FOLDER = Path(__file__).parent / "azure"
 
 SHM = "{}:3: resources.shm_size: not needed: processes share the node's /dev/shm, with no limit of their own"
 WARNED = {
+    "data_asset": [
+        "5:3: inputs.s: the command gets this text as it is; an asset is named by `path: azureml:cifar:1`"
+    ],
     "hello": [],
     "mpi": [],
     "deepspeed": ["6:3: environment_variables.RANK: set for each rank; this value is replaced"],
@@ -34,15 +37,13 @@ WARNED = {
     ],
     "everything": [
         "19:25: outputs.p.path: not used yet; outputs are kept in the job's own folder",
-        "19:82: outputs.p.name: not used yet; there is no registry to put it in",
-        "19:97: outputs.p.version: not used yet; there is no registry to put it in",
         "23:3: environment.image: not used: nodes look up 'torch-image:7'",
         "24:3: environment.conda_file: nothing is installed; a node must map 'torch-image:7' to an"
         " interpreter that has these packages",
         "29:3: environment_variables.RANK: set for each rank; this value is replaced",
         "34:3: resources.instance_type: not used yet; say cpus, memory and gpus instead",
         SHM.format(36),
-        "37:3: resources.docker_args: not used: the job runs without a container",
+        "37:3: resources.docker_args: not used: the nodes choose how a container is started",
         "38:3: resources.locations: not used: nodes have no location",
         "39:3: resources.properties: not used here",
         "41:18: queue_settings.job_tier: not used here; priority says what goes first",
@@ -67,14 +68,11 @@ REFUSED = {
     ],
     "sweep": ["1:1: limits: required key 'max_total_trials' is missing"],
     "pipeline": ["1:7: type: pipeline: pipelines are not supported yet; expected command"],
-    "data_asset": [
-        "4:31: inputs.d.path: data is not fetched from URIs yet;"
-        " give a path that every node sees, or mode: direct"
-    ],
     "file_environment_and_git_code": [
-        "2:7: code: code is not fetched from URIs yet; give a folder that every node sees",
-        "3:14: environment: environment files are not supported yet;"
-        " give a name that nodes map to an interpreter",
+        "2:7: code: code is not fetched from URIs yet; give a folder",
+        "3:14: environment: environment files are not supported; expected a name that nodes map to an"
+        " interpreter, the absolute path of an interpreter or venv,"
+        " or a mapping with requirements or conda_file",
     ],
 }
 
@@ -171,9 +169,52 @@ def test_what_a_sweep_means() -> None:
         ("null", ""),
         ("{}", ""),
         ("{name: torch, version: 3}", "torch:3"),
+        ("/opt/venv", ""),
+        ("{requirements: [numpy]}", ""),
         ("{image: 'nvcr.io/nvidia/pytorch:26.01-py3'}", "nvcr.io/nvidia/pytorch:26.01-py3"),
     ],
 )
 def test_what_an_environment_is_looked_up_by(reference: str, key: str) -> None:
     spec, _ = parse_job(f"command: x\nenvironment: {reference}\n", "x")
     assert spec.demand().environment == key
+
+
+@pytest.mark.parametrize(
+    ("inline", "image", "told"),
+    [
+        ("{image: 'a/b:1'}", "a/b:1", []),
+        (
+            "{image: 'a/b:1', name: torch, version: 3}",
+            "a/b:1",
+            ["image: used only where a node has a container engine and maps nothing to 'torch:3'"],
+        ),
+        (
+            "{image: 'a/b:1', conda_file: {dependencies: [pip]}}",
+            "",
+            [
+                "conda_file: nothing is installed; a node must map 'a/b:1' to an interpreter"
+                " that has these packages"
+            ],
+        ),
+        (
+            "{image: 'a/b:1', build: {path: .}}",
+            "",
+            ["build: no image is built; a node must map 'a/b:1' to an interpreter"],
+        ),
+        ("{name: torch}", "", []),
+        ("torch", "", []),
+    ],
+)
+def test_which_image_a_node_may_run(inline: str, image: str, told: list[str]) -> None:
+    spec, cautions = parse_job(f"command: x\nenvironment: {inline}\n", "x")
+    assert spec.demand().image == image
+    assert [str(one).partition("environment.")[2] for one in cautions] == told
+
+
+def test_paths_of_inputs_are_told_to_who_runs_an_image() -> None:
+    text = (
+        "command: x\nenvironment: {image: a}\ninputs: {a: {path: /data/a}, b: {path: 'file:///data/b'}, c: 7,"
+        " d: {path: 'https://x/y', mode: direct}, e: {path: 'data:3'}}\n"
+    )
+    spec, _ = parse_job(text, "x")
+    assert spec.local_paths() == ["/data/a", "/data/b"]

@@ -253,9 +253,14 @@ limits: {timeout: .nan}
             " PACELINE_ variables are set by paceline alone",
         ),
         (
-            "command: x\nenvironment: {conda_file: c.yml}",
-            "job.yaml:2:14: environment: expected name or image: what"
-            " nodes map to an interpreter; nothing is built or installed here",
+            "command: x\nenvironment: {description: none}",
+            "job.yaml:2:14: environment: expected requirements, conda_file,"
+            " an image, or a name that nodes map to an interpreter",
+        ),
+        (
+            "command: x\nenvironment: {requirements: [./our]}",
+            "job.yaml:2:29: environment.requirements: './our': nodes do not have this path;"
+            " give an absolute one that they have, or an index",
         ),
         ("command: x\nexclusive: 1", "job.yaml:2:12: exclusive: expected true or false; found 1"),
         (

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from paceline.spec.document import parse
 from paceline.spec.policy_reading import parse_policy, policy_yaml
 from paceline.spec.problems import InvalidDocument
-from paceline.spec.schema import job_schema, policy_schema, sweep_schema
+from paceline.spec.schema import SCHEMAS, job_schema, policy_schema, sweep_schema
 from paceline.spec.sweep_reading import TrialFile, parse_document
 from support.spec_strategies import job_documents
 from support.sweep_strategies import sweep_documents
@@ -112,7 +112,7 @@ def test_both_the_schema_and_the_parser_refuse(text: str) -> None:
         parse_policy(text, "p.yaml")
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, SWEEP_SCHEMA, POLICY_SCHEMA], ids=["job", "sweep", "policy"])
+@pytest.mark.parametrize("schema", [make() for make in SCHEMAS.values()], ids=SCHEMAS)
 def test_every_key_is_described(schema: dict[str, Any]) -> None:
     for body in (schema, *schema["$defs"].values()):
         for key, value in body["properties"].items():

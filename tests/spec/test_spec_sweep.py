@@ -46,7 +46,7 @@ command: x
         "s.yaml:6:3: trial.resorces: unknown key; did you mean 'resources'?",
         "s.yaml:7:21: trial.resources.cpus: expected a number; found 'two'",
         "s.yaml:8:21: sampling_algorithm.type: expected random, sobol, grid, tpe, bayesian, gp, cmaes, nsga2,"
-        " qmc, bruteforce; found 'bayesain'; did you mean 'bayesian'?",
+        " qmc, bruteforce, pbt; found 'bayesain'; did you mean 'bayesian'?",
         "s.yaml:10:52: search_space.lr.max_value: expected at least min_value (-1); found -5",
         f"s.yaml:11:17: search_space.batch.type: expected {kinds}; found 'choise'; did you mean 'choice'?",
         "s.yaml:14:5: search_space.layers.value: unknown key; did you mean 'values'?",
@@ -495,3 +495,11 @@ def test_a_trial_has_the_patterns_of_its_objectives() -> None:
 )
 def test_warm_starts_that_cannot_be(text: str, message: str) -> None:
     assert refused(HEAD + SPACE + GOAL + LIMITS + f"warm_start: {text}\n") == f"s.yaml:6:{message}"
+
+
+def test_a_trial_may_be_an_elastic_gang() -> None:
+    resources = {"instance_count": 1, "max_instance_count": 3, "gpus": 1}
+    job = sweep(trial={"command": "train --lr ${{search_space.lr}}", "resources": resources}).trial_job(
+        0, {"lr": 0.1}
+    )
+    assert (job.resources.instance_count, job.resources.max_instance_count) == (1, 3)

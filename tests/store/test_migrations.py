@@ -12,11 +12,16 @@ from alembic.script import ScriptDirectory
 from paceline.scheduler.store import migrate, open_store, tables
 from paceline.scheduler.store.base import (
     AccountRow,
+    AssetNameRow,
+    AssetRow,
+    EdgeRow,
+    EndpointRow,
     EventRow,
     JobRow,
     KeyRow,
     MetricRow,
     NodeRow,
+    OutputsRow,
     StudyRow,
     TrialRow,
     TrialValueRow,
@@ -45,13 +50,18 @@ def test_rows_have_their_fields_in_the_order_of_the_columns() -> None:
     columns = {table.name: tuple(table.c.keys()) for table in tables.metadata.tables.values()}
     assert columns == {
         "accounts": AccountRow._fields,
+        "asset_names": AssetNameRow._fields,
+        "assets": AssetRow._fields,
         "documents": ("job", "document"),
+        "edges": EdgeRow._fields,
+        "endpoints": EndpointRow._fields,
         "events": EventRow._fields,
         "jobs": tuple(name for name in JobRow._fields if name != "document"),
         "keys": KeyRow._fields,
         "meta": ("name", "value"),
         "metrics": ("id", *MetricRow._fields),
         "nodes": NodeRow._fields,
+        "outputs": OutputsRow._fields,
         "studies": StudyRow._fields,
         "trial_values": TrialValueRow._fields,
         "trials": TrialRow._fields,
@@ -66,12 +76,12 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "v0004_bad.py").write_text(
-        "from alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
+    (folder / "v0005_bad.py").write_text(
+        "from alembic import op\nrevision = '0005'\ndown_revision = '0004'\n"
         "def upgrade():\n    op.execute('DROP TABLE keys')\n    op.execute('ALTER TABLE nothing ADD x')\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0004")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0005")
     with pytest.raises(StoreFailure, match="nothing"):
         open_store(path)
     monkeypatch.undo()
@@ -92,17 +102,17 @@ def test_a_migration_forward_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.
     folder.mkdir()
     for file in migrate.FOLDER.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "v0004_more.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
+    (folder / "v0005_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0005'\ndown_revision = '0004'\n"
         "def upgrade():\n    op.add_column('nodes', sa.Column('more', sa.Text))\n"
     )
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0004")
+    monkeypatch.setattr(migrate, "SCHEMA_VERSION", "0005")
     newer = open_store(path)
     assert newer.load().last_seq == 1
     newer.close()
     monkeypatch.undo()
-    with pytest.raises(StoreFailure, match="0004"):
+    with pytest.raises(StoreFailure, match="0005"):
         open_store(path)
 
 

@@ -22,15 +22,17 @@ from typing import TypeVar
 
 from paceline.client import documents, leftovers, process, views
 from paceline.client.process import Identity
+from paceline.client.registry_views import Asset
 from paceline.client.sdk import Client
 from paceline.proto.marks import agent_mark
+from paceline.spec.errors import NotFound
 from paceline.spec.ids import JobId
 from paceline.spec.lifecycle import TERMINAL, NodeContact
 
 T = TypeVar("T")
 
 MARK = "PACELINE_TEST_CLUSTER"
-WAIT_S = 60.0
+WAIT_S = 120.0
 POLL_S = 0.02
 STOP_S = 20.0
 LEFT_S = 10.0
@@ -268,6 +270,17 @@ class Cluster:
             key=lambda chunk: (chunk.rank, chunk.offset),
         )
         return b"".join(chunk.data for chunk in chunks)
+
+    def wait_registered(self, kind: str, reference: str) -> Asset:
+        """Until `NAME` or `NAME:VERSION` is there: what a job wrote is registered after its end."""
+
+        def there() -> Asset | None:
+            try:
+                return self.client.asset(kind, reference)[0]
+            except NotFound:
+                return None
+
+        return wait_until(f"{kind} {reference} is registered", there)
 
     def task_pids(self, job: int) -> list[int]:
         """Pids of the job's ranks now, in the order of their ranks, as far as the scheduler has been told."""

@@ -7,13 +7,19 @@ from collections.abc import Iterable, Sequence
 
 from paceline.scheduler.store.base import (
     AccountRow,
+    AssetNameRow,
+    AssetRow,
     Batch,
+    EdgeRow,
+    EndpointRow,
     EventRow,
     JobRow,
     KeyRow,
     Loaded,
     MetricRow,
     NodeRow,
+    OutputsRow,
+    RegistryBatch,
     StudyBatch,
     StudyRow,
     TrialRow,
@@ -44,6 +50,11 @@ class MemoryStore:
         self.trial_rows: dict[tuple[int, int], TrialRow] = {}
         self.trial_values: dict[tuple[int, int, int], TrialValueRow] = {}
         self.last_study = 0
+        self.asset_name_rows: dict[tuple[str, str], AssetNameRow] = {}
+        self.asset_rows: dict[tuple[str, str, str], AssetRow] = {}
+        self.edge_rows: dict[EdgeRow, None] = {}
+        self.endpoint_rows: dict[str, EndpointRow] = {}
+        self.outputs_rows: dict[JobId, OutputsRow] = {}
         self.commits = 0
         self.fail_before: set[int] = set()
         self.fail_after: set[int] = set()
@@ -64,6 +75,10 @@ class MemoryStore:
             self.policy,
             [self.study_rows[study] for study in sorted(self.study_rows)],
             self.last_study,
+            [self.asset_name_rows[key] for key in sorted(self.asset_name_rows)],
+            [self.asset_rows[key] for key in sorted(self.asset_rows)],
+            [self.endpoint_rows[name] for name in sorted(self.endpoint_rows)],
+            [self.outputs_rows[job] for job in sorted(self.outputs_rows)],
         )
 
     def commit(self, batch: Batch) -> None:
@@ -83,6 +98,8 @@ class MemoryStore:
         self.policy = self.policy if batch.policy is None else batch.policy
         if batch.studies is not None:
             self._put_studies(batch.studies)
+        if batch.registry is not None:
+            self._put_registry(batch.registry)
         if self.commits in self.fail_after:
             raise StoreFailure(f"commit {self.commits} was killed after it took effect")
 
@@ -127,6 +144,10 @@ class MemoryStore:
         rows = [row for key, row in sorted(self.trial_rows.items()) if key[0] == study]
         return rows, [row for key, row in sorted(self.trial_values.items()) if key[0] == study]
 
+    def edges(self, *, source: str = "", target: str = "", limit: int = 1000) -> Sequence[EdgeRow]:
+        found = [row for row in self.edge_rows if (row.source == source if source else row.target == target)]
+        return sorted(found)[:limit]
+
     def close(self) -> None:
         return None
 
@@ -155,3 +176,14 @@ class MemoryStore:
         self.trial_rows |= {(row.study, row.number): row for row in batch.trials}
         self.trial_values |= {(row.study, row.number, row.step): row for row in batch.values}
         self.last_study = self.last_study if batch.last_study is None else batch.last_study
+
+    def _put_registry(self, batch: RegistryBatch) -> None:
+        self.asset_name_rows |= {(row.kind, row.name): row for row in batch.names}
+        self.asset_rows |= {(row.kind, row.name, row.version): row for row in batch.assets}
+        self.edge_rows |= dict.fromkeys(batch.edges)
+        for name in batch.endpoints_deleted:
+            self.endpoint_rows.pop(name, None)
+        self.endpoint_rows |= {row.name: row for row in batch.endpoints}
+        for job in batch.outputs_deleted:
+            self.outputs_rows.pop(job, None)
+        self.outputs_rows |= {row.job: row for row in batch.outputs}

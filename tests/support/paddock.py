@@ -53,6 +53,8 @@ def inventory(
     warming: bool = False,
     labels: Mapping[str, str] | None = None,
     taints: Sequence[str] = (),
+    engine: str = "",
+    no_engine: str = "",
 ) -> NodeInventory:
     return NodeInventory(
         name,
@@ -72,6 +74,8 @@ def inventory(
         warming=warming,
         labels=tuple(sorted((labels or {}).items())),
         taints=tuple(sorted((key, value) for key, _, value in (one.partition("=") for one in taints))),
+        engine=engine,
+        no_engine=no_engine,
     )
 
 
@@ -85,6 +89,7 @@ def shape(
     memory_gib: int = 0,
     models: Sequence[str] = (),
     environment: str = "",
+    image: str = "",
     exclusive: bool = False,
     rendezvous: bool = False,
     ranks: int = 1,
@@ -113,6 +118,7 @@ def shape(
         constraints,
         pool,
         gpu_gib * GIB,
+        image,
     )
     times_us = (round(timeout_s * 1e6), round(grace_s * 1e6))
     return Shape(demand, Policy(retries, *times_us, tuple(retry_on), round(backoff_s * 1e6)), queue)

@@ -63,7 +63,7 @@ def strays(state: Path) -> dict[int, str]:
 
 
 async def run(
-    supervisor: Supervisor, request: agent_pb2.StartTask, deadline_s: float = 30.0
+    supervisor: Supervisor, request: agent_pb2.StartTask, deadline_s: float = 60.0
 ) -> list[agent_pb2.JournalEntry]:
     """Start, wait for the end, return the journal."""
     at = key(request.task.job, request.task.attempt, request.task.task)
@@ -71,13 +71,18 @@ async def run(
     return await ended(supervisor, at, deadline_s)
 
 
+async def begun(supervisor: Supervisor, at: TaskKey) -> Any:
+    """The task's `started` entry, once it is there."""
+    return (await until(lambda: of_kind(supervisor.entries(at, 0, 100), "started"), "started"))[0]
+
+
 async def ended(
-    supervisor: Supervisor, at: TaskKey, deadline_s: float = 30.0
+    supervisor: Supervisor, at: TaskKey, deadline_s: float = 60.0
 ) -> list[agent_pb2.JournalEntry]:
     """Wait for the end of the task, return its journal, whose seqs must have no gap."""
     async with asyncio.timeout(deadline_s):
         await supervisor.wait_ended(at)
-    entries = supervisor.entries(at, 0, 1000)
+    entries = await until(lambda: supervisor.entries(at, 0, 1000), "told, with what it ran with")
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     return entries
 

@@ -273,6 +273,12 @@ def _line_stands_in_order(state: ClusterState) -> None:
         )
         assert key.turn in (RESTART, FIRST_TIME) and line, f"lane {key} is empty"
     assert sum(map(len, state.queue.lanes.values())) == len(state.queue), f"{len(state.queue)} in line"
+    lanes, below = state.queue.lanes, state.queue.below
+    again = {key: lane for key, lane in lanes.items() if key.turn == RESTART}
+    assert state.queue.restarts == again, "another set of restarts"
+    assert {key: lane for those in below.values() for key, lane in those.items()} | again == lanes
+    assert all(key.leaf.rpartition("/")[0] == path for path, those in below.items() for key in those)
+    assert all(below.values()), f"queues without lanes: {below}"
     for ago_us in (0, 60_000_000, 5_000_000):
         before_us = state.last_at_us - ago_us
         asked = state.queue.waited.asked_milli(before_us)

@@ -6,7 +6,10 @@ whose ranks stay up in the step loop, or an elastic one. When it is over, every 
 the loss of the run that nobody disturbed, nothing damaged was restored, and the ledger adds up.
 """
 
+import contextlib
+import functools
 import json
+import math
 import os
 import random
 import shutil
@@ -21,12 +24,14 @@ import pytest
 from paceline.client import process
 from paceline.client.process import Identity
 from paceline.proto.marks import agent_mark
+from paceline.spec.errors import Conflict
 
 from .cluster import Cluster, wait_until
 from .rank_scripts import persisters_of
 
 FAULTS = 4
 HANG_S = 10
+STILL_S = 180.0
 Losses = dict[tuple[int, int, int], float]
 """(Attempt, rank, step) -> loss."""
 
@@ -94,6 +99,20 @@ class Course:
         }
         return cluster.submit_text(json.dumps(document))
 
+    def ride(self, cluster: Cluster, job: int, folder: Path, *, to: float = math.inf) -> None:
+        """Until it is over, or has told of so many losses: for as long as it tells of more. How many it makes
+        in a minute is the machine's affair.
+        """
+
+        def told() -> int:
+            return len(self.read(folder))
+
+        def more(before: int) -> bool:
+            return told() > before or cluster.client.job(job).is_over
+
+        while told() < to and not cluster.client.job(job).is_over:
+            wait_until("more steps are made", functools.partial(more, told()), timeout_s=STILL_S)
+
 
 COURSES = (
     Course("restarts", "saving_rank.py", "150 4 0.02", 150, _read_saving),
@@ -127,12 +146,14 @@ class TrainingRound:
                 fault()
             self._cluster.wait_state(self._job, "RUNNING", "SUCCEEDED")
             (self._folder / "enough").touch()
-            self._cluster.wait_state(self._job, "SUCCEEDED", timeout_s=180)
+            self._course.ride(self._cluster, self._job, self._folder)
+            self._cluster.wait_state(self._job, "SUCCEEDED")
             self._check(undisturbed)
         except BaseException as error:
             error.add_note(f"training chaos of seed {self._seed}: {'; '.join(self._did)}")
             if self._job:
-                self._cluster.client.cancel(self._job)  # the next round has the nodes to itself
+                with contextlib.suppress(Conflict):  # it is over
+                    self._cluster.client.cancel(self._job)  # the next round has the nodes to itself
             raise
 
     def _wait_for_progress(self) -> None:
@@ -144,7 +165,7 @@ class TrainingRound:
             told = read(self._folder)
             return len(told) >= before + 16 or max((step for _, _, step in told), default=0) >= steps
 
-        wait_until("the gang goes on", moved, timeout_s=120)
+        wait_until("the gang goes on", moved, timeout_s=STILL_S)
         wait_until("a checkpoint is accepted", lambda: bool(self._cluster.client.job(self._job).checkpoints))
 
     def _faults(self) -> list[Callable[[], None]]:

@@ -66,6 +66,24 @@ run.report(2, loss=(x - 0.3) ** 2)
 """
 """Leaves a checkpoint, and a file in the folder that it is given."""
 
+PREEMPTED = """
+import time
+import paceline
+
+run = paceline.init()
+x = float(run.params["x"])
+restored = run.restore()
+if restored is None:
+    run.save(1, x=x)
+    run.flush()
+    run.report(1, loss=x)
+    while not run.should_stop():
+        time.sleep(0.02)
+else:
+    run.report(2, loss=10 * restored["x"])
+"""
+"""Comes to its end in its second attempt, with what the first has saved."""
+
 SILENT = """
 import paceline
 
@@ -79,6 +97,31 @@ run = paceline.init()
 run.report(1, loss=1.0)
 run.report(2, loss=float("nan"))
 """
+
+POPULATION = """
+import time
+from pathlib import Path
+import paceline
+
+STEPS, EVERY = 8, 2
+run = paceline.init()
+x = float(run.params["x"])
+restored = run.restore()
+total = restored["total"] if restored else 0.0
+done = restored.step if restored else 0
+Path(f"forked-{done}").touch()
+for step in range(done + 1, STEPS + 1):
+    total += x
+    if step % EVERY == 0:
+        run.save(step, total=total)
+        run.flush()
+    run.report(step, total=total)
+    while step % EVERY == 0 and step < STEPS and not Path(f"forked-{step}").exists():
+        if run.should_stop():
+            raise SystemExit
+        time.sleep(0.02)
+"""
+"""Gains x with each step. After each EVERY steps it waits until another trial has gone on from there."""
 
 
 def write(folder: Path, script: str) -> Path:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc.aio
+from paceline.client.calls import FORECAST_S
 from paceline.proto.channels import open_aio_channel, target
 from paceline.proto.generated import (
     agent_pb2,
     agent_pb2_grpc,
     answers_pb2_grpc,
     common_pb2,
+    content_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     logs_pb2,
@@ -22,6 +24,7 @@ from paceline.proto.generated import (
     nodes_pb2,
     nodes_pb2_grpc,
     policy_pb2_grpc,
+    registry_pb2_grpc,
     studies_pb2_grpc,
 )
 from paceline.scheduler.config import SchedulerConfig
@@ -38,16 +41,23 @@ class Wire:
     def __init__(self, made: Serving, config: SchedulerConfig) -> None:
         self.made = made
         self.config = config
-        self._client = open_aio_channel(target(made.address, made.tokens.client, ca_file=made.ca_file))
-        self._agent = open_aio_channel(target(made.address, made.tokens.agent, ca_file=made.ca_file))
+        self._client = self._channel(made.tokens.client)
+        self._agent = self._channel(made.tokens.agent)
         self.answers: Any = answers_pb2_grpc.AnswersStub(self._client)
+        self.content: Any = content_pb2_grpc.ContentStub(self._client)
         self.jobs: Any = jobs_pb2_grpc.JobsStub(self._client)
         self.logs: Any = logs_pb2_grpc.LogsStub(self._client)
         self.nodes: Any = nodes_pb2_grpc.NodesStub(self._client)
         self.policy: Any = policy_pb2_grpc.PolicyStub(self._client)
+        self.registry: Any = registry_pb2_grpc.RegistryStub(self._client)
         self.studies: Any = studies_pb2_grpc.StudiesStub(self._client)
         self.sessions: Any = agent_pb2_grpc.AgentSessionStub(self._agent)
         self.shipping: Any = logs_pb2_grpc.LogShippingStub(self._agent)
+
+    def _channel(self, token: str) -> grpc.aio.Channel:
+        """As patient as a client that asks for a forecast: a busy machine first has to start its process."""
+        made = self.made
+        return open_aio_channel(target(made.address, token, ca_file=made.ca_file, deadline_s=FORECAST_S))
 
     async def close(self) -> None:
         await self._client.close()

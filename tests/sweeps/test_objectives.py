@@ -28,12 +28,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def sweep_of(
     folder: Path, script: str, trials: int = 6, *, workers: int = 1, **changes: Any
 ) -> dict[str, Any]:
+    """Its workers run in `folder` itself: they talk with the test through files there."""
     (folder / "objective.py").write_text(script)
+    work = {"objective": "objective.py:objective", "code": str(folder), "code_in_place": True}
     retry = {"max_attempts": 3, "backoff": {"start_s": 0}}
     return {
         "type": "sweep",
         "name": "parabola",
-        "trial": {"objective": "objective.py:objective", "code": str(folder), "retry": retry},
+        "trial": {**work, "retry": retry},
         "objective": {"goal": "minimize"},
         "sampling_algorithm": {"type": "random", "seed": 7},
         "limits": {"max_total_trials": trials, "max_concurrent_trials": workers},
@@ -288,3 +290,30 @@ def test_the_example(cluster: Cluster) -> None:
     assert all(
         ("slope" in one.params) == (one.params["kind"] == "relu") for one in trials_of(cluster, number)
     )
+
+
+def test_a_function_of_a_package(cluster: Cluster, tmp_path: Path) -> None:
+    package = tmp_path / "nets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "tuning.py").write_text(objective_scripts.PARABOLA)
+    document = sweep_of(tmp_path, "raise AssertionError('not this one')", 3)
+    document["trial"]["objective"] = "nets.tuning:objective"
+    found = ended(cluster, cluster.client.submit_sweep(document))
+    assert (found.state, found.complete) == ("SUCCEEDED", 3), found.why
+    document["trial"]["objective"] = "nets.tuning:objectve"
+    found = ended(cluster, cluster.client.submit_sweep(document))
+    assert found.state == "FAILED"
+    assert "nets.tuning has no function objectve" in found.why, found.why
+
+
+@pytest.mark.slow
+def test_a_worker_tells_its_trials_over_tls(tmp_path: Path) -> None:
+    with Cluster(tmp_path, agents=1, cpus=2, scheduler_args=["--tls"]) as cluster:
+        assert cluster.ca_file is not None
+        number = cluster.client.submit_sweep(sweep_of(tmp_path, objective_scripts.HELD, 2))
+        [call] = begun(tmp_path, 1)
+        admission = call["admission"]
+        assert admission["ca_file"] == str(cluster.ca_file), admission
+        open_gate(tmp_path)
+        assert ended(cluster, number).complete == 2

@@ -59,7 +59,7 @@ class Desk:
         if not step.empty:
             self.store.commit(step.batch)
         self.engine.studies.evict()
-        self.changed = step.studies
+        self.changed = step.changed
         return list(step.answers)
 
     def one(self, asked: StudyStimulus) -> object:
@@ -328,7 +328,7 @@ def test_what_is_reported_writes_one_small_row(desk: Desk) -> None:
     written = step.batch.studies
     assert written is not None and len(written.values) == 1
     assert not (written.studies or written.trials or step.batch.events)
-    assert not step.empty and step.studies == {study}
+    assert not step.empty and step.changed == {study}
 
 
 # --- sweeps that the scheduler drives

@@ -59,7 +59,7 @@ async def test_nothing_is_told_before_its_commit() -> None:
     store = GatedStore()
     async with running(store) as loop:
         study = await loop.submit(CREATE)
-        watch = loop.watch_study(study)
+        watch = loop.watch_changes(study)
         store.gate.clear()
         asked = asyncio.create_task(loop.submit(StudyOps(study, (CreateTrial(NewTrial(), ""),))))
         await until("the commit begins", lambda: loop._committing or None)
@@ -78,7 +78,7 @@ async def test_a_commit_that_fails_leaves_nothing_of_it() -> None:
     async with running(store) as loop:
         study = await loop.submit(CREATE)
         await loop.submit(StudyOps(study, (CreateTrial(NewTrial(), ""), SetIntermediate(0, 1, 0.5))[:1]))
-        watch = loop.watch_study(study)
+        watch = loop.watch_changes(study)
         store.fail_before.add(store.commits + 1)
         with pytest.raises(Unavailable):
             await loop.submit(StudyOps(study, (SetIntermediate(0, 1, 0.5),)))

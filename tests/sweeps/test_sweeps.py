@@ -153,6 +153,21 @@ def test_one_that_is_to_end_early_frees_its_place_at_once(cluster: Cluster, tmp_
     assert ended(cluster, number).complete == 1
 
 
+def test_one_that_is_preempted_goes_on_from_its_own_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
+    number = cluster.client.submit_sweep(sweep_of(tmp_path, trial_scripts.PREEMPTED, 2))
+    wait_until("both have reported", lambda: [one.step for one in trials_of(cluster, number)] == [1, 1])
+    before = trials_of(cluster, number)
+    for one in before:
+        cluster.client.preempt(one.job or 0)
+    assert ended(cluster, number).complete == 2
+    after = trials_of(cluster, number)
+    assert [(one.number, one.job, one.params) for one in after] == [
+        (one.number, one.job, one.params) for one in before
+    ]
+    assert [one.values for one in after] == [(pytest.approx(10 * one.params["x"]),) for one in before]
+    assert [cluster.client.job(one.job or 0).attempt for one in after] == [2, 2]
+
+
 def test_pause_resume_stop(cluster: Cluster, tmp_path: Path) -> None:
     number = cluster.client.submit_sweep(sweep_of(tmp_path, trial_scripts.HELD, 20))
     wait_until("two run", lambda: cluster.client.sweep(number).running == 2)

@@ -168,6 +168,37 @@ def test_a_part_that_never_had_a_gradient(make_run: MakeRun) -> None:
     assert_same(optimizer.state_dict(), fresh_optimizer.state_dict())
 
 
+def test_an_optimizer_that_made_no_step_is_left_without_state(make_run: MakeRun) -> None:
+    """torch would make a step to have one, which counts: the losses after it would be other ones."""
+    saved, never_saved = Trained(), Trained()
+    run = make_run()
+    saved_outcome = run.save(0, **saved.parts())
+    assert not saved.optimizer.state
+    run.flush()
+    for net in (saved, never_saved):
+        torch.manual_seed(5)
+        net.train()
+    assert_same(saved.optimizer.state_dict(), never_saved.optimizer.state_dict())
+    assert_same(saved.model.state_dict(), never_saved.model.state_dict())
+    fresh = Trained(seed=9)
+    assert make_run().restore(**fresh.parts()).path == saved_outcome.path
+    assert not fresh.optimizer.state
+    torch.manual_seed(5)
+    assert_same(fresh.train().model.state_dict(), never_saved.model.state_dict())
+
+
+def test_a_restore_that_finds_nothing_good_leaves_all_as_it_was(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    saved = run.save(3, **Trained().train().parts())
+    run.flush()
+    for path in saved.path.glob("*.distcp"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    fresh, untouched = Trained(seed=9), Trained(seed=9)
+    assert make_run().restore(**fresh.parts()) is None
+    for name, part in untouched.parts().items():
+        assert_same(fresh.parts()[name].state_dict(), part.state_dict())
+
+
 @pytest.mark.parametrize("make_optimizer", [
     lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from paceline.training.link import BUFFER_BYTES_MAX, ShimLink
+from paceline.proto.shim_line import BUFFER_BYTES_MAX, ShimLink
 from support.fake_shim import FakeShim, FakeTask, wait_until
 
 
@@ -34,7 +34,7 @@ def test_a_shim_that_is_away_is_no_reason_to_wait_or_fail(task: FakeTask) -> Non
 def test_what_waited_is_sent_when_the_shim_comes_newest_kept(
     task: FakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paceline.training.link.RECONNECT_S", 0.0)
+    monkeypatch.setattr("paceline.proto.shim_line.RECONNECT_S", 0.0)
     link = ShimLink(task.folder)
     for number in range(20_000):
         link.post({"op": "metrics", "number": number})
@@ -76,7 +76,7 @@ def test_a_shim_that_stops_reading_does_not_stop_training(task: FakeTask) -> Non
 def test_a_connection_that_breaks_is_made_anew_and_no_line_is_torn(
     task: FakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paceline.training.link.RECONNECT_S", 0.0)
+    monkeypatch.setattr("paceline.proto.shim_line.RECONNECT_S", 0.0)
     link = ShimLink(task.folder)
     with FakeShim(task):
         link.post({"op": "metrics", "number": 1})

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from paceline.agent.peer_door import PeerDoor
 from paceline.proto.peer_door import PEERS, read_door
+from paceline.proto.shim_line import ShimLink
 from paceline.spec.folder_names import FolderName
 from paceline.spec.ids import Attempt, JobId, TaskKey
 from paceline.spec.retention import Retention
 from paceline.training.environment import read_environment
-from paceline.training.link import ShimLink
 from paceline.training.manifest import FileEntry, hash_bytes
 from paceline.training.orders import Order
 from paceline.training.peer_calls import Caller

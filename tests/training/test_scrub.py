@@ -1,7 +1,7 @@
 """Kept checkpoints are read again in the background; what is damaged is told once, and fills no place."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,6 @@ from torch import nn
 
 MakeRun = Any
 EVERY_S = 0.2
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    made = S3Server()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in server.variables.items():
-        monkeypatch.setenv(name, value)
-    return server
 
 
 @pytest.fixture

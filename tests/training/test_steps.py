@@ -141,3 +141,42 @@ os.kill(os.getpid(), STACK_SIGNAL)
 print("alive")
 """
     assert ran(tmp_path, body)[1] == "alive\n"
+
+
+def test_waits_for_data_loaders_are_added_up(tmp_path: Path) -> None:
+    """Those of the main thread: whoever fetches ahead waits for nobody's step."""
+    body = """
+import threading, time
+from torch.utils.data import DataLoader
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, at):
+        time.sleep(0.05)
+        return torch.ones(4)
+
+step()
+threading.Thread(target=list, args=(DataLoader(Slow()),)).start()
+slow = list(DataLoader(Slow()))
+assert len(slow) == 4
+step()
+"""
+    [beats], _ = ran(tmp_path, body)
+    assert beats.steps == 2
+    assert 0.2 <= beats.fetching_s < 0.2 + beats.longest_s, "four times 50 ms, once"
+
+
+def test_a_loader_raises_and_gives_what_it_always_did(tmp_path: Path) -> None:
+    body = """
+from torch.utils.data import DataLoader
+loader = DataLoader([1, 2, 3], batch_size=2)
+print([each.tolist() for each in loader], [each.tolist() for each in DataLoader([4], num_workers=1)])
+iterator = iter(loader)
+next(iterator), next(iterator)
+try:
+    next(iterator)
+except StopIteration:
+    print("over")
+"""
+    _, said = ran(tmp_path, body)
+    assert said.splitlines() == ["[[1, 2], [3]] [[4]]", "over"]

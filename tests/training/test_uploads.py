@@ -4,11 +4,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 from paceline.training.errors import InvalidEnvironment
@@ -22,24 +20,6 @@ from torch import nn
 
 MakeRun = Any
 FILES = ("__0_0.distcp", "__0_1.distcp", ".metadata", "manifest.json")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    made = S3Server()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """Ours, for this process and its persisters; empty."""
-    for name, value in server.variables.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    for key in list(server.keys()):
-        server.delete(key)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture

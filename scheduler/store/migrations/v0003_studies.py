@@ -25,8 +25,6 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("record", sa.Text, nullable=False),
     )
-    with_a_job = sa.text("job IS NOT NULL")
-    op.create_index("trials_by_job", "trials", ["job"], sqlite_where=with_a_job, postgresql_where=with_a_job)
     op.create_table(
         "trial_values",
         sa.Column("study", sa.BigInteger, primary_key=True, autoincrement=False),

@@ -4,7 +4,8 @@
  *
  *   init CODE                       what nvmlInitWithFlags returns (default 0)
  *   driver VERSION
- *   gpu INDEX key=value ...         name uuid memory used util temp power bus mig ecc remap pending retire recovery events numa
+ *   cuda NUMBER                     12040 for 12.4; without it, it is not supported
+ *   gpu INDEX key=value ...         name uuid serial memory used util temp power bus mig ecc remap pending retire recovery events numa
  *                                   ('_' in a name reads as a space); a key that is left out is not supported
  *   slice GPU INDEX UUID key=value ...   a MIG device: name memory gi ci (its instances) g c mb (its attributes)
  *   link GPU LINK PEER|switch       an active NVLink
@@ -36,7 +37,7 @@ struct slice {
 };
 struct gpu {
     int index, there;
-    char name[96], uuid[96], bus[32];
+    char name[96], uuid[96], serial[32], bus[32];
     long long memory, used, util, temp, power, mig, ecc, remap, pending, retire, recovery, events, numa;
     struct slice slices[SLICES];
     int link[LINKS]; /* -1 none, -2 switch, else the peer */
@@ -45,7 +46,7 @@ struct gpu {
 struct fault { int gpu; char function[64]; int code; };
 struct event { int gpu; unsigned long long type, data; };
 struct script {
-    int init;
+    int init, cuda;
     char driver[80];
     struct gpu gpus[GPUS];
     struct fault faults[FAULTS];
@@ -101,6 +102,7 @@ static void read_gpu(char *rest) {
             snprintf(gpu->name, sizeof gpu->name, "%s", value);
             for (char *c = gpu->name; *c; c++) if (*c == '_') *c = ' ';
         } else if (!strcmp(word, "uuid")) snprintf(gpu->uuid, sizeof gpu->uuid, "%s", value);
+        else if (!strcmp(word, "serial")) snprintf(gpu->serial, sizeof gpu->serial, "%s", value);
         else if (!strcmp(word, "bus")) snprintf(gpu->bus, sizeof gpu->bus, "%s", value);
         else if (!strcmp(word, "memory")) gpu->memory = number(value);
         else if (!strcmp(word, "used")) gpu->used = number(value);
@@ -145,6 +147,7 @@ static void read_line(char *line) {
     char a[96], b[96], c[96];
     if (sscanf(line, "init %95s", a) == 1) script.init = (int)number(a);
     else if (sscanf(line, "driver %79s", a) == 1) snprintf(script.driver, sizeof script.driver, "%.79s", a);
+    else if (sscanf(line, "cuda %95s", a) == 1) script.cuda = (int)number(a);
     else if (!strncmp(line, "gpu ", 4)) read_gpu(line + 4);
     else if (!strncmp(line, "slice ", 6)) read_slice(line + 6);
     else if (sscanf(line, "link %95s %95s %95s", a, b, c) == 3)
@@ -289,6 +292,13 @@ int nvmlSystemGetDriverVersion(char *into, unsigned int length) {
     return leave(code ? code : put_text(into, length, script.driver));
 }
 
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    int code = enter(-1, __func__);
+    if (code) return leave(code);
+    *version = script.cuda;
+    return leave(script.cuda ? OK : NOT_SUPPORTED);
+}
+
 int nvmlDeviceGetCount_v2(unsigned int *count) {
     int code = enter(-1, __func__);
     *count = (unsigned int)script.gpu_count;
@@ -313,6 +323,11 @@ int nvmlDeviceGetName(void *device, char *into, unsigned int length) {
     ENTER_ANY(device);
     const char *name = slice ? slice->name : gpu->name;
     return leave(*name ? put_text(into, length, name) : NOT_SUPPORTED);
+}
+
+int nvmlDeviceGetSerial(void *device, char *into, unsigned int length) {
+    ENTER(device);
+    return leave(*gpu->serial ? put_text(into, length, gpu->serial) : NOT_SUPPORTED);
 }
 
 int nvmlDeviceGetMemoryInfo(void *device, memory_v1 *into) {

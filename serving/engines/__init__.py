@@ -1,0 +1,1 @@
+"""The engines: one module each, by the seam in base.py."""

@@ -1,0 +1,1 @@
+"""What other platforms take: files made from a model folder and its signature."""
