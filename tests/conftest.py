@@ -60,7 +60,9 @@ def s3_server() -> "Iterator[S3Server]":
 
 @pytest.fixture
 def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[S3Server]":
-    """The module's, for this process and what it starts; empty."""
+    """The module's, for this process and what it starts; empty. fsspec keeps what it has opened, whatever the
+    variables say by then: nothing else may point this process to a server of its own.
+    """
     import fsspec
 
     for name, value in s3_server.variables.items():

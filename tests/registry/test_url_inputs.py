@@ -23,15 +23,8 @@ def web() -> Iterator[WebServer]:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    made = S3Server()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("urls"), environment=s3.variables) as made:
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("urls"), environment=s3_server.variables) as made:
         yield made
 
 
@@ -53,11 +46,7 @@ def test_a_url_in_a_job_file_is_a_path_in_the_command(cluster: Cluster, web: Web
     assert (pinned["etag"], pinned["bytes"], pinned["file"]) == ("v1", 4, "plain.csv")
 
 
-def test_a_registered_folder_of_an_object_store(
-    cluster: Cluster, s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in s3.variables.items():
-        monkeypatch.setenv(name, value)
+def test_a_registered_folder_of_an_object_store(cluster: Cluster, s3: S3Server) -> None:
     for path in ("a", "deep/b"):
         s3.write(f"set/{path}", path.encode())
     made = cluster.client.register("data", "far", OfUrl(f"s3://{BUCKET}/set"))
