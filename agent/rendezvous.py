@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import socket
+import stat
 import time
 
 _BACKLOG = 4096
@@ -83,7 +84,10 @@ def _clients(port: int) -> int:
     """Connections that the store has accepted, without the one that it makes to itself."""
     accepted = 0
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
-            copy.getpeername()
-            accepted += copy.getsockname()[1] == port
+        with contextlib.suppress(OSError):  # closed by now, or not connected
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                copy.getpeername()
+                accepted += copy.getsockname()[1] == port
     return accepted - 1
