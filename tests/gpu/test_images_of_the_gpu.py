@@ -8,7 +8,7 @@ from pathlib import Path
 PINNED = """
 import sys, torch, paceline
 run = paceline.init(checkpoints=sys.argv[1])
-weights = torch.arange(20_000_000, device="cuda", dtype=torch.float32)
+weights = torch.arange(10_000_000, device="cuda", dtype=torch.float32)
 turned = torch.arange(6_000_000, device="cuda").reshape(2000, 3000).t()
 for step in (1, 2, 3):
     run.save(step, weights=weights, turned=turned)
@@ -20,7 +20,7 @@ outcome = run.flush()
 assert outcome is not None and outcome.published, outcome
 again = run.restore(weights=torch.zeros_like(weights), turned=torch.zeros_like(turned)).values
 assert again["weights"].is_cuda
-assert torch.equal(again["weights"], torch.arange(20_000_000, device="cuda") + 2.0)
+assert torch.equal(again["weights"], torch.arange(10_000_000, device="cuda") + 2.0)
 assert torch.equal(again["turned"], turned)
 print("same")
 """
