@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo faults test test-launchers check format proto statements packages vm-cgroup chaos bench clean
+.PHONY: help venv demo faults test test-launchers test-gpu check format proto statements packages vm-cgroup chaos bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: check packages  ## All checks and all tests
 test-launchers: $(STAMP)  ## What needs DeepSpeed, Ray, Transformers or Lightning (more in .venv than make test wants)
 	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[launchers,serve-ray]'
 	$(BIN)/python -m pytest -q tests/launchers tests/serving/test_ray_engine.py
+
+test-gpu: $(STAMP)  ## What needs an NVIDIA GPU, and a torch in .venv that was built for it; make test skips it elsewhere
+	$(BIN)/python -m pytest tests/gpu
 
 check: $(STAMP)  ## Format, lint, types, layers, fresh stubs and statements
 	$(BIN)/ruff format --check $(SOURCES)

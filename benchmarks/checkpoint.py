@@ -4,19 +4,21 @@ One rank, a model and AdamW's moments in float32, the same tensors for all. Ours
 hashes and all; persisting counts from the end of the copy until the checkpoint is durable under its name
 (what is deleted of older ones is in nobody's time). The floors: memcpy is torch's copy_ of each tensor;
 direct write+fsync is the faster raw way, past the page cache (O_DIRECT); read is a plain one of files of
-which the page cache has nothing.
+which the page cache has nothing. With `--device cuda` the state is on the GPU, memcpy is the copy into pinned
+memory that is there (of a restore: out of it), and DCP's async_save is also measured with a stager that keeps
+such memory.
 """
 
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from .cluster import version as our_version
-from .harness import Options, Report, Row, Sample, alternate, options
+from .harness import Options, Report, Row, Sample, alternate, parser, read
 from .peers.work.driver import Driver
 
 SCRIPT = Path(__file__).parent / "work" / "checkpoint_rank.py"
@@ -25,21 +27,27 @@ SLOWED_MB = 500
 SAVE_EVERY_S = 30.0
 _ASK_S = 600.0
 ASYNC = {"dcp.async_save thread": "thread", "dcp.async_save process": "process"}
+PINNED = {"dcp.async_save pinned": "pinned"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = options("checkpoint", "Stall, persistence and restore of a checkpoint, beside torch's.", argv)
+    reader = parser("checkpoint", "Stall, persistence and restore of a checkpoint, beside torch's.")
+    reader.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the state is")
+    reader.add_argument("--megabytes", type=int, nargs="+", metavar="MB", help="its sizes")
+    parsed = reader.parse_args(argv)
+    given, device = read(reader, parsed), parsed.device
+    asyncs = ASYNC | (PINNED if device == "cuda" else {})
     report = Report("checkpoint", versions={"paceline": our_version(), "torch": version("torch")})
     with (
         tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name,
         tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir="/dev/shm") as memory,
     ):
-        for megabytes in (20,) if given.quick else SIZES_MB:
+        for megabytes in parsed.megabytes or ((20,) if given.quick else SIZES_MB):
             folder = Path(name, str(megabytes))
             folder.mkdir()
-            with start_rank(folder, Path(memory, str(megabytes)), megabytes) as rank:
-                case = f"{ask(rank, 'megabytes'):.0f} MB"
-                saving(report, given, rank, case)
+            with start_rank(folder, Path(memory, str(megabytes)), megabytes, device) as rank:
+                case = f"{ask(rank, 'megabytes'):.0f} MB" + (" on the GPU" if device == "cuda" else "")
+                saving(report, given, rank, case, asyncs)
                 restoring(report, given, rank, case)
                 if megabytes == SLOWED_MB or given.quick:
                     slowed(report, given, rank, case)
@@ -48,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.finish(given)
 
 
-def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
+def saving(report: Report, given: Options, rank: Driver, case: str, asyncs: Mapping[str, str]) -> None:
     rates: dict[str, list[float]] = {"ours": [], "dcp.save": []}
 
     def both(operation: str, name: str) -> Callable[[], float]:
@@ -59,7 +67,7 @@ def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
 
         return measure
 
-    names = ["torch.save", "dcp.save", *ASYNC]
+    names = ["torch.save", "dcp.save", *asyncs]
     ours, floor, direct, write, *peers = alternate(
         given.pairs,
         both("ours", "ours"),
@@ -68,7 +76,7 @@ def saving(report: Report, given: Options, rank: Driver, case: str) -> None:
         lambda: float(ask(rank, "write")),
         lambda: float(ask(rank, "torch_save")),
         both("dcp_save", "dcp.save"),
-        *(lambda kind=kind: float(ask(rank, "async_save", kind=kind)) for kind in ASYNC.values()),  # type: ignore[misc]
+        *(lambda kind=kind: float(ask(rank, "async_save", kind=kind)) for kind in asyncs.values()),  # type: ignore[misc]
     )
     for name, peer in zip(names, peers, strict=True):
         report.rows.append(Row(case, "stall", "s", ours, name, peer, "memcpy", floor))
@@ -84,7 +92,7 @@ def restoring(report: Report, given: Options, rank: Driver, case: str) -> None:
         given.pairs,
         *(
             lambda name=name: float(ask(rank, name))  # type: ignore[misc]
-            for name in ("from_memory", "from_disk", "dcp_load", "read", "memcpy")
+            for name in ("from_memory", "from_disk", "dcp_load", "read", "memcpy_back")
         ),
     )
     report.rows.append(Row(case, "restore from memory", "s", memory, "ours from disk", disk, "memcpy", copy))
@@ -103,8 +111,8 @@ def slowed(report: Report, given: Options, rank: Driver, case: str) -> None:
     report.rows.append(Row(case, metric, "1/s", taken[0], "without saves", taken[1]))
 
 
-def start_rank(folder: Path, memory: Path, megabytes: int) -> Driver:
-    command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes)]
+def start_rank(folder: Path, memory: Path, megabytes: int, device: str) -> Driver:
+    command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes), device]
     return Driver("rank", command, folder, {})
 
 

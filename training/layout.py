@@ -9,6 +9,7 @@ What is small and not a shard (values, counts of steps) has a file of its own: e
 restore, and on another node must read it from storage, and check it as a whole.
 """
 
+import contextlib
 import dataclasses
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,8 @@ class Layout:
         self.frame: list[tuple[int, bytes]] = []
         self.loose: list[WriteItem] = []
         self._placed: list[_Placed] = []
-        self.on_device = False
+        self.gpus: set[torch.device] = set()
+        """On which tensors are."""
         end = 0
         for item in items:
             tensor = _placeable(item, planner)
@@ -82,7 +84,8 @@ class Layout:
                 self.loose.append(item)
             else:
                 end = self._place(item, tensor, end)
-                self.on_device = self.on_device or tensor.is_cuda
+                if tensor.is_cuda:
+                    self.gpus.add(tensor.device)
         self.placed_bytes = end
 
     def _place(self, item: WriteItem, tensor: torch.Tensor, end: int) -> int:
@@ -99,7 +102,7 @@ class Layout:
         for offset, data in self.frame:
             image.write(offset, data)
         whole = torch.frombuffer(image.map, dtype=torch.uint8)
-        if self.on_device:
+        if self.gpus:
             image.on_close = _pin(whole)
         return [
             whole[one.data_offset : one.data_offset + _bytes_of(one)].view(one.dtype).view(one.shape)
@@ -189,13 +192,15 @@ def _placeable(item: WriteItem, planner: SavePlanner) -> torch.Tensor | None:
 
 
 def _pin(whole: torch.Tensor) -> Callable[[], None]:
-    """Let the device copy straight into these pages. Where the driver refuses, copies are slower, that is
-    all. What undoes it.
+    """Let GPUs copy straight into these pages. Where the driver refuses, copies are slower, that is all. What
+    undoes it.
     """
     cuda: Any = torch.cuda
     runtime = cuda.cudart()
     address = whole.data_ptr()
     if int(runtime.cudaHostRegister(address, whole.nbytes, 0)) != 0:
+        with contextlib.suppress(RuntimeError):  # else the script's next kernel is taken to have failed of it
+            torch.zeros(1, device="cuda")
         return lambda: None
     return lambda: runtime.cudaHostUnregister(address)
 

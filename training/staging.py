@@ -196,8 +196,8 @@ def _copy(buffers: list[_Buffer], planner: SavePlanner) -> None:
             for buffer in buffers
             for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
         )
-    if any(buffer.layout.on_device for buffer in buffers):
-        torch.cuda.current_stream().synchronize()
+    for gpu in {gpu for buffer in buffers for gpu in buffer.layout.gpus}:
+        torch.cuda.current_stream(gpu).synchronize()
 
 
 def _infos(layouts: list[Layout], prepared: Prepared) -> dict[MetadataIndex, Any]:

@@ -1,6 +1,6 @@
 """One rank with a state of so many MB, that saves and restores it in every way that is compared.
 
-Arguments: FOLDER MEMORY MB.
+Arguments: FOLDER MEMORY MB DEVICE.
 
 A model with AdamW's moments, in float32. All ways save the same tensors. What is read "from disk" was dropped
 from the page cache first.
@@ -29,14 +29,14 @@ CHUNK_BYTES = 16 * 1024 * 1024
 def main() -> None:
     answers = claim_stdout()
     warnings.filterwarnings("ignore")
-    rank = Rank(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    rank = Rank(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
     names = [name for name in dir(rank) if not name.startswith("_")]
     serve(answers, **{name: getattr(rank, name) for name in names if callable(getattr(rank, name))})
     rank._close()
 
 
 class Rank:
-    def __init__(self, folder: Path, memory: Path, megabytes: float) -> None:
+    def __init__(self, folder: Path, memory: Path, megabytes: float, device: str) -> None:
         import torch
         from paceline.training.environment import Environment
         from paceline.training.run import Run
@@ -44,11 +44,12 @@ class Rank:
         from torch import distributed, nn
 
         self._torch = torch
+        self._device = device
         self._folder = folder
         store = f"file://{folder}/store-{os.getpid()}"
         distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
         layers = max(1, round(megabytes * 1e6 / 3 / 4 / WIDTH / (WIDTH + 1)))
-        self._model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers)))
+        self._model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(device)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-6)
         self._train_step()
         self._tensors = [
@@ -57,7 +58,9 @@ class Rank:
             for tensor in (parameter.detach(), *self._moments(parameter))
         ]
         self._bytes = sum(tensor.nbytes for tensor in self._tensors)
-        self._copies = [tensor.clone() for tensor in self._tensors]
+        pinned = device == "cuda"
+        self._copies = [torch.empty(each.shape, pin_memory=pinned).fill_(1) for each in self._tensors]
+        self._stager: Any = None
         self._raw = mmap.mmap(-1, self._bytes // mmap.PAGESIZE * mmap.PAGESIZE)
         self._torch.frombuffer(self._raw, dtype=torch.uint8).fill_(1)
         self._memory = memory
@@ -76,7 +79,16 @@ class Rank:
         """The floor: the same bytes into buffers that are there."""
         began = time.perf_counter()
         for tensor, copy in zip(self._tensors, self._copies, strict=True):
-            copy.copy_(tensor)
+            copy.copy_(tensor, non_blocking=True)
+        self._synchronize()
+        return time.perf_counter() - began
+
+    def memcpy_back(self) -> float:
+        """The same, from there."""
+        began = time.perf_counter()
+        for tensor, copy in zip(self._tensors, self._copies, strict=True):
+            tensor.copy_(copy, non_blocking=True)
+        self._synchronize()
         return time.perf_counter() - began
 
     def ours(self) -> dict[str, float]:
@@ -107,14 +119,30 @@ class Rank:
         from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
         pending: list[Any] = []
+        how: dict[str, Any] = {"async_checkpointer_type": AsyncCheckpointerType.THREAD}
+        if kind == "pinned":
+            first, how["async_stager"] = self._stager is None, self._kept_stager()
+            if first:  # takes its memory, which it keeps
+                self._timed(
+                    lambda path: pending.append(
+                        checkpoint.async_save(self._state(), checkpoint_id=path, **how)
+                    ),
+                    lambda: pending.pop().result(),
+                )
+        else:
+            how["async_checkpointer_type"] = AsyncCheckpointerType(kind)
 
         def save(path: Path) -> None:
-            made = checkpoint.async_save(
-                self._state(), checkpoint_id=path, async_checkpointer_type=AsyncCheckpointerType(kind)
-            )
-            pending.append(made)
+            pending.append(checkpoint.async_save(self._state(), checkpoint_id=path, **how))
 
         return self._timed(save, lambda: pending[0].result())  # noqa: PLW0108 - not there yet
+
+    def _kept_stager(self) -> Any:
+        if self._stager is None:
+            from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+            self._stager = DefaultStager(StagingOptions(True, False, False, True))
+        return self._stager
 
     def write(self) -> float:
         """In MB/s: as many bytes, written through the page cache and fsynced."""
@@ -156,6 +184,7 @@ class Rank:
         state = self._state()
         began = time.perf_counter()
         checkpoint.load(state, checkpoint_id=self._newest())
+        self._synchronize()
         return time.perf_counter() - began
 
     def read(self) -> float:
@@ -191,8 +220,13 @@ class Rank:
 
     def _train_step(self) -> None:
         self._optimizer.zero_grad()
-        self._model(self._torch.ones(8, WIDTH)).sum().backward()
+        self._model(self._torch.ones(8, WIDTH, device=self._device)).sum().backward()
         self._optimizer.step()
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
 
     def _moments(self, parameter: Any) -> tuple[Any, Any]:
         state = self._optimizer.state[parameter]
@@ -220,6 +254,7 @@ class Rank:
         run = self._make_run(environment)
         began = time.perf_counter()
         restored = run.restore(model=self._model, optimizer=self._optimizer)
+        self._synchronize()
         took_s = time.perf_counter() - began
         assert restored is not None
         assert restored.tier.startswith(tier), restored.tier

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from ...spec.failures import FailureClass
-from ...spec.resources import GangDemand
+from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from ...spec.xids import Blame, xid_of
 from .amounts import size_text
 from .failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILING, Failure
@@ -178,6 +178,9 @@ def _will_recur(death: Exited) -> bool:
 def _memory_hint(death: Exited, demand: GangDemand) -> str:
     words = _words(death)
     if _DEVICE_MEMORY.search(words) or _bare(death.evidence.error_type) == "OutOfMemoryError":
+        if share := demand.per_task.gpu_milli:
+            of = f"{share / WHOLE_GPU_MILLI:g} of one (resources.gpus)"
+            return f"its share of the GPU's memory is full: lower the batch size or ask for more than {of}"
         capacity = _CAPACITY.search(words)
         than = f"more than {capacity[1]}" if capacity else "more memory"
         return f"the GPU's memory is full: lower the batch size or ask for a GPU with {than}"

@@ -398,3 +398,10 @@ def test_a_reason_holds_the_part_of_a_long_line_that_says_most() -> None:
     assert line.endswith("loss=0.1 lost: disk 7") and "code 3: ... " in line and len(line) < 250
     error = death_text(raised("ValueError", "shape 3 " + "x" * 900), 0, "n1")
     assert ": ValueError: shape 3 xx" in error and error.endswith("x ...") and len(error) < 250
+
+
+def test_who_has_a_share_of_a_gpu_is_told_of_the_share() -> None:
+    ended = raised("torch.OutOfMemoryError", CUDA)
+    hint = hint_of(ended, K.OUT_OF_MEMORY, shape(gpus=0.25).demand, "`pace logs 1`")
+    assert hint.startswith("its share of the GPU's memory is full: ")
+    assert hint.endswith("ask for more than 0.25 of one (resources.gpus)")
