@@ -215,7 +215,7 @@ class Starter:
             text = f"the rendezvous needs torch in {launch.warm_key.interpreter}: {zygote.missing['torch']}"
             raise Refusal("no-torch", text, transient=False, hint="Install torch in that environment.")
         if launch.warm and zygote.has_cuda and launch.document["environment"].get("CUDA_VISIBLE_DEVICES"):
-            return launch.cold("the preloaded modules have touched CUDA"), zygote
+            return launch.cold("the preloaded modules have started CUDA"), zygote
         if launch.warm and (name := shadowing(launch.script_folder, zygote.shadowable)):
             return launch.cold(
                 f"{launch.script_folder} has {name}, which stands in for a preloaded module"

@@ -4,6 +4,7 @@ It touches no GPU, starts no thread and opens no connection: what is forked from
 interpreter. End of file on its channel ends it; the shims live on. Standard library only.
 """
 
+import ctypes
 import fcntl
 import functools
 import gc
@@ -25,6 +26,8 @@ from .shim_main import Order, become_shim
 
 REQUEST_BYTES_MAX = 64 * 1024
 _REHEARSALS = 12
+_NOT_INITIALIZED = 3
+"""CUDA_ERROR_NOT_INITIALIZED: what all of the driver says before its cuInit."""
 ARGUMENTS_ROOM = "." * 1024
 """Passed as the last argument, so that a rank can show its own command line in `ps`."""
 COMMAND = (
@@ -103,9 +106,13 @@ def _rehearse(memory: kernel.InitialMemory) -> None:
 
 
 def _has_cuda() -> bool:
-    """True when an import has loaded the CUDA driver: a process forked from here could not use it."""
+    """True when an import has started the CUDA driver: a process forked from here could not use it. That it is
+    loaded does no harm: torch's builds for CUDA load it.
+    """
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
-        return "/libcuda.so" in file.read()
+        loaded = [line.split(maxsplit=5)[5].strip() for line in file if "/libcuda.so" in line]
+    count = ctypes.c_int()
+    return bool(loaded) and ctypes.CDLL(loaded[0]).cuDeviceGetCount(ctypes.byref(count)) != _NOT_INITIALIZED
 
 
 def _open_descriptors() -> set[int]:

@@ -137,6 +137,16 @@ class Rank:
 
         return self._timed(save, lambda: pending[0].result())  # noqa: PLW0108 - not there yet
 
+    def keeps_stager(self) -> bool:
+        """Whether torch's stager serves a second time; that of 2.11 forgets how to copy after the first."""
+        stager = self._kept_stager()
+        try:
+            stager.stage({"step": 1})
+            stager.stage({"step": 1})
+        except KeyError:
+            return False
+        return True
+
     def _kept_stager(self) -> Any:
         if self._stager is None:
             from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions

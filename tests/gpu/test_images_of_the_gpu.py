@@ -15,7 +15,7 @@ for step in (1, 2, 3):
     weights += 1  # in stream order behind the copy
 stager = run._checkpoints()._saver._stager
 places = [place for slot in stager._buffers.values() for buffer in slot for place in buffer.places]
-print({place.is_pinned() for place in places if place.numel() > 1000})
+print({place.is_pinned() for place in places if place.numel() > 1_000_000})
 outcome = run.flush()
 assert outcome is not None and outcome.published, outcome
 again = run.restore(weights=torch.zeros_like(weights), turned=torch.zeros_like(turned)).values

@@ -42,7 +42,7 @@ def test_fsdp(cluster: Cluster) -> None:
 def test_fsdp_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(cluster: Cluster) -> None:
     """The second run is stopped at step 20 by the failure of a rank, and goes on in a new attempt."""
     whole = losses(output_of(cluster, "chargpt/fsdp.yaml", "inputs.steps=40"))
-    crash = "if done == 30 and os.environ['PACELINE_ATTEMPT'] == '1' and run.rank == 1: sys.exit(5)"
+    crash = "if done == 30 and os.environ['PACELINE_ATTEMPT'] == '1': run.flush(); run.rank and sys.exit(5)"
     source = (EXAMPLES / "chargpt" / "train_fsdp.py").read_text()
     changed = source.replace("        done += 1\n", f"        done += 1\n        {crash}\n")
     assert changed != source
