@@ -106,8 +106,8 @@ def _rehearse(memory: kernel.InitialMemory) -> None:
 
 
 def _has_cuda() -> bool:
-    """True when an import has started the CUDA driver: a process forked from here could not use it. That it is
-    loaded does no harm: torch's builds for CUDA load it.
+    """True when an import has started the CUDA driver: a process forked from here could not use it. One that
+    is only loaded does no harm: torch's builds for CUDA load it.
     """
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
         loaded = [line.split(maxsplit=5)[5].strip() for line in file if "/libcuda.so" in line]

@@ -28,7 +28,7 @@ class Peers:
 
     def cut(self) -> None:
         """From any thread: whoever is in a collective of the group gets an error. NCCL has a verb for it,
-        which was not tried on a GPU; gloo's `abort` leaves a waiting collective waiting.
+        which was tried with a group of one; gloo's `abort` leaves a waiting collective waiting.
         """
         if self._on_gpu:
             self._group.abort()

@@ -1,4 +1,4 @@
-"""Warm starts of tasks that have GPUs, where imports load the CUDA driver: a stand-in that knows its cuInit."""
+"""Warm starts of tasks with GPUs, where imports load the CUDA driver: a stand-in that knows its cuInit."""
 
 import subprocess
 from pathlib import Path
@@ -13,17 +13,23 @@ int cuDeviceGetCount(int *count) { *count = 1; return started ? 0 : 3; }
 """
 
 
+@pytest.fixture
+def driver(tmp_path: Path) -> Path:
+    (tmp_path / "cuda.c").write_text(DRIVER)
+    built = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", built, tmp_path / "cuda.c"], check=True)
+    return built
+
+
 @pytest.mark.parametrize(
     ("imported", "start_mode"),
     [("", "warm"), ("driver.cuInit(0)", "cold: the preloaded modules have started CUDA")],
 )
 async def test_what_has_only_loaded_the_driver_forks_ranks_that_use_it(
-    tmp_path: Path, imported: str, start_mode: str
+    tmp_path: Path, driver: Path, imported: str, start_mode: str
 ) -> None:
-    (tmp_path / "cuda.c").write_text(DRIVER)
-    driver = tmp_path / "libcuda.so.1"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", driver, tmp_path / "cuda.c"], check=True)
-    (tmp_path / "driven.py").write_text(f"import ctypes\ndriver = ctypes.CDLL({str(driver)!r})\n{imported}\n")
+    loaded = f"import ctypes\ndriver = ctypes.CDLL({str(driver)!r})\n"
+    (tmp_path / "driven.py").write_text(f"{loaded}{imported}\n")
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text("import driven; raise SystemExit(driven.driver.cuInit(0))")
