@@ -6,10 +6,12 @@ has changed since the last look, not the number of nodes.
 """
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import NodeContact

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
-from ...spec.record import record
 from ...spec.resources import WHOLE_GPU_MILLI, GpuWish, Resources
 from ...spec.slices import is_slice_name
 from .job import NEVER
@@ -77,8 +78,7 @@ class Cordon:
     """What ran there was told to save and go on elsewhere."""
 
 
-@record(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """`session` and `last_heard_us` are of this scheduler process and are not kept."""
 
     node: NodeId

@@ -13,8 +13,9 @@ from contextlib import closing
 from itertools import islice
 from typing import Final
 
+from msgspec import Struct
+
 from ...spec.ids import NodeId
-from ...spec.record import record
 from .candidates import Candidates, candidates_for, candidates_with
 from .elastic import wanted
 from .job import Job
@@ -50,8 +51,7 @@ def in_place_order(state: ClusterState, slots: Iterable[NodeId], first: NodeId) 
     return sorted(slots, key=lambda name: (paths[name] != paths[first], name != first, paths[name]))
 
 
-@record(frozen=True, slots=True)
-class _Search:
+class _Search(Struct, frozen=True):
     """For one job, on the nodes that have room for its tasks, but for some."""
 
     state: ClusterState

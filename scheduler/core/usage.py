@@ -14,8 +14,9 @@ from itertools import islice
 from math import exp, expm1, log
 from typing import Final, TypeVar
 
+from msgspec import Struct
+
 from ...spec.ids import Micros
-from ...spec.record import record
 from .job import NEVER, Job
 from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
 from .weights import gang_milli
@@ -42,8 +43,7 @@ class InUse:
 NOTHING = InUse()
 
 
-@record(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Decayed usage as of `at_us`."""
 
     gpu_s: float = 0.0

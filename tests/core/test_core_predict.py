@@ -1,10 +1,9 @@
 """What is left of a run: by its own pace, by experience, by how long it has lasted."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.job import NEVER, Course, Job
 from paceline.scheduler.core.pace import RankPace
