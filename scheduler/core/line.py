@@ -147,20 +147,22 @@ class Line:
         while branch.stale and entries:
             rank, child = entries[0]
             now = self._rank_of(child) if isinstance(child, Branch) else self._rank_of_lane(child)
-            if now is None:
-                heappop(entries)
-            elif rank != now:  # the next of a lane may stand better: it has waited longer in all
-                heapreplace(entries, (now, child))
-            else:
+            if now is rank or now == rank:
                 branch.stale = False
+            elif now is None:
+                heappop(entries)
+            else:  # the next of a lane may stand better: it has waited longer in all
+                heapreplace(entries, (now, child))
 
     def _open(self, branch: Branch) -> None:
         """It has come to the top for the first time."""
         branch.opened = True
         for key, lane in branch.lanes:
             kind, asks = self._kinds[key.demand], key.turn == RESTART or self._may_ask(key)
+            if not asks and not kind.has_room:
+                continue
             entry = Entry(key, lane, kind, asks)
-            if (asks or kind.has_room) and (rank := self._rank_of_lane(entry)) is not None:
+            if (rank := self._rank_of_lane(entry)) is not None:
                 branch.entries.append((rank, entry))
         for at, child in enumerate(branch.queues, 1):
             least = Rank((self._levels.of_queue(child.path),), 0, 0, JobId(-at))

@@ -15,8 +15,7 @@ from ...spec.slices import is_slice_name
 from .job import NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class NodeGpu:
+class NodeGpu(Struct, frozen=True, cache_hash=True):
     """A healthy GPU that may be given to a task, or a healthy GPU's slice; a GPU in MIG mode is none itself.
     Whoever reads the wire leaves out the others."""
 
@@ -245,14 +244,27 @@ def gpus_matching(gpus: Iterable[NodeGpu | SickGpu], wish: GpuWish) -> list[int]
 
 
 def free_matching(inventory: NodeInventory, load: Load, wish: GpuWish) -> list[int]:
-    """Of those that will do, which are wholly free."""
-    free = (gpu for gpu in inventory.gpus if gpu.index in load.free_gpus)
+    """Of those that will do, which are wholly free; in no order."""
     if all(matches(group.kind, wish) for group in gpu_groups(inventory, load)):
-        return [gpu.index for gpu in free]
-    return gpus_matching(free, wish)
+        return list(load.free_gpus)
+    return gpus_matching((gpu for gpu in inventory.gpus if gpu.index in load.free_gpus), wish)
+
+
+@lru_cache(maxsize=4096)
+def _kinds(gpus: tuple[NodeGpu, ...]) -> tuple[GpuKind, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(GpuKind(gpu.model, gpu.memory_bytes) for gpu in gpus))
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
+    kinds = _kinds(inventory.gpus)
+    if len(kinds) == 1:
+        lefts = tuple(sorted(left for left in load.shared_gpus.values() if left)) if load.shared_gpus else ()
+        return (GpuGroup(kinds[0], len(load.free_gpus), lefts),)
+    return _groups_by_kind(inventory, load)
+
+
+def _groups_by_kind(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
     free: dict[tuple[str, int], int] = {}
     lefts: dict[tuple[str, int], list[int]] = {}
     for gpu in inventory.gpus:
