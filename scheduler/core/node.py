@@ -153,6 +153,8 @@ class Load:
     """Rendezvous ports of live attempts, with the task of rank 0."""
     lingering: set[TaskKey] = field(default_factory=set)
     """Of ended attempts of exclusive jobs, not yet known to be gone; they hold no resources."""
+    kinds: tuple[GpuKind, ...] = field(default=(), compare=False, repr=False)
+    """Of the node's GPUs, each once."""
     groups: tuple[GpuGroup, ...] | None = field(default=None, compare=False, repr=False)
     """Memo of `gpu_groups`."""
     room: Room | None = field(default=None, compare=False, repr=False)
@@ -192,6 +194,7 @@ def fresh_load(inventory: NodeInventory) -> Load:
         inventory.capacity.cpu_milli,
         inventory.capacity.memory_bytes,
         {gpu.index: gpu.model for gpu in inventory.gpus},
+        kinds=_kinds(inventory.gpus),
     )
 
 
@@ -257,10 +260,9 @@ def _kinds(gpus: tuple[NodeGpu, ...]) -> tuple[GpuKind, ...]:
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
-    kinds = _kinds(inventory.gpus)
-    if len(kinds) == 1:
+    if len(load.kinds) == 1:
         lefts = tuple(sorted(left for left in load.shared_gpus.values() if left)) if load.shared_gpus else ()
-        return (GpuGroup(kinds[0], len(load.free_gpus), lefts),)
+        return (GpuGroup(load.kinds[0], len(load.free_gpus), lefts),)
     return _groups_by_kind(inventory, load)
 
 

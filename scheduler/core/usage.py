@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from ...spec.ids import Micros
 from .job import NEVER, Job
-from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
-from .weights import gang_milli
+from .queues import leaf_of_job, path_of
+from .weights import weight_milli
 
 K = TypeVar("K")
 
@@ -123,8 +123,8 @@ class Usage:
 
 
 def _amounts(job: Job, sign: int, count: int) -> tuple[int, int, int, int]:
-    count *= sign
-    return gpu_milli_of(job, count), cpu_milli_of(job, count), gang_milli(job.demand, count), sign
+    need, count = job.demand.per_task, sign * count
+    return count * need.gpus_milli, count * need.cpu_milli, count * weight_milli(need), sign
 
 
 def _put(index: dict[K, InUse], key: K, amounts: tuple[int, int, int, int]) -> None:
