@@ -153,20 +153,20 @@ class Candidates:
         """Again: it may have changed."""
         node, before = state.nodes.get(name), self.fits.get(name, 0)
         suits = None if node is None else self._suits(state, node)
-        if suits is None and not before:
-            return
         if suits is not None and node is not None and not takes_work_of(state, node, self.demand):
             suits = suits if name in self.opened else None
+        if suits is None and not before:
+            return
         fits = 0 if suits is None else suits.fits
         self.room += fits - before
         self.warming.pop(name, None)
-        labels = node.inventory.labels if node is not None else ()
-        for level in self.domains:
-            if labels or name in level.homes:
-                level.put(name, labels, fits)
+        if self.domains:
+            labels = node.inventory.labels if node is not None else ()
+            for level in self.domains:
+                if labels or name in level.homes:
+                    level.put(name, labels, fits)
         if node is None or suits is None:
-            if before:
-                del self.fits[name], self.keys[name]
+            del self.fits[name], self.keys[name]
             return
         self.fits[name] = fits
         if node.inventory.warming:
@@ -258,7 +258,7 @@ def working(state: ClusterState, pool: str) -> list[Node]:
 
 def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
     """Of a job of this demand."""
-    return takes_work(state, node) and in_pool(state, node, demand.pool)
+    return is_able(state, node) and node.node not in state.claimed and in_pool(state, node, demand.pool)
 
 
 def is_able(state: ClusterState, node: Node) -> bool:

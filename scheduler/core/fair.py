@@ -64,20 +64,16 @@ class Levels:
             self.known.pop(path, None)
 
     def _look(self, path: str) -> Level:
-        queue = self.state.policy.queues.get(path)
-        charge = charge_gpu_s(self.state, path, self.now_us)
+        """Charged is what it has used, decayed, and is sure to use, in GPU-seconds."""
+        usage, policy = self.state.usage, self.state.policy
+        used = usage.account(path, self.now_us, policy.half_life_us).gpu_s
+        charge = used + usage.of(path).charge_milli * AHEAD_S / 1000
+        queue = policy.queues.get(path)
         found = True, 0, charge
         if queue is not None:
-            found = not below(queue.guaranteed, self.state.usage.bound(path)), 0, charge / queue.weight
+            found = not below(queue.guaranteed, usage.bound(path)), 0, charge / queue.weight
         self.known[path] = found
         return found
-
-
-def charge_gpu_s(state: "ClusterState", path: str, now_us: Micros) -> float:
-    """What it has used, decayed, and is sure to use, in GPU-seconds."""
-    usage = state.usage
-    used = usage.account(path, now_us, state.policy.half_life_us).gpu_s
-    return used + usage.of(path).charge_milli * AHEAD_S / 1000
 
 
 def below(guaranteed: Amount, has: "InUse") -> bool:
