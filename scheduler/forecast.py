@@ -6,6 +6,7 @@ its median; it is the one that is shown where one course must be. Bounded by eve
 forecast says when it was cut by either.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,7 +21,7 @@ from .core.pace import GangPaces, RankPace
 from .core.predict import Prediction, basis_text, level_of, predict
 from .core.reason import Reason
 from .core.reasons import why
-from .core.runs import Durations, Runs
+from .core.runs import ALL_RUNS_MAX, Durations, Runs
 from .core.settings import SECOND_US, Settings
 from .core.workload import Kind
 from .outlook import Draw, Outlook, gang_gpus, gpus_in_service, mark, outlook
@@ -210,7 +211,7 @@ class _Forecasting:
         engine = DryEngine(loaded, silent(snapshot.settings))
         state = engine.state
         names = {(user, name): kept for user, name, kept in snapshot.names}
-        state.runs = Runs(names, dict(snapshot.users), snapshot.all)
+        state.runs = Runs(names, dict(snapshot.users), deque(snapshot.all, ALL_RUNS_MAX))
         state.workload.counts = dict(snapshot.kinds)
         state.workload.total = sum(state.workload.counts.values())
         state.workload.shares = dict(snapshot.shares)

@@ -245,7 +245,7 @@ def snapshot_of(taken: Taken) -> Snapshot:
         taken.paces_us,
         [(user, name, kept) for (user, name), kept in taken.runs.names.items()],
         taken.runs.users,
-        taken.runs.all,
+        tuple(taken.runs.all),
         list(taken.kinds.items()),
         list(taken.shares.items()),
         policy_text(taken.policy) if taken.policy is not None else "",

@@ -5,8 +5,9 @@ own names, the fork's only the fork's, and a call that is repeated finds what it
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ..spec.errors import NotFound
 from ..spec.ids import JobId

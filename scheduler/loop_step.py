@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from ..spec.ids import JobId, NodeId
-from ..spec.record import record
 from .core.attempt_events import AttemptEnded, AttemptStarted
 from .core.effects import Effect
 from .core.events import Event, job_of
@@ -44,8 +45,7 @@ Unanswered = (
 """To which the answer is None."""
 
 
-@record(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """An event as it was stored, with the job as of the end of its batch (None: not about a job)."""
 
     seq: int

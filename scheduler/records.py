@@ -143,6 +143,7 @@ def _recover(loaded: Loaded, settings: Settings | None) -> ClusterState:
         state.workload.learn(shape_from_text(text).demand, count)
     shapes = {id(job.shape): job.shape for job in jobs}
     state.shapes = {shape: shape for shape in shapes.values()}
+    state.demands = {shape.demand: shape.demand for shape in shapes.values()}
     state.last_job = loaded.last_job
     state.last_seq = loaded.last_seq
     return state

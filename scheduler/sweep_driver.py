@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
+
 from ..spec.errors import Conflict, LimitExceeded, NotFound, PacelineError, Unavailable
 from ..spec.ids import JobId
 from ..spec.sampling import PbtSampling
@@ -311,7 +313,7 @@ class _Drive:
         spec = self._spec.trial_job(number, suggested.values)
         job = self._new_job(spec)
         if idle:
-            job = replace(job, priority=job.priority - IDLE_BELOW)
+            job = structs.replace(job, priority=job.priority - IDLE_BELOW)
         asked = StartTrial(
             self._number,
             number,

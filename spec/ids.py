@@ -2,7 +2,7 @@
 
 from typing import NewType, Self
 
-from .record import record
+from msgspec import Struct
 
 JobId = NewType("JobId", int)
 """Grows by one with each accepted job; never reused."""
@@ -17,13 +17,16 @@ Micros = NewType("Micros", int)
 """Microseconds since the epoch on the scheduler's clock, which never runs backwards."""
 
 
-@record(frozen=True, slots=True, order=True)
-class TaskKey:
+class TaskKey(Struct, frozen=True, order=True):
     """One node's part of one attempt. Written `812.3.0`: job 812, attempt 3, task 0."""
 
     job: JobId
     attempt: Attempt
     task: int
+
+    def __hash__(self) -> int:
+        """Of the numbers alone: a Struct's own differs between processes, and with it the order of a set."""
+        return hash((self.job, self.attempt, self.task))
 
     def __str__(self) -> str:
         return f"{self.job}.{self.attempt}.{self.task}"

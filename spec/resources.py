@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from .hashed import Hashed
+from msgspec import Struct
+
 from .slices import asks_for_slice
 
 WHOLE_GPU_MILLI: Final = 1000
@@ -54,8 +55,7 @@ Wanted = tuple[tuple[str, tuple[str, ...]], ...]
 """Keys of labels, ascending, each with the values of which any will do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Constraints:
+class Constraints(Struct, frozen=True):
     """On which nodes a gang may be, and how close together."""
 
     labels: Wanted = ()
@@ -70,8 +70,7 @@ class Constraints:
     """That is a wish: else within the next wider level, or anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class GangDemand(Hashed):
+class GangDemand(Struct, frozen=True, cache_hash=True):
     """All that placement needs to know of a job: equal tasks, placed together. An elastic job takes what
     there is room for, from `instance_count_min` on."""
 
@@ -96,8 +95,6 @@ class GangDemand(Hashed):
     """As in GpuWish."""
     image: str = ""
     """A node that maps nothing to `environment` runs it in this, with a container engine; empty: none can."""
-
-    __hash__ = Hashed.__hash__
 
     @property
     def gpu(self) -> GpuWish:

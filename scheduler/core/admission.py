@@ -1,6 +1,6 @@
 """Where a new job belongs: its queue and its pool, by the cluster's policy. Or why it may not be there."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ...spec.errors import InvalidRequest, NotFound, PacelineError
 from ...spec.ids import Micros

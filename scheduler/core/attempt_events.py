@@ -1,13 +1,13 @@
 """A job's way: submitted, placed, told to stop or to grow, ended."""
 
+from msgspec import Struct
+
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import JobState
-from ...spec.record import record
 from .job import NEVER, Checkpoint, Ending, Loan, Move, Parent, Shape, Stop
 
 
-@record(frozen=True, slots=True)
-class JobSubmitted:
+class JobSubmitted(Struct, frozen=True):
     at_us: Micros
     job: JobId
     name: str
@@ -19,16 +19,14 @@ class JobSubmitted:
     """Of the parent, which the first attempt goes on from."""
 
 
-@record(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where one task of a gang goes."""
 
     node: NodeId
     gpu_indices: tuple[int, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class AttemptStarted:
+class AttemptStarted(Struct, frozen=True):
     """Placed and sent; the job is STARTING."""
 
     at_us: Micros
@@ -43,8 +41,7 @@ class AttemptStarted:
     loan: Loan | None = None
 
 
-@record(frozen=True, slots=True)
-class GrowthPlanned:
+class GrowthPlanned(Struct, frozen=True):
     """There is room for more instances, and nobody waits for it: the gang grows at its next checkpoint."""
 
     at_us: Micros
@@ -56,8 +53,7 @@ class GrowthPlanned:
     """What it expects of that."""
 
 
-@record(frozen=True, slots=True)
-class GrowthDropped:
+class GrowthDropped(Struct, frozen=True):
     """The checkpoint came, and the room was no longer there."""
 
     at_us: Micros
@@ -66,15 +62,13 @@ class GrowthDropped:
     why: str
 
 
-@record(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Struct, frozen=True):
     at_us: Micros
     job: JobId
     stop: Stop
 
 
-@record(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(Struct, frozen=True):
     """The job goes on to `then`: QUEUED for another attempt, or its end."""
 
     at_us: Micros
@@ -95,8 +89,7 @@ class AttemptEnded:
     """What it had done that no checkpoint holds, where it was told to save or its work is done again."""
 
 
-@record(frozen=True, slots=True)
-class FirstFailureFound:
+class FirstFailureFound(Struct, frozen=True):
     """A rank that told late of its end had failed before the one that the attempt's end was put down to. Only
     the report changes: what was decided stays."""
 
@@ -107,8 +100,7 @@ class FirstFailureFound:
     """The same end, told anew."""
 
 
-@record(frozen=True, slots=True)
-class LingererGone:
+class LingererGone(Struct, frozen=True):
     """A task of an earlier attempt of an exclusive job has ended, or its lease has run out on both sides."""
 
     at_us: Micros
@@ -117,8 +109,7 @@ class LingererGone:
     why: str
 
 
-@record(frozen=True, slots=True)
-class JobEnded:
+class JobEnded(Struct, frozen=True):
     """A job that waited is over."""
 
     at_us: Micros
@@ -127,8 +118,7 @@ class JobEnded:
     ending: Ending
 
 
-@record(frozen=True, slots=True)
-class PlacesClaimed:
+class PlacesClaimed(Struct, frozen=True):
     """Nodes are kept for a waiting job: those that were told to leave them make room for all of it. `moves`:
     who of these goes on elsewhere, and where."""
 
@@ -139,8 +129,7 @@ class PlacesClaimed:
     moves: tuple[Move, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class ClaimDropped:
+class ClaimDropped(Struct, frozen=True):
     """All have left, or cannot, and it does not fit there after all: it stands in line again."""
 
     at_us: Micros
@@ -148,8 +137,7 @@ class ClaimDropped:
     why: str
 
 
-@record(frozen=True, slots=True)
-class LaneParked:
+class LaneParked(Struct, frozen=True):
     """No node could ever run the job that is first in line, nor its equals: they step aside."""
 
     at_us: Micros

@@ -5,11 +5,13 @@ Its content follows from the state alone, so that placement stays a function of 
 has changed since the last look, not the number of nodes.
 """
 
-from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import NodeContact
@@ -57,6 +59,10 @@ class Suits(NamedTuple):
     path: Path
 
 
+UNSEEN: Final = Suits(0, 0, 0, 0, ())
+"""How a node with room that was not met yet suits."""
+
+
 @dataclass(slots=True)
 class Candidates:
     """`fits`: how many tasks fit on each connected node where one does. `room`: their sum. `warming`: what
@@ -100,15 +106,16 @@ class Candidates:
             rooms[path] = rooms.get(path, 0) + room
         return max(rooms.values(), default=0)
 
-    def best_first(self) -> Generator[NodeId, None, None]:
-        """Every node with room, best first. Take what is needed and close it."""
+    def best_first(self, avoid: Collection[NodeId] = ()) -> Iterator[NodeId]:
+        """Every node with room but these, best first. Take what is needed and drop it: one at a time."""
         taken: list[FitKey] = []
         try:
             while self.order:
                 key = heappop(self.order)
                 if self.keys.get(key[-1]) == key and (not taken or taken[-1] != key):
                     taken.append(key)
-                    yield key[-1]
+                    if key[-1] not in avoid:
+                        yield key[-1]
         finally:
             for key in taken:
                 heappush(self.order, key)
@@ -127,7 +134,12 @@ class Candidates:
             return
         if self.seen < len(log.nodes):
             for name in set(log.nodes[self.seen :]):
-                self.look(state, name)
+                load = state.loads.get(name)
+                full = (
+                    load is not None and load.room is not None and self.known.get(load.room, UNSEEN) is None
+                )
+                if not full or name in self.fits:
+                    self.look(state, name)
             self.seen = len(log.nodes)
         if self.version != state.workload.version:
             self.version, self.known = state.workload.version, {}
@@ -141,25 +153,25 @@ class Candidates:
         """Again: it may have changed."""
         node, before = state.nodes.get(name), self.fits.get(name, 0)
         suits = None if node is None else self._suits(state, node)
-        if suits is None and not before:
-            return
         if suits is not None and node is not None and not takes_work_of(state, node, self.demand):
             suits = suits if name in self.opened else None
+        if suits is None and not before:
+            return
         fits = 0 if suits is None else suits.fits
         self.room += fits - before
         self.warming.pop(name, None)
-        labels = node.inventory.labels if node is not None else ()
-        for level in self.domains:
-            if labels or name in level.homes:
-                level.put(name, labels, fits)
+        if self.domains:
+            labels = node.inventory.labels if node is not None else ()
+            for level in self.domains:
+                if labels or name in level.homes:
+                    level.put(name, labels, fits)
         if node is None or suits is None:
-            if before:
-                del self.fits[name], self.keys[name]
+            del self.fits[name], self.keys[name]
             return
         self.fits[name] = fits
         if node.inventory.warming:
             self.warming[name] = fits
-        key = suits.lacks, suits.step, suits.tie, suits.path, name
+        key = (*suits[1:], name)
         if self.keys.get(name) != key:
             self.keys[name] = key
             heappush(self.order, key)
@@ -186,7 +198,7 @@ class Candidates:
         """Of a node with room."""
         suits = self._suits(state, state.nodes[name])
         assert suits is not None
-        return suits.lacks, suits.step, suits.tie, suits.path, name
+        return (*suits[1:], name)
 
 
 def candidates_for(state: ClusterState, demand: GangDemand) -> Candidates:
@@ -246,7 +258,7 @@ def working(state: ClusterState, pool: str) -> list[Node]:
 
 def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
     """Of a job of this demand."""
-    return takes_work(state, node) and in_pool(state, node, demand.pool)
+    return is_able(state, node) and node.node not in state.claimed and in_pool(state, node, demand.pool)
 
 
 def is_able(state: ClusterState, node: Node) -> bool:

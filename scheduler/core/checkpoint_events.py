@@ -1,15 +1,14 @@
 """Checkpoints: asked for, accepted, copied elsewhere, found damaged, gone back to."""
 
 from collections.abc import Mapping
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from ...spec.ids import Attempt, JobId, Micros, TaskKey
-from ...spec.record import record
 from .job import NEVER
 
 
-@record(frozen=True, slots=True)
-class CheckpointRequested:
+class CheckpointRequested(Struct, frozen=True):
     """`number` is this event's own seq."""
 
     at_us: Micros
@@ -20,8 +19,7 @@ class CheckpointRequested:
     by: str = ""
 
 
-@record(frozen=True, slots=True)
-class CheckpointAccepted:
+class CheckpointAccepted(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int
@@ -44,8 +42,7 @@ class CheckpointAccepted:
     """What its new size has brought, when that is measured first."""
 
 
-@record(frozen=True, slots=True)
-class CheckpointFailed:
+class CheckpointFailed(Struct, frozen=True):
     """Training could not write it and goes on without; nothing of it is left."""
 
     at_us: Micros
@@ -56,8 +53,7 @@ class CheckpointFailed:
     request: int = 0
 
 
-@record(frozen=True, slots=True)
-class CheckpointUploaded:
+class CheckpointUploaded(Struct, frozen=True):
     """`why` not empty: it could not be, and stays where it was."""
 
     at_us: Micros
@@ -70,8 +66,7 @@ class CheckpointUploaded:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class PeerMemoryTold:
+class PeerMemoryTold(Struct, frozen=True):
     """Where a rank's part of checkpoints is kept beyond its own node; `why` not empty: why it is not."""
 
     at_us: Micros
@@ -85,8 +80,7 @@ class PeerMemoryTold:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class CheckpointDamaged:
+class CheckpointDamaged(Struct, frozen=True):
     """One copy of it was found so, long after it was good."""
 
     at_us: Micros
@@ -100,8 +94,7 @@ class CheckpointDamaged:
     """Step of the checkpoint that a restore would take now; -1: there is none."""
 
 
-@record(frozen=True, slots=True)
-class CheckpointRestored:
+class CheckpointRestored(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int
@@ -114,8 +107,7 @@ class CheckpointRestored:
     """From where it was read, and why not from a faster place."""
 
 
-@record(frozen=True, slots=True)
-class RestoreRequested:
+class RestoreRequested(Struct, frozen=True):
     """The job goes on from there; what was accepted since does not count any more."""
 
     at_us: Micros

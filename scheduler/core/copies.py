@@ -4,8 +4,9 @@ A copy that was found damaged counts no more; a checkpoint without a good copy i
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from ...spec.ids import Micros
 from .checkpoint_events import CheckpointDamaged, CheckpointUploaded

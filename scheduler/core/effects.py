@@ -2,16 +2,16 @@
 
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from ...spec.ids import Attempt, JobId, NodeId, TaskKey
-from ...spec.record import record
 from .events import Event
 from .job import Job
 
 T = TypeVar("T")
 
 
-@record(frozen=True, slots=True)
-class StartTask:
+class StartTask(Struct, frozen=True):
     """`job` is the job as it was placed: ranks, GPUs, port and checkpoints are in it. Idempotent by key."""
 
     node: NodeId
@@ -24,8 +24,7 @@ class StartTask:
     """Expected time between two faults of this gang."""
 
 
-@record(frozen=True, slots=True)
-class StopTask:
+class StopTask(Struct, frozen=True):
     """`grace_us` 0: SIGKILL at once. Idempotent; also for a task that the node does not know."""
 
     node: NodeId
@@ -36,16 +35,14 @@ class StopTask:
     """> 0: ranks that can go on in the next attempt may wait so long for it instead."""
 
 
-@record(frozen=True, slots=True)
-class InspectTask:
+class InspectTask(Struct, frozen=True):
     """Say where the task's ranks are. An answer that never comes is news, too: there is a deadline."""
 
     node: NodeId
     key: TaskKey
 
 
-@record(frozen=True, slots=True)
-class AskSave:
+class AskSave(Struct, frozen=True):
     """Save at the next step, and tell of it with this number. Told again to an agent that dials in anew."""
 
     node: NodeId
@@ -56,44 +53,38 @@ class AskSave:
 Effect = StartTask | StopTask | InspectTask | AskSave
 
 
-@record(frozen=True, slots=True)
-class SaveAsked:
+class SaveAsked(Struct, frozen=True):
     """`number`: the request's, also the seq of its event."""
 
     number: int
     attempt: Attempt
 
 
-@record(frozen=True, slots=True)
-class Submitted:
+class Submitted(Struct, frozen=True):
     jobs: tuple[JobId, ...]
     repeated: bool = False
     """The key was known: nothing new was made."""
 
 
-@record(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     task: TaskKey
     seq: int
 
 
-@record(frozen=True, slots=True)
-class Welcome:
+class Welcome(Struct, frozen=True):
     """Answer to Hello: where each live task's journal stands, and which tasks are nobody's any more."""
 
     positions: tuple[Position, ...] = ()
     forget: tuple[TaskKey, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class Acked:
+class Acked(Struct, frozen=True):
     """Answer to Reports: committed up to these. Stale tasks are acked too, so that their folders can go."""
 
     positions: tuple[Position, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class Plan(Generic[T]):
+class Plan(Struct, Generic[T], frozen=True):
     """Nothing has happened yet: the loop applies `events`, commits, then answers and sends."""
 
     answer: T

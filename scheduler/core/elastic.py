@@ -31,9 +31,9 @@ from .trades import fair_size, fair_sizes_of
 def wanted(state: ClusterState, job: Job) -> int:
     """The instances that a job which is placed now shall have, where there is room."""
     demand = job.demand
-    most = tasks_allowed(state, job)
     if not demand.elastic:
-        return min(most, demand.instance_count)
+        return demand.instance_count
+    most = tasks_allowed(state, job)
     if job.course.aim:
         return min(most, job.course.aim)
     fair = max(demand.instance_count_min, fair_size(state, job))

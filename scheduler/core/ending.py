@@ -1,7 +1,8 @@
 """How an attempt ends: is it over, does the job go on, who must be stopped, who must first be gone."""
 
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ...spec.failures import FAILURES, FailureClass
 from ...spec.ids import Micros, NodeId

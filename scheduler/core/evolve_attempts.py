@@ -18,7 +18,7 @@ from .attempt_events import (
     StopRequested,
 )
 from .indexes import put_job
-from .job import NEVER, Claim, Growth, Job, Lingering, TaskRun, with_course
+from .job import NEVER, Claim, Growth, Job, Lingering, Shape, TaskRun, with_course
 from .order import attempt_service_us, queued_us
 from .rates import FAULTS
 from .state import ClusterState, Handlers, Touched
@@ -48,7 +48,7 @@ def started_job(job: Job, event: AttemptStarted) -> Job:
 
 
 def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
-    shape = state.shapes.setdefault(event.shape, event.shape)
+    shape = _known(state, event.shape)
     job = Job(event.job, event.name, event.user, event.priority, event.at_us, shape)
     if event.checkpoint is not None:
         job = with_course(job, parent=event.parent, checkpoints=(event.checkpoint,))
@@ -56,7 +56,18 @@ def _job_submitted(state: ClusterState, event: JobSubmitted) -> Touched:
     state.workload.learn(shape.demand)
     if len(state.shapes) > 2 * len(state.jobs) + 1024:
         state.shapes = {live.shape: live.shape for live in state.jobs.values()}
+        state.demands = {shape.demand: shape.demand for shape in state.shapes}
     return put_job(state, None, job)
+
+
+def _known(state: ClusterState, shape: Shape) -> Shape:
+    """The one that is equal to it, or this one with the demand that others have, too."""
+    known = state.shapes.get(shape)
+    if known is None:
+        demand = state.demands.setdefault(shape.demand, shape.demand)
+        known = Shape(demand, shape.policy, shape.queue)
+        state.shapes[known] = known
+    return known
 
 
 def _attempt_started(state: ClusterState, event: AttemptStarted) -> Touched:

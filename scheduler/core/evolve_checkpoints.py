@@ -1,7 +1,8 @@
 """What the facts of checkpoints mean for their job: see checkpoint_events."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from .checkpoint_events import (
     CheckpointAccepted,

@@ -1,7 +1,8 @@
 """What an admin's word on a job means for the state: see hold_events."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from .hold_events import JobHeld, JobReleased, PriorityChanged
 from .indexes import put_job

@@ -1,7 +1,8 @@
 """What the facts of nodes and the cluster mean for the state: see node_events."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from ...spec.lifecycle import NodeContact
 from .indexes import put_node, set_node_timer, settle_timers

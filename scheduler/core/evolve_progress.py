@@ -1,7 +1,8 @@
 """What is known of a gang's progress: see progress_events."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from .evolve_tasks import with_task
 from .hang import Suspicion, with_look

@@ -1,8 +1,9 @@
 """What nodes have told of their tasks, and what that means for their job: see task_events."""
 
-from dataclasses import replace
 from math import isfinite
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from ...spec.lifecycle import JobState
 from .attempt_events import FirstFailureFound

@@ -4,7 +4,7 @@ The first rank that is heard to have failed on its own ends the attempt; when on
 failed before it, the report of the last failure says so, and nothing else changes.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ...spec.failures import FailureClass
 from ...spec.ids import Attempt, Micros, NodeId

@@ -37,7 +37,8 @@ class Levels:
 
     state: "ClusterState"
     now_us: Micros
-    known: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    known: dict[str, Level] = field(default_factory=dict)
+    """Priority left out."""
 
     def of(self, leaf: str, queue: str, minus_priority: int) -> Fair:
         """Where the jobs of that priority in a line stand. In a queue that has none below it priorities go
@@ -47,35 +48,32 @@ class Levels:
 
     def of_queue(self, path: str) -> Level:
         """Among those beside it."""
-        not_below, charge = self.known.get(path) or self._look(path)
-        return not_below, 0, charge
+        return self.known.get(path) or self._look(path)
 
     def of_leaf(self, leaf: str, queue: str, minus_priority: int) -> Level:
         """Of the last level of that way."""
-        not_below, charge = self.known.get(leaf) or self._look(leaf)
-        own = 0 if queue in self.state.tree.parted else minus_priority
-        return not_below, own, charge
+        level = self.known.get(leaf) or self._look(leaf)
+        if not minus_priority or queue in self.state.tree.parted:
+            return level
+        not_below, _, charge = level
+        return not_below, minus_priority, charge
 
     def forget(self, leaf: str) -> None:
         """Something began or ended there."""
         for path in path_of(leaf):
             self.known.pop(path, None)
 
-    def _look(self, path: str) -> tuple[bool, float]:
-        queue = self.state.policy.queues.get(path)
-        charge = charge_gpu_s(self.state, path, self.now_us)
-        found = True, charge
+    def _look(self, path: str) -> Level:
+        """Charged is what it has used, decayed, and is sure to use, in GPU-seconds."""
+        usage, policy = self.state.usage, self.state.policy
+        used = usage.account(path, self.now_us, policy.half_life_us).gpu_s
+        charge = used + usage.of(path).charge_milli * AHEAD_S / 1000
+        queue = policy.queues.get(path)
+        found = True, 0, charge
         if queue is not None:
-            found = not below(queue.guaranteed, self.state.usage.bound(path)), charge / queue.weight
+            found = not below(queue.guaranteed, usage.bound(path)), 0, charge / queue.weight
         self.known[path] = found
         return found
-
-
-def charge_gpu_s(state: "ClusterState", path: str, now_us: Micros) -> float:
-    """What it has used, decayed, and is sure to use, in GPU-seconds."""
-    usage = state.usage
-    used = usage.account(path, now_us, state.policy.half_life_us).gpu_s
-    return used + usage.of(path).charge_milli * AHEAD_S / 1000
 
 
 def below(guaranteed: Amount, has: "InUse") -> bool:

@@ -8,6 +8,7 @@ GPUs (`--gpu-bind=closest`, the links in gres.conf) and NVIDIA's device plugin f
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 from .node import NodeGpu
 
@@ -16,7 +17,8 @@ Group = frozenset[int]
 
 def choose_gpus(free: Sequence[int], groups: Collection[Group], count: int) -> tuple[int, ...]:
     """`count` of those that are free, ascending; of equals the first."""
-    left, chosen = sorted(free), list[int]()
+    left = sorted(free)
+    chosen: list[int] = []
     while groups and len(chosen) < count:
         wanted = count - len(chosen)
         parts = [
@@ -34,7 +36,8 @@ def choose_gpus(free: Sequence[int], groups: Collection[Group], count: int) -> t
     return tuple(sorted((*chosen, *left[: count - len(chosen)])))
 
 
-def groups_of(gpus: Iterable[NodeGpu]) -> list[Group]:
+@lru_cache(maxsize=4096)
+def groups_of(gpus: tuple[NodeGpu, ...]) -> tuple[Group, ...]:
     """Those of one NUMA node, and those that are linked, each once."""
     found: dict[tuple[str, int], set[int]] = {}
     for gpu in gpus:
@@ -42,7 +45,7 @@ def groups_of(gpus: Iterable[NodeGpu]) -> list[Group]:
             found.setdefault(("numa", gpu.numa), set()).add(gpu.index)
         if gpu.linked >= 0:
             found.setdefault(("linked", gpu.linked), set()).add(gpu.index)
-    return list(dict.fromkeys(map(frozenset, found.values())))
+    return tuple(dict.fromkeys(map(frozenset, found.values())))
 
 
 def linked_groups(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:

@@ -1,11 +1,11 @@
 """What an admin says of a job's place in line."""
 
+from msgspec import Struct
+
 from ...spec.ids import JobId, Micros
-from ...spec.record import record
 
 
-@record(frozen=True, slots=True)
-class JobHeld:
+class JobHeld(Struct, frozen=True):
     """It does not start until it is released; what runs of it goes on."""
 
     at_us: Micros
@@ -14,15 +14,13 @@ class JobHeld:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class JobReleased:
+class JobReleased(Struct, frozen=True):
     at_us: Micros
     job: JobId
     by: str
 
 
-@record(frozen=True, slots=True)
-class PriorityChanged:
+class PriorityChanged(Struct, frozen=True):
     at_us: Micros
     job: JobId
     by: str

@@ -187,12 +187,13 @@ def _takes_other_work(old: Node, new: Node) -> bool:
 
 
 def _place_changes(old: Job, new: Job) -> bool:
+    before, after = old.course, new.course
     return (
-        (old.state is not new.state and not (old.placed and new.placed))
-        or old.course.lingering is not new.course.lingering
-        or old.course.held_until_us != new.course.held_until_us
-        or old.course.claim is not new.course.claim
-        or (not new.placed and (old.course.hold is not new.course.hold or old.priority != new.priority))
+        (before.state is not after.state and not (old.placed and new.placed))
+        or before.lingering is not after.lingering
+        or before.held_until_us != after.held_until_us
+        or before.claim is not after.claim
+        or (not new.placed and (before.hold is not after.hold or old.priority != new.priority))
     )
 
 

@@ -5,16 +5,15 @@ A job that waits shares its Shape with all equal jobs and its Course with all fr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from operator import attrgetter
 from typing import Any, Final
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from ...spec.failures import FAILURES, RETRIED, FailureClass
-from ...spec.hashed import Hashed
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import TERMINAL, AttemptOutcome, JobState
-from ...spec.record import record
 from ...spec.resources import GangDemand
 from .failure import Failure
 from .hang import Suspicion
@@ -25,8 +24,7 @@ NEVER: Final = Micros(0)
 NO_ATTEMPT: Final = Attempt(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What the job's document says on retries and times."""
 
     retries_max: int = 0
@@ -45,16 +43,13 @@ class Policy:
         return not FAILURES[FailureClass.PREEMPTED].choice or FailureClass.PREEMPTED in self.retry_on
 
 
-@dataclass(frozen=True, slots=True)
-class Shape(Hashed):
+class Shape(Struct, frozen=True, cache_hash=True):
     """What a job asks. Equal shapes are one object."""
 
     demand: GangDemand
     policy: Policy = Policy()
     queue: str = ""
     """Of the cluster's policy; its user has a line of their own below it, see queues.py."""
-
-    __hash__ = Hashed.__hash__
 
 
 class TaskState(StrEnum):
@@ -65,8 +60,7 @@ class TaskState(StrEnum):
     ENDED = "ended"
 
 
-@record(frozen=True, slots=True)
-class TaskRun:
+class TaskRun(Struct, frozen=True):
     """One node's part of the current (or last) attempt."""
 
     task: int
@@ -86,8 +80,7 @@ class TaskRun:
     """Hash of what it runs with; empty: that is not recorded."""
 
 
-@record(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """A checkpoint that was accepted from the attempt that was current."""
 
     step: int
@@ -110,8 +103,7 @@ class Checkpoint:
     """Copies that were found so (see copies.py), and what is wrong with each."""
 
 
-@record(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """A stop under way: the tasks have notice; the attempt ends with the last of them, or at the deadline."""
 
     outcome: AttemptOutcome
@@ -128,8 +120,7 @@ class Stop:
     """Instances that it goes on with; 0: as many as there is room for."""
 
 
-@record(frozen=True, slots=True)
-class Growth:
+class Growth(Struct, frozen=True):
     """There is room for more of an elastic gang: at its next checkpoint it goes on with more instances."""
 
     planned_us: Micros
@@ -137,24 +128,21 @@ class Growth:
     """Instances, when it was planned."""
 
 
-@record(frozen=True, slots=True)
-class Reported:
+class Reported(Struct, frozen=True):
     """A step that was told, and when."""
 
     step: int
     at_us: Micros
 
 
-@record(frozen=True, slots=True)
-class Speed:
+class Speed(Struct, frozen=True):
     """Measured: the mean time of a step with so many instances, see speeds.py."""
 
     instances: int
     step_us: float
 
 
-@record(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True):
     """A running job that leaves to make room, and where it goes on."""
 
     job: JobId
@@ -162,8 +150,7 @@ class Move:
     """Of each task."""
 
 
-@record(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Nodes that are kept for a waiting job until all of it fits there."""
 
     since_us: Micros
@@ -181,8 +168,7 @@ class Claim:
         return tuple(dict.fromkeys((*self.nodes, *moved)))
 
 
-@record(frozen=True, slots=True)
-class Loan:
+class Loan(Struct, frozen=True):
     """Nodes that are kept for another job are this one's until that can have them, see backfill.py."""
 
     job: JobId
@@ -190,8 +176,7 @@ class Loan:
     """When that one was expected to have them all."""
 
 
-@record(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """An admin's word that a job is not to start until it is released."""
 
     by: str
@@ -199,8 +184,7 @@ class Hold:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class SaveAsk:
+class SaveAsk(Struct, frozen=True):
     """Somebody wants a checkpoint of the current attempt; `pending` until it is there, or could not be
     made."""
 
@@ -209,24 +193,21 @@ class SaveAsk:
     pending: bool = True
 
 
-@record(frozen=True, slots=True)
-class Parent:
+class Parent(Struct, frozen=True):
     """The job and step that a fork goes on from."""
 
     job: JobId
     step: int
 
 
-@record(frozen=True, slots=True)
-class Lingering:
+class Lingering(Struct, frozen=True):
     """A task of an ended attempt of an exclusive job, not known to be gone. No new attempt before."""
 
     key: TaskKey
     node: NodeId
 
 
-@record(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How the last attempt, or the job, ended."""
 
     outcome: AttemptOutcome
@@ -240,8 +221,7 @@ class Ending:
     """Of every attempt that failed, once it is over."""
 
 
-@record(frozen=True, slots=True)
-class Course:
+class Course(Struct, frozen=True):
     """The changing part of a job; kept as JSON in JobRow.record."""
 
     state: JobState = JobState.QUEUED
@@ -307,12 +287,10 @@ class Course:
 
 
 FRESH: Final = Course()
-_read: Final = attrgetter(*(one.name for one in fields(Course)))
 PLACED: Final = (JobState.STARTING, JobState.RUNNING)
 
 
-@record(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """Names and numbers as submitted, the shape, and the course so far."""
 
     number: JobId
@@ -321,7 +299,7 @@ class Job:
     priority: int
     submitted_us: Micros
     shape: Shape
-    course: Course = field(default=FRESH)
+    course: Course = FRESH
 
     @property
     def state(self) -> JobState:
@@ -365,12 +343,8 @@ class Job:
 
 
 def with_course(job: Job, **changes: Any) -> Job:
-    """This job with that much of its course changed: as dataclasses.replace, which takes longer, and every
-    fact of a job comes here. Raises AttributeError for what a course has not."""
-    course = Course(*_read(job.course))
-    for name, value in changes.items():
-        setattr(course, name, value)  # nobody else has it yet
-    return Job(job.number, job.name, job.user, job.priority, job.submitted_us, job.shape, course)
+    """This job with that much of its course changed. Raises TypeError for what a course has not."""
+    return replace(job, course=replace(job.course, **changes))
 
 
 def may_grow(job: Job) -> bool:

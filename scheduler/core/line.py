@@ -9,7 +9,7 @@ only when the queue does: before, it stands there by its level alone, which none
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
-from typing import Final, NamedTuple, Union
+from typing import Final, Union
 
 from ...spec.ids import JobId, Micros
 from ...spec.resources import GangDemand
@@ -24,14 +24,9 @@ from .state import ClusterState
 RESTARTS: Final = "restarts"
 
 
-class Rank(NamedTuple):
-    """A standing among those below one queue."""
-
-    fair: Fair
-    """From the level below that queue down."""
-    minus_priority: int
-    service: int
-    job: JobId
+Rank = tuple[Fair, int, int, JobId]
+"""A standing among those below one queue: from the level below that queue down; then minus the priority, the
+class of service and the number of the job."""
 
 
 @dataclass(slots=True)
@@ -101,7 +96,7 @@ class Line:
             while (found := self._first_below(branch)) is not None:
                 rank, entry = found
                 if self._may_move(entry) and not self._is_lifted_no_longer(rank, entry):
-                    return entry.key, self._state.jobs[rank.job]
+                    return entry.key, self._state.jobs[rank[-1]]
                 self._touch(entry.key)
         return None
 
@@ -126,9 +121,10 @@ class Line:
 
     def _is_lifted_no_longer(self, rank: Rank, entry: Entry) -> bool:
         """Its patience lifted it when it was looked at last."""
-        if not rank.fair or rank.service == entry.key.service:
+        fair, _, service, number = rank
+        if not fair or service == entry.key.service:
             return False
-        return rank < self._rank(entry.key, self._state.jobs[rank.job])
+        return rank < self._rank(entry.key, self._state.jobs[number])
 
     def _first_below(self, branch: Branch) -> tuple[Rank, Entry] | None:
         self._settle(branch)
@@ -146,36 +142,38 @@ class Line:
         entries = branch.entries
         while branch.stale and entries:
             rank, child = entries[0]
-            now = self._rank_of(child) if isinstance(child, Branch) else self._rank_of_lane(child)
-            if now is None:
-                heappop(entries)
-            elif rank != now:  # the next of a lane may stand better: it has waited longer in all
-                heapreplace(entries, (now, child))
+            if isinstance(child, Entry):
+                now = self._rank_of_lane(child)
             else:
+                now = self._rank_of(child) if child.stale else child.rank
+            if now is rank or now == rank:
                 branch.stale = False
+            elif now is None:
+                heappop(entries)
+            else:  # the next of a lane may stand better: it has waited longer in all
+                heapreplace(entries, (now, child))
 
     def _open(self, branch: Branch) -> None:
         """It has come to the top for the first time."""
         branch.opened = True
         for key, lane in branch.lanes:
             kind, asks = self._kinds[key.demand], key.turn == RESTART or self._may_ask(key)
+            if not asks and not kind.has_room:
+                continue
             entry = Entry(key, lane, kind, asks)
-            if (asks or kind.has_room) and (rank := self._rank_of_lane(entry)) is not None:
+            if (rank := self._rank_of_lane(entry)) is not None:
                 branch.entries.append((rank, entry))
         for at, child in enumerate(branch.queues, 1):
-            least = Rank((self._levels.of_queue(child.path),), 0, 0, JobId(-at))
-            branch.entries.append((least, child))
+            branch.entries.append((((self._levels.of_queue(child.path),), 0, 0, JobId(-at)), child))
         heapify(branch.entries)
 
     def _rank_of(self, branch: Branch) -> Rank | None:
         """None: nobody waits there any more."""
-        if branch.stale:
-            self._settle(branch)
-            branch.rank = None
-            if branch.entries:
-                fair, minus_priority, service, job = branch.entries[0][0]
-                level = self._levels.of_queue(branch.path)
-                branch.rank = Rank((level, *fair), minus_priority, service, job)
+        self._settle(branch)
+        branch.rank = None
+        if branch.entries:
+            fair, minus_priority, service, job = branch.entries[0][0]
+            branch.rank = (self._levels.of_queue(branch.path), *fair), minus_priority, service, job
         return branch.rank
 
     def _rank_of_lane(self, entry: Entry) -> Rank | None:
@@ -186,14 +184,14 @@ class Line:
 
     def _rank(self, key: LaneKey, job: Job) -> Rank:
         if key.turn == RESTART:
-            return Rank((), key.minus_priority, 0, job.number)
+            return (), key.minus_priority, 0, job.number
         fair: Fair = ()
         if self._state.queue.fair:
             fair = (self._levels.of_leaf(key.leaf, job.shape.queue, key.minus_priority),)
         service = key.service
         if self._now_us - waits_since_us(job) >= self._patience_us or job.course.queued_us:
             service = standing_class(self._state, job, self._now_us)
-        return Rank(fair, key.minus_priority, service, job.number)
+        return fair, key.minus_priority, service, job.number
 
     def _branch_of(self, key: LaneKey) -> Branch:
         if key.turn == RESTART:

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from ...spec.gpu_health import GpuState
 from ...spec.ids import Micros, NodeId, TaskKey
 from ...spec.lifecycle import NodeContact
-from ...spec.record import record
 from ...spec.resources import WHOLE_GPU_MILLI, GpuWish, Resources
 from ...spec.slices import is_slice_name
 from .job import NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class NodeGpu:
+class NodeGpu(Struct, frozen=True, cache_hash=True):
     """A healthy GPU that may be given to a task, or a healthy GPU's slice; a GPU in MIG mode is none itself.
     Whoever reads the wire leaves out the others."""
 
@@ -77,8 +77,7 @@ class Cordon:
     """What ran there was told to save and go on elsewhere."""
 
 
-@record(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """`session` and `last_heard_us` are of this scheduler process and are not kept."""
 
     node: NodeId
@@ -154,6 +153,8 @@ class Load:
     """Rendezvous ports of live attempts, with the task of rank 0."""
     lingering: set[TaskKey] = field(default_factory=set)
     """Of ended attempts of exclusive jobs, not yet known to be gone; they hold no resources."""
+    kinds: tuple[GpuKind, ...] = field(default=(), compare=False, repr=False)
+    """Of the node's GPUs, each once."""
     groups: tuple[GpuGroup, ...] | None = field(default=None, compare=False, repr=False)
     """Memo of `gpu_groups`."""
     room: Room | None = field(default=None, compare=False, repr=False)
@@ -193,6 +194,7 @@ def fresh_load(inventory: NodeInventory) -> Load:
         inventory.capacity.cpu_milli,
         inventory.capacity.memory_bytes,
         {gpu.index: gpu.model for gpu in inventory.gpus},
+        kinds=_kinds(inventory.gpus),
     )
 
 
@@ -245,14 +247,26 @@ def gpus_matching(gpus: Iterable[NodeGpu | SickGpu], wish: GpuWish) -> list[int]
 
 
 def free_matching(inventory: NodeInventory, load: Load, wish: GpuWish) -> list[int]:
-    """Of those that will do, which are wholly free."""
-    free = (gpu for gpu in inventory.gpus if gpu.index in load.free_gpus)
+    """Of those that will do, which are wholly free; in no order."""
     if all(matches(group.kind, wish) for group in gpu_groups(inventory, load)):
-        return [gpu.index for gpu in free]
-    return gpus_matching(free, wish)
+        return list(load.free_gpus)
+    return gpus_matching((gpu for gpu in inventory.gpus if gpu.index in load.free_gpus), wish)
+
+
+@lru_cache(maxsize=4096)
+def _kinds(gpus: tuple[NodeGpu, ...]) -> tuple[GpuKind, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(GpuKind(gpu.model, gpu.memory_bytes) for gpu in gpus))
 
 
 def _groups(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
+    if len(load.kinds) == 1:
+        lefts = tuple(sorted(left for left in load.shared_gpus.values() if left)) if load.shared_gpus else ()
+        return (GpuGroup(load.kinds[0], len(load.free_gpus), lefts),)
+    return _groups_by_kind(inventory, load)
+
+
+def _groups_by_kind(inventory: NodeInventory, load: Load) -> tuple[GpuGroup, ...]:
     free: dict[tuple[str, int], int] = {}
     lefts: dict[tuple[str, int], list[int]] = {}
     for gpu in inventory.gpus:

@@ -1,50 +1,45 @@
 """Nodes come, go silent and return; what the cluster makes of it; and time passes."""
 
+from msgspec import Struct
+
 from ...spec.ids import Micros, NodeId
-from ...spec.record import record
 from .job import NEVER
 from .node import NodeInventory
 
 
-@record(frozen=True, slots=True)
-class NodeJoined:
+class NodeJoined(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     inventory: NodeInventory
 
 
-@record(frozen=True, slots=True)
-class NodeChanged:
+class NodeChanged(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     inventory: NodeInventory
 
 
-@record(frozen=True, slots=True)
-class NodeConnected:
+class NodeConnected(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     incarnation: str
     session: int
 
 
-@record(frozen=True, slots=True)
-class NodeUnknown:
+class NodeUnknown(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     last_heard_us: Micros
     why: str
 
 
-@record(frozen=True, slots=True)
-class NodeLost:
+class NodeLost(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     last_heard_us: Micros
 
 
-@record(frozen=True, slots=True)
-class NodeRested:
+class NodeRested(Struct, frozen=True):
     """It refused a start by its own fault: it gets no work for a while. `refusals` 0: it starts again."""
 
     at_us: Micros
@@ -54,8 +49,7 @@ class NodeRested:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class NodeDrained:
+class NodeDrained(Struct, frozen=True):
     """By policy: it gets no work until then; what runs there goes on."""
 
     at_us: Micros
@@ -64,8 +58,7 @@ class NodeDrained:
     why: str
 
 
-@record(frozen=True, slots=True)
-class NodeCordoned:
+class NodeCordoned(Struct, frozen=True):
     """By an operator: it gets no work until it is uncordoned. `drains`: what runs there is to leave, too."""
 
     at_us: Micros
@@ -75,34 +68,29 @@ class NodeCordoned:
     drains: bool = False
 
 
-@record(frozen=True, slots=True)
-class NodeUncordoned:
+class NodeUncordoned(Struct, frozen=True):
     at_us: Micros
     node: NodeId
     by: str
 
 
-@record(frozen=True, slots=True)
-class NodeForgotten:
+class NodeForgotten(Struct, frozen=True):
     at_us: Micros
     node: NodeId
 
 
-@record(frozen=True, slots=True)
-class NodeHeard:
+class NodeHeard(Struct, frozen=True):
     at_us: Micros
     node: NodeId
 
 
-@record(frozen=True, slots=True)
-class SchedulerStarted:
+class SchedulerStarted(Struct, frozen=True):
     """All contact is UNKNOWN, with a fresh grace."""
 
     at_us: Micros
 
 
-@record(frozen=True, slots=True)
-class ClusterSuspected:
+class ClusterSuspected(Struct, frozen=True):
     """Most nodes vanished at once: it is more likely us. None is replaced."""
 
     at_us: Micros
@@ -110,14 +98,12 @@ class ClusterSuspected:
     known: int
 
 
-@record(frozen=True, slots=True)
-class ClusterTrusted:
+class ClusterTrusted(Struct, frozen=True):
     """Contact has returned, or an operator says so; silent nodes get a fresh grace."""
 
     at_us: Micros
     by: str
 
 
-@record(frozen=True, slots=True)
-class TimersPassed:
+class TimersPassed(Struct, frozen=True):
     at_us: Micros

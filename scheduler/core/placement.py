@@ -119,7 +119,7 @@ def _port(state: ClusterState, job: Job, name: NodeId) -> int:
 def copy_of(load: Load) -> Load:
     """Of what is free, to try something on."""
     free_gpus, shared_gpus = dict(load.free_gpus), dict(load.shared_gpus)
-    return Load(load.free_cpu_milli, load.free_memory_bytes, free_gpus, shared_gpus)
+    return Load(load.free_cpu_milli, load.free_memory_bytes, free_gpus, shared_gpus, kinds=load.kinds)
 
 
 def _give_gpus(state: ClusterState, demand: GangDemand, slots: Slots) -> tuple[Place, ...]:
@@ -143,6 +143,8 @@ def gpus_of(workload: Workload, node: Node, load: Load, demand: GangDemand) -> t
     """The GPUs of one task there, where it fits."""
     if demand.per_task.gpus:
         free = free_matching(node.inventory, load, demand.gpu)
+        if len(free) == demand.per_task.gpus:
+            return tuple(sorted(free))
         return choose_gpus(free, groups_of(node.inventory.gpus), demand.per_task.gpus)
     groups = gpu_groups(node.inventory, load)
     kind, left, _ = best_share(workload, groups, load.free_cpu_milli, demand)

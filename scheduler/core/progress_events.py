@@ -1,13 +1,13 @@
 """Whether a gang makes progress: ranks that stand still, where they are, and how long steps take."""
 
+from msgspec import Struct
+
 from ...spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
-from ...spec.record import record
 from .hang import RankLook
 from .pace import RankPace
 
 
-@record(frozen=True, slots=True)
-class TaskStalled:
+class TaskStalled(Struct, frozen=True):
     """A node has seen no step of its ranks for longer than they ever needed: the gang's nodes are asked."""
 
     at_us: Micros
@@ -21,8 +21,7 @@ class TaskStalled:
     idle: bool = False
 
 
-@record(frozen=True, slots=True)
-class RanksInspected:
+class RanksInspected(Struct, frozen=True):
     """Where the ranks on one node are."""
 
     at_us: Micros
@@ -33,8 +32,7 @@ class RanksInspected:
     ranks: tuple[RankLook, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class SuspicionCleared:
+class SuspicionCleared(Struct, frozen=True):
     """The gang does not hang."""
 
     at_us: Micros
@@ -43,8 +41,7 @@ class SuspicionCleared:
     why: str
 
 
-@record(frozen=True, slots=True)
-class GangHung:
+class GangHung(Struct, frozen=True):
     """It does, since its last step; the attempt ends by it."""
 
     at_us: Micros
@@ -57,8 +54,7 @@ class GangHung:
     text: str
 
 
-@record(frozen=True, slots=True)
-class StragglerFound:
+class StragglerFound(Struct, frozen=True):
     """Ranks on that node are slower than their peers, again and again."""
 
     at_us: Micros
@@ -69,8 +65,7 @@ class StragglerFound:
     text: str
 
 
-@record(frozen=True, slots=True)
-class PacesReported:
+class PacesReported(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int

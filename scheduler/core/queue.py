@@ -143,7 +143,10 @@ class Queue:
         lane = self.lanes[key]
         self.length -= 1
         self.version += 1
-        lane.gone.add(job.number)
+        if lane.jobs[0] == job.number:
+            lane.jobs.popleft()
+        else:
+            lane.gone.add(job.number)
         self.waited.drop(job.number)
         self._trim(key, lane)
 

@@ -110,7 +110,7 @@ def tasks_allowed(state: ClusterState, job: Job) -> int:
     if not queues:
         return job.demand.instance_count_max
     rooms: list[int] = []
-    gpus, cpus = gpu_milli_of(job, 1), cpu_milli_of(job, 1)
+    gpus, cpus = job.demand.per_task.gpus_milli, job.demand.per_task.cpu_milli
     for path in path_of(leaf_of_job(job)):
         queue = queues.get(path)
         if queue is None:

@@ -9,8 +9,9 @@ often. What is counted: the scheduler's life, and earlier attempts of the jobs t
 
 from typing import Final
 
+from msgspec import Struct
+
 from ...spec.lifecycle import AttemptOutcome
-from ...spec.record import record
 from .settings import SECOND_US
 
 FAULTS: Final = frozenset(
@@ -20,8 +21,7 @@ FAULTS: Final = frozenset(
 PRIOR_US: Final = 30 * 86_400 * SECOND_US
 
 
-@record(frozen=True, slots=True)
-class FaultRate:
+class FaultRate(Struct, frozen=True):
     """`node_us`: time that nodes spent in attempts which are over; `faults`: how many of these ended by a
     fault and were followed by another."""
 

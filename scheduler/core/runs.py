@@ -2,10 +2,12 @@
 
 Beside the state, as workload.py: it follows from the jobs that this scheduler has seen end, and after a start
 from the newest that the store has. Durations are of a gang of the size that was asked for, in microseconds,
-lines and queues not counted; the newest of each kind are kept, as tuples that nobody changes.
+lines and queues not counted; the newest of each kind are kept: those of a name or user, of which there are
+many, as tuples that nobody changes.
 """
 
-from dataclasses import dataclass, field, replace
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from ...spec.ids import Micros
@@ -28,7 +30,7 @@ class Runs:
     names: dict[tuple[str, str], Durations] = field(default_factory=dict)
     """By user and job name; those that were learnt of longest ago are forgotten first."""
     users: dict[str, Durations] = field(default_factory=dict)
-    all: Durations = ()
+    all: deque[int] = field(default_factory=lambda: deque(maxlen=ALL_RUNS_MAX))
 
     def learn(self, job: Job) -> None:
         """It is over, or its last attempt is."""
@@ -37,10 +39,10 @@ class Runs:
             return
         _add(self.names, (job.user, job.name), ran_us, NAME_RUNS_MAX, NAMES_MAX)
         _add(self.users, job.user, ran_us, USER_RUNS_MAX, USERS_MAX)
-        self.all = (*self.all[1 - ALL_RUNS_MAX :], ran_us)
+        self.all.append(ran_us)
 
     def copy(self) -> "Runs":
-        return replace(self, names=dict(self.names), users=dict(self.users))
+        return Runs(dict(self.names), dict(self.users), self.all.copy())
 
 
 def attained_us(job: Job, now_us: Micros) -> int:

@@ -9,12 +9,12 @@ a node, of a rack, of a block are neighbours.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
 from itertools import islice
 from typing import Final
 
+from msgspec import Struct
+
 from ...spec.ids import NodeId
-from ...spec.record import record
 from .candidates import Candidates, candidates_for, candidates_with
 from .elastic import wanted
 from .job import Job
@@ -50,8 +50,7 @@ def in_place_order(state: ClusterState, slots: Iterable[NodeId], first: NodeId) 
     return sorted(slots, key=lambda name: (paths[name] != paths[first], name != first, paths[name]))
 
 
-@record(frozen=True, slots=True)
-class _Search:
+class _Search(Struct, frozen=True):
     """For one job, on the nodes that have room for its tasks, but for some."""
 
     state: ClusterState
@@ -161,14 +160,15 @@ class _Search:
                 chosen += self._choose(
                     near, Counter({name: used[name] for name in near if used[name]}), tasks
                 )
-        if not self.room.levels:
+        if not self.room.levels or len(chosen) == 1:
             return chosen
         return sorted(chosen, key=lambda name: (*path, name) if (path := self._path(name)) else ())
 
     def _choose(self, area: Area, used: Counter[NodeId], count: int) -> Slots:
         """Nodes of their own, the best first; when there are too few, shared ones, evenly. Tasks of a node
         stand together, so that their ranks are neighbours."""
-        order = list(islice((name for name in self._best(area) if name not in used), count))
+        best = self._best(area)
+        order = list(islice((name for name in best if name not in used) if used else best, count))
         if len(order) == count:
             return order
         order += used
@@ -196,15 +196,10 @@ class _Search:
 
     def _best(self, area: Area) -> Iterator[NodeId]:
         """Those of the area, the best first."""
-        if area is not None:
-            yield from (
-                key[-1] for key in sorted(self.room.keys[name] for name in area) if key[-1] not in self.avoid
-            )
-            return
-        with closing(self.room.best_first()) as best:
-            for name in best:
-                if name not in self.avoid:
-                    yield name
+        if area is None:
+            return self.room.best_first(self.avoid)
+        keys = sorted(self.room.keys[name] for name in area)
+        return (key[-1] for key in keys if key[-1] not in self.avoid)
 
     def _path(self, name: NodeId) -> Path:
         return path_of(self.state.nodes[name].inventory.labels, self.room.levels)

@@ -68,6 +68,8 @@ class ClusterState:
     jobs: dict[JobId, Job] = field(default_factory=dict)
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     shapes: dict[Shape, Shape] = field(default_factory=dict)
+    demands: dict[GangDemand, GangDemand] = field(default_factory=dict)
+    """Of these: shapes that ask for the same share one, which is found without a look at what is in it."""
     loads: dict[NodeId, Load] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
     held: set[JobId] = field(default_factory=set)

@@ -4,10 +4,10 @@ Journal entries reuse the events' words; their `at_us` is set when they are appl
 """
 
 from collections.abc import Mapping
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from ...spec.ids import JobId, Micros, NodeId, TaskKey
-from ...spec.record import record
 from .admin_stimuli import ApplyPolicy, HoldJob, ReleaseJob, SetPriority
 from .failure import NOTHING, Evidence
 from .hang import RankLook
@@ -16,8 +16,7 @@ from .node import NodeInventory
 from .pace import RankPace
 
 
-@record(frozen=True, slots=True)
-class NewJob:
+class NewJob(Struct, frozen=True):
     """`document` is the canonical JSON, stored with the job; the core never looks into it."""
 
     name: str
@@ -30,8 +29,7 @@ class NewJob:
     """Some of its outputs are to be registered when it has succeeded."""
 
 
-@record(frozen=True, slots=True)
-class Submit:
+class Submit(Struct, frozen=True):
     """All or none. The same key again gives the same ids. Answer: Submitted."""
 
     key: str
@@ -42,8 +40,7 @@ class Submit:
     """A fork of that job, which goes on from there."""
 
 
-@record(frozen=True, slots=True)
-class Preempt:
+class Preempt(Struct, frozen=True):
     """Save, end, wait again. Answer: the Job. Raises NotFound, Conflict."""
 
     key: str
@@ -53,8 +50,7 @@ class Preempt:
     by: str = ""
 
 
-@record(frozen=True, slots=True)
-class AskCheckpoint:
+class AskCheckpoint(Struct, frozen=True):
     """Answer: SaveAsked. Raises NotFound, Conflict."""
 
     key: str
@@ -62,8 +58,7 @@ class AskCheckpoint:
     by: str = ""
 
 
-@record(frozen=True, slots=True)
-class Restore:
+class Restore(Struct, frozen=True):
     """Go on from the checkpoint of that step. Answer: the Job. Raises NotFound, Conflict."""
 
     key: str
@@ -72,8 +67,7 @@ class Restore:
     by: str = ""
 
 
-@record(frozen=True, slots=True)
-class CordonNodes:
+class CordonNodes(Struct, frozen=True):
     """They get no work; with `drains`, what runs there goes on elsewhere. All or none. Answer: the jobs that
     were told to. Raises NotFound, Conflict."""
 
@@ -87,8 +81,7 @@ class CordonNodes:
     """The most that a job is given to save. None: what its saves take, and a margin."""
 
 
-@record(frozen=True, slots=True)
-class UncordonNodes:
+class UncordonNodes(Struct, frozen=True):
     """All or none. Answer: no jobs. Raises NotFound, Conflict."""
 
     key: str
@@ -96,8 +89,7 @@ class UncordonNodes:
     by: str
 
 
-@record(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Answer: the Job as it now stands. Raises NotFound for one that is over or was never there."""
 
     job: JobId
@@ -106,8 +98,7 @@ class Cancel:
     by: str = ""
 
 
-@record(frozen=True, slots=True)
-class Hello:
+class Hello(Struct, frozen=True):
     """An agent dialled in. Answer: Welcome.
 
     `session` is this scheduler process's own number for the stream, growing.
@@ -120,8 +111,7 @@ class Hello:
     tasks: tuple[TaskKey, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class InventoryChanged:
+class InventoryChanged(Struct, frozen=True):
     """Answer: None."""
 
     node: NodeId
@@ -129,8 +119,7 @@ class InventoryChanged:
     inventory: NodeInventory
 
 
-@record(frozen=True, slots=True)
-class ContactLost:
+class ContactLost(Struct, frozen=True):
     """The stream broke. Answer: None."""
 
     node: NodeId
@@ -138,8 +127,7 @@ class ContactLost:
     why: str
 
 
-@record(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Struct, frozen=True):
     """Answer: bool, False when the session is not (or no longer) the node's: close the stream, send no reply.
 
     `Loop.heard` does the same without the queue; a heartbeat that is lost with a crash is no loss.
@@ -149,23 +137,20 @@ class Heartbeat:
     session: int
 
 
-@record(frozen=True, slots=True)
-class Reports:
+class Reports(Struct, frozen=True):
     """Answer: Acked."""
 
     node: NodeId
     entries: tuple["Entry", ...]
 
 
-@record(frozen=True, slots=True)
-class TrustCluster:
+class TrustCluster(Struct, frozen=True):
     """An operator says that the silent nodes are really gone. Answer: None."""
 
     by: str
 
 
-@record(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed; the loop makes these itself. Answer: None."""
 
 
@@ -190,8 +175,7 @@ Stimulus = (
 # --- entries of a task's journal
 
 
-@record(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     pids: tuple[int, ...] = ()
     start_mode: str = ""
     prepared: str = ""
@@ -199,8 +183,7 @@ class Started:
     unrecorded: str = ""
 
 
-@record(frozen=True, slots=True)
-class Exited:
+class Exited(Struct, frozen=True):
     local_rank: int
     exit_code: int
     last_line: str = ""
@@ -214,22 +197,19 @@ class Exited:
     xid_gpu: int = -1
 
 
-@record(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     exit_codes: tuple[int, ...] = ()
     log_bytes: tuple[int, ...] = ()
     why: str = "exited"
 
 
-@record(frozen=True, slots=True)
-class Metrics:
+class Metrics(Struct, frozen=True):
     rank: int
     step: int
     values: Mapping[str, float]
 
 
-@record(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     step: int
     path: str
     manifest_hash: str
@@ -244,8 +224,7 @@ class Published:
     request: int = 0
 
 
-@record(frozen=True, slots=True)
-class Restored:
+class Restored(Struct, frozen=True):
     step: int
     path: str = ""
     duration_us: int = 0
@@ -254,8 +233,7 @@ class Restored:
     """From where it was read, and why not from a faster place."""
 
 
-@record(frozen=True, slots=True)
-class SaveFailed:
+class SaveFailed(Struct, frozen=True):
     """A checkpoint that training could not write; training goes on."""
 
     step: int
@@ -263,16 +241,14 @@ class SaveFailed:
     request: int = 0
 
 
-@record(frozen=True, slots=True)
-class SawStop:
+class SawStop(Struct, frozen=True):
     """The script has heard that it should stop."""
 
     step: int
     left_us: int
 
 
-@record(frozen=True, slots=True)
-class Uploaded:
+class Uploaded(Struct, frozen=True):
     """A checkpoint is at `url` too; not, when there is a `why`."""
 
     step: int
@@ -282,8 +258,7 @@ class Uploaded:
     why: str = ""
 
 
-@record(frozen=True, slots=True)
-class Damaged:
+class Damaged(Struct, frozen=True):
     """A copy of a checkpoint is not what was accepted."""
 
     step: int
@@ -292,8 +267,7 @@ class Damaged:
     why: str
 
 
-@record(frozen=True, slots=True)
-class PeerMemory:
+class PeerMemory(Struct, frozen=True):
     """A rank's part of each checkpoint is in the memory of `node`, too; not, when there is a `why`."""
 
     rank: int
@@ -304,8 +278,7 @@ class PeerMemory:
     why: str
 
 
-@record(frozen=True, slots=True)
-class Reformed:
+class Reformed(Struct, frozen=True):
     """Ranks that were kept have formed the gang anew and train on after `step`, with `replaced` new ones."""
 
     replaced: tuple[int, ...]
@@ -314,23 +287,20 @@ class Reformed:
     duration_us: int
 
 
-@record(frozen=True, slots=True)
-class Serves:
+class Serves(Struct, frozen=True):
     """What the task runs answers requests there."""
 
     url: str
 
 
-@record(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     code: str
     text: str
     transient: bool
     hint: str = ""
 
 
-@record(frozen=True, slots=True)
-class Stalled:
+class Stalled(Struct, frozen=True):
     """The task's ranks have made no step for longer than they ever needed."""
 
     still_us: int
@@ -341,8 +311,7 @@ class Stalled:
     """Its processes use no CPU either."""
 
 
-@record(frozen=True, slots=True)
-class Inspected:
+class Inspected(Struct, frozen=True):
     """Where the ranks are; `stalled`: that they are still for too long, as their node judges."""
 
     begun: bool
@@ -350,15 +319,13 @@ class Inspected:
     ranks: tuple[RankLook, ...] = ()
 
 
-@record(frozen=True, slots=True)
-class Paced:
+class Paced(Struct, frozen=True):
     """How long the ranks' steps took in the last window."""
 
     ranks: tuple[RankPace, ...]
 
 
-@record(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """All ranks of the task that live have left the gang, as they were asked to, for the next attempt."""
 
     ranks: int
@@ -386,8 +353,7 @@ Said = (
 )
 
 
-@record(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One line of a task's journal; `seq` grows by one from 1."""
 
     task: TaskKey

@@ -1,7 +1,8 @@
 """What clients ask: new jobs, cancels, trust."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ...spec.errors import LimitExceeded, NotFound
 from ...spec.ids import JobId, Micros

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
+from msgspec import Struct
+
 from ...spec.failures import FailureClass
 from ...spec.ids import Micros, TaskKey
-from ...spec.record import record
 from .job import NEVER
 
 
-@record(frozen=True, slots=True)
-class TaskStarted:
+class TaskStarted(Struct, frozen=True):
     """The last one to start makes the job RUNNING."""
 
     at_us: Micros
@@ -25,8 +25,7 @@ class TaskStarted:
     """Why there is no record."""
 
 
-@record(frozen=True, slots=True)
-class RankExited:
+class RankExited(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int
@@ -45,8 +44,7 @@ class RankExited:
     """failure.ON_ITS_OWN and its like."""
 
 
-@record(frozen=True, slots=True)
-class TaskEnded:
+class TaskEnded(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int
@@ -55,8 +53,7 @@ class TaskEnded:
     why: str = "exited"
 
 
-@record(frozen=True, slots=True)
-class StartRefused:
+class StartRefused(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int
@@ -65,8 +62,7 @@ class StartRefused:
     transient: bool
 
 
-@record(frozen=True, slots=True)
-class StopSeen:
+class StopSeen(Struct, frozen=True):
     """The script has heard that it should stop."""
 
     at_us: Micros
@@ -76,8 +72,7 @@ class StopSeen:
     left_us: int
 
 
-@record(frozen=True, slots=True)
-class GangReformed:
+class GangReformed(Struct, frozen=True):
     """Ranks that were kept from the attempt before train on after its step: none is made again."""
 
     at_us: Micros
@@ -90,8 +85,7 @@ class GangReformed:
     """Since they saw that the gang was broken."""
 
 
-@record(frozen=True, slots=True)
-class RanksWaiting:
+class RanksWaiting(Struct, frozen=True):
     """The task was asked to stop: its ranks have left the gang, and stay up for the next attempt."""
 
     at_us: Micros
@@ -100,8 +94,7 @@ class RanksWaiting:
     ranks: int
 
 
-@record(frozen=True, slots=True)
-class TaskServes:
+class TaskServes(Struct, frozen=True):
     """What the task runs answers requests there, until the attempt is over."""
 
     at_us: Micros
@@ -110,8 +103,7 @@ class TaskServes:
     url: str
 
 
-@record(frozen=True, slots=True)
-class MetricsReported:
+class MetricsReported(Struct, frozen=True):
     at_us: Micros
     task: TaskKey
     seq: int

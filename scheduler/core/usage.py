@@ -14,11 +14,12 @@ from itertools import islice
 from math import exp, expm1, log
 from typing import Final, TypeVar
 
+from msgspec import Struct
+
 from ...spec.ids import Micros
-from ...spec.record import record
 from .job import NEVER, Job
-from .queues import cpu_milli_of, gpu_milli_of, leaf_of_job, path_of
-from .weights import gang_milli
+from .queues import leaf_of_job, path_of
+from .weights import weight_milli
 
 K = TypeVar("K")
 
@@ -42,8 +43,7 @@ class InUse:
 NOTHING = InUse()
 
 
-@record(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Decayed usage as of `at_us`."""
 
     gpu_s: float = 0.0
@@ -88,7 +88,7 @@ class Usage:
     def bound(self, path: str, user: str = "") -> InUse:
         """What it has, and what is kept for it; of all users, if none is named."""
         has = self.of_user(path, user) if user else self.of(path)
-        kept = self.claims.get((path, user))
+        kept = self.claims.get((path, user)) if self.claims else None
         if kept is None:
             return has
         return InUse(has.gpu_milli + kept.gpu_milli, has.cpu_milli + kept.cpu_milli, 0, has.jobs + kept.jobs)
@@ -123,9 +123,8 @@ class Usage:
 
 
 def _amounts(job: Job, sign: int, count: int) -> tuple[int, int, int, int]:
-    amounts = gpu_milli_of(job, count), cpu_milli_of(job, count), gang_milli(job.demand, count), 1
-    gpus, cpus, charge, jobs = (sign * amount for amount in amounts)
-    return gpus, cpus, charge, jobs
+    need, count = job.demand.per_task, sign * count
+    return count * need.gpus_milli, count * need.cpu_milli, count * weight_milli(need), sign
 
 
 def _put(index: dict[K, InUse], key: K, amounts: tuple[int, int, int, int]) -> None:

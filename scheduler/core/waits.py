@@ -40,7 +40,8 @@ class Waits:
     def add(self, jobs: Iterable[tuple[int, JobId]], share: Share) -> None:
         """Since when each of them waits. None may be there already."""
         added = list(jobs)
-        self.standing.update((number, (since_us, share)) for since_us, number in added)
+        for since_us, number in added:
+            self.standing[number] = since_us, share
         if len(added) == 1:
             heappush(self.coming, added[0])
         else:

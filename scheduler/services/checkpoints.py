@@ -1,11 +1,11 @@
 """Verbs on a job's checkpoints: save now, list, go on from one, fork from one; and to make way."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
+from msgspec.structs import replace
 
 from ...proto.codecs import job_id_of
 from ...proto.generated import jobs_pb2, jobs_pb2_grpc

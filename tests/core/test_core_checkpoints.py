@@ -1,11 +1,10 @@
 """What is lost and what is not, what a save is given, what counts after a restore: by hand and by
 property."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.checkpoint_table import checkpoint_table
 from paceline.scheduler.core.effects import AskSave, StartTask, StopTask

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import FirstFailureFound
 from paceline.scheduler.core.events import Event
@@ -145,8 +146,8 @@ def test_ranks_that_fell_of_their_peers_are_told_apart(exited: s.Exited, doubt: 
 
 def test_a_rank_that_we_killed_counts_only_if_it_had_failed_before() -> None:
     fine = s.Exited(0, -9, "step 7", killed_by_us=True)
-    recorded = replace(raised("ValueError", "x", code=-9), killed_by_us=True)
-    seen = replace(raised("ValueError", "x", code=-9, recorded=False), killed_by_us=True)
+    recorded = structs.replace(raised("ValueError", "x", code=-9), killed_by_us=True)
+    seen = structs.replace(raised("ValueError", "x", code=-9, recorded=False), killed_by_us=True)
     assert [could_be_cause(one) for one in (fine, recorded, seen, s.Exited(0, 0))] == [
         False,
         True,
@@ -168,7 +169,7 @@ OWN = {
 
 
 def with_rule(one: Shape, **rule: object) -> Shape:
-    return replace(one, policy=replace(one.policy, **rule))  # type: ignore[arg-type]
+    return structs.replace(one, policy=structs.replace(one.policy, **rule))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -302,7 +303,7 @@ def found_anew(paddock: Paddock, job: int) -> list[Event]:
 
 
 def at(exited: s.Exited, second: float) -> s.Exited:
-    return replace(exited, died_us=Micros(1_000_000_000_000 + round(second * 1e6)))
+    return structs.replace(exited, died_us=Micros(1_000_000_000_000 + round(second * 1e6)))
 
 
 @pytest.mark.parametrize("retries", [0, 3])
@@ -348,7 +349,7 @@ def test_a_rank_killed_while_it_was_failing_was_before_its_peers(paddock: Paddoc
     paddock.starts(job)
     paddock.pass_time(10)
     paddock.says(job, 0, at(raised("RuntimeError", GLOO), 5.2))
-    killed = at(replace(raised("ValueError", "x", code=-9, recorded=False), killed_by_us=True), 5.1)
+    killed = at(structs.replace(raised("ValueError", "x", code=-9, recorded=False), killed_by_us=True), 5.1)
     paddock.says(job, 1, killed)
     assert (first(paddock, job).rank, first(paddock, job).exit_code) == (1, None)
     ending = paddock.job(job).course.ending

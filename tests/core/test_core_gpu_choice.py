@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from paceline.scheduler.core.gpu_choice import Group, choose_gpus, groups_of, linked_groups
 from paceline.scheduler.core.node import NodeGpu
 
-HGX = groups_of(NodeGpu(index, "H100", index // 4, 0) for index in range(8))
-BRIDGES = groups_of(NodeGpu(index, "A40", index // 4, index // 2) for index in range(8))
+HGX = groups_of(tuple(NodeGpu(index, "H100", index // 4, 0) for index in range(8)))
+BRIDGES = groups_of(tuple(NodeGpu(index, "A40", index // 4, index // 2) for index in range(8)))
 
 
 def test_a_task_stays_on_one_numa_node_and_leaves_the_other_whole() -> None:
@@ -51,7 +51,7 @@ partitions = st.lists(st.integers(0, 3), min_size=8, max_size=8)
 @given(partitions, st.sets(st.integers(0, 7), min_size=1), st.data())
 def test_no_choice_is_within_fewer_numa_nodes(numa: list[int], free: set[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(free)))
-    groups = groups_of(NodeGpu(index, "H100", node) for index, node in enumerate(numa))
+    groups = groups_of(tuple(NodeGpu(index, "H100", node) for index, node in enumerate(numa)))
     chosen = choose_gpus(sorted(free), groups, count)
     assert len(set(chosen)) == count
     assert set(chosen) <= free
@@ -64,7 +64,7 @@ def test_one_group_that_has_enough_is_enough(
 ) -> None:
     """However the two kinds of groups lie; and no smaller group would have done."""
     count = data.draw(st.integers(1, len(free)))
-    groups = groups_of(NodeGpu(index, "H100", numa[index], linked[index]) for index in range(8))
+    groups = groups_of(tuple(NodeGpu(index, "H100", numa[index], linked[index]) for index in range(8)))
     chosen = set(choose_gpus(sorted(free), groups, count))
     assert len(chosen) == count
     assert chosen <= free
@@ -78,5 +78,5 @@ def _spread(chosen: tuple[int, ...], numa: list[int]) -> int:
 
 
 def test_groups_are_told_once() -> None:
-    gpus = [NodeGpu(0, "H100", 0, 0), NodeGpu(1, "H100", 0, 0), NodeGpu(2, "H100")]
-    assert groups_of(gpus) == [Group({0, 1})]
+    gpus = (NodeGpu(0, "H100", 0, 0), NodeGpu(1, "H100", 0, 0), NodeGpu(2, "H100"))
+    assert groups_of(gpus) == (Group({0, 1}),)

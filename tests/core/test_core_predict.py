@@ -1,10 +1,9 @@
 """What is left of a run: by its own pace, by experience, by how long it has lasted."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.job import NEVER, Course, Job
 from paceline.scheduler.core.pace import RankPace
@@ -102,7 +101,7 @@ def test_the_next_wider_circle_is_asked_where_few_lasted_longer() -> None:
 
 def test_a_gang_that_ran_with_less_counts_by_what_it_did() -> None:
     runs = learnt(*[ended(HOUR, tasks=4) for _ in range(RUNS_MIN)])
-    assert runs.all == (HOUR,) * RUNS_MIN
+    assert list(runs.all) == [HOUR] * RUNS_MIN
 
 
 def running(paddock: Paddock, **facts: object) -> int:

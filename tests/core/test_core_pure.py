@@ -22,6 +22,7 @@ ALLOWED = {
     "heapq",
     "itertools",
     "math",
+    "msgspec",
     "numpy",
     "operator",
     "re",

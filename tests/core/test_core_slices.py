@@ -208,8 +208,8 @@ def test_slices_outlive_a_restart_of_the_scheduler(paddock: Paddock) -> None:
 
 
 def test_slices_are_in_no_group_but_of_their_numa_node() -> None:
-    halves = [NodeGpu(slice_index(gpu, 1, 0), f"{A100} MIG 3g.20gb", numa=gpu) for gpu in (0, 1)]
-    assert groups_of(halves) == [frozenset({one.index}) for one in halves]
+    halves = tuple(NodeGpu(slice_index(gpu, 1, 0), f"{A100} MIG 3g.20gb", numa=gpu) for gpu in (0, 1))
+    assert groups_of(halves) == tuple(frozenset({one.index}) for one in halves)
 
 
 kinds = st.sampled_from(["1g.5gb", "2g.10gb", "3g.20gb"])

@@ -1,9 +1,8 @@
 """The live state run forward: when who waits starts, after whom, and what a change would do."""
 
-from dataclasses import replace
-
 import msgspec
 import pytest
+from msgspec.structs import replace
 from paceline.scheduler import forecaster
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.cluster_policy import (

@@ -2,9 +2,9 @@
 which the state is wrong is named, also when the next event of the same batch would put it right again."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted, JobEnded
 from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve

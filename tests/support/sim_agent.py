@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.effects import Acked, AskSave, Effect, InspectTask, StartTask, StopTask, Welcome
 from paceline.scheduler.core.failure import NOTHING, Evidence
@@ -410,7 +411,7 @@ class Node:
             if folder.stays:
                 self.world.later(10 * SECOND, self._waited_in_vain, folder)
                 return
-            self._end(folder, replace(PEER_GONE, died_us=self._about_now()), "exited")
+            self._end(folder, structs.replace(PEER_GONE, died_us=self._about_now()), "exited")
 
     def kill_a_task(self) -> None:
         """SIGKILL of a worker."""
@@ -452,7 +453,7 @@ class Node:
 
     def _end(self, folder: Folder, exited: s.Exited, why: str) -> None:
         folder.running = False
-        exits = tuple(replace(exited, local_rank=rank) for rank in range(folder.ranks))
+        exits = tuple(structs.replace(exited, local_rank=rank) for rank in range(folder.ranks))
         codes = (exited.exit_code,) * folder.ranks
         self.write(folder, *exits, s.Ended(codes, (1,) * folder.ranks, why))
 
@@ -468,7 +469,7 @@ class Node:
             return
         killed = s.Exited(0, -9, "bye", killed_by_us=True)
         if folder.failed is not None:  # what it recorded before it was killed stays
-            killed = replace(killed, evidence=folder.failed.evidence, died_us=folder.failed.died_us)
+            killed = structs.replace(killed, evidence=folder.failed.evidence, died_us=folder.failed.died_us)
         self._end(folder, killed, why)
 
     def _watch_lease(self, folder: Folder) -> None:

@@ -4,9 +4,9 @@ committed, stored, recovered and told, of the processes on the nodes, and of the
 Each check raises AssertionError with what it saw.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import (
     AttemptEnded,

@@ -6,9 +6,9 @@ checkpoint that was set aside; a request for a save is not lost with a stream.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import AttemptStarted, JobSubmitted
 from paceline.scheduler.core.checkpoint_events import CheckpointAccepted, RestoreRequested
