@@ -168,7 +168,7 @@ class OrderSpec(Model):
     """A job's class is how many of these it has had, in GPU-hours; the lowest class goes first."""
     min_run_minutes: Number = Field(default=10.0, ge=0, le=100_000)
     """A job is not preempted before it has run so long."""
-    patience_hours: Number = Field(default=8.0, ge=0, le=10_000)
+    patience_hours: Number = Field(default=6.0, ge=0, le=10_000)
     """A job counts as one class lower for each time that it has waited so long; 0: waiting lifts nobody."""
     lifted_percent: Count = Field(default=15, ge=0, le=100)
     """Of the cluster: what those that were lifted so may have before others are, while all whose patience is

@@ -18,7 +18,7 @@ class Order:
 
     class_limits_us: tuple[int, ...] = tuple(GPU_HOUR_US * 4**power // 4 for power in range(6))
     """Ascending: a job's class is how many of them its service has passed."""
-    patience_us: int = 8 * 3600 * SECOND_US
+    patience_us: int = 6 * 3600 * SECOND_US
     """A job counts as one class lower for each time that it has waited so long; 0: waiting lifts nobody."""
     lifted_percent: int = 15
     """Of the cluster: what those that were lifted may hold before others are, while all whose patience is

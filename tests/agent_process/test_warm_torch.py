@@ -25,6 +25,9 @@ print("sum", total.item(), "rank", dist.get_rank(), sum(p.sum().item() for p in 
 dist.destroy_process_group()
 """
 
+LEAVES_AT_ONCE = "import os, sys; sys.stdout.flush(); os._exit(0)"
+"""A plain `python`, whose end torch may abort: gloo's threads still hold tensors (pytorch/pytorch#179291)."""
+
 SURROUNDINGS = """
 import ctypes, glob, os, random, json
 import numpy, torch
@@ -59,6 +62,7 @@ async def test_gangs_meet_warm_restart_anew_and_see_what_torchrun_shows(tmp_path
     code = tmp_path / "code"
     code.mkdir()
     (code / "ddp.py").write_text(DDP)
+    (code / "cold.py").write_text(DDP + LEAVES_AT_ONCE)
     (code / "surroundings.py").write_text(SURROUNDINGS)
     (code / "environment.py").write_text(ENVIRONMENT)
     async with supervised(tmp_path / "state", preload=PRELOAD, rendezvous_ports=3) as supervisor:
@@ -104,7 +108,7 @@ async def test_gangs_meet_warm_restart_anew_and_see_what_torchrun_shows(tmp_path
             assert said[0].split()[4] == said[1].split()[4]
             begun = of_kind(supervisor.entries(key(1, attempt), 0, 10), "started")[0]
             assert begun.start_mode == "warm"
-        said = await ride(gang(2, 1, "python ddp.py && true", 2, 1))
+        said = await ride(gang(2, 1, "python cold.py && true", 2, 1))
         assert all(text.startswith("sum 2.0") for text in said)
 
         [text] = await ride([start_task(key(3), "python surroundings.py", code)])
