@@ -115,7 +115,7 @@ def slowed(report: Report, given: Options, rank: Driver, case: str) -> None:
     report.rows.append(Row(case, metric, "1/s", taken[0], "without saves", taken[1]))
 
 
-def start_rank(folder: Path, memory: Path, megabytes: int, device: str) -> Driver:
+def start_rank(folder: Path, memory: Path, megabytes: int, device: str = "cpu") -> Driver:
     command = [sys.executable, str(SCRIPT), str(folder), str(memory), str(megabytes), device]
     return Driver("rank", command, folder, {})
 
