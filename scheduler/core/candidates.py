@@ -258,7 +258,7 @@ def working(state: ClusterState, pool: str) -> list[Node]:
 
 def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
     """Of a job of this demand."""
-    return is_able(state, node) and node.node not in state.claimed and in_pool(state, node, demand.pool)
+    return takes_work(state, node) and in_pool(state, node, demand.pool)
 
 
 def is_able(state: ClusterState, node: Node) -> bool:
