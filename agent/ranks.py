@@ -167,7 +167,8 @@ class Ranks:
         for worker in self.workers:
             waiting = worker.metrics_waiting
             while waiting and (everything or now - worker.metrics_at >= 1 / _METRICS_PER_S):
-                yield waiting.pop(next(iter(waiting)))
+                told = waiting.pop(next(iter(waiting)))
+                yield {**told, "order": list(told["values"])}
                 worker.metrics_at = now
         if self._printed is not None and (everything or now >= self._printed.due_at):
             for step, values in self._printed.look():

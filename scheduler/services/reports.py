@@ -95,7 +95,9 @@ def _ended(said: agent_pb2.TaskEnded) -> stimuli.Ended:
 
 
 def _metrics(said: agent_pb2.MetricsReported) -> stimuli.Metrics:
-    return stimuli.Metrics(said.rank, said.step, _values(said.values))
+    values = _values(said.values)
+    names = dict.fromkeys([*(name for name in said.order if name in values), *values])
+    return stimuli.Metrics(said.rank, said.step, {name: values[name] for name in names})
 
 
 def _published(said: agent_pb2.CheckpointPublished, staged_us: Micros) -> stimuli.Published:

@@ -117,6 +117,20 @@ async def test_a_job_runs_and_is_told_from_submit_to_end(tmp_path: Path) -> None
         assert parts.pop("wall_us") == sum(parts.values()) == view.finished_us - view.submitted_us
 
 
+async def test_of_more_metrics_than_a_job_keeps_those_told_first_stay(tmp_path: Path) -> None:
+    async with wire(tmp_path) as wired, wired.agent() as agent:
+        [job] = await wired.submit(name="train", command="python x.py")
+        start = await agent.wait_start(job)
+        await agent.run(job)
+        names = ["speed", "loss", *(f"layer{n}" for n in range(100))]
+        values = dict.fromkeys(names, 1.0)
+        await agent.report(start.task, metrics=agent_pb2.MetricsReported(values=values, order=names))
+        await agent.end(start.task)
+        view = await wired.wait_state(job, "SUCCEEDED")
+        assert sorted(view.metrics) == sorted(names[: len(view.metrics)])
+        assert {"speed", "loss"} < set(view.metrics) < set(names)
+
+
 async def test_listing_filters_pages_and_says_why_jobs_wait(tmp_path: Path) -> None:
     async with wire(tmp_path) as wired:
         await wired.submit(5, name="alpha")
