@@ -80,7 +80,7 @@ def saving(report: Report, given: Options, rank: Driver, case: str, asyncs: Mapp
         lambda: float(ask(rank, "write")),
         lambda: float(ask(rank, "torch_save")),
         both("dcp_save", "dcp.save"),
-        *(lambda kind=kind: float(ask(rank, "async_save", kind=kind)) for kind in asyncs.values()),  # type: ignore[misc]
+        *(lambda kind=kind: float(ask(rank, "async_save", kind=kind)) for kind in asyncs.values()),
     )
     for name, peer in zip(names, peers, strict=True):
         report.rows.append(Row(case, "stall", "s", ours, name, peer, "memcpy", floor))
@@ -95,7 +95,7 @@ def restoring(report: Report, given: Options, rank: Driver, case: str) -> None:
     memory, disk, load, read, copy = alternate(
         given.pairs,
         *(
-            lambda name=name: float(ask(rank, name))  # type: ignore[misc]
+            lambda name=name: float(ask(rank, name))
             for name in ("from_memory", "from_disk", "dcp_load", "read", "memcpy_back")
         ),
     )

@@ -20,13 +20,17 @@ from typing import Final, Protocol, cast
 
 import numpy as np
 from paceline.scheduler.collector import THRESHOLDS
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
+from paceline.scheduler.core.admin_stimuli import ApplyPolicy
+from paceline.scheduler.core.attempt_events import AttemptEnded, AttemptStarted
 from paceline.scheduler.core.cluster_policy import Amount, ClusterPolicy, QueuePolicy, UserAmount
 from paceline.scheduler.core.effects import Submitted
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.job import Ending, Job, Shape
 from paceline.scheduler.core.node import NodeGpu, NodeInventory
+from paceline.scheduler.core.node_events import NodeConnected, NodeJoined
+from paceline.scheduler.core.policy_events import PolicyChanged
 from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.submit import on_cancel, on_submit
@@ -132,16 +136,16 @@ class Ours:
         self.never: JobId | None = None
         for number in range(nodes):
             one = inventory(number)
-            evolve(self.state, e.NodeJoined(self.now_us, NodeId(one.name), one))
-            evolve(self.state, e.NodeConnected(self.now_us, NodeId(one.name), "boot", 1))
-        evolve(self.state, e.PolicyChanged(self.now_us, "admin", policy(nodes)))
+            evolve(self.state, NodeJoined(self.now_us, NodeId(one.name), one))
+            evolve(self.state, NodeConnected(self.now_us, NodeId(one.name), "boot", 1))
+        evolve(self.state, PolicyChanged(self.now_us, "admin", policy(nodes)))
 
     def round(self, ended: Sequence[int], arrived: Sequence[New], *, never: bool) -> Iterator[Start]:
         self.now_us = now_us = Micros(self.now_us + ROUND_US)
         state = self.state
         for number in ended:
             job = state.jobs[JobId(number)]
-            evolve(state, e.AttemptEnded(now_us, job.number, job.attempt, JobState.SUCCEEDED, WELL))
+            evolve(state, AttemptEnded(now_us, job.number, job.attempt, JobState.SUCCEEDED, WELL))
         for one in arrived:
             self._submit(one)
         if never:
@@ -161,7 +165,7 @@ class Ours:
         self._apply(plan.events)
         return plan.answer.jobs[0]
 
-    def _apply(self, events: Sequence[e.Event]) -> None:
+    def _apply(self, events: Sequence[Event]) -> None:
         for event in events:
             evolve(self.state, event)
 
@@ -177,7 +181,7 @@ class Whole:
         self.started: list[int] = []
         one_by_one = (inventory(number) for number in range(nodes))
         hellos = [s.Hello(NodeId(one.name), 1, "boot", one) for one in one_by_one]
-        self.engine.step([*hellos, s.ApplyPolicy("policy", "admin", policy(nodes))], self.now_us, {})
+        self.engine.step([*hellos, ApplyPolicy("policy", "admin", policy(nodes))], self.now_us, {})
 
     def round(self, ended: Sequence[int], arrived: Sequence[New], *, never: bool) -> Iterator[Start]:
         self.now_us = Micros(self.now_us + ROUND_US)
@@ -226,9 +230,9 @@ def submission(key: str, one: New) -> s.Submit:
     return s.Submit(key, one.user, (s.NewJob("job", 0, Shape(demand(one), queue=one.queue), "{}"),))
 
 
-def starts(events: Sequence[e.Event], jobs: Mapping[JobId, Job]) -> Iterator[Start]:
+def starts(events: Sequence[Event], jobs: Mapping[JobId, Job]) -> Iterator[Start]:
     for event in events:
-        if isinstance(event, e.AttemptStarted):
+        if isinstance(event, AttemptStarted):
             yield event.job, (len(event.places), jobs[event.job].demand.per_task.gpus)
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from paceline.scheduler.core import events as e
+from paceline.scheduler.core.events import Event
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.node import NodeGpu, NodeInventory
+from paceline.scheduler.core.node_events import NodeConnected, NodeJoined
 from paceline.scheduler.core.placement import place
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.stimuli import Cancel, NewJob, Submit
@@ -99,8 +100,8 @@ def ours(nodes: Sequence[Node], tasks: Sequence[Task]) -> float:
     """Part of the GPUs that is allocated when all tasks have come."""
     state = ClusterState()
     for node in nodes:
-        evolve(state, e.NodeJoined(NOW, NodeId(node.name), _inventory(node)))
-        evolve(state, e.NodeConnected(NOW, NodeId(node.name), "boot", 1))
+        evolve(state, NodeJoined(NOW, NodeId(node.name), _inventory(node)))
+        evolve(state, NodeConnected(NOW, NodeId(node.name), "boot", 1))
     taken = sum(task.gpu_milli_total for task in tasks if _starts(state, task))
     return taken / sum(MILLI * node.gpus for node in nodes)
 
@@ -119,7 +120,7 @@ def _starts(state: ClusterState, task: Task) -> bool:
     return False
 
 
-def _apply(state: ClusterState, events: Sequence[e.Event]) -> None:
+def _apply(state: ClusterState, events: Sequence[Event]) -> None:
     for event in events:
         evolve(state, event)
 

@@ -16,15 +16,17 @@ from itertools import count
 from time import perf_counter
 from typing import Final
 
-from paceline.scheduler.core import events as e
 from paceline.scheduler.core import stimuli as s
-from paceline.scheduler.core.attempt_events import Place
+from paceline.scheduler.core.attempt_events import AttemptStarted, JobSubmitted, Place, PlacesClaimed
+from paceline.scheduler.core.checkpoint_events import CheckpointAccepted
 from paceline.scheduler.core.evolve import evolve
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.node import NodeGpu, NodeInventory
+from paceline.scheduler.core.node_events import NodeConnected, NodeJoined
 from paceline.scheduler.core.preemption import loss_us
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.core.submit import on_submit
+from paceline.scheduler.core.task_events import TaskStarted
 from paceline.scheduler.core.turns import Turns
 from paceline.spec.ids import Attempt, JobId, Micros, NodeId, TaskKey
 from paceline.spec.resources import Constraints, GangDemand, Resources
@@ -53,8 +55,8 @@ class Full:
         self.free = [GPUS] * nodes
         for number in range(nodes):
             one = _inventory(number, number * racks // nodes)
-            evolve(self.state, e.NodeJoined(self.now_us, NodeId(one.name), one))
-            evolve(self.state, e.NodeConnected(self.now_us, NodeId(one.name), "boot", 1))
+            evolve(self.state, NodeJoined(self.now_us, NodeId(one.name), one))
+            evolve(self.state, NodeConnected(self.now_us, NodeId(one.name), "boot", 1))
         self._fill(kinds)
         self.now_us = Micros(self.now_us + HOUR_US)
 
@@ -77,19 +79,19 @@ class Full:
         least = max(1, tasks // 2) if elastic else tasks
         demand = GangDemand(Resources(gpus=gpus), tasks, instance_count_min=least, instance_count_max=tasks)
         at_us = self.now_us = Micros(self.now_us + self.draw.randrange(1_000_000))
-        evolve(self.state, e.JobSubmitted(at_us, number, "job", "ann", 0, Shape(demand)))
+        evolve(self.state, JobSubmitted(at_us, number, "job", "ann", 0, Shape(demand)))
         places = []
         for node in nodes:
             first = GPUS - self.free[node]
             places.append(Place(NodeId(_name(node)), tuple(range(first, first + gpus))))
             self.free[node] -= gpus
-        evolve(self.state, e.AttemptStarted(at_us, number, Attempt(1), tuple(places)))
+        evolve(self.state, AttemptStarted(at_us, number, Attempt(1), tuple(places)))
         for task in range(tasks):
-            evolve(self.state, e.TaskStarted(at_us, TaskKey(number, Attempt(1), task), 1))
+            evolve(self.state, TaskStarted(at_us, TaskKey(number, Attempt(1), task), 1))
         if self.draw.random() < 0.7:
             stall_us, persist_us = self.draw.randrange(1_000_000), self.draw.randrange(60_000_000)
             key = TaskKey(number, Attempt(1), 0)
-            saved = e.CheckpointAccepted(at_us, key, 2, 1, "p", "h", stall_us=stall_us, persist_us=persist_us)
+            saved = CheckpointAccepted(at_us, key, 2, 1, "p", "h", stall_us=stall_us, persist_us=persist_us)
             evolve(self.state, saved)
 
     def ask(self, tasks: int) -> JobId:
@@ -112,7 +114,7 @@ class Full:
     def victims(self) -> tuple[JobId, ...]:
         """Whom the next walk gives notice."""
         plan = next(iter(self.turns.walk(self.state, self.now_us)))
-        claims = [event for event in plan.events if isinstance(event, e.PlacesClaimed)]
+        claims = [event for event in plan.events if isinstance(event, PlacesClaimed)]
         return claims[0].victims
 
     def case(self, tasks: int) -> Case:

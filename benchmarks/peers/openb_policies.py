@@ -160,7 +160,8 @@ def _take(cluster: Cluster, at: int, gpu: int, task: Task) -> None:
 
 def _tightest(cluster: Cluster, rows: Array, task: Task) -> Array:
     gpu = cluster.gpu[rows]
-    return np.argmin(np.where(gpu >= max(task.gpu_milli, 1), gpu, 2 * MILLI), axis=1)
+    tightest: Array = np.argmin(np.where(gpu >= max(task.gpu_milli, 1), gpu, 2 * MILLI), axis=1)
+    return tightest
 
 
 def _without_whole(gpu: Array, wanted: int) -> Array:
@@ -202,7 +203,7 @@ def _typical(workload: Sequence[Task]) -> list[Alike]:
 
 def _fragments(typical: list[Alike], cpu: Array, gpu: Array, model: Array) -> Array:
     """Milli-GPU that a typical task could not use; to a task without GPU all of it is useless."""
-    fragments = gpu.sum(1).astype(float)
+    fragments: Array = gpu.sum(1).astype(float)
     for alike in typical:
         enough = gpu >= alike.milli
         hosts = enough.sum(1) >= alike.gpus
