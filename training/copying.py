@@ -6,10 +6,9 @@ as slowly as by one thread. Ours take the next piece when they have done one.
 """
 
 import ctypes
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from queue import SimpleQueue
 
 import torch
 
@@ -24,24 +23,27 @@ _Piece = tuple[int, int, int]
 
 def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Each source into its target, of the same shape. Copies between devices may still be under way."""
-    taking = threading.Lock()
+    pieces: SimpleQueue[_Piece | None] = SimpleQueue()
     large: list[tuple[torch.Tensor, torch.Tensor]] = []  # read and written by address: their memory must stay
-    others: list[tuple[torch.Tensor, torch.Tensor]] = []
-    pieces = _pieces(pairs, large, others)
 
     def drain() -> None:
-        while True:
-            with taking:
-                piece = next(pieces, None)
-            if piece is None:
-                return
+        while (piece := pieces.get()) is not None:
             ctypes.memmove(*piece)  # the GIL is free meanwhile
 
     with ThreadPoolExecutor(threads()) as crew:
         helping = [crew.submit(drain) for _ in range(threads() - 1)]
+        try:
+            for target, source in pairs:
+                if _is_bytes(target, source):
+                    large.append((target, source))
+                    for piece in _pieces(target, source):
+                        pieces.put(piece)
+                else:  # in this thread, whose device and stream it is for
+                    target.copy_(source, non_blocking=True)
+        finally:
+            for _ in range(threads()):
+                pieces.put(None)
         drain()
-        for target, source in others:  # in this thread, whose device and stream they are for
-            target.copy_(source, non_blocking=True)
         for done in helping:
             done.result()
 
@@ -61,15 +63,7 @@ def _is_bytes(target: torch.Tensor, source: torch.Tensor) -> bool:
     )
 
 
-def _pieces(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], large: list[Any], others: list[Any]
-) -> Iterator[_Piece]:
-    """Of the large ones; all pairs are kept in one of the lists."""
-    for target, source in pairs:
-        if not _is_bytes(target, source):
-            others.append((target, source))
-            continue
-        large.append((target, source))
-        to, of, end = target.data_ptr(), source.data_ptr(), source.nbytes
-        for start in range(0, end, _PIECE_BYTES):
-            yield to + start, of + start, min(_PIECE_BYTES, end - start)
+def _pieces(target: torch.Tensor, source: torch.Tensor) -> Iterator[_Piece]:
+    to, of, end = target.data_ptr(), source.data_ptr(), source.nbytes
+    for start in range(0, end, _PIECE_BYTES):
+        yield to + start, of + start, min(_PIECE_BYTES, end - start)

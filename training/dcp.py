@@ -8,7 +8,7 @@ own metadata classes, and values only as torch.load(weights_only=True) does.
 import dataclasses
 import io
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +120,27 @@ class SafeReader(FileSystemReader):
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         missing = {name: map_image(path) for name, path in self.images.items() if name not in self.mapped}
         files = {**self.mapped, **missing}
-        others, tensors = [], []
-        for item in plan.items:
-            mapped = files.get(self.file_of(item))
-            if mapped is None:
-                others.append(item)
-            else:
+        others: list[ReadItem] = []
+        filled: list[tuple[ReadItem, torch.Tensor]] = []
+
+        def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            """What is no tensor is read beside: other threads copy meanwhile."""
+            for item in plan.items:
+                mapped = files.get(self.file_of(item))
+                if mapped is None:
+                    others.append(item)
+                    continue
                 info = self.storage_data[item.storage_index]
                 container = mapped[info.offset : info.offset + info.length]
                 if item.type == LoadItemType.BYTE_IO:
                     planner.load_bytes(item, io.BytesIO(container))
                 else:
-                    tensors.append((item, *self._place_and_part(item, container, planner)))
-        copy_all((target, part) for _, target, part in tensors)
-        for item, target, _ in tensors:
+                    target, part = self._place_and_part(item, container, planner)
+                    filled.append((item, target))
+                    yield target, part
+
+        copy_all(pairs())
+        for item, target in filled:
             planner.commit_tensor(item, target)
         return super().read_data(dataclasses.replace(plan, items=others), planner)
 

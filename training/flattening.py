@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.tensor import DTensor
 
 from .copying import PLAIN
@@ -29,6 +30,11 @@ class FlatPlanner(DefaultSavePlanner):
         self.is_coordinator = is_coordinator
         if not self._flatten(state_dict, "", ()):
             super().set_up_planner(state_dict, storage_meta, is_coordinator)
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        """Without a look for shards of what has none."""
+        thing = self.state_dict.get(index.fqn)
+        return thing if type(thing) in PLAIN else super().lookup_object(index)
 
     def _flatten(self, state: Mapping[Any, Any], prefix: str, way: _Way) -> bool:
         """False: a tensor is of no known kind. Raises ValueError for two that have one name."""

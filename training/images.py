@@ -9,6 +9,7 @@ A label only says where to look: an image counts when its size and hash are thos
 accepted checkpoint. So a partial, a stale or a strange one is never taken. torch is not needed here.
 """
 
+import contextlib
 import errno
 import mmap
 import os
@@ -116,11 +117,16 @@ def make_private(folder: Path) -> None:
 
 def set_label(path: Path, name: FolderName) -> None:
     """What the image holds is whole, and of that checkpoint."""
-    Path(f"{path}{_LABEL}").write_text(str(name))
+    fd = os.open(f"{path}{_LABEL}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, str(name).encode())
+    finally:
+        os.close(fd)
 
 
 def remove_label(path: Path) -> None:
-    Path(f"{path}{_LABEL}").unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}{_LABEL}")  # noqa: PTH108 - training stands still meanwhile, and a Path costs more
 
 
 def find(folder: Path | None, name: FolderName) -> dict[str, Path]:

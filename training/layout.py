@@ -27,7 +27,7 @@ from .copying import PLAIN
 from .images import Image
 
 _SMALL_BYTES_MAX = 64 * 1024
-_PART_BYTES_MIN = 32 * 1024 * 1024
+_PART_BYTES_MIN = 24 * 1024 * 1024
 _PARTS_MAX = 8
 
 

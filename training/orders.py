@@ -80,7 +80,7 @@ class Order:
         return Path(self.root) / self.name.aside
 
     def encode(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+        return json.dumps(self, default=_fields).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Setting:
     first_of_node: bool = False
 
     def encode(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+        return json.dumps(self, default=_fields).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,11 @@ class Answer:
     """From the copy until it was on disk, at rank 0."""
     told: bool = True
     """False: it died, and neither stderr nor the timeline knows."""
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """Of a dataclass, not copied."""
+    return {each.name: getattr(part, each.name) for each in dataclasses.fields(part)}
 
 
 def decode_order(line: bytes) -> Order:

@@ -1,5 +1,7 @@
 """Many tensors copied by several threads: whatever their form, each arrives."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from paceline.training import copying
@@ -44,3 +46,14 @@ def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(copying.ctypes, "memmove", no_memory)
     with pytest.raises(MemoryError):
         copy_all([(torch.zeros(100_000), torch.ones(100_000))])
+
+
+def test_where_the_pairs_end_in_an_error_no_thread_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "threads", lambda: 3)
+
+    def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield torch.zeros(100_000), torch.ones(100_000)
+        raise ValueError("no such tensor")
+
+    with pytest.raises(ValueError, match="no such tensor"):
+        copy_all(pairs())
