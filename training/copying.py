@@ -5,10 +5,13 @@ persister, another rank, a data loader) each of these waits costs, and large sta
 as slowly as by one thread. Ours take the next piece when they have done one.
 """
 
+import contextlib
 import ctypes
+import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from concurrent.futures import ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
+from typing import Final
 
 import torch
 
@@ -19,19 +22,26 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 _Piece = tuple[int, int, int]
 """Of memory: to where, from where, how many bytes."""
+_NO_MORE: Final[_Piece] = (0, 0, 0)
 
 
-def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Each source into its target, of the same shape. Copies between devices may still be under way."""
-    pieces: SimpleQueue[_Piece | None] = SimpleQueue()
-    large: list[tuple[torch.Tensor, torch.Tensor]] = []  # read and written by address: their memory must stay
+class Copier:
+    """The threads stay from one call to the next: a new one takes a while to get going, and a core of its
+    own."""
 
-    def drain() -> None:
-        while (piece := pieces.get()) is not None:
-            ctypes.memmove(*piece)  # the GIL is free meanwhile
+    def __init__(self) -> None:
+        self._crew = ThreadPoolExecutor(os.cpu_count())
 
-    with ThreadPoolExecutor(threads()) as crew:
-        helping = [crew.submit(drain) for _ in range(threads() - 1)]
+    def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Each source into its target, of the same shape. Copies between devices may still be under way."""
+        pieces: SimpleQueue[_Piece] = SimpleQueue()
+        large: list[tuple[torch.Tensor, torch.Tensor]] = []  # go by address: their memory must stay
+
+        def help_out() -> None:
+            while (piece := pieces.get()) != _NO_MORE:
+                ctypes.memmove(*piece)  # the GIL is free meanwhile
+
+        helping = [self._crew.submit(help_out) for _ in range(threads() - 1)]
         try:
             for target, source in pairs:
                 if _is_bytes(target, source):
@@ -40,12 +50,18 @@ def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
                         pieces.put(piece)
                 else:  # in this thread, whose device and stream it is for
                     target.copy_(source, non_blocking=True)
+            with contextlib.suppress(Empty):
+                while True:
+                    ctypes.memmove(*pieces.get_nowait())
         finally:
-            for _ in range(threads()):
-                pieces.put(None)
-        drain()
+            for _ in helping:
+                pieces.put(_NO_MORE)
+            wait(helping)
         for done in helping:
             done.result()
+
+    def close(self) -> None:
+        self._crew.shutdown()
 
 
 def threads() -> int:

@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from . import containers
-from .copying import PLAIN, copy_all
+from .copying import PLAIN, Copier
 from .errors import StorageFailed
 from .images import map_image
 
@@ -139,7 +139,9 @@ class SafeReader(FileSystemReader):
                     filled.append((item, target))
                     yield target, part
 
-        copy_all(pairs())
+        copier = Copier()
+        copier.copy(pairs())
+        copier.close()
         for item, target in filled:
             planner.commit_tensor(item, target)
         return super().read_data(dataclasses.replace(plan, items=others), planner)

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from ..spec.folder_names import FolderName
 from . import engines
 from .attached import Files
-from .copying import copy_all
+from .copying import Copier
 from .dcp import METADATA, LayingWriter
 from .errors import StorageFailed
 from .flattening import FlatPlanner
@@ -66,6 +66,7 @@ class Stager:
         self._metadata: Metadata | None = None
         self._pickled: tuple[list[list[int]], bytes] = ([], b"")
         self._encoder = LooseEncoder()
+        self._copier = Copier()
         self._buffers: dict[int, list[_Buffer]] = {}
 
     def prepare(self, state: dict[str, Any]) -> Prepared:
@@ -127,7 +128,7 @@ class Stager:
         buffers = self._ready(self._layouts, slot)
         for buffer in buffers:
             remove_label(buffer.image.path)
-        _copy(buffers, prepared.planner)
+        self._copy(buffers, prepared.planner)
         for buffer, encoded in zip(buffers, prepared.encoded, strict=True):
             buffer.layout.write_loose(buffer.image, encoded)
             set_label(buffer.image.path, name)
@@ -183,21 +184,21 @@ class Stager:
         for buffer in self._buffers.pop(slot, []):
             buffer.image.close()
 
+    def _copy(self, buffers: list[_Buffer], planner: SavePlanner) -> None:
+        """The stall: each tensor into its place. Returns when all bytes are there."""
+        with torch.no_grad():
+            self._copier.copy(
+                pair
+                for buffer in buffers
+                for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
+            )
+        for gpu in {gpu for buffer in buffers for gpu in buffer.layout.gpus}:
+            torch.cuda.current_stream(gpu).synchronize()
+
     def close(self) -> None:
+        self._copier.close()
         for slot in list(self._buffers):
             self._let_go(slot)
-
-
-def _copy(buffers: list[_Buffer], planner: SavePlanner) -> None:
-    """The stall: each tensor into its place. Returns when all bytes are there."""
-    with torch.no_grad():
-        copy_all(
-            pair
-            for buffer in buffers
-            for pair in zip(buffer.places, buffer.layout.tensors(planner), strict=True)
-        )
-    for gpu in {gpu for buffer in buffers for gpu in buffer.layout.gpus}:
-        torch.cuda.current_stream(gpu).synchronize()
 
 
 def _infos(layouts: list[Layout], prepared: Prepared) -> dict[MetadataIndex, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from paceline.training import copying
-from paceline.training.copying import copy_all
+from paceline.training.copying import Copier
 
 SOURCES = {
     "a small one": torch.arange(10),
@@ -21,18 +21,21 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_each_arrives(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_arrives_the_second_time_too(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "threads", lambda: threads)
-    targets = [torch.zeros(source.shape, dtype=source.dtype) for source in SOURCES.values()]
-    copy_all(zip(targets, (source.detach() for source in SOURCES.values()), strict=True))
-    for (name, source), target in zip(SOURCES.items(), targets, strict=True):
-        assert torch.equal(target, source), name
+    copier = Copier()
+    for _ in range(2):
+        targets = [torch.zeros(source.shape, dtype=source.dtype) for source in SOURCES.values()]
+        copier.copy(zip(targets, (source.detach() for source in SOURCES.values()), strict=True))
+        for (name, source), target in zip(SOURCES.items(), targets, strict=True):
+            assert torch.equal(target, source), name
+    copier.close()
 
 
 def test_another_type_is_converted_and_another_order_kept() -> None:
     doubles, turned = torch.zeros(300, 300, dtype=torch.float64), torch.zeros(300, 300).t()
     source = torch.randn(300, 300)
-    copy_all([(doubles, source), (turned, source)])
+    Copier().copy([(doubles, source), (turned, source)])
     assert torch.equal(doubles, source.double())
     assert torch.equal(turned, source)
 
@@ -45,7 +48,7 @@ def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(copying.ctypes, "memmove", no_memory)
     with pytest.raises(MemoryError):
-        copy_all([(torch.zeros(100_000), torch.ones(100_000))])
+        Copier().copy([(torch.zeros(100_000), torch.ones(100_000))])
 
 
 def test_where_the_pairs_end_in_an_error_no_thread_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +59,4 @@ def test_where_the_pairs_end_in_an_error_no_thread_waits_for_more(monkeypatch: p
         raise ValueError("no such tensor")
 
     with pytest.raises(ValueError, match="no such tensor"):
-        copy_all(pairs())
+        Copier().copy(pairs())
