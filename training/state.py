@@ -74,7 +74,7 @@ class State:
             state[name] = self._given[name].detach()
         if self._rank == 0:
             state |= self._of_first_rank(checked)
-            own["step"] = torch.tensor(step)  # has its place; what is serialized costs more
+            own["step"] = step
             own["values"] = _encode_values({name: self._given[name] for name in self._of("value")})
         return state
 

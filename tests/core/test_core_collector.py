@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from paceline.scheduler.collector import Aside
+from paceline.scheduler.collector import Aside, collecting
 
 pytestmark = pytest.mark.serial
 
@@ -51,3 +51,16 @@ def test_a_cycle_that_dies_there_is_found_when_there_is_twice_as_much(aside: Asi
     gc.collect()
     assert gone() is None
     assert gc.get_freeze_count() >= len(more)
+
+
+async def test_around_it_the_collector_is_off(aside: Aside) -> None:
+    """At the end of a process nobody wants to wait for a look at all that it held."""
+    thresholds = gc.get_threshold()
+    gc.disable()
+    try:
+        async with collecting():
+            assert gc.isenabled()
+        assert not gc.isenabled()
+        assert gc.get_threshold() == thresholds
+    finally:
+        gc.enable()
