@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
@@ -33,7 +33,7 @@ from .forecast import Forecast, Question, Snapshot
 from .forecast_worker import LENGTH_BYTES, Asked, AskedAgain, decode_told, encode_asked, framed
 from .loop import Loop
 from .records import account_row, job_row, node_row, policy_text
-from .store.base import EventRow
+from .store.base import EventRow, JobRow
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ class Forecaster:
         self._loop = loop
         self._now_us = now_us
         self._turn = asyncio.Lock()
+        self._rows = JobRows()
         self._process: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._standing: Forecast | None = None
@@ -90,7 +91,9 @@ class Forecaster:
         """Raises InvalidRequest for what is refused, NotFound for a node, Unavailable without an answer."""
         async with self._turn:
             taken = await self._loop.read(lambda state: take(state, Micros(self._now_us()), question))
-            body = await asyncio.to_thread(lambda: encode_asked(Asked(snapshot_of(taken), question)))
+            body = await asyncio.to_thread(
+                lambda: encode_asked(Asked(snapshot_of(taken, self._rows), question))
+            )
             told = decode_told(await self._exchange(body))
         if told.forecast is None:
             raise InvalidRequest(told.error, hint=told.hint)
@@ -233,13 +236,30 @@ def _line(key: LaneKey, lane: Lane) -> Iterator[tuple[int, int, int, JobId]]:
             yield key.turn, key.minus_priority, key.service, number
 
 
-def snapshot_of(taken: Taken) -> Snapshot:
+class JobRows:
+    """Of the last snapshot: of ten thousand jobs few have changed since, and while rows are written in a
+    thread, callers wait longer."""
+
+    def __init__(self) -> None:
+        self._known: dict[JobId, tuple[Job, JobRow]] = {}
+
+    def of(self, jobs: Sequence[Job]) -> list[JobRow]:
+        before = self._known
+        self._known = {job.number: self._kept(before, job) for job in jobs}
+        return [row for _, row in self._known.values()]
+
+    def _kept(self, before: Mapping[JobId, tuple[Job, JobRow]], job: Job) -> tuple[Job, JobRow]:
+        kept = before.get(job.number)
+        return kept if kept is not None and kept[0] is job else (job, job_row(job))
+
+
+def snapshot_of(taken: Taken, rows: JobRows) -> Snapshot:
     return Snapshot(
         taken.now_us,
         taken.last_seq,
         taken.last_job,
         taken.last_at_us,
-        [job_row(job) for job in taken.jobs],
+        rows.of(taken.jobs),
         [node_row(node) for node in taken.nodes],
         taken.settings,
         taken.paces_us,

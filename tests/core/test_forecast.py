@@ -16,7 +16,9 @@ from paceline.scheduler.core.cluster_policy import (
 from paceline.scheduler.core.job import Shape
 from paceline.scheduler.core.settings import Order, Settings
 from paceline.scheduler.forecast import HORIZON_US, Forecast, Question, Snapshot, forecast
-from paceline.scheduler.forecaster import JOBS_MAX, snapshot_of, take
+from paceline.scheduler.forecaster import JOBS_MAX, JobRows, snapshot_of, take
+from paceline.scheduler.records import job_row
+from paceline.scheduler.store.base import JobRow
 from paceline.spec.errors import Conflict, NotFound
 from paceline.spec.ids import JobId, Micros
 from paceline.spec.progress import TOTAL_STEPS
@@ -28,7 +30,8 @@ MINUTE = 60_000_000
 def asked(paddock: Paddock, question: Question | None = None) -> Forecast:
     """As it goes over the pipe."""
     question = question or Question()
-    body = msgspec.msgpack.encode(snapshot_of(take(paddock.state, Micros(paddock.now_us), question)))
+    taken = take(paddock.state, Micros(paddock.now_us), question)
+    body = msgspec.msgpack.encode(snapshot_of(taken, JobRows()))
     return forecast(msgspec.msgpack.decode(body, type=Snapshot), question)
 
 
@@ -213,6 +216,26 @@ def test_a_snapshot_of_a_long_line_has_those_who_stand_first(monkeypatch: pytest
     assert [job.number for job in taken.jobs] == [running, *waiting[1:], urgent, held + 1]
     assert taken.left_out == len([*small, held])
     assert asked(paddock).left_out == 3
+
+
+def test_a_snapshot_has_jobs_as_they_are_now_and_no_others() -> None:
+    paddock, rows = Paddock(), JobRows()
+    first, second = paddock.submit(shape(), shape())
+
+    def snapshot() -> list[JobRow]:
+        taken = take(paddock.state, Micros(paddock.now_us), Question())
+        found = snapshot_of(taken, rows).jobs
+        assert found == [job_row(job) for job in taken.jobs]
+        return found
+
+    before = snapshot()
+    [third] = paddock.submit(shape())
+    paddock.cancel(second)
+    after = snapshot()
+    assert [row.job for row in after] == [first, third]
+    assert after[0] is before[0]
+    paddock.hold(third)
+    assert snapshot()[1] != after[1]
 
 
 def test_a_forecast_is_bounded_and_says_so() -> None:
