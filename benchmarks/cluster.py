@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,7 +82,8 @@ class Cluster:
         family = [agent, *agent.children(recursive=True)]
         killed = time.time()
         for process in family:
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it went with its parent
+                os.kill(process.pid, signal.SIGKILL)
         return killed
 
     def kill_agent(self, node: str) -> None:

@@ -37,6 +37,7 @@ from torch.futures import Future
 from . import containers
 from .copying import PLAIN, Copier
 from .errors import StorageFailed
+from .flattening import flatten
 from .images import map_image
 
 METADATA = ".metadata"
@@ -174,6 +175,19 @@ class SafeLoadPlanner(DefaultLoadPlanner):
     """The stock planner, but values are read with weights_only=True: no code of the checkpoint's choosing
     runs.
     """
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        """Also DCP's; what it does not know, or has no memory yet, is torch's to prepare."""
+        flat = flatten(state_dict)
+        if flat is None or any(isinstance(one, torch.Tensor) and one.is_meta for one in flat[0].values()):
+            super().set_up_planner(state_dict, metadata, is_coordinator)
+            return
+        self.original_state_dict = state_dict
+        self.state_dict, self.mappings = flat
+        self.metadata = metadata
+        self.is_coordinator = is_coordinator
 
     def create_local_plan(self) -> LoadPlan:
         """Also DCP's, without its search through the parts of what was saved whole and is wanted whole."""
