@@ -6,7 +6,7 @@ to the plan that claims the nodes and gives notice. What is lost is counted as i
 the last checkpoint, or what a save and a restart take.
 
 Quality is compared on small clusters with the least loss of all sets of victims, by exhaustive search. A gang
-that goes on smaller loses as much as one that is stopped whole, on both sides: all of it saves and starts anew.
+that goes on smaller loses as much as one that is stopped whole, on both sides: all of it starts anew.
 """
 
 import random
