@@ -39,7 +39,6 @@ class Copier:
         large: list[tuple[torch.Tensor, torch.Tensor]] = []  # go by address: their memory must stay
         targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
-
         cores = _other_cores()
 
         def help_out() -> None:
@@ -55,9 +54,11 @@ class Copier:
                     large.append((target, source))
                     for piece in _pieces(target, source):
                         pieces.put(piece)
-                else:
+                elif type(target) in PLAIN and type(source) in PLAIN:
                     targets.append(target)
                     sources.append(source)
+                else:  # it may know how to copy one, and not how to copy many
+                    target.copy_(source, non_blocking=True)
             if targets:  # in this thread, whose devices and streams they are for
                 torch._foreach_copy_(targets, sources, non_blocking=True)
             with contextlib.suppress(Empty):

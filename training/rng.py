@@ -67,8 +67,9 @@ def _capture_numpy(numpy: Any) -> torch.Tensor:
     state = numpy.random.get_state(legacy=False)
     if state["bit_generator"] != "MT19937":  # the script has put another generator there: its own to keep
         return torch.empty(0, dtype=torch.int64)
+    words = state["state"]["key"].tolist()
     gauss = [state["has_gauss"], _bits(float(state["gauss"])), state["state"]["pos"]]
-    return torch.cat([_tensor(gauss), torch.from_numpy(state["state"]["key"].astype(numpy.int64))])
+    return _tensor([*gauss, *words])
 
 
 def _apply_numpy(numpy: Any, state: torch.Tensor) -> None:

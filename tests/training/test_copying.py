@@ -1,6 +1,7 @@
 """Many tensors copied by several threads: whatever their form, each arrives."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -60,3 +61,21 @@ def test_where_the_pairs_end_in_an_error_no_thread_waits_for_more(monkeypatch: p
 
     with pytest.raises(ValueError, match="no such tensor"):
         Copier().copy(pairs())
+
+
+class Single(torch.Tensor):
+    """Of a kind that is copied one by one."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch._foreach_copy_:
+            return NotImplemented
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_a_tensor_that_knows_no_copy_of_many_is_copied_alone() -> None:
+    target, source = torch.zeros(5).as_subclass(Single), torch.arange(5.0)
+    with pytest.raises(TypeError):
+        torch._foreach_copy_([target], [source])
+    Copier().copy([(target, source), (torch.zeros(1), torch.ones(1))])
+    assert torch.equal(torch.Tensor(target), source)
