@@ -178,6 +178,7 @@ class Forecaster:
 
     def _on_idle(self) -> None:
         """It ends with its stdin."""
+        self._rows = JobRows()
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()

@@ -27,8 +27,9 @@ _NO_MORE: Final[_Piece] = (0, 0, 0)
 
 
 class Copier:
-    """The threads stay from one call to the next: a new one takes a while to get going, and a core of its
-    own."""
+    """The threads stay from one call to the next: new ones wait for cores, which torch's own hold for a while
+    after their work.
+    """
 
     def __init__(self) -> None:
         self._crew = ThreadPoolExecutor(os.cpu_count())

@@ -5,6 +5,7 @@ over all ranks, and leaves the writing to whoever lays the files out. The reader
 own metadata classes, and values only as torch.load(weights_only=True) does.
 """
 
+import contextlib
 import dataclasses
 import io
 import pickle
@@ -140,9 +141,8 @@ class SafeReader(FileSystemReader):
                     filled.append((item, target))
                     yield target, part
 
-        copier = Copier()
-        copier.copy(pairs())
-        copier.close()
+        with contextlib.closing(Copier()) as copier:
+            copier.copy(pairs())
         for item, target in filled:
             planner.commit_tensor(item, target)
         return super().read_data(dataclasses.replace(plan, items=others), planner)

@@ -28,6 +28,22 @@ def upgrade() -> None:
         "events_by_job", "events", ["job", "seq"], sqlite_where=of_a_job, postgresql_where=of_a_job
     )
     op.create_table(
+        "nodes",
+        sa.Column("node", sa.Text, primary_key=True),
+        sa.Column("record", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "keys",
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("at_us", sa.BigInteger, nullable=False),
+        sa.Column("jobs", sa.Text, nullable=False),
+    )
+    _create_jobs(number)
+
+
+def _create_jobs(number: sa.types.TypeEngine[int]) -> None:
+    """And what there is of each."""
+    op.create_table(
         "jobs",
         sa.Column("job", number, primary_key=True, autoincrement=False),
         sa.Column("name", sa.Text, nullable=False),
@@ -44,17 +60,6 @@ def upgrade() -> None:
         "documents",
         sa.Column("job", number, primary_key=True, autoincrement=False),
         sa.Column("document", sa.Text, nullable=False),
-    )
-    op.create_table(
-        "nodes",
-        sa.Column("node", sa.Text, primary_key=True),
-        sa.Column("record", sa.Text, nullable=False),
-    )
-    op.create_table(
-        "keys",
-        sa.Column("key", sa.Text, primary_key=True),
-        sa.Column("at_us", sa.BigInteger, nullable=False),
-        sa.Column("jobs", sa.Text, nullable=False),
     )
     op.create_table(
         "metrics",
