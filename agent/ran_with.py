@@ -60,7 +60,9 @@ class Records:
         self._gpus = gpus
         self._made: dict[str, _Made] = {}
         self._kept: OrderedDict[tuple[Path, str], None] = OrderedDict()
-        self._under_way: dict[tuple[str, Path], asyncio.Task[Recorded]] = {}
+        self._asked: dict[tuple[str, Path], asyncio.Task[Recorded]] = {}
+        """Those that are listed yet: who asks meanwhile waits for the same."""
+        self._under_way: set[asyncio.Task[Recorded]] = set()
 
     def look(self, interpreter: str) -> None:
         """Have it listed, before somebody asks."""
@@ -90,25 +92,35 @@ class Records:
 
     def _once(self, what: str, storage: Path, listing: Listing | None) -> asyncio.Task[Recorded]:
         asked = what, storage
-        if asked not in self._under_way:
-            made = self._under_way[asked] = asyncio.ensure_future(self._record(what, storage, listing))
-            made.add_done_callback(lambda _: self._under_way.pop(asked))
-        return self._under_way[asked]
+        if asked not in self._asked:
+            made = self._asked[asked] = asyncio.ensure_future(self._record(what, storage, listing))
+            self._under_way.add(made)
+            made.add_done_callback(self._under_way.discard)
+        return self._asked[asked]
 
     async def close(self) -> None:
         """What is under way is given up."""
-        under_way = list(self._under_way.values())
+        under_way = list(self._under_way)
         for each in under_way:
             each.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         self._interpreters.close()
 
+    async def _listing(self, interpreter: str) -> Listing:
+        """As it was after this call, or later."""
+        for _ in range(2):  # one that was under way may have begun before a change
+            found = await asyncio.shield(asyncio.wrap_future(self._interpreters.ask(interpreter)))
+            if self._interpreters.known(interpreter) is found:  # and a change is told of now
+                break
+        return found
+
     async def _record(self, interpreter: str, storage: Path, listing: Listing | None) -> Recorded:
         try:
             async with asyncio.timeout(RECORD_S_MAX):
-                if listing is None:
-                    listing = await asyncio.shield(asyncio.wrap_future(self._interpreters.ask(interpreter)))
-                    self._interpreters.known(interpreter)  # so that a change is told of now
+                try:
+                    listing = listing or await self._listing(interpreter)
+                finally:  # whoever asks from now on may have other packages
+                    del self._asked[interpreter, storage]
                 text = record_text(interpreter, listing, self._gpus())
                 await asyncio.to_thread(_keep, storage, [text, listing.packages])
         except TimeoutError:

@@ -9,6 +9,7 @@ import venv
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from paceline.agent import interpreters
@@ -213,6 +214,53 @@ async def test_many_who_start_at_once_have_one_record_made(tmp_path: Path) -> No
         assert made.known(PYTHON, tmp_path / "other") == ""
     finally:
         await made.close()
+
+
+async def test_who_asks_after_a_change_is_not_told_of_what_was_just_recorded(tmp_path: Path) -> None:
+    python = new_venv(tmp_path / "own")
+    (tmp_path / "storage").mkdir()
+    made = Records(os.environ, lambda: GpuReport(""))
+    try:
+        asked = made.ask(python, tmp_path / "storage")
+        while not asked.done():  # noqa: ASYNC110 - an event would be told later
+            await asyncio.sleep(0)
+        unpack_into(tmp_path / "own", make_wheel(tmp_path / "wheels", "our", "1"))
+        assert await made.ask(python, tmp_path / "storage") != asked.result()
+    finally:
+        await made.close()
+
+
+async def test_what_changed_while_it_was_listed_is_listed_again(tmp_path: Path) -> None:
+    python = new_venv(tmp_path / "own")
+    unpack_into(tmp_path / "own", make_wheel(tmp_path / "wheels", "slow", "1"))
+    [metadata_file] = (tmp_path / "own").glob("lib/python3*/site-packages/slow-1.dist-info/METADATA")
+    text = metadata_file.read_bytes()
+    metadata_file.unlink()
+    os.mkfifo(metadata_file)  # whoever reads it waits for who writes, with the folders looked at before
+    made = Records(os.environ, lambda: GpuReport(""))
+    (tmp_path / "storage").mkdir()
+    try:
+        asked = made.ask(python, tmp_path / "storage")
+        writing = await until(lambda: _writer(metadata_file), "it is being listed")
+        metadata_file.rename(metadata_file.with_name("first"))
+        metadata_file.write_bytes(text)
+        unpack_into(tmp_path / "own", make_wheel(tmp_path / "wheels", "our", "1"))
+        with writing:
+            writing.write(text)
+        with records_of(tmp_path).open((await asked).record) as file:
+            said = json.load(file)
+        with records_of(tmp_path).open(said["packages"]) as file:
+            assert [name for name, _, _ in json.load(file) if name in ("our", "slow")] == ["our", "slow"]
+    finally:
+        await made.close()
+
+
+def _writer(fifo: Path) -> BinaryIO | None:
+    """None: nobody reads it."""
+    try:
+        return os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    except OSError:
+        return None
 
 
 async def test_an_agent_that_leaves_waits_for_no_interpreter(tmp_path: Path) -> None:
