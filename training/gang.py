@@ -7,6 +7,7 @@ Tensors of the training itself never pass here. Where the script's own group can
 
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..proto.beats import BEAT
@@ -14,7 +15,7 @@ from .environment import Environment
 from .errors import GangNotReady
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup, Work
 
 
 class Gang:
@@ -25,6 +26,8 @@ class Gang:
         self._control: Any = None
         self._control_of: object = None
         self._held: object = None
+        self.wait: Callable[[Any], object] = _wait
+        """For a collective that was begun."""
 
     @property
     def joined(self) -> bool:
@@ -57,7 +60,7 @@ class Gang:
 
         world = distributed.group.WORLD
         if self._held is not world:
-            _hold(world)
+            hold(world)
             self._held = world
         if "cpu:gloo" in str(distributed.get_backend_config()):
             return None
@@ -103,11 +106,16 @@ class Gang:
 
         tensor = torch.tensor(values, dtype=torch.int64)
         with BEAT.meeting():
-            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self.group())
+            largest = torch.distributed.ReduceOp.MAX
+            self.wait(torch.distributed.all_reduce(tensor, largest, self.group(), async_op=True))
         return tuple(int(value) for value in tensor)
 
 
-def _hold(group: object) -> None:
+def _wait(work: "Work") -> None:
+    work.wait()
+
+
+def hold(group: object) -> None:
     """Keep this process group until the process ends, whoever else lets go of it.
 
     Where a script destroys its group and then drops its DDP model, the model's reducer has the last

@@ -23,7 +23,7 @@ from ..proto.beats import BEAT, RESTORES
 from . import rng
 from .errors import GangLost, GangNotReady, UnsavableState
 from .handing import hand
-from .peers import Peers
+from .peers import CALLBACK_FAILED, Peers
 from .sampler import Sampler
 from .say import say
 from .staying import StayLine
@@ -118,7 +118,8 @@ class StepLoop:
         except Exception as error:
             if self._line is None or not self._tells_of_a_loss(error):
                 raise
-            return f"a peer is lost: {str(error).splitlines()[0][:200]}"
+            text = str(error).removeprefix(CALLBACK_FAILED)
+            return f"a peer is lost: {text.splitlines()[0][:200]}"
         return "the gang grows" if self._leaves() else None
 
     def _turn(self) -> bool:
@@ -137,7 +138,9 @@ class StepLoop:
             return False
         self._make_step(done + 1)
         self._run.progressed(self._standing.done)
-        self._last_peers = None
+        if self._last_peers is not None:
+            self._last_peers.drop()
+            self._last_peers = None
         return True
 
     def _leaves(self) -> bool:
@@ -193,7 +196,9 @@ class StepLoop:
             restored = run.restore(**self._plan.things)
             done = restored.step if restored is not None else 0
             self._standing = _Standing(keeps=True, done=done, saved=done)
-        self._model = self._plan.wrap(self._plan.model) if run.world_size > 1 else self._plan.model
+        self._model = self._plan.model
+        if self._peers is not None:
+            self._model = self._plan.wrap(self._plan.model)
         self._stay()
         return keepers
 
@@ -216,6 +221,9 @@ class StepLoop:
             return
         if self._line is None:
             self._line = StayLine(folder, self._on_leave)
+        if self._peers is not None:
+            self._peers.watch(self._model)
+            self._run.gang.wait = self._peers.wait
         self._line.stay(self._run.rank)
 
     def _on_leave(self) -> None:

@@ -2,7 +2,13 @@
 
 Leaving cuts the group's own connections first: a rank that waits in a collective for a peer that is silent,
 or for one that has left, then fails at once, and so do its peers, one after the other, however the collective
-is built. The Python object goes last, when nothing that could own the group is alive (gang.py, `_hold`).
+is built. The Python object goes last, when nothing that could own the group is alive (gang.py, `hold`).
+
+One wait has no end by that: gloo's, for a message that was on its way when the connection broke. It tells
+the buffers of what has not begun, not those of what it was writing or reading (`Pair::signalException`), and
+whoever waits for such a one does so until the group's timeout, half an hour. It takes a peer that dies while
+it waits for us in a collective, and a busy machine. So what the step loop waits for in each step, gradients
+and buffers and the ranks' own agreement, it waits for in futures of ours, which `cut` ends.
 """
 
 import contextlib
@@ -11,9 +17,19 @@ import socket
 import stat
 from typing import Any
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel.distributed import _BufferCommHookLocation
+
+from .errors import GangLost
+from .gang import hold
 
 _GPU_BACKENDS = "cpu:gloo,cuda:nccl"
+CALLBACK_FAILED = "Got the following error when running the callback: "
+"""How torch begins the text of an error that comes out of a future."""
 
 
 class Peers:
@@ -25,11 +41,52 @@ class Peers:
         self._group: Any = distributed.group.WORLD
         self._on_gpu = device_type == "cuda"
         self._connections = {fd: inode for fd, inode in _connections().items() if before.get(fd) != inode}
+        self._is_cut = False
+        self._waits: dict[Future[Any], distributed.Work] = {}
+        """Of now."""
+        self._given_up: list[distributed.Work] = []
+        """Those that may never end."""
+
+    def watch(self, model: nn.Module) -> None:
+        """Have `cut` end the waits of a DistributedDataParallel that reduces in the usual way."""
+        if self._on_gpu or not isinstance(model, DistributedDataParallel):
+            return
+        own = model._comm_hooks or hasattr(model, "buffer_hook")
+        if model.mixed_precision is None and not own:
+            state = self, model.process_group
+            model.register_comm_hook(state, _mean)
+            model._register_buffer_comm_hook(state, _broadcast, _BufferCommHookLocation.PRE_FORWARD)
+
+    def wait(self, work: distributed.Work) -> None:
+        """Until that is done. Raises RuntimeError where it fails, and where the group is cut."""
+        _result(self._told(work))
+
+    def future(self, work: distributed.Work) -> Future[Tensor]:
+        """Of its first tensor; done when that is, or with an error when the group is cut."""
+        return self._told(work).then(_result)
+
+    def _told(self, work: distributed.Work) -> Future[Any]:
+        told: Future[Any] = Future()
+        self._waits[told] = work
+
+        def on_done(done: Future[list[Tensor]]) -> None:
+            if self._waits.pop(told, None) is None:  # cut: nobody waits
+                return
+            try:
+                told.set_result(done.value()[0])
+            except RuntimeError as error:
+                told.set_result(error)
+
+        work.get_future().add_done_callback(on_done)
+        if self._is_cut:
+            self._give_up(told)
+        return told
 
     def cut(self) -> None:
         """From any thread: whoever is in a collective of the group gets an error. NCCL has a verb for it,
         which was tried with a group of one; gloo's `abort` leaves a waiting collective waiting.
         """
+        self._is_cut = True
         if self._on_gpu:
             self._group.abort()
         for fd, inode in self._connections.items():
@@ -37,6 +94,13 @@ class Peers:
                 if os.fstat(fd).st_ino == inode:
                     with socket.socket(fileno=os.dup(fd)) as copy:
                         copy.shutdown(socket.SHUT_RDWR)
+        for told in list(self._waits):
+            self._give_up(told)
+
+    def _give_up(self, told: Future[Any]) -> None:
+        if (work := self._waits.pop(told, None)) is not None:
+            self._given_up.append(work)
+            told.set_result(GangLost("the gang is broken"))
 
     def leave(self) -> None:
         """torch knows no group after it. This object is to be dropped when another group has done some work:
@@ -44,6 +108,41 @@ class Peers:
         """
         self.cut()
         distributed.destroy_process_group()
+
+    def drop(self) -> None:
+        """At the time that `leave` speaks of. A group in which somebody waits for ever stays until this
+        process ends: its own end would wait for that one.
+        """
+        if not all(work.is_completed() for work in self._given_up):
+            hold(self._group)
+
+
+def _result(told: Future[Any]) -> Tensor:
+    found: Tensor | Exception = told.wait()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _mean(state: tuple[Peers, distributed.ProcessGroup], bucket: GradBucket) -> Future[Tensor]:
+    """Of gradients, as DistributedDataParallel makes it."""
+    peers, group = state
+    gradients = bucket.buffer().div_(group.size())
+    return peers.future(distributed.all_reduce(gradients, group=group, async_op=True))
+
+
+def _broadcast(state: tuple[Peers, distributed.ProcessGroup], buffers: dict[str, Tensor]) -> None:
+    """Rank 0's, to all, as DistributedDataParallel does it: those of a kind in one message."""
+    peers, group = state
+    source = distributed.get_global_rank(group, 0)
+    for kind in dict.fromkeys(buffer.dtype for buffer in buffers.values()):
+        alike = [buffer for buffer in buffers.values() if buffer.dtype == kind]
+        message = torch.cat([buffer.reshape(-1) for buffer in alike])
+        peers.wait(distributed.broadcast(message, source, group=group, async_op=True))
+        if group.rank():
+            parts = torch.split(message, [buffer.numel() for buffer in alike])
+            for buffer, part in zip(alike, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
 
 
 def _connections() -> dict[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from paceline.training.handing import hand
-from paceline.training.peers import Peers, _connections
+from paceline.training.peers import CALLBACK_FAILED, Peers, _connections
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,14 +33,17 @@ def _leave_the_pool() -> None:
 def reforms(ports: Sequence[int]) -> list[tuple[int, int]]:
     """Form, train a step, leave, again and again: (threads, connections) after each step."""
     _leave_the_pool()
-    net = nn.Linear(4, 1)
+    net = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
     found = []
     last = None
     for port in ports:
         peers = _meet(port)
         model = DistributedDataParallel(net)
+        peers.watch(model)
         model(torch.ones(2, 4)).sum().backward()
         distributed.barrier()
+        if last is not None:
+            last.drop()
         last = None
         found.append((sum(1 for _ in Path("/proc/self/task").iterdir()), len(_connections())))
         distributed.barrier()
@@ -67,6 +70,29 @@ def is_cut(port: int) -> str:
     threading.Thread(target=cut).start()
     waits.set()
     return _error_of(lambda: distributed.all_reduce(torch.ones(1)))
+
+
+def is_freed(port: int) -> tuple[str, bool]:
+    """As gloo's lost waits are: nothing tells the wait for gradients that the gang is broken, for what is cut
+    here is no connection. Rank 0's error, and whether it has left and dropped the group while that waits."""
+    _leave_the_pool()
+    peers = _meet(port)
+    model = DistributedDataParallel(nn.Linear(4, 1))
+    peers.watch(model)
+    store = distributed.distributed_c10d._get_default_store()
+    if distributed.get_rank() == 1:
+        store.wait(["left"])
+        return "", True
+    peers._connections.clear()
+    loss = model(torch.ones(2, 4)).sum()
+    threading.Timer(0.2, peers.cut).start()
+    error = _error_of(loss.backward)
+    peers.leave()
+    peers.drop()
+    [waits] = peers._given_up
+    del model, loss
+    store.set("left", "")
+    return error.removeprefix(CALLBACK_FAILED).partition("\n")[0], not waits.is_completed()
 
 
 def _error_of(call: Callable[[], Any]) -> str:

@@ -25,6 +25,14 @@ def test_a_rank_gets_out_of_a_collective_in_which_it_waits_for_a_silent_peer(
         assert "gloo" in error, "and its peer hears of it"
 
 
+def test_a_rank_gets_out_of_a_sum_of_gradients_of_which_gloo_tells_it_no_more(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    store = _store()
+    first, _ = ranks.run(reforming_rank.is_freed, store.port, folder=tmp_path)
+    assert first == ("GangLost: the gang is broken", True), "and what waits for ever is not waited for"
+
+
 def test_state_goes_from_one_rank_to_those_who_lack_it(ranks: RankPool, tmp_path: Path) -> None:
     first, second, third = ranks.run(reforming_rank.takes, 1, (2,), folder=tmp_path, world_size=3)
     assert third == second
