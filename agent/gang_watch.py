@@ -78,11 +78,11 @@ class GangWatch:
     def inspecting(self) -> bool:
         return self._capture is not None
 
-    def inspect(self, workers: Sequence[Worker]) -> None:
-        """Begin to take all stacks; `inspected` has them soon."""
+    def inspect(self, workers: Sequence[Worker], why: str) -> None:
+        """Begin to take their stacks; `inspected` has them soon."""
         if self._capture is None:
             now = time.monotonic()
-            self._capture = Capture(self._launch, now)
+            self._capture = Capture(self._launch, now, why)
             self._capture.begin(workers, self._beats(workers), self._shim_pid, now)
 
     def on_exit(self, pid: int, exit_code: int) -> bool:

@@ -46,6 +46,10 @@ class Keeping:
         self._wanted: tuple[str, dict[str, Any], int, Connection] | None = None
         self.until = _NEVER
         """Then those that wait are killed."""
+        self.look_at = _NEVER
+        """Then whoever has not arrived is looked at: it is late for a reason."""
+        self._keep_s = 0.0
+        self._places: dict[int, str] = {}
         self.asked = False
         """The gang is whole, and its ranks were asked to leave it together."""
 
@@ -96,9 +100,31 @@ class Keeping:
         self.asked = self.asked and not ranks
         return ranks
 
+    @property
+    def late(self) -> list[Worker]:
+        """Those that live and do not wait for the next attempt."""
+        return [worker for worker in self._living() if not worker.arrived]
+
+    def on_inspected(self, ranks: Sequence[dict[str, Any]]) -> None:
+        """Where they are, as in the journal's `inspected`."""
+        for each in ranks:
+            innermost = each["stack"].partition("\n")[0]
+            self._places[each["rank"]] = f", {each['state']}" + (f" in {innermost}" if innermost else "")
+
+    def why_late(self) -> str:
+        """Once `until` has passed; empty: all have arrived, and no attempt has come."""
+        if not self.late:
+            return ""
+        rank = self.late[0].rank
+        more = f" (nor did {len(self.late) - 1} more)" if self.late[1:] else ""
+        return (
+            f"rank {rank} did not leave the gang within {self._keep_s:g} s{self._places.get(rank, '')}{more}"
+        )
+
     def hold(self, keep_s: float) -> None:
         """The gang is broken: whoever has not seen it is told, and waits at most so long."""
-        self.until = time.monotonic() + keep_s
+        now = time.monotonic()
+        self.until, self.look_at, self._keep_s = now + keep_s, now + keep_s / 2, keep_s
         for worker in self._living():
             if worker.line is not None and not worker.arrived:
                 self._door.send(worker.line, {"leave": True})

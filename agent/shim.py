@@ -64,6 +64,7 @@ class Shim:
         self._keeping = Keeping(launch, self._ranks.workers, process.door)
         self.successor: Successor | None = None
         self._stop_why = ""
+        self._late_why = ""
         self._asked_to_keep: tuple[float, str, float] | None = None
         self._save_request = 0
         self._refused: dict[str, Any] | None = None
@@ -150,9 +151,8 @@ class Shim:
     def _next_look(self) -> float:
         poll_at = time.monotonic() + POLL_S if self._watch.inspecting else _NEVER
         due_at = min(poll_at, self._watch.sample_at, self._ranks.look_at)
-        return min(
-            self._timeout_at, self._kill_at, self._look_at, self._give_up_at, self._keeping.until, due_at
-        )
+        keep_at = min(self._keeping.look_at, self._keeping.until)
+        return min(self._timeout_at, self._kill_at, self._look_at, self._give_up_at, keep_at, due_at)
 
     # -- processes ------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Shim:
             fields = {
                 "exit_codes": [worker.exit_code for worker in self._ranks.workers],
                 "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._ranks.workers],
-                "why": (self._stop_why or "exited") + problem,
+                "why": (self._stop_why or "exited") + self._late_why + problem,
             }
             self._telling.append("ended", fields)
         self._reusable = self._reusable and not problem and not self._refused
@@ -261,8 +261,14 @@ class Shim:
         if now >= self._kill_at:
             self._kill_at = _NEVER
             self._ranks.kill()
+        if now >= self._keeping.look_at:
+            self._keeping.look_at = _NEVER
+            if late := self._keeping.late:
+                self._watch.inspect(late, "told to leave the gang")
         if now >= self._keeping.until:
             self._keeping.until = _NEVER
+            if why := self._keeping.why_late():
+                self._late_why = f"; {why}"
             self._ranks.kill()
         if now >= self._give_up_at and not self._over:
             left = kernel.descendants(self._process.pid)
@@ -284,6 +290,7 @@ class Shim:
         workers = self._ranks.workers
         if found := self._watch.inspected(workers):
             self._telling.append("inspected", found)
+            self._keeping.on_inspected(found["ranks"])
         if now >= self._watch.sample_at and (paced := self._watch.sample(workers)):
             self._journal.append_metrics(paced, "paced")
         if now >= self._look_at and not self._stop_why and (stalled := self._watch.look(workers)):
@@ -354,7 +361,7 @@ class Shim:
 
     def _on_request(self, op: str, fields: dict[str, Any], connection: Connection) -> None:
         if op == "inspect" and not self._over and not self._refused:
-            self._watch.inspect(self._ranks.workers)
+            self._watch.inspect(self._ranks.workers, "no step for long")
         elif op == "save" and not self._stop_why:
             self._save_request = max(self._save_request, fields.get("request", 0))
             self._write_notice()

@@ -60,7 +60,9 @@ class _One:
 class Capture:
     """Of all ranks at once; `finish` gives what has come."""
 
-    def __init__(self, launch: dict[str, Any], now_s: float) -> None:
+    def __init__(self, launch: dict[str, Any], now_s: float, why: str) -> None:
+        """`why`: what a rank's log says that it is looked at for."""
+        self._why = why
         self._begun_at = int(time.time())
         self._environment = launch["environment"]
         self._spy = _py_spy(launch)
@@ -88,7 +90,7 @@ class Capture:
         one.frames = _frames_of_spy(text) if exit_code == 0 else []
         if one.frames:
             one.how, one.done = "py-spy", True
-            _write_log(one.worker, "py-spy", _told(one.frames))
+            self._write_log(one.worker, "py-spy", _told(one.frames))
         else:  # it may not look, or there is no Python in that process
             self._signal(one, now_s)
         return True
@@ -150,10 +152,16 @@ class Capture:
         if not kernel.catches(one.pid, STACK_SIGNAL) or kernel.state(one.pid) == kernel.STOPPED:
             one.done = True
             return
-        _write_log(one.worker, "faulthandler", "")
+        self._write_log(one.worker, "faulthandler", "")
         with contextlib.suppress(ProcessLookupError):
             os.kill(one.pid, STACK_SIGNAL)
         one.settled_at = now_s + CAPTURE_S
+
+    def _write_log(self, worker: Worker, how: str, text: str) -> None:
+        """Where the rank's own output goes: who reads that finds it."""
+        with contextlib.suppress(OSError):  # a full disk
+            head = f"paceline: {self._why}; where rank {worker.rank} is, by {how}, innermost first:\n"
+            os.write(worker.log_fd, (head + (text + "\n" if text else "")).encode("utf-8", "replace"))
 
     def _look_at_output(self, one: _One, now_s: float) -> None:
         size = os.fstat(one.worker.log_fd).st_size
@@ -206,13 +214,6 @@ def _of_the_job(frames: Sequence[tuple[str, str, object]]) -> list[str]:
     """Without those by which a warm rank came to its script."""
     ours = next((at for at, frame in enumerate(frames) if frame[1] == _worker_file), len(frames))
     return [f"{name} ({file}:{line})" for name, file, line in frames[:ours][:_FRAMES_MAX]]
-
-
-def _write_log(worker: Worker, how: str, text: str) -> None:
-    """Where the rank's own output goes: who reads that finds it."""
-    with contextlib.suppress(OSError):  # a full disk
-        head = f"paceline: no step for long; where rank {worker.rank} is, by {how}, innermost first:\n"
-        os.write(worker.log_fd, (head + (text + "\n" if text else "")).encode("utf-8", "replace"))
 
 
 def _read(path: str, begin: int, end: int) -> str:

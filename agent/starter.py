@@ -107,6 +107,7 @@ class Starter:
                 chosen, _ = await self._choose(launch)
                 if not before.over.is_set() and await self._hand_on(before, task, chosen, listener):
                     return
+                task.not_kept = before.why_it_left_none
                 await end(before.key)
             for _ in range(_FORK_TRIES):
                 chosen, zygote = await self._choose(launch)
@@ -276,8 +277,10 @@ class Starter:
         self._shims.put(shim)
 
     def _document(self, task: Task, launch: Launch) -> dict[str, Any]:
+        not_kept = f"; {task.not_kept}" if task.not_kept else ""
         return {
             **launch.document,
+            "start_mode": launch.document["start_mode"] + not_kept,
             "cgroup": str(task.group) if task.group else None,
             "pace_window_s": self._config.pace_window_s,
             "patience": patience_for(task.request, self._config.patience)._asdict(),

@@ -60,6 +60,8 @@ class Task:
         """At the other end of `link`: when the task is over, it may serve another."""
         self.hands_on = False
         """Its shim was asked to go on with the next attempt's task: the link is then that one's."""
+        self.not_kept = ""
+        """Why ranks of the attempt before that live do not go on in it."""
         self.is_left = False
         """Its shim has said that it has closed all of it, and nothing else is at the folder."""
         self.overdue: asyncio.TimerHandle | None = None
@@ -71,6 +73,12 @@ class Task:
         """Its ranks went on in the next attempt."""
         last = self.journal.last
         return last is not None and str(last.get("why", "")).startswith(KEPT)
+
+    @property
+    def why_it_left_none(self) -> str:
+        """What its end says of ranks that could not go on; empty: nothing."""
+        last = self.journal.last
+        return str(last.get("why", "")).partition("; ")[2] if last is not None else ""
 
     def log_files(self) -> dict[int, Path]:
         """Global rank -> its output file (which may not exist yet)."""

@@ -91,7 +91,7 @@ def captured(stuck: Any, interpreter: str, variables: dict[str, str] | None = No
     """As the shim does it: on its clock, hearing of its children."""
     launch = {"executable": interpreter, "environment": {"PATH": "/nowhere", **(variables or {})}}
     begun = time.monotonic()
-    capture = Capture(launch, begun)
+    capture = Capture(launch, begun, "no step for long")
     capture.begin([stuck.worker], [], os.getpid(), begun)
     while not capture.poll(time.monotonic()):
         for child in kernel.children(os.getpid()):

@@ -201,6 +201,9 @@ def test_a_survivor_that_does_not_move_is_restarted(cluster: Cluster, tmp_path: 
     assert stays not in cluster.task_pids(job)
     finish(cluster, folder, job)
     assert bodies(cluster, job, "GangReformed") == []
+    [mode] = [str(body["start_mode"]) for body in bodies(cluster, job, "TaskStarted")][1:]
+    assert "; rank 0 did not leave the gang within 10 s, stopped by a signal" in mode
+    assert b"paceline: told to leave the gang; where rank 0 is, by " in cluster.output(job, rank=0, attempt=1)
     [restored] = [body for body in bodies(cluster, job, "CheckpointRestored") if body["step"] != -1]
     assert restored["step"] in {one.step for one in steps_of(folder) if one.attempt == 1}
     check_curve(cluster, folder, tmp_path / "alone")
