@@ -8,13 +8,14 @@ One wait has no end by that: gloo's, for a message that was on its way when the 
 the buffers of what has not begun, not those of what it was writing or reading (`Pair::signalException`), and
 whoever waits for such a one does so until the group's timeout, half an hour. It takes a peer that dies while
 it waits for us in a collective, and a busy machine. So what the step loop waits for in each step, gradients
-and buffers and the ranks' own agreement, it waits for in futures of ours, which `cut` ends.
+and buffers and the ranks' own agreement, it waits for in ways that `cut` ends.
 """
 
 import contextlib
 import os
 import socket
 import stat
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from .errors import GangLost
 from .gang import hold
 
 _GPU_BACKENDS = "cpu:gloo,cuda:nccl"
+_LOOK = timedelta(seconds=0.1)
 CALLBACK_FAILED = "Got the following error when running the callback: "
 """How torch begins the text of an error that comes out of a future."""
 
@@ -42,8 +44,8 @@ class Peers:
         self._on_gpu = device_type == "cuda"
         self._connections = {fd: inode for fd, inode in _connections().items() if before.get(fd) != inode}
         self._is_cut = False
-        self._waits: dict[Future[Any], distributed.Work] = {}
-        """Of now."""
+        self._futures: dict[Future[Any], distributed.Work] = {}
+        """Those that are waited for now."""
         self._given_up: list[distributed.Work] = []
         """Those that may never end."""
 
@@ -58,19 +60,22 @@ class Peers:
             model._register_buffer_comm_hook(state, _broadcast, _BufferCommHookLocation.PRE_FORWARD)
 
     def wait(self, work: distributed.Work) -> None:
-        """Until that is done. Raises RuntimeError where it fails, and where the group is cut."""
-        _result(self._told(work))
+        """Until that is done. Raises RuntimeError where it fails, and GangLost where the group is cut."""
+        while not work.is_completed():
+            with contextlib.suppress(RuntimeError):  # it has failed, or it is time to look
+                work.wait(_LOOK)
+            if self._is_cut and not work.is_completed():
+                self._given_up.append(work)
+                raise GangLost("the gang is broken")
+        work.wait()
 
     def future(self, work: distributed.Work) -> Future[Tensor]:
         """Of its first tensor; done when that is, or with an error when the group is cut."""
-        return self._told(work).then(_result)
-
-    def _told(self, work: distributed.Work) -> Future[Any]:
         told: Future[Any] = Future()
-        self._waits[told] = work
+        self._futures[told] = work
 
         def on_done(done: Future[list[Tensor]]) -> None:
-            if self._waits.pop(told, None) is None:  # cut: nobody waits
+            if self._futures.pop(told, None) is None:  # cut: nobody waits
                 return
             try:
                 told.set_result(done.value()[0])
@@ -80,7 +85,7 @@ class Peers:
         work.get_future().add_done_callback(on_done)
         if self._is_cut:
             self._give_up(told)
-        return told
+        return told.then(_result)
 
     def cut(self) -> None:
         """From any thread: whoever is in a collective of the group gets an error. NCCL has a verb for it,
@@ -94,11 +99,11 @@ class Peers:
                 if os.fstat(fd).st_ino == inode:
                     with socket.socket(fileno=os.dup(fd)) as copy:
                         copy.shutdown(socket.SHUT_RDWR)
-        for told in list(self._waits):
+        for told in list(self._futures):
             self._give_up(told)
 
     def _give_up(self, told: Future[Any]) -> None:
-        if (work := self._waits.pop(told, None)) is not None:
+        if (work := self._futures.pop(told, None)) is not None:
             self._given_up.append(work)
             told.set_result(GangLost("the gang is broken"))
 
@@ -118,7 +123,7 @@ class Peers:
 
 
 def _result(told: Future[Any]) -> Tensor:
-    found: Tensor | Exception = told.wait()
+    found: Tensor | Exception = told.value()
     if isinstance(found, Exception):
         raise found
     return found

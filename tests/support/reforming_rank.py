@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from paceline.training.errors import GangLost
 from paceline.training.handing import hand
 from paceline.training.peers import CALLBACK_FAILED, Peers, _connections
 from torch import distributed, nn
@@ -72,9 +73,9 @@ def is_cut(port: int) -> str:
     return _error_of(lambda: distributed.all_reduce(torch.ones(1)))
 
 
-def is_freed(port: int) -> tuple[str, bool]:
-    """As gloo's lost waits are: nothing tells the wait for gradients that the gang is broken, for what is cut
-    here is no connection. Rank 0's error, and whether it has left and dropped the group while that waits."""
+def is_freed(port: int, what: str) -> tuple[str, bool]:
+    """As gloo's lost waits are: nothing tells it that the gang is broken, for what is cut here is no
+    connection. Rank 0's error, and whether it has left and dropped the group while that waits."""
     _leave_the_pool()
     peers = _meet(port)
     model = DistributedDataParallel(nn.Linear(4, 1))
@@ -84,21 +85,24 @@ def is_freed(port: int) -> tuple[str, bool]:
         store.wait(["left"])
         return "", True
     peers._connections.clear()
-    loss = model(torch.ones(2, 4)).sum()
+    waits: dict[str, Callable[[], Any]] = {
+        "gradients": model(torch.ones(2, 4)).sum().backward,
+        "agreement": lambda: peers.wait(distributed.all_reduce(torch.ones(1), async_op=True)),
+    }
     threading.Timer(0.2, peers.cut).start()
-    error = _error_of(loss.backward)
+    error = _error_of(waits[what])
     peers.leave()
     peers.drop()
-    [waits] = peers._given_up
-    del model, loss
+    [forgotten] = peers._given_up
+    del model, waits
     store.set("left", "")
-    return error.removeprefix(CALLBACK_FAILED).partition("\n")[0], not waits.is_completed()
+    return error.removeprefix(CALLBACK_FAILED).partition("\n")[0], not forgotten.is_completed()
 
 
 def _error_of(call: Callable[[], Any]) -> str:
     try:
         call()
-    except RuntimeError as error:
+    except (RuntimeError, GangLost) as error:
         return str(error)
     return ""
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from support import reforming_rank
 from support.ranks import RankPool
 from torch.distributed import TCPStore
@@ -25,12 +26,14 @@ def test_a_rank_gets_out_of_a_collective_in_which_it_waits_for_a_silent_peer(
         assert "gloo" in error, "and its peer hears of it"
 
 
-def test_a_rank_gets_out_of_a_sum_of_gradients_of_which_gloo_tells_it_no_more(
-    ranks: RankPool, tmp_path: Path
+@pytest.mark.parametrize("what", ["gradients", "agreement"])
+def test_a_rank_gets_out_of_what_gloo_would_wait_for_for_ever(
+    ranks: RankPool, tmp_path: Path, what: str
 ) -> None:
     store = _store()
-    first, _ = ranks.run(reforming_rank.is_freed, store.port, folder=tmp_path)
-    assert first == ("GangLost: the gang is broken", True), "and what waits for ever is not waited for"
+    (error, left), _ = ranks.run(reforming_rank.is_freed, store.port, what, folder=tmp_path)
+    assert error.removeprefix("GangLost: ") == "the gang is broken"
+    assert left, "what waits for ever is not waited for"
 
 
 def test_state_goes_from_one_rank_to_those_who_lack_it(ranks: RankPool, tmp_path: Path) -> None:
