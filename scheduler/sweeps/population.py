@@ -2,9 +2,9 @@
 
 A member is a line of trials, called by the number of the first; each later one goes on from another
 member's checkpoint. At each multiple of the interval, of the members that have come so far, the last part is
-behind and the first part ahead. A member is looked at from there until the next multiple: others may come up,
-and a checkpoint may be ready, a little later. What is drawn follows from the sweep's seed and the number of
-the trial that ends.
+behind and the first part ahead. A member is looked at where it came last, or, where it runs in front, at the
+last multiple that enough others have come to; and again whenever one comes up, or saves. What is drawn follows
+from the sweep's seed and the number of the trial that ends.
 
 Jaderberg et al., Population Based Training of Neural Networks, 2017 (arXiv:1711.09846): asynchronous, as
 there, but members are compared at the same step.
@@ -52,6 +52,9 @@ class Population:
         self._how, self._space = how, spec.space
         self._sign = 1.0 if spec.objectives[0].goal == "minimize" else -1.0
         self._lines: dict[int, list[int]] = {}
+        sizes = range(1, how.population_size + 1)
+        self._enough = next((n for n in sizes if whole_part(n, how.quantile_fraction)), how.population_size)
+        """Of so many the last part is one at least."""
         for trial in trials:
             self.note(trial)
 
@@ -71,10 +74,11 @@ class Population:
         ending = sum(trial.successor is not None for trial in live)
         to_come = max(0, self._how.population_size - len(self._lines))
         room = study.trials_max - len(study.trials) - ending - to_come
+        reached = self._reached(study)
         found: list[Exploit] = []
         places: dict[int, list[_Place]] = {}
         for trial in live:
-            step = self._due(trial)
+            step = self._due(trial, reached)
             if step is None or len(found) >= room:
                 continue
             if step not in places:
@@ -87,13 +91,23 @@ class Population:
     def _newest(self, study: Study) -> Iterator[Trial]:
         return (study.trials[line[-1]] for line in self._lines.values())
 
-    def _due(self, trial: Trial) -> int | None:
+    def _reached(self, study: Study) -> int:
+        """The step that enough members have come to."""
+        steps = []
+        for line in self._lines.values():
+            told = (study.trials[number].intermediate for number in reversed(line))
+            if study.trials[line[-1]].state is not TrialState.FAIL:
+                steps.append(next((next(reversed(one)) for one in told if one), 0))
+        steps.sort(reverse=True)
+        return steps[self._enough - 1] if len(steps) >= self._enough else 0
+
+    def _due(self, trial: Trial, reached: int) -> int | None:
         """The step at which it is compared now. One that goes on from a checkpoint has the interval that
         begins there to itself."""
         if PRUNED in trial.user_attrs or not trial.reported:
             return None
         every = self._how.perturbation_interval
-        step = next(reversed(trial.reported)) // every * every
+        step = min(next(reversed(trial.reported)), reached) // every * every
         begun = 0 if trial.fork is None else -(-trial.fork.parent.step // every) * every
         return step if step > begun else None
 

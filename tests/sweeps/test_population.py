@@ -114,6 +114,19 @@ def test_members_are_compared_where_each_has_come() -> None:
     assert members.who() == [], "three have come so far"
 
 
+def test_who_is_in_front_is_compared_where_enough_others_have_come() -> None:
+    members = four((0.1, 0.4, 0.3, 0.2))
+    for step in (4, 6, 8):
+        members.tell(3, step, 0.9)
+    for number, loss in enumerate((0.1, 0.4, 0.3)):
+        members.tell(number, 4, loss)
+        members.save(number, checkpoint(4))
+    assert members.who() == [(3, 0, 4)], "at 4, though it is at 8 and was good at 2"
+    members.tell(1, 5, 0.4)
+    members.tell(1, 6, 0.4)
+    assert members.who() == [(3, 0, 4)], "at 6 they are two"
+
+
 def test_the_checkpoint_is_not_beyond_the_member_where_that_can_be() -> None:
     members = four()
 
