@@ -3,8 +3,8 @@
 A member is a line of trials, called by the number of the first; each later one goes on from another
 member's checkpoint. At each multiple of the interval, of the members that have come so far, the last part is
 behind and the first part ahead. A member is looked at where it came last, or, where it runs in front, at the
-last multiple that enough others have come to; and again whenever one comes up, or saves. What is drawn follows
-from the sweep's seed and the number of the trial that ends.
+last multiple that enough others have come to; and again whenever one comes up, or saves. What is drawn
+follows from the sweep's seed and the number of the trial that ends.
 
 Jaderberg et al., Population Based Training of Neural Networks, 2017 (arXiv:1711.09846): asynchronous, as
 there, but members are compared at the same step.
