@@ -107,7 +107,7 @@ threading.Thread(target=late).start()
 from concurrent.futures import ThreadPoolExecutor
 import time
 pool = ThreadPoolExecutor(2)
-for word in ("a", "b"): pool.submit(lambda: (time.sleep(0.02), print("done")))
+for word in ("a", "b"): pool.submit(lambda: (time.sleep(0.02), print("done\\n", end="")))
 """,
     "children_at_exit": """
 import multiprocessing as mp

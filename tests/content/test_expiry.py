@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paceline.content.errors import NoContent
 from paceline.content.expiry import Round
@@ -260,7 +260,7 @@ class Story:
         self.used_s |= dict.fromkeys(self.referred, self.now_s)
 
     def _change(self, base: str, at: int) -> None:
-        if self.store.has_tree(base):
+        if self._ask(base):
             change = change_between(self.store.manifest(base), self._manifest(at))
             for blob in TREES[at]:
                 if hash_of(BLOBS[blob]) in change.new.blobs():
@@ -310,6 +310,7 @@ class Story:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(CHAPTERS, min_size=2, max_size=8))
+@example([([("put", 1)], 72, ("round", None)), ([("change", 2)], 144, ("round", None))])
 def test_nothing_referred_to_goes_and_all_else_does(chapters: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder) / "content")
