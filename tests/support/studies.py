@@ -1,8 +1,11 @@
 """Schedulers for code that blocks: one in a thread of this process, and one that may be killed."""
 
 import asyncio
+import contextlib
 import json
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,15 +66,27 @@ def served(state: Path) -> Iterator[Served]:
         thread.join()
 
 
+def lasting_port() -> int:
+    """Free now, and not one of those that the system gives to connections: nobody else's, nor a client's own
+    that dials meanwhile, takes it while its server is away."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first_given // 2, first_given)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class SchedulerProcess:
     """A scheduler on a state folder that comes back at the same address after a kill. A context manager."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self.address = ""
+        self._log = state.with_name(f"{state.name}.log")
 
     def __enter__(self) -> Self:
-        self._start("127.0.0.1:0")
+        self._start(f"127.0.0.1:{lasting_port()}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,12 +103,13 @@ class SchedulerProcess:
         end_s = time.monotonic() + deadline_s
         while not true():
             assert time.monotonic() < end_s, f"not within {deadline_s} s"
-            assert self._process.poll() is None, "the scheduler has ended"
+            assert self._process.poll() is None, f"the scheduler has ended:\n{self._log.read_text()[-2000:]}"
             time.sleep(0.01)
 
     def _start(self, listen: str) -> None:
         line = [sys.executable, "-m", "paceline.scheduler.main", "--state", str(self.state)]
-        self._process = subprocess.Popen([*line, "--listen", listen], stderr=subprocess.DEVNULL)
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen([*line, "--listen", listen], stderr=log)
         self.wait(lambda: self._record().get("pid") == self._process.pid)
         self.address = str(self._record()["address"])
 
