@@ -93,7 +93,7 @@ class Keeping:
         for worker in self._living():
             worker.arrived = worker.arrived or worker.line is line
         if self.until == _NEVER and self.asked:  # the others have agreed to come, and need not be cut off
-            self.until = time.monotonic() + KEEP_S
+            self._wait(KEEP_S)
         elif self.until == _NEVER:
             self.hold(KEEP_S)
         ranks = self.waiting if self.asked else 0
@@ -117,17 +117,20 @@ class Keeping:
             return ""
         rank = self.late[0].rank
         more = f" (nor did {len(self.late) - 1} more)" if self.late[1:] else ""
-        return (
-            f"rank {rank} did not leave the gang within {self._keep_s:g} s{self._places.get(rank, '')}{more}"
-        )
+        place = self._places.get(rank, "")
+        return f"rank {rank} did not leave the gang within {self._keep_s:g} s{place}{more}"
 
     def hold(self, keep_s: float) -> None:
         """The gang is broken: whoever has not seen it is told, and waits at most so long."""
-        now = time.monotonic()
-        self.until, self.look_at, self._keep_s = now + keep_s, now + keep_s / 2, keep_s
+        self._wait(keep_s)
         for worker in self._living():
             if worker.line is not None and not worker.arrived:
                 self._door.send(worker.line, {"leave": True})
+
+    def _wait(self, keep_s: float) -> None:
+        now = time.monotonic()
+        self.until, self.look_at, self._keep_s = now + keep_s, now + keep_s / 2, keep_s
+        self._places.clear()
 
     def take(self, folder: str, control: Connection) -> bool:
         """The job's next attempt is here, says the agent; `control` has brought its listening socket, where

@@ -232,7 +232,7 @@ class Shim:
             fields = {
                 "exit_codes": [worker.exit_code for worker in self._ranks.workers],
                 "log_bytes": [os.fstat(worker.log_fd).st_size for worker in self._ranks.workers],
-                "why": (self._stop_why or "exited") + self._late_why + problem,
+                "why": (self._stop_why or "exited") + (self._late_why if self._failed() else "") + problem,
             }
             self._telling.append("ended", fields)
         self._reusable = self._reusable and not problem and not self._refused

@@ -107,7 +107,7 @@ class Starter:
                 chosen, _ = await self._choose(launch)
                 if not before.over.is_set() and await self._hand_on(before, task, chosen, listener):
                     return
-                task.not_kept = before.why_it_left_none
+                task.not_kept = before.why_not_kept
                 await end(before.key)
             for _ in range(_FORK_TRIES):
                 chosen, zygote = await self._choose(launch)

@@ -75,8 +75,8 @@ class Task:
         return last is not None and str(last.get("why", "")).startswith(KEPT)
 
     @property
-    def why_it_left_none(self) -> str:
-        """What its end says of ranks that could not go on; empty: nothing."""
+    def why_not_kept(self) -> str:
+        """What its end says of ranks that could have gone on in the next attempt; empty: nothing."""
         last = self.journal.last
         return str(last.get("why", "")).partition("; ")[2] if last is not None else ""
 

@@ -105,6 +105,9 @@ class StepLoop:
             return self._standing.done
         finally:
             hook.remove()
+            for peers in (self._last_peers, self._peers):
+                if peers is not None:
+                    peers.drop()
             if self._line is not None:
                 self._line.close()
 

@@ -115,8 +115,8 @@ class Peers:
         distributed.destroy_process_group()
 
     def drop(self) -> None:
-        """At the time that `leave` speaks of. A group in which somebody waits for ever stays until this
-        process ends: its own end would wait for that one.
+        """Before this object goes. A group in which somebody waits for ever stays until this process ends:
+        its own end would wait for that one.
         """
         if not all(work.is_completed() for work in self._given_up):
             hold(self._group)

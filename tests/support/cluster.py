@@ -29,6 +29,8 @@ from paceline.spec.errors import NotFound
 from paceline.spec.ids import JobId
 from paceline.spec.lifecycle import TERMINAL, NodeContact
 
+from .ports import lasting_port
+
 T = TypeVar("T")
 
 MARK = "PACELINE_TEST_CLUSTER"
@@ -126,7 +128,7 @@ class Cluster:
         self._agent_args = tuple(agent_args)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
         self.environment = {**clean, MARK: str(self.state), **(environment or {})}
-        self._port = 0
+        self._port = lasting_port()
         self._first_agents = agents
         self._client: Client | None = None
 
@@ -187,7 +189,7 @@ class Cluster:
         listen = ["--state", str(self.state), "--listen", self.address]
         started = self._spawn("scheduler", ["paceline.scheduler.main", *listen, *self._scheduler_args, *args])
         self.scheduler = started
-        self._port = wait_until("the scheduler serves", lambda: self._served_port(started))
+        wait_until("the scheduler serves", lambda: self._serves(started))
         return started
 
     def kill_scheduler(self) -> None:
@@ -328,13 +330,13 @@ class Cluster:
     def _spawn(self, name: str, args: Sequence[str]) -> Process:
         return Process(name, args, self.folder / f"{name}.log", self.environment)
 
-    def _served_port(self, started: Process) -> int | None:
+    def _serves(self, started: Process) -> bool:
         assert started.is_alive(), f"the scheduler ended:\n{started.log_text()}"
         try:
             said = json.loads((self.state / "scheduler.json").read_text())
         except FileNotFoundError:
-            return None
-        return int(said["address"].rpartition(":")[2]) if said["pid"] == started.pid else None
+            return False
+        return bool(said["pid"] == started.pid)
 
     def _end(self) -> list[str]:
         """Stop all; what had to be killed although it should have gone."""

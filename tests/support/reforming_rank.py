@@ -73,6 +73,17 @@ def is_cut(port: int) -> str:
     return _error_of(lambda: distributed.all_reduce(torch.ones(1)))
 
 
+def hears(port: int) -> str:
+    """Rank 1 leaves; rank 0, which waits for it, nobody cuts."""
+    _leave_the_pool()
+    peers = _meet(port)
+    distributed.barrier()
+    if distributed.get_rank() == 1:
+        peers.leave()
+        return ""
+    return _error_of(lambda: peers.wait(distributed.all_reduce(torch.ones(1), async_op=True)))
+
+
 def is_freed(port: int, what: str) -> tuple[str, bool]:
     """As gloo's lost waits are: nothing tells it that the gang is broken, for what is cut here is no
     connection. Rank 0's error, and whether it has left and dropped the group while that waits."""

@@ -1,11 +1,8 @@
 """Schedulers for code that blocks: one in a thread of this process, and one that may be killed."""
 
 import asyncio
-import contextlib
 import json
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from .ports import lasting_port
 from .wire import Wire, wire
 
 T = TypeVar("T")
@@ -64,17 +62,6 @@ def served(state: Path) -> Iterator[Served]:
     finally:
         made[0].end()
         thread.join()
-
-
-def lasting_port() -> int:
-    """Free now, and not one of those that the system gives to connections: nobody else's, nor a client's own
-    that dials meanwhile, takes it while its server is away."""
-    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(first_given // 2, first_given)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class SchedulerProcess:

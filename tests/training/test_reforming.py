@@ -26,6 +26,12 @@ def test_a_rank_gets_out_of_a_collective_in_which_it_waits_for_a_silent_peer(
         assert "gloo" in error, "and its peer hears of it"
 
 
+def test_what_is_waited_for_fails_with_torchs_own_error(ranks: RankPool, tmp_path: Path) -> None:
+    store = _store()
+    error, _ = ranks.run(reforming_rank.hears, store.port, folder=tmp_path)
+    assert "gloo" in error
+
+
 @pytest.mark.parametrize("what", ["gradients", "agreement"])
 def test_a_rank_gets_out_of_what_gloo_would_wait_for_for_ever(
     ranks: RankPool, tmp_path: Path, what: str
