@@ -13,10 +13,11 @@ from .shim_process import ShimProcess, reset_signals
 from .stillness import Patience
 
 
-def rehearse(memory: kernel.InitialMemory, program: str, rounds: int) -> None:
-    """In a zygote: run a task of that program in this process some times. The interpreter adapts its code to
-    what it runs, which writes to it; done here once, no shim has to do it again on pages of its own."""
-    folder = f"{os.environ.get('TMPDIR', '/tmp')}/paceline-{os.getpid()}-{os.urandom(6).hex()}"
+def rehearse(folder: str, memory: kernel.InitialMemory, program: str, rounds: int) -> None:
+    """In a zygote: run a task of that program in this process some times, in that folder, which it makes and
+    removes. The interpreter adapts its code to what it runs, which writes to it; done here once, no shim has
+    to do it again on pages of its own."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a zygote that was killed in it
     launch: dict[str, Any] = {
         "mark": "rehearsal",
         "mode": "exec",

@@ -240,7 +240,7 @@ class ZygotePool:
         warm_max: int,
         on_change: Callable[[], None],
     ) -> None:
-        """`folder` gets their output files."""
+        """`folder` gets their output files, and what the lean one makes in its rehearsal."""
         self._folder = folder
         self._base = base
         self._lean_interpreter = lean_interpreter
@@ -280,7 +280,8 @@ class ZygotePool:
     def lean(self) -> Zygote:
         """The one without preloads."""
         if self._lean is None or not self._lean.alive:
-            self._lean = self._start("lean zygote", [self._lean_interpreter, ""], self._base)
+            argv = [self._lean_interpreter, "", str(self._folder / "rehearsal")]
+            self._lean = self._start("lean zygote", argv, self._base)
         return self._lean
 
     def warm(self, key: WarmKey) -> Zygote:
@@ -290,7 +291,7 @@ class ZygotePool:
             outside = {name: value for name, value in self._base.items() if not is_sensitive(name)}
             outside.pop("OMP_NUM_THREADS", None)  # set in each rank, after the fork
             outside["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import that asks for GPUs must not start CUDA
-            argv = [key.interpreter, ",".join(self._preload)]
+            argv = [key.interpreter, ",".join(self._preload), ""]
             held = self._warm[key] = self._start(
                 f"zygote of {key.interpreter}", argv, outside | dict(key.sensitive)
             )

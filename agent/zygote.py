@@ -34,7 +34,8 @@ COMMAND = (
     "import sys; sys.path.pop(0); modules, path = set(sys.modules), list(sys.path);"
     " from paceline.agent.zygote import main; main(modules, path)"
 )
-"""What the pool starts an interpreter with, then: channel's descriptor, modules to import, ARGUMENTS_ROOM."""
+"""What the pool starts an interpreter with, then: channel's descriptor, modules to import, the folder for its
+rehearsal ("": none), ARGUMENTS_ROOM."""
 
 
 def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
@@ -47,8 +48,8 @@ def main(modules_at_start: set[str], path_at_start: list[str]) -> None:
     kernel.set_name("pace-zygote")
     _end_with_channel(channel, on=True)
     ready = _preload(preload)
-    if not preload:
-        _rehearse(memory)
+    if sys.argv[3]:
+        _rehearse(sys.argv[3], memory)
     _end_with_channel(channel, on=False)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims that end are nobody's business here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -97,9 +98,9 @@ def _preload(names: list[str]) -> dict[str, Any]:
     return {"ready": loaded, "missing": missing, "import_s": seconds, "threads": threads, "cuda": _has_cuda()}
 
 
-def _rehearse(memory: kernel.InitialMemory) -> None:
+def _rehearse(folder: str, memory: kernel.InitialMemory) -> None:
     try:
-        rehearse(memory, "/bin/true", _REHEARSALS)
+        rehearse(folder, memory, "/bin/true", _REHEARSALS)
     except OSError:  # nowhere to write, or no such program: the shims are slower, that is all
         traceback.print_exc()
     kernel.set_name("pace-zygote")

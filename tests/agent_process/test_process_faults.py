@@ -197,6 +197,17 @@ def zygote_of(supervisor, which):
     return pool.lean() if which == "lean" else pool.warm(pool._kept)
 
 
+async def test_what_a_zygote_killed_in_its_rehearsal_left_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "rehearsal"
+    for folder in ("tasks/rehearsal", "shims"):
+        (left / folder).mkdir(parents=True)
+    (left / "tasks" / "rehearsal" / "journal.jsonl").touch()
+    async with supervised(tmp_path, warm=False) as supervisor:
+        await zygote_of(supervisor, "lean").ready()
+        assert not left.exists()
+        assert not (tmp_path / "zygote-1.log").read_text()
+
+
 async def test_no_descendant_survives_whatever_it_does(tmp_path: Path) -> None:
     (tmp_path / "hide.py").write_text(
         """
