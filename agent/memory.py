@@ -1,10 +1,11 @@
 """Where jobs keep images of their checkpoints in this node's memory: a folder for each job, in one of the
 agent's own in /dev/shm.
 
-The ranks make both when they need them, and write there (training/images.py); what is in it outlives them and
+The ranks make theirs when they need it, and write there (training/images.py); what is in it outlives them and
 their shim, so that the next attempt on this node finds it. The agent removes a job's folder when the job is
 over, and a while after its last task here ended in any other way: the job may come back, and memory is not
-for what may not. With the last of them goes its own. All calls belong to the event loop's thread.
+for what may not. The agent's own goes with it, unless a task goes on. What a killed agent has left waits for
+it to come back, until its state folder is gone. All calls belong to the event loop's thread.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ _PREFIX: Final = "paceline-"
 _OF_A_RUN: Final = "paceline-run-"
 """What runs without an agent make for themselves (training/scratch.py)."""
 _GONE: Final = ".gone"
+_TASKS: Final = ".tasks"
+"""In an agent's folder: a link to its folder of tasks."""
 LINGER_S: Final = 60.0
 """How long a job that ended badly, or was preempted, has to come back to this node."""
 
@@ -37,6 +40,7 @@ class MemoryFolders:
 
     def __init__(self, tasks: Path, linger_s: float = LINGER_S, root: Path = SHARED_MEMORY) -> None:
         """`tasks`: the agent's folder of tasks, which names it."""
+        self._tasks = tasks.resolve()
         self._root = root / f"{_PREFIX}{agent_mark(tasks)[1:]}"
         self._linger_s = linger_s
         self._running: Counter[JobId] = Counter()
@@ -44,13 +48,19 @@ class MemoryFolders:
         self._told = False
 
     def begin(self) -> None:
-        """Once, before any task: what killed agents have left empty goes. That is nobody's loss: the
-        ranks make it anew.
-        """
+        """Once, before any task: make its own; of others, what nobody can come back to goes."""
         for found in self._root.parent.glob(f"{_PREFIX}*"):
-            if not found.name.startswith(_OF_A_RUN):
-                with contextlib.suppress(OSError):  # not empty, another user's, or gone
-                    found.rmdir()
+            if not found.name.startswith(_OF_A_RUN) and _is_abandoned(found):
+                log.warning("%s is removed: %s is gone", found, (found / _TASKS).readlink().parent)
+                shutil.rmtree(found, ignore_errors=True)
+        if not self._usable():
+            return
+        try:
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            if not (self._root / _TASKS).is_symlink():
+                (self._root / _TASKS).symlink_to(self._tasks)
+        except OSError as error:  # no room: the ranks see for themselves whether there is some
+            log.warning("%s: %s", self._root, error)
 
     def folder(self, job: JobId) -> str:
         """For PACELINE_MEMORY_FOLDER; made by the ranks that need it. Empty: there is none."""
@@ -101,7 +111,8 @@ class MemoryFolders:
         for leaving in self._leaving.values():
             leaving.cancel()
         self.sweep()
-        self._leave()
+        if not self._running and self._usable():
+            shutil.rmtree(self._root, ignore_errors=True)
 
     def _names(self) -> Collection[str]:
         if not self._usable() or not self._root.exists():
@@ -117,8 +128,12 @@ class MemoryFolders:
             (self._root / str(job)).rename(gone)
         for folder in (gone, self._root / str(job)):
             shutil.rmtree(folder, ignore_errors=True)
-        self._leave()
 
-    def _leave(self) -> None:
-        with contextlib.suppress(OSError):  # there is another job in it, or it was never made
-            self._root.rmdir()
+
+def _is_abandoned(root: Path) -> bool:
+    """One of this user's, whose agent's folder of tasks is gone."""
+    try:
+        link = (root / _TASKS).lstat()
+        return stat.S_ISLNK(link.st_mode) and link.st_uid == os.geteuid() and not (root / _TASKS).exists()
+    except OSError:  # none there, or another user's
+        return False

@@ -12,6 +12,7 @@ ONE, TWO = JobId(1), JobId(2)
 
 
 def made(tmp_path: Path, linger_s: float = 60.0) -> MemoryFolders:
+    (tmp_path / "tasks").mkdir(exist_ok=True)
     folders = MemoryFolders(tmp_path / "tasks", linger_s, tmp_path)
     folders.begin()
     return folders
@@ -94,25 +95,31 @@ def test_somebody_elses_folder_is_not_used(tmp_path: Path, caplog: pytest.LogCap
     assert (root / "1").exists()
 
 
-async def test_nothing_is_made_before_a_rank_needs_it(tmp_path: Path) -> None:
+async def test_the_agents_own_goes_with_it(tmp_path: Path) -> None:
     folders = made(tmp_path)
     folders.hold(ONE)
-    root = Path(folders.folder(ONE)).parent
-    assert not root.exists()
-    filled(folders, ONE)
+    root = filled(folders, ONE).parent
     folders.release(ONE, over=True)
-    assert not root.exists(), "it goes with the last job in it"
+    assert root.exists()
+    folders.close()
+    assert not root.exists()
 
 
-def test_what_a_killed_agent_left_empty_goes_with_the_next_agent_of_any_folder(tmp_path: Path) -> None:
-    full, empty, run = (tmp_path / f"paceline-{name}" for name in ("aa", "bb", "run-x"))
-    for folder in (full, empty, run):
-        folder.mkdir(mode=0o700)
-    (full / "7").mkdir()
+def test_what_a_killed_agent_left_goes_with_the_next_one_when_its_state_is_gone(tmp_path: Path) -> None:
+    tasks = tmp_path / "killed" / "tasks"
+    tasks.mkdir(parents=True)
+    killed = MemoryFolders(tasks, 60, tmp_path)
+    killed.begin()
+    folder = filled(killed, ONE)
+    for strange in ("paceline-run-x", "paceline-aa"):  # a run without an agent locks its own; nobody's
+        (tmp_path / strange).mkdir(mode=0o700)
     made(tmp_path)
-    assert full.exists()
-    assert not empty.exists()
-    assert run.exists(), "it is locked by its run, not by being full"
+    assert folder.exists(), "it may come back for them"
+    tasks.rmdir()
+    made(tmp_path)
+    assert not folder.parent.exists()
+    assert (tmp_path / "paceline-run-x").exists()
+    assert (tmp_path / "paceline-aa").exists()
 
 
 def test_no_shared_memory_is_no_reason_to_stop(tmp_path: Path) -> None:
@@ -128,4 +135,5 @@ async def test_a_removal_that_was_cut_short_is_made_up_for(tmp_path: Path) -> No
     folder.rename(folder.with_name("1.gone"))
     again = filled(made(tmp_path), ONE)
     made(tmp_path).sweep()
-    assert not again.parent.exists()
+    assert not again.exists()
+    assert not again.with_name("1.gone").exists()
