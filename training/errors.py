@@ -30,8 +30,8 @@ class CheckpointMismatch(Conflict):
 
 
 class RestoreFailed(PacelineError):
-    """Reading failed after the state had been touched, and no other checkpoint was good: the state is
-    undefined.
+    """No checkpoint was good, and starting anew is no answer: the state had been touched and is undefined, or
+    the job was to begin from another job's checkpoint.
     """
 
     code = "restore-failed"

@@ -87,8 +87,8 @@ class Restorer:
     def restore(
         self, candidates: Sequence[Candidate], given: Mapping[str, Any], neighbours: Neighbours | None
     ) -> Restored | None:
-        """Load the first good one of `candidates`. Raises CheckpointMismatch, at all ranks, if it does not
-        fit.
+        """Load the first good one of `candidates`. Raises, at all ranks, CheckpointMismatch if it does not
+        fit, and RestoreFailed if none is good of a job that was to begin from another's.
         """
         search = _Search(neighbours)
         for candidate in candidates:
@@ -99,7 +99,7 @@ class Restorer:
                     return self._on_restored(search, candidate, document, values, tiers)
             search.rejected.append(f"{candidate}: {why}")
             self.history = History(bad=(*self.history.bad, str(candidate.path)))
-        self._on_none(search)
+        self._on_none(search, candidates)
         return None
 
     def _try(
@@ -189,7 +189,15 @@ class Restorer:
         told = [f"{text} at rank {', '.join(at[:8])}{' ...' * (len(at) > 8)}" for text, at in said.values()]
         return "; ".join(told[:_TIERS_TOLD_MAX]) + (" ..." if len(told) > _TIERS_TOLD_MAX else "")
 
-    def _on_none(self, search: _Search) -> None:
+    def _on_none(self, search: _Search, candidates: Sequence[Candidate]) -> None:
+        origin = next((one for one in candidates if one.job), None)
+        if origin is not None:
+            self._tell_passed_over(search)
+            raise RestoreFailed(
+                f"this job begins from step {origin.step} of job {origin.job}, and no checkpoint of it is"
+                f" good: {'; '.join(search.rejected)}",
+                hint=f"`pace checkpoints {origin.job}` lists the others: fork from one of them",
+            )
         if search.rejected or self._environment.attempt > 1:
             self._tell(search, -1, "", "")
         if search.touched:
@@ -198,19 +206,25 @@ class Restorer:
                 hint="start the job anew, or bring the storage back and let it start again",
             )
 
-    def _tell(self, search: _Search, step: int, path: str, tier: str) -> None:
+    def _tell_passed_over(self, search: _Search) -> None:
         if self._gang.rank != 0:
             return
         for one in search.rejected:
             say(f"checkpoint passed over: {one}")
+        if self._link is not None:
+            for candidate, why in search.damaged:
+                place = {"step": candidate.step, "path": str(candidate.path), "copy": STORAGE}
+                self._link.ask({"op": "damaged", **place, "why": why})
+
+    def _tell(self, search: _Search, step: int, path: str, tier: str) -> None:
+        self._tell_passed_over(search)
+        if self._gang.rank != 0:
+            return
         if search.rejected:
             say(f"going on from step {step}" if step >= 0 else "no checkpoint is good: the run starts anew")
         if tier:
             say(f"restored step {step} from {tier} in {search.seconds:.3f} s")
         if self._link is not None:
-            for candidate, why in search.damaged:
-                place = {"step": candidate.step, "path": str(candidate.path), "copy": STORAGE}
-                self._link.ask({"op": "damaged", **place, "why": why})
             message = {"op": "restored", "step": step, "path": path, "seconds": search.seconds, "tier": tier}
             answer = self._link.ask({**message, "rejected": search.rejected})
             if answer is None or not answer.get("ok"):

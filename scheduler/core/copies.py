@@ -1,6 +1,7 @@
 """What is known of a checkpoint's copies: in the job's folder (`FOLDER`), and at the job's URL (`UPLOAD`).
 
-A copy that was found damaged counts no more; a checkpoint without a good copy is not offered for a restore.
+A copy that was found damaged counts no more; a checkpoint without a good copy is not offered for a restore,
+but for the one that a fork begins from.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,13 @@ def is_good(checkpoint: Checkpoint) -> bool:
 def newest_good(checkpoints: Sequence[Checkpoint]) -> int:
     """Its step; -1: there is none."""
     return next((one.step for one in checkpoints if is_good(one)), -1)
+
+
+def offered(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """What a start may go on from, newest first: the good ones. Where none is, what a fork was to begin from,
+    so that it fails on it: it does not start anew."""
+    good = tuple(one for one in checkpoints if is_good(one))
+    return good or tuple(one for one in checkpoints if one.job is not None)
 
 
 def on_copy(job: Job, entry: Entry, said: Uploaded | Damaged, now_us: Micros) -> Plan[None]:

@@ -14,7 +14,7 @@ from ...spec.ids import Attempt, JobId, NodeId
 from ...spec.job import JobSpec
 from ...spec.parts import DataInput, Environment, Pinned
 from ...spec.submission import input_marker
-from ..core.copies import is_good
+from ..core.copies import offered
 from ..core.effects import StartTask, StopTask
 from ..core.job import Checkpoint
 
@@ -112,7 +112,7 @@ def start_message(
         grace_s=job.shape.policy.grace_us / _SECOND_US,
         timeout_s=effect.timeout_us / _SECOND_US,
         job_folder=str(folder),
-        checkpoints=[_checkpoint_message(one) for one in course.checkpoints if is_good(one)],
+        checkpoints=[_checkpoint_message(one) for one in offered(course.checkpoints)],
         log_bytes_max=spec.limits.log_size,
         keep_last=spec.checkpoint.keep_last,
         keep_best=spec.checkpoint.keep_best,

@@ -169,3 +169,22 @@ def test_it_is_sent_back_and_forked(cluster: Cluster, tmp_path: Path) -> None:
     assert over.returncode == 6 and f"pace fork {job} --from-step {back}" in over.stderr
     missing = cluster.pace("fork", str(job), "--from-step", "7")
     assert missing.returncode == 3 and "no good checkpoint of step 7" in missing.stderr
+
+
+def test_a_fork_from_what_is_damaged_fails_and_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path / "j", "60", checkpoint={"every": "50 steps"}, ranks=1)
+    cluster.wait_state(job, "SUCCEEDED")
+    origin = table(cluster, job)[50]
+    [file] = Path(origin.path).glob("*.distcp")
+    with file.open("r+b") as damaged:
+        damaged.seek(file.stat().st_size // 2)
+        damaged.write(b"\xff" * 8)
+    made = cluster.pace("fork", str(job), "--from-step", "50", "-o", "json", "--set", "retry.max_attempts=2")
+    assert made.returncode == 0, made.stderr
+    child = json.loads(made.stdout)["job"]
+    cluster.wait_state(child, "FAILED")
+    why = cluster.pace("why", str(child)).stdout
+    assert f"begins from step 50 of job {job}, and no checkpoint of it is good" in why
+    assert f"pace checkpoints {job}" in cluster.pace("show", str(child)).stdout
+    assert len(texts(cluster, child, "AttemptEnded")) == 2, "nor does the second attempt start anew"
+    assert "damaged in storage" in texts(cluster, child, "CheckpointDamaged")[0]

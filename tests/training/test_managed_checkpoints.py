@@ -226,6 +226,21 @@ def test_when_none_is_good_the_run_starts_anew_and_says_so(
     assert "the run starts anew" in capfd.readouterr().err
 
 
+def test_a_fork_does_not_start_anew_where_its_origin_is_damaged(make_run: MakeRun, task: FakeTask) -> None:
+    [origin] = save_steps(make_run, task, [1])
+    fork = task.next_attempt([origin])
+    fork.accepted[0]["job"] = str(task.job)
+    fork.write()
+    flip(Path(origin["path"]) / "__0_1.distcp")
+    with (
+        FakeShim(fork) as shim,
+        pytest.raises(RestoreFailed, match=f"begins from step 1 of job {task.job}.*: hash differs"),
+    ):
+        make_run(fork).restore(model=net())
+    assert [told["step"] for told in shim.of("damaged")] == [1]
+    assert not shim.of("restored"), "it does not start anew"
+
+
 def test_a_shim_that_refuses_or_is_away_costs_the_checkpoint_and_not_the_run(
     make_run: MakeRun, task: FakeTask, capfd: pytest.CaptureFixture[str]
 ) -> None:
