@@ -31,7 +31,7 @@ from .shim_link import ShimLink
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
 from .supervisor_config import SupervisorConfig
-from .task import Task, make_folder, write_launch
+from .task import Task, make_folder, storage_of, write_launch
 from .warm import Zygote, ZygoteFailed, ZygotePool
 from .watcher import Watcher
 
@@ -147,13 +147,13 @@ class Starter:
             request, task.folder, box, self._uuids(), base=self._base, added=self._added(task)
         )
         task.files, task.folders = made.files, made.folders
-        if storage := _storage(request):
+        if storage := storage_of(request):
             task.recording = self._records.ask_image(box.image, storage)
         return made.launch
 
     def _record(self, task: Task, launch: Launch, interpreter: str) -> None:
         """What it runs with, where that is known; else somebody finds out."""
-        if storage := _storage(task.request):
+        if storage := storage_of(task.request):
             launch.document["record"] = record = self._records.known(interpreter, storage)
             task.recording = None if record else self._records.ask(interpreter, storage)
 
@@ -359,8 +359,3 @@ class Starter:
         while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return task.link is not None or task.over.is_set() or task.journal.started is not None
-
-
-def _storage(request: agent_pb2.StartTask) -> Path | None:
-    """The scheduler's; None: an older scheduler names none."""
-    return Path(request.content_folder).parent if request.content_folder else None

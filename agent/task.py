@@ -15,6 +15,8 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from ..content import storage_mark
+from ..content.errors import ForeignStorage
 from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.ids import TaskKey
@@ -25,6 +27,7 @@ from .evidence import error_path, what_is_left
 from .flight_recorder import trace_folder
 from .journal import Journal
 from .keeping import KEPT
+from .launch import Refusal
 from .launchers import LAUNCHERS
 from .ran_with import Recorded
 from .shim_link import ShimLink
@@ -110,6 +113,7 @@ def found_task(folder: Path) -> Task | None:
 
 def make_folder(task: Task, spares: SpareFolders | None) -> None:
     """With task.json, which need not survive a crash of the machine: the journal says what must be known."""
+    _check_storage(task.request)
     if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
         shutil.rmtree(task.folder)
     if spares is None or task.request.first_rank or not spares.take(task.folder):
@@ -123,6 +127,22 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
     traces = [trace_folder(task.request.job_folder, task.key.attempt)] if _records_nccl(task) else []
     for folder in (*task.request.output_folders, *traces, *task.folders):
         Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _check_storage(request: agent_pb2.StartTask) -> None:
+    """Before anything is made there. Raises Refusal where this node has not the scheduler's."""
+    storage = storage_of(request)
+    if storage is None or not request.cluster_id:
+        return
+    try:
+        storage_mark.check(storage, request.cluster_id)
+    except ForeignStorage as error:
+        raise Refusal("no-storage", error.message, transient=True, hint=error.hint) from error
+
+
+def storage_of(request: agent_pb2.StartTask) -> Path | None:
+    """The scheduler's; None: an older scheduler names none."""
+    return Path(request.content_folder).parent if request.content_folder else None
 
 
 def _records_nccl(task: Task) -> bool:

@@ -23,6 +23,10 @@ class NoContent(NotFound):
     """There is no such tree or blob here."""
 
 
+class ForeignStorage(Conflict):
+    """A storage folder is not that of the cluster which was to use it."""
+
+
 class Damaged(StoreFailure):
     """What is stored is not what its name says."""
 

@@ -21,7 +21,7 @@ from ...spec.lifecycle import TERMINAL, JobState
 from ...spec.problems import escaped
 from ...spec.retention import Retention
 from ..core import stimuli
-from ..core.attempt_events import AttemptStarted
+from ..core.attempt_events import AttemptStarted, PlacesClaimed
 from ..core.events import Event, node_of
 from ..core.job import Job
 from ..core.ledger import ledger_of
@@ -296,6 +296,7 @@ def _waits(state: ClusterState, jobs: Iterable[Job], now_us: int) -> dict[JobId,
 
 def _nodes_in(events: Iterable[Event]) -> set[NodeId]:
     nodes = {place.node for event in events if isinstance(event, AttemptStarted) for place in event.places}
+    nodes |= {node for event in events if isinstance(event, PlacesClaimed) for node in event.nodes}
     return nodes | {node for event in events if (node := node_of(event)) is not None}
 
 

@@ -95,6 +95,7 @@ def start_message(
         cwd=CODE_MARKER if spec.code_tree else spec.code or "",  # "": the task's own folder
         needs=needs_of(spec),
         content_folder=str(content_folder(storage)),
+        cluster_id=cluster,
         git_commit=spec.code_git.commit if spec.code_git is not None else "",
         environment=spec.resolved_variables(outputs),
         interpreter_environment=demand.environment,

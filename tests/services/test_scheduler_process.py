@@ -141,3 +141,13 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_made(
     done = CliRunner().invoke(command, ["--state", str(tmp_path / "new"), *args])
     assert done.exit_code == 2 and word in done.output
     assert not (tmp_path / "new").exists()
+
+
+def test_it_does_not_start_on_the_storage_of_another_cluster(tmp_path: Path, start: Start) -> None:
+    storage = ("--storage", str(tmp_path / "shared"))
+    first = start(*storage)
+    owner = served(tmp_path, first)["cluster_id"]
+    assert start(*storage, state="other").wait(60) == 1
+    said = (tmp_path / "log").read_text()
+    assert f"{tmp_path / 'shared'} is that of cluster {owner}, and this is cluster" in said
+    assert "Traceback" not in said
