@@ -31,7 +31,7 @@ from .shim_link import ShimLink
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
 from .supervisor_config import SupervisorConfig
-from .task import Task, make_folder, storage_of, write_launch
+from .task import Task, check_storage, make_folder, storage_of, write_launch
 from .warm import Zygote, ZygoteFailed, ZygotePool
 from .watcher import Watcher
 
@@ -96,6 +96,8 @@ class Starter:
     async def start(self, task: Task, before: Task | None, end: Callable[[TaskKey], Awaitable[None]]) -> None:
         """Return when its shim has it. Raises Refusal and OSError. `before`: the last attempt here, whose
         ranks may go on in this one; else `end` is called for it first."""
+        if task.request.needs:  # to provide them may take long
+            await self._disk.run(lambda: check_storage(task.request))
         prepared = await self._preparing.prepare(task.request, lambda: task.stop_why)
         launch = self._plan(task, prepared)
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None

@@ -113,7 +113,7 @@ def found_task(folder: Path) -> Task | None:
 
 def make_folder(task: Task, spares: SpareFolders | None) -> None:
     """With task.json, which need not survive a crash of the machine: the journal says what must be known."""
-    _check_storage(task.request)
+    check_storage(task.request)
     if task.folder.exists():  # of an earlier life that could not be dropped, or of a zygote that failed
         shutil.rmtree(task.folder)
     if spares is None or task.request.first_rank or not spares.take(task.folder):
@@ -129,7 +129,7 @@ def make_folder(task: Task, spares: SpareFolders | None) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def _check_storage(request: agent_pb2.StartTask) -> None:
+def check_storage(request: agent_pb2.StartTask) -> None:
     """Before anything is made there. Raises Refusal where this node has not the scheduler's."""
     storage = storage_of(request)
     if storage is None or not request.cluster_id:

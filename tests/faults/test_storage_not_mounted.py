@@ -29,17 +29,22 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
-def submit(cluster: Cluster, command: str) -> int:
+def submit(cluster: Cluster, command: str, *, code: bool) -> int:
+    folder = cluster.folder / "code"
+    folder.mkdir(exist_ok=True)
+    (folder / "file").touch()
+    packed = f"code: {folder}, " if code else ""
     return cluster.submit_text(
-        f"{{command: '{command}', resources: {{cpus: 2}}, outputs: {{out: {{type: uri_folder}}}}}}"
+        f"{{command: '{command}', {packed}resources: {{cpus: 2}}, outputs: {{out: {{type: uri_folder}}}}}}"
     )
 
 
-def test_the_node_refuses_and_the_job_waits_for_one_that_has_it(cluster: Cluster) -> None:
-    first = submit(cluster, "sleep 600")
+@pytest.mark.parametrize("code", [False, True], ids=["plain", "with code"])
+def test_the_node_refuses_and_the_job_waits_for_one_that_has_it(cluster: Cluster, code: bool) -> None:
+    first = submit(cluster, "sleep 600", code=code)
     cluster.wait_state(first, "RUNNING")
     assert [task.node for task in cluster.client.job(first).tasks] == ["local-0"]
-    second = submit(cluster, "true")
+    second = submit(cluster, "true", code=code)
     timeline = ("timeline", str(second))
     wait_until("another is kept for it", lambda: "local-0 kept for it" in cluster.pace(*timeline).stdout)
     assert "refused for now (no-storage)" in cluster.pace(*timeline).stdout
