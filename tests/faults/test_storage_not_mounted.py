@@ -53,3 +53,4 @@ def test_the_node_refuses_and_the_job_waits_for_one_that_has_it(cluster: Cluster
     cluster.client.cancel(first)
     cluster.wait_state(second, "SUCCEEDED")
     assert [task.node for task in cluster.client.job(second).tasks] == ["local-0"]
+    assert ("prepared code" in cluster.pace(*timeline).stdout) == code
