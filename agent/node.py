@@ -7,7 +7,6 @@ same state folder takes them over.
 import asyncio
 import logging
 import signal
-import socket
 import uuid
 from collections.abc import Collection
 from typing import Final
@@ -15,9 +14,8 @@ from typing import Final
 import grpc
 
 from .. import __version__
-from ..proto.channels import Target, is_loopback, open_aio_channel, split_address
+from ..proto.channels import Target, open_aio_channel, split_address
 from ..proto.generated import agent_pb2, nodes_pb2
-from ..spec.errors import Unavailable
 from ..spec.ids import TaskKey
 from .config import AgentConfig
 from .folder import BrokenFolder, StateFolder
@@ -26,6 +24,7 @@ from .gpu_health import HealthBook
 from .gpu_tests import GpuTester
 from .inventory import GpuWatch, boot_id, capacity, gpu_message, gpu_samples
 from .leases import LeaseFile, LeaseKeeper, boottime_s
+from .routes import route_address
 from .session import Identity, Session
 from .shipping import LogShipper
 from .streams import first_to_end
@@ -239,26 +238,6 @@ class Agent:
         if report is not self._sampled[0]:
             self._sampled = report, gpu_samples(report)
         return self._sampled[1]
-
-
-def route_address(host: str, port: int) -> str:
-    """The address of this machine on the way to `host`: loopback for loopback. Nothing is sent."""
-    if is_loopback(host):
-        return "::1" if ":" in host else "127.0.0.1"
-    try:
-        candidates = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise Unavailable(f"the scheduler's name {host} cannot be resolved: {error}") from error
-    for family, kind, protocol, _, address in candidates:
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.connect(address)
-            except OSError:
-                continue
-            return str(probe.getsockname()[0])
-    raise Unavailable(
-        f"this machine has no route to {host}", hint="Name the address that peers reach with --address."
-    )
 
 
 def _lease_file(folder: StateFolder, boot: str) -> LeaseFile:

@@ -94,6 +94,7 @@ class Shim:
                 "pids": [worker.pid for worker in self._ranks.workers],
                 "start_mode": self._launch["start_mode"],
                 "prepared": self._launch.get("prepared", ""),
+                "network": self._launch.get("network", ""),
                 "record": self._launch.get("record", ""),
                 "shim_pid": self._process.pid,
                 "first_rank": self._launch["ranks"][0]["rank"],

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..proto.generated import agent_pb2
 from ..proto.marks import agent_mark
+from ..spec.errors import Unavailable
 from ..spec.ids import TaskKey
 from . import containment
 from .contained import Box, make_contained
@@ -27,6 +28,7 @@ from .peer_door import PeerDoor
 from .preparing import Prepared, Preparing
 from .ran_with import Records
 from .rendezvous import RendezvousPorts
+from .routes import Interface, interface_towards
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim, ShimPool
 from .spare_folders import SpareFolders
@@ -98,6 +100,8 @@ class Starter:
         ranks may go on in this one; else `end` is called for it first."""
         if task.request.needs:  # to provide them may take long
             await self._disk.run(lambda: check_storage(task.request))
+        if task.request.peer_address:
+            task.network = await self._disk.run_alone(lambda: _way_to(task.request.peer_address))
         prepared = await self._preparing.prepare(task.request, lambda: task.stop_why)
         launch = self._plan(task, prepared)
         listener = self._take_port(task.request) if task.request.hosts_rendezvous else None
@@ -176,6 +180,9 @@ class Starter:
         added = {}
         if memory := self._memory.folder(task.key.job):
             added["PACELINE_MEMORY_FOLDER"] = memory
+        if task.network is not None:
+            given = self._given(task)
+            added |= {name: value for name, value in task.network.variables().items() if name not in given}
         if token := task.request.study_token:
             admission = {**self._config.studies, "study": task.request.study, "token": token}
             added["PACELINE_STUDY"] = json.dumps(admission)
@@ -184,6 +191,10 @@ class Starter:
             added["PACELINE_ENDPOINT"] = json.dumps(admission)
             added["PACELINE_NODE_ADDRESS"] = self._config.rendezvous_address
         return added
+
+    def _given(self, task: Task) -> Mapping[str, str]:
+        """Variables that the node's own environment has, or the job's."""
+        return {**self._base, **task.request.environment}
 
     def _take_port(self, request: agent_pb2.StartTask) -> socket.socket:
         listener = self._ports.take(request.master_port)
@@ -283,6 +294,7 @@ class Starter:
         return {
             **launch.document,
             "start_mode": launch.document["start_mode"] + not_kept,
+            "network": task.network.told(self._given(task)) if task.network is not None else "",
             "cgroup": str(task.group) if task.group else None,
             "pace_window_s": self._config.pace_window_s,
             "patience": patience_for(task.request, self._config.patience)._asdict(),
@@ -361,3 +373,15 @@ class Starter:
         while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return task.link is not None or task.over.is_set() or task.journal.started is not None
+
+
+def _way_to(peer: str) -> Interface | None:
+    try:
+        return interface_towards(peer)
+    except Unavailable as error:
+        raise Refusal(
+            "no-route",
+            f"the gang's other nodes cannot be reached from here: {error.message}",
+            transient=True,
+            hint="an agent's --address must be one that its peers reach",
+        ) from error

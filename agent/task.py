@@ -30,6 +30,7 @@ from .keeping import KEPT
 from .launch import Refusal
 from .launchers import LAUNCHERS
 from .ran_with import Recorded
+from .routes import Interface
 from .shim_link import ShimLink
 from .shim_pool import ReusableShim
 from .spare_folders import SpareFolders
@@ -54,6 +55,8 @@ class Task:
         """Name -> text, for its folder."""
         self.folders: Collection[str] = ()
         """Others that must be there before its ranks start."""
+        self.network: Interface | None = None
+        """The way to its gang's other nodes."""
         self.over = asyncio.Event()
         self.recording: asyncio.Task[Recorded] | None = None
         """What its `started` says it runs with, where the journal does not."""

@@ -438,6 +438,7 @@ class TaskStarted(_message.Message):
     PREPARED_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     UNRECORDED_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     start_mode: _builtins.str
     """"warm", or "cold: <why>" """
     shim_pid: _builtins.int
@@ -447,6 +448,8 @@ class TaskStarted(_message.Message):
     """hash of what it runs with, in the storage's records; where the journal has none, the agent adds it"""
     unrecorded: _builtins.str
     """why there is no record"""
+    network: _builtins.str
+    """over what its ranks reach other nodes: "eth0 (10.0.0.5)"; empty: the gang has one node"""
     @_builtins.property
     def pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """by local rank"""
@@ -460,10 +463,11 @@ class TaskStarted(_message.Message):
         prepared: _builtins.str = ...,
         record: _builtins.str = ...,
         unrecorded: _builtins.str = ...,
+        network: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pids", b"pids", "prepared", b"prepared", "record", b"record", "shim_pid", b"shim_pid", "start_mode", b"start_mode", "unrecorded", b"unrecorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "pids", b"pids", "prepared", b"prepared", "record", b"record", "shim_pid", b"shim_pid", "start_mode", b"start_mode", "unrecorded", b"unrecorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1318,6 +1322,7 @@ class StartTask(_message.Message):
     CONTENT_FOLDER_FIELD_NUMBER: _builtins.int
     GIT_COMMIT_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """expressions already resolved"""
     cwd: _builtins.str
@@ -1380,6 +1385,8 @@ class StartTask(_message.Message):
     """of the code that was packed; empty: not known"""
     cluster_id: _builtins.str
     """whose storage is where content_folder is, as it says itself; empty: not known"""
+    peer_address: _builtins.str
+    """of another node of the gang, which this one's ranks must reach; empty: there is none"""
     @_builtins.property
     def task(self) -> _common_pb2.TaskKey: ...
     @_builtins.property
@@ -1459,10 +1466,11 @@ class StartTask(_message.Message):
         content_folder: _builtins.str = ...,
         git_commit: _builtins.str = ...,
         cluster_id: _builtins.str = ...,
+        peer_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "cluster_id", b"cluster_id", "command", b"command", "content_folder", b"content_folder", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "endpoint_token", b"endpoint_token", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "git_commit", b"git_commit", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "needs", b"needs", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "study", b"study", "study_token", b"study_token", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_metric", b"best_metric", "checkpoint_url", b"checkpoint_url", "checkpoints", b"checkpoints", "cluster_id", b"cluster_id", "command", b"command", "content_folder", b"content_folder", "cwd", b"cwd", "earlier_hangs", b"earlier_hangs", "elastic", b"elastic", "endpoint_token", b"endpoint_token", "environment", b"environment", "exclusive", b"exclusive", "first_rank", b"first_rank", "git_commit", b"git_commit", "gpu_indices", b"gpu_indices", "grace_s", b"grace_s", "hang_timeout_s", b"hang_timeout_s", "hosts", b"hosts", "hosts_rendezvous", b"hosts_rendezvous", "interpreter_environment", b"interpreter_environment", "job_folder", b"job_folder", "job_name", b"job_name", "keep_best", b"keep_best", "keep_every", b"keep_every", "keep_last", b"keep_last", "launcher", b"launcher", "log_bytes_max", b"log_bytes_max", "master_address", b"master_address", "master_port", b"master_port", "metric_patterns", b"metric_patterns", "mtbf_s", b"mtbf_s", "needs", b"needs", "node_count", b"node_count", "node_rank", b"node_rank", "output_folders", b"output_folders", "peer_address", b"peer_address", "peer_memory", b"peer_memory", "processes", b"processes", "resources", b"resources", "save_every", b"save_every", "scrub_s", b"scrub_s", "study", b"study", "study_token", b"study_token", "task", b"task", "timeout_s", b"timeout_s", "when_busy", b"when_busy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,8 +105,8 @@ def _gone(job: Job, entry: Entry, now_us: Micros) -> tuple[Event, ...]:
 def _decide(state: ClusterState, job: Job, entry: Entry, now_us: Micros) -> Plan[None]:
     key, seq = entry.task, entry.seq
     match entry.said:
-        case Started(pids, mode, prepared, record, unrecorded):
-            started = TaskStarted(now_us, key, seq, pids, mode, prepared, record, unrecorded)
+        case Started(pids, mode, prepared, record, unrecorded, network):
+            started = TaskStarted(now_us, key, seq, pids, mode, prepared, record, unrecorded, network)
             return Plan(None, (started, *starts_again(state, job.tasks[key.task].node, now_us)))
         case Exited():
             return on_exited(state, job, entry, entry.said, now_us)

@@ -181,6 +181,7 @@ class Started(Struct, frozen=True):
     prepared: str = ""
     record: str = ""
     unrecorded: str = ""
+    network: str = ""
 
 
 class Exited(Struct, frozen=True):

@@ -23,6 +23,8 @@ class TaskStarted(Struct, frozen=True):
     """Hash of what it runs with."""
     unrecorded: str = ""
     """Why there is no record."""
+    network: str = ""
+    """Over what its ranks reach those on other nodes."""
 
 
 class RankExited(Struct, frozen=True):

@@ -192,8 +192,11 @@ def _task_text(event: Event) -> str:
         case TaskStarted():
             mode = f", {event.start_mode}" if event.start_mode else ""
             prepared = f"; prepared {event.prepared}" if event.prepared else ""
+            network = f"; other nodes over {event.network}" if event.network else ""
             why = f"; what it runs with is not recorded: {event.unrecorded}" if event.unrecorded else ""
-            return f"task {event.task.task} started with {len(event.pids)} ranks{mode}{prepared}{why}"
+            return (
+                f"task {event.task.task} started with {len(event.pids)} ranks{mode}{network}{prepared}{why}"
+            )
         case RankExited():
             by_us = " (we killed it)" if event.killed_by_us else ""
             last = f": {event.last_line}" if event.last_line and event.exit_code else ""

@@ -8,7 +8,7 @@ its jobs.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +34,7 @@ from .documents import Documents
 from .inventories import inventory_of
 from .outbox import Outbox, Outgoing, Rendered
 from .reports import Arrival, entry_of
-from .starts import names_hosts, start_message, stop_message
+from .starts import nodes_named, start_message, stop_message
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
                 self._refuse_start(message)
             elif isinstance(message, StartTask):
                 spec = specs[message.key.job]
-                addresses = await self._addresses(message) if names_hosts(message, spec) else {}
+                addresses = await self._addresses(nodes_named(message, spec))
                 start = start_message(message, spec, self._storage, addresses, cluster=self._cluster_id)
                 if spec.command.startswith(WORKER):
                     await self._admit(message, start)
@@ -226,16 +226,15 @@ class AgentService(agent_pb2_grpc.AgentSessionServicer):
             start.study = study
             start.study_token = self._tokens.worker_token(Worker(study, effect.key.job, effect.key.attempt))
 
-    async def _addresses(self, effect: StartTask) -> dict[NodeId, str]:
-        """Of the nodes that the job's tasks were placed on; none when one of them has gone for good since."""
+    async def _addresses(self, nodes: Collection[NodeId]) -> dict[NodeId, str]:
+        """None when one of them has gone for good since."""
 
         def read(state: ClusterState) -> dict[NodeId, str]:
-            names = {task.node for task in effect.job.course.tasks}
-            if not names <= state.nodes.keys():
+            if any(node not in state.nodes for node in nodes):
                 return {}
-            return {name: state.nodes[name].inventory.address for name in names}
+            return {node: state.nodes[node].inventory.address for node in nodes}
 
-        return await self._loop.read(read)
+        return await self._loop.read(read) if nodes else {}
 
     def _refuse_start(self, effect: StartTask) -> None:
         """In the node's place: nobody can start a job whose document cannot be read."""

@@ -61,6 +61,7 @@ def _started(said: agent_pb2.TaskStarted) -> stimuli.Started:
         said.prepared[:_TEXT_MAX],
         said.record if HASH.fullmatch(said.record) else "",
         said.unrecorded[:_TEXT_MAX],
+        said.network[:_TEXT_MAX],
     )
 
 

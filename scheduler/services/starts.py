@@ -74,19 +74,33 @@ def _input_need(name: str, value: DataInput, pinned: Pinned) -> agent_pb2.Need:
     )
 
 
-def names_hosts(effect: StartTask, spec: JobSpec) -> bool:
-    """True when the message says where all tasks of the gang run: each of them gets the whole list, so that
-    larger gangs go without."""
+def nodes_named(effect: StartTask, spec: JobSpec) -> tuple[NodeId, ...]:
+    """Whose addresses the message says: those of all tasks of the gang, for launchers that write them down
+    (each task gets the whole list, so that larger gangs go without), else that of another node."""
+    if _names_hosts(effect, spec):
+        return tuple(task.node for task in effect.job.course.tasks)
+    peer = _peer(effect) if spec.launcher else None
+    return () if peer is None else (peer,)
+
+
+def _names_hosts(effect: StartTask, spec: JobSpec) -> bool:
     return spec.launcher == "deepspeed" and len(effect.job.course.tasks) <= _HOSTS_MAX
+
+
+def _peer(effect: StartTask) -> NodeId | None:
+    """The node of the next task that is not on this one, after the last the first."""
+    tasks, at = effect.job.course.tasks, effect.key.task
+    return next((task.node for task in (*tasks[at:], *tasks[:at]) if task.node != tasks[at].node), None)
 
 
 def start_message(
     effect: StartTask, spec: JobSpec, storage: Path, addresses: Mapping[NodeId, str], *, cluster: str
 ) -> agent_pb2.StartTask:
-    """`addresses`: of the gang's nodes, where `names_hosts`; `cluster`: its id. Raises nothing: the document
-    was checked when it was accepted."""
+    """`addresses`: of `nodes_named`, or none; `cluster`: its id. Raises nothing: the document was checked
+    when it was accepted."""
     job, course, demand = effect.job, effect.job.course, effect.job.demand
     task = course.tasks[effect.key.task]
+    peer = _peer(effect) if addresses else None
     outputs = output_folders(storage, job.number, course.attempt, spec)
     folder = job_folder(storage, job.number)
     return agent_pb2.StartTask(
@@ -127,7 +141,10 @@ def start_message(
         output_folders=list(outputs.values()),
         job_name=job.name,
         launcher=spec.launcher,
-        hosts=[addresses[place.node] for place in course.tasks] if addresses else (),
+        hosts=[addresses[one.node] for one in course.tasks]
+        if addresses and _names_hosts(effect, spec)
+        else (),
+        peer_address=addresses[peer] if peer is not None else "",
         hang_timeout_s=spec.limits.hang_timeout_s,
         earlier_hangs=course.hangs,
         checkpoint_url=checkpoint_url(spec, cluster, job.number),

@@ -12,7 +12,7 @@ from paceline.agent.config import AgentConfig
 from paceline.agent.folder import BrokenFolder, StateFolder, WrongCluster
 from paceline.agent.gpu import Gpu, GpuReport, Slice
 from paceline.agent.leases import Lease, LeaseFile, LeaseKeeper
-from paceline.agent.node import route_address
+from paceline.agent.routes import interface_towards, route_address
 from paceline.spec.errors import Conflict, InvalidRequest, Unavailable
 from paceline.spec.gpu_health import GpuState
 
@@ -177,3 +177,13 @@ def test_peers_reach_a_node_where_its_route_begins() -> None:
     assert route_address("::1", 7223) == "::1"
     with pytest.raises(Unavailable, match="cannot be resolved"):
         route_address("no-such-host.invalid", 7223)
+
+
+def test_the_interface_towards_a_peer_has_the_address_where_the_route_begins() -> None:
+    lo = interface_towards("127.0.0.1")
+    assert lo == ("lo", "127.0.0.1")
+    assert lo.variables() == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
+    assert lo.told({}) == "lo (127.0.0.1)"
+    assert lo.told({"NCCL_SOCKET_IFNAME": "ib"}) == "lo (127.0.0.1), NCCL_SOCKET_IFNAME=ib as given"
+    with pytest.raises(Unavailable, match="cannot be resolved"):
+        interface_towards("no-such-host.invalid")

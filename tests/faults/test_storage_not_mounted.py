@@ -25,7 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     )
     with made:
         made.start_agent(0)
-        made.start_agent(1, without=storage)
+        made.start_agent(1, by=["support.without_folder", str(storage)])
         yield made
 
 

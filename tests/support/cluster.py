@@ -204,10 +204,10 @@ class Cluster:
         assert code == 0, f"the scheduler exited {code}:\n{self.scheduler.log_text()}"
 
     def start_agent(
-        self, index: int = 0, *args: str, wait: bool = True, address: str = "", without: Path | None = None
+        self, index: int = 0, *args: str, wait: bool = True, address: str = "", by: Sequence[str] = ()
     ) -> Process:
         """Start agent `index` (again) on its own state folder. `address`: a proxy before the scheduler;
-        `without`: a folder that is not mounted on its node (needs root)."""
+        `by`: a module that runs it elsewhere (support/without_folder.py, in_network.py), and its words."""
         assert index not in self.agents or not self.agents[index].is_alive(), f"agent {index} runs"
         state = self.agent_state(index)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -216,9 +216,7 @@ class Cluster:
         if self.ca_file is not None:
             options += ["--ca", str(self.ca_file)]
         program = ["paceline.agent.main", *options, *self._agent_args, *args]
-        if without is not None:
-            program = ["support.without_folder", str(without), *program]
-        started = self._spawn(f"agent-{index}", program)
+        started = self._spawn(f"agent-{index}", [*by, *program])
         self.agents[index] = started
         if wait:
             self.wait_connected(index)
