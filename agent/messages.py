@@ -25,6 +25,8 @@ _FORMS: dict[str, dict[str, str]] = {
         "persist_s": "double",
         "why": "text",
         "request": "int",
+        "waited_s": "double",
+        "image": "text",
     },
     "uploaded": {"step": "int", "path": "text", "url": "text", "seconds": "double", "why": "text"},
     "damaged": {"step": "int", "path": "text", "copy": "text", "why": "text"},

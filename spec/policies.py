@@ -166,7 +166,7 @@ class Checkpoint(Model):
     keep_best: Count = Field(default=0, ge=0, le=1000)
     """And the best so many by best_metric."""
     keep_every: Count = Field(default=0, ge=0, le=2**62)
-    """And for ever each whose step this divides; 0: none."""
+    """And for ever the first at or after each multiple of so many steps; 0: none."""
     every: SaveEvery = ""
     """When `run.should_save(step)` says yes: `100 steps`, `60 s` (or min, h), or `auto`, which follows from
     what a save costs and how often gangs fail here. Absent: as the script says, else auto."""

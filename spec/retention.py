@@ -17,8 +17,8 @@ class Saved(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What to keep: the last N, the best N by a metric ("-loss": less is better), and for ever each whose
-    step `keep_every` divides (0: none). `keep_last` 0: all."""
+    """What to keep: the last N, the best N by a metric ("-loss": less is better), and for ever the first at
+    or after each multiple of `keep_every` steps (0: none). `keep_last` 0: all."""
 
     keep_last: int = 0
     keep_best: int = 0
@@ -37,14 +37,17 @@ def reasons_to_keep(saved: Sequence[Saved], policy: Retention) -> list[str]:
     for at, one in enumerate(saved):
         whys = [f"last {policy.keep_last}"] if at >= len(saved) - policy.keep_last else []
         whys += [f"best {policy.keep_best} by {name}"] if at in best else []
-        whys += [f"every {policy.keep_every}"] if is_milestone(one.step, policy) else []
+        before = saved[at - 1].step if at else 0
+        whys += [f"every {policy.keep_every}"] if _is_milestone(one.step, before, policy) else []
         told.append(", ".join(whys))
     return told
 
 
-def is_milestone(step: int, policy: Retention) -> bool:
-    """Kept for ever."""
-    return policy.keep_every > 0 and step > 0 and step % policy.keep_every == 0
+def _is_milestone(step: int, before: int, policy: Retention) -> bool:
+    """The first in its span of `keep_every` steps stays, and so it is the first there whenever it is asked.
+    `before`: the step of the one before it."""
+    every = policy.keep_every
+    return every > 0 and step // every > before // every
 
 
 def _best(saved: Sequence[Saved], policy: Retention) -> set[int]:
@@ -58,3 +61,5 @@ def _best(saved: Sequence[Saved], policy: Retention) -> set[int]:
 
 
 KEEP_ALL: Final = Retention()
+RECORD_MAX: Final = 4096
+"""Of a job's checkpoints so many are on record, the newest; before those lie only such as stay for ever."""

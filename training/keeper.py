@@ -2,17 +2,16 @@
 
 Deleting follows `retention.choose_removals`; sweeping takes what attempts before this one left behind: half-
 written folders, and complete ones that were never accepted and, this attempt being the current one, never
-will be (but those that are kept for ever: of long runs the scheduler knows only the newest). Both wait until
-a checkpoint of this attempt is accepted, which a replaced attempt never sees. A deletion that fails is said
-and costs nothing else.
+will be. Both wait until a checkpoint of this attempt is accepted, which a replaced attempt never sees. A
+deletion that fails is said and costs nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..spec.folder_names import FolderName
-from ..spec.retention import Retention, is_milestone
+from ..spec.retention import RECORD_MAX, Retention
 from . import folders
 from .retention import Kept, choose_removals
 from .say import say
@@ -59,7 +58,7 @@ class Keeper:
                 self._removed_steps.add(one.step)
         if not self._swept and any(one.seq is not None and one.seq <= acked_seq for one in kept):
             self._swept = True
-            self._sweep(attempt, {one.path for one in kept})
+            self._sweep(attempt, kept)
 
     def removed_steps(self) -> list[int]:
         """Steps removed and not yet told of. One that is still there under another attempt is not gone."""
@@ -73,7 +72,7 @@ class Keeper:
         """None while it is not known that this attempt is the current one: then nothing may go."""
         if not self._swept:
             return None
-        return frozenset(name for one in self._known() if (name := FolderName.parse(one.path.name)))
+        return _names(self._known())
 
     def told_removed(self) -> None:
         self._removed_steps.clear()
@@ -83,17 +82,27 @@ class Keeper:
             self._kept = list(self._earlier())
         return self._kept
 
-    def _sweep(self, attempt: int, known: set[Path]) -> None:
-        stale = folders.leftovers(self._root, attempt)
+    def _sweep(self, attempt: int, known: Collection[Kept]) -> None:
+        stale, paths = folders.leftovers(self._root, attempt), {one.path for one in known}
         if self._sweeps_unaccepted:
-            names = (
-                name
-                for name in folders.published(self._root)
-                if name.attempt < attempt and not is_milestone(name.step, self._retention)
-            )
-            stale += [path for name in names if (path := self._root / str(name)) not in known]
+            before = (name for name in folders.published(self._root) if name.attempt < attempt)
+            names = _names(known)
+            stale += [
+                path
+                for name in before
+                if (path := self._root / str(name)) not in paths and not is_before_record(name, names)
+            ]
         for path in stale:
             discard(path)
+
+
+def is_before_record(name: FolderName, known: Collection[FolderName]) -> bool:
+    """It may be one of those that stay for ever, older than all that are known."""
+    return len(known) >= RECORD_MAX and name < min(known)
+
+
+def _names(kept: Collection[Kept]) -> frozenset[FolderName]:
+    return frozenset(name for one in kept if (name := FolderName.parse(one.path.name)))
 
 
 def discard(path: Path) -> bool:

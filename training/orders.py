@@ -51,6 +51,8 @@ class Publish:
     parents: tuple[Parent, ...] = ()
     bad: tuple[str, ...] = ()
     """Folders that were passed over at the restore."""
+    waited_s: float = 0.0
+    """Of `stall_s`, until the save before was on disk."""
     staged_s: float = 0.0
     """CLOCK_MONOTONIC when the state had been copied."""
     purpose: Purpose = Purpose()

@@ -167,6 +167,8 @@ class Publisher:
                 "manifest_hash": manifest_hash,
                 "size_bytes": document.size_bytes,
                 "stall_s": told.stall_s,
+                "waited_s": told.waited_s,
+                "image": self._place(order),
                 "persist_s": self.persist_s,
                 "why": told.purpose.why,
                 "request": told.purpose.request,
@@ -181,6 +183,14 @@ class Publisher:
             raise NotAccepted(f"the agent's shim refused it: {answer.get('error', answer)}")
         self._keeper.told_removed()
         return int(str(answer["seq"]))
+
+    def _place(self, order: Order) -> str:
+        """Where this rank's image is: where memory has no room it is in the task's folder."""
+        return (
+            "disk"
+            if any(image.startswith(self._setting.task_folder) for image in order.files.values())
+            else "memory"
+        )
 
     def _earlier(self) -> Sequence[Kept]:
         """What counts from before this attempt, oldest first. Outside, a run that has not gone on from it

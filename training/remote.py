@@ -20,6 +20,7 @@ from ..spec.stores import EXPECTED, opener_of, scheme_of
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
 from .fetching import Take, fetch
+from .keeper import is_before_record
 from .manifest import FileEntry
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -125,7 +126,7 @@ class Remote:
     def keep_only(self, kept: Collection[FolderName], before: FolderName) -> None:
         """Remove what is older than `before` and is not kept, whole or not."""
         for name in self.names():
-            if name < before and name not in kept:
+            if name < before and name not in kept and not is_before_record(name, kept):
                 self.remove(name)
 
     def _path(self, name: FolderName, file: str = "") -> str:

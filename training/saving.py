@@ -43,6 +43,8 @@ class _Save:
     state: State
     metrics: dict[str, float]
     since_s: float
+    waited_s: float
+    """Until the one before was on disk, at the rank that waited longest."""
     purpose: Purpose
 
     @property
@@ -102,10 +104,15 @@ class Saver:
         since_s = time.monotonic()
         stager, persister = self._ready()
         prepared, state, error = self._prepare(stager, step, given)
-        busy = self._busy(persister, purpose)
+        busy, waited_s = self._busy(persister, purpose)
         fits = prepared is not None and stager.fits(prepared)
-        any_busy, any_error, any_new, any_upload, verdict = self._gang.largest(
-            int(busy), int(error is not None), int(not fits), int(persister.uploading), self._verdict()
+        any_busy, any_error, any_new, any_upload, verdict, waited_us = self._gang.largest(
+            int(busy),
+            int(error is not None),
+            int(not fits),
+            int(persister.uploading),
+            self._verdict(),
+            round(waited_s * 1e6),
         )
         self._settle(verdict)
         if any_error:
@@ -115,7 +122,8 @@ class Saver:
         if any_busy:
             return self._skip(persister, step, since_s, purpose)
         self._answer = None
-        save = _Save(self._next_name(attempt, step), prepared, state, dict(metrics), since_s, purpose)
+        name = self._next_name(attempt, step)
+        save = _Save(name, prepared, state, dict(metrics), since_s, waited_us / 1e6, purpose)
         self._slot = (self._keep_slot + 1) % SLOTS
         if any_new:
             try:
@@ -190,16 +198,18 @@ class Saver:
 
     # The save before.
 
-    def _busy(self, persister: Persister, purpose: Purpose) -> bool:
-        """True when this save is to be skipped, because the one before is still under way."""
+    def _busy(self, persister: Persister, purpose: Purpose) -> tuple[bool, float]:
+        """True when this save is to be skipped, because the one before is still under way; how long that was
+        waited for, in s."""
         if persister.under_way is None:
             persister.poll()
-            return False
+            return False, 0.0
+        since_s = time.monotonic()
         if self._when_busy == "skip" and not purpose.must:
             self._hear(persister.poll())
         else:
             self._hear(persister.wait("when_busy: wait"))
-        return persister.under_way is not None
+        return persister.under_way is not None, time.monotonic() - since_s
 
     def _hear(self, answer: Answer | None) -> None:
         if answer is None:
@@ -262,6 +272,7 @@ class Saver:
             job=self._environment.job,
             world_size=self._environment.world_size,
             stall_s=save.stall_s,
+            waited_s=save.waited_s,
             code_folder=str(Path.cwd()),
             contents=save.state.kinds,
             metrics=save.metrics,

@@ -679,6 +679,8 @@ class CheckpointPublished(_message.Message):
     PERSIST_S_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     path: _builtins.str
     manifest_hash: _builtins.str
@@ -690,6 +692,10 @@ class CheckpointPublished(_message.Message):
     """what the save was made for, in words; empty: the script's own"""
     request: _builtins.int
     """AskSave.request that it answers; 0: none"""
+    waited_s: _builtins.float
+    """of stall_s, until the one before was on disk"""
+    image: _builtins.str
+    """where rank 0's image of it is: "memory", "disk" """
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -709,10 +715,12 @@ class CheckpointPublished(_message.Message):
         persist_s: _builtins.float = ...,
         why: _builtins.str = ...,
         request: _builtins.int = ...,
+        waited_s: _builtins.float = ...,
+        image: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_hash", b"manifest_hash", "metrics", b"metrics", "path", b"path", "persist_s", b"persist_s", "removed_steps", b"removed_steps", "request", b"request", "size_bytes", b"size_bytes", "stall_s", b"stall_s", "step", b"step", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "manifest_hash", b"manifest_hash", "metrics", b"metrics", "path", b"path", "persist_s", b"persist_s", "removed_steps", b"removed_steps", "request", b"request", "size_bytes", b"size_bytes", "stall_s", b"stall_s", "step", b"step", "waited_s", b"waited_s", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1366,7 +1374,7 @@ class StartTask(_message.Message):
     scrub_s: _builtins.float
     """at most so long between two looks at a kept checkpoint; 0: none"""
     keep_every: _builtins.int
-    """checkpoints of steps that this divides stay for ever; 0: none"""
+    """the first checkpoint at or after each multiple of so many steps stays for ever; 0: none"""
     save_every: _builtins.str
     """"100 steps", "60 s", "auto"; empty: as the script says"""
     mtbf_s: _builtins.float

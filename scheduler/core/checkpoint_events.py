@@ -40,6 +40,10 @@ class CheckpointAccepted(Struct, frozen=True):
     """Of an elastic gang: the mean time of its steps in this attempt; 0: not known."""
     faster: str = ""
     """What its new size has brought, when that is measured first."""
+    waited_us: int = 0
+    """Of `stall_us`, until the one before was on disk."""
+    image: str = ""
+    """Where rank 0's image of it is: "memory", "disk"; empty: not known."""
 
 
 class CheckpointFailed(Struct, frozen=True):

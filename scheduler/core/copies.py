@@ -17,6 +17,10 @@ from .stimuli import Damaged, Entry, Uploaded
 
 FOLDER: Final = "storage"
 UPLOAD: Final = "upload"
+MEMORY: Final = "memory"
+DISK: Final = "disk"
+"""Where an image may be: what a node has of the last checkpoints, while their attempt is there."""
+_IMAGES: Final = 2
 
 
 def good_copies(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -33,6 +37,12 @@ def is_good(checkpoint: Checkpoint) -> bool:
 def newest_good(checkpoints: Sequence[Checkpoint]) -> int:
     """Its step; -1: there is none."""
     return next((one.step for one in checkpoints if is_good(one)), -1)
+
+
+def in_memory(job: Job) -> frozenset[str]:
+    """Paths of those whose images are in memory: of a job that has its nodes, what the attempt made last."""
+    own = [one for one in job.course.checkpoints if one.attempt == job.attempt and one.job is None]
+    return frozenset(one.path for one in own[:_IMAGES] if job.placed and one.image == MEMORY)
 
 
 def offered(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:

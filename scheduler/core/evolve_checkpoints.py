@@ -35,6 +35,7 @@ def accepted(event: CheckpointAccepted) -> Checkpoint:
         event.stall_us,
         event.persist_us,
         event.why,
+        image=event.image,
     )
 
 

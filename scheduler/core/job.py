@@ -99,6 +99,8 @@ class Checkpoint(Struct, frozen=True):
     """Of another job, which this one was forked from."""
     url: str = ""
     """Where it was uploaded, too; empty: it was not."""
+    image: str = ""
+    """Where rank 0's image of it was made: "memory", "disk"; empty: not known."""
     damaged: Mapping[str, str] = field(default_factory=dict)
     """Copies that were found so (see copies.py), and what is wrong with each."""
 

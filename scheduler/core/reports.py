@@ -175,6 +175,8 @@ def _accepted(job: Job, entry: Entry, said: Published, now_us: Micros) -> Checkp
         said.request,
         took_us,
         faster_text(job, took_us),
+        said.waited_us,
+        said.image,
     )
 
 

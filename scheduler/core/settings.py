@@ -6,6 +6,8 @@ Law 4 needs T_kill + stop time + drift < T_re: `Settings` refuses to be made oth
 from dataclasses import dataclass, field
 from typing import Final
 
+from ...spec.retention import RECORD_MAX
+
 SECOND_US: Final = 1_000_000
 GPU_HOUR_US: Final = 3600 * SECOND_US
 RESTART_US: Final = 30 * SECOND_US
@@ -70,7 +72,7 @@ class Settings:
     """Labels of nodes that say where they stand, the widest first."""
     jobs_max: int = 1_000_000
     nodes_max: int = 20_000
-    checkpoints_max: int = 64
+    checkpoints_max: int = RECORD_MAX
     metric_names_max: int = 64
     metric_rows_max: int = 100_000
 

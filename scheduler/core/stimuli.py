@@ -223,6 +223,8 @@ class Published(Struct, frozen=True):
     """When the state was copied, on the scheduler's clock, as near as its node could say; 0: not known."""
     why: str = ""
     request: int = 0
+    waited_us: int = 0
+    image: str = ""
 
 
 class Restored(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The story of a job or node: one line of text for each event."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from ...spec.ids import NodeId
 from ...spec.lifecycle import AttemptOutcome, JobState
@@ -67,6 +68,7 @@ from .task_events import (
 
 Names = Mapping[NodeId, str]
 NO_NAMES: Names = {}
+_WAIT_WORTH_SAYING_US: Final = 10_000
 STOPS = {AttemptOutcome.TIMED_OUT: "timeout", AttemptOutcome.PREEMPTED: "preemption"}
 
 
@@ -230,6 +232,8 @@ def _checkpoint_text(event: Event) -> str:
             disk = f", on disk after {duration_text(event.persist_us)}" if event.persist_us else ""
             why = f"; {event.why}" if event.why else ""
             stall = duration_text(event.stall_us)
+            if event.waited_us >= _WAIT_WORTH_SAYING_US:
+                stall += f" ({duration_text(event.waited_us)} of it until the one before was on disk)"
             faster = f"; {event.faster}" if event.faster else ""
             return f"checkpoint of step {event.step} accepted{size}, stalled {stall}{disk}{why}{faster}"
         case CheckpointRestored():

@@ -12,6 +12,7 @@ from ...proto.generated import agent_pb2
 from ...spec.errors import InvalidRequest
 from ...spec.ids import Micros
 from ..core import stimuli
+from ..core.copies import DISK, MEMORY
 from ..core.failure import NOTHING, Evidence
 from ..core.hang import RankLook
 from ..core.pace import RankPace
@@ -114,6 +115,8 @@ def _published(said: agent_pb2.CheckpointPublished, staged_us: Micros) -> stimul
         staged_us=staged_us,
         why=said.why[:_TEXT_MAX],
         request=said.request,
+        waited_us=_micros(said.waited_s),
+        image=said.image if said.image in (MEMORY, DISK) else "",
     )
 
 

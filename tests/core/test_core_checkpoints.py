@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.checkpoint_table import checkpoint_table
+from paceline.scheduler.core.checkpoints import checkpoint_of
+from paceline.scheduler.core.copies import offered
 from paceline.scheduler.core.effects import AskSave, StartTask, StopTask
 from paceline.scheduler.core.grace import GRACE_MARGIN_US, GRACE_MAX_US, save_grace_us
 from paceline.scheduler.core.job import Checkpoint
@@ -213,3 +215,37 @@ def test_a_fork_goes_on_from_its_parents_checkpoint(paddock: Paddock) -> None:
     assert paddock.starts_sent(child)[0].job.course.checkpoints == (first,)
     assert f"a fork of job {parent} from its step 10" in texts(paddock, child)
     assert paddock.replayed().jobs[child] == paddock.state.jobs[child]
+
+
+def test_all_that_is_kept_is_on_record_and_offered_however_many(paddock: Paddock) -> None:
+    """Only what training has removed leaves it: a run with `keep_last: 1000` goes back to any of them."""
+    job = running(paddock, retries=1)
+    paddock.says(job, 0, *(s.Published(step, f"step-{step}.a1", "h") for step in range(1, 1001)))
+    paddock.says(job, 0, s.Published(1001, "step-1001.a1", "h", removed_steps=(1,)))
+    steps = [one.step for one in offered(paddock.job(job).course.checkpoints)]
+    assert steps == list(range(1001, 1, -1))
+    assert checkpoint_of(paddock.job(job), 2).path == "step-2.a1"
+
+
+def test_what_a_save_waited_for_the_one_before_is_told(paddock: Paddock) -> None:
+    job = running(paddock)
+    paddock.says(job, 0, saved(paddock, 10, stall_s=0.7, waited_us=600_000), saved(paddock, 20, stall_s=0.1))
+    assert "step 10 accepted, 1 B, stalled 700 ms (600 ms of it until the one before was on disk)" in texts(
+        paddock, job
+    )
+    assert "step 20 accepted, 1 B, stalled 100 ms" in texts(paddock, job)
+    assert texts(paddock, job).count("until the one before") == 1
+
+
+def test_the_table_says_which_are_in_memory_while_their_attempt_has_its_nodes(paddock: Paddock) -> None:
+    job = running(paddock, retries=1)
+    paddock.says(job, 0, *(saved(paddock, step, image="memory") for step in (10, 20)))
+    paddock.says(job, 0, saved(paddock, 30, image="disk"), saved(paddock, 40, image="memory"))
+
+    def tiers() -> dict[int, str]:
+        lines = checkpoint_table(paddock.job(job), paddock.history(job), Retention())
+        return {line.checkpoint.step: line.tiers for line in lines}
+
+    assert tiers() == {10: "storage", 20: "storage", 30: "storage", 40: "memory, storage"}
+    paddock.rank_dies(job, 0)
+    assert set(tiers().values()) == {"storage"}, "the next attempt may be on other nodes"

@@ -78,6 +78,7 @@ def test_a_checkpoint_is_made_when_somebody_asks(cluster: Cluster, tmp_path: Pat
     assert done.returncode == 0, cluster.story(job, done.stderr)
     made = json.loads(done.stdout)
     assert made["why"] == "asked for" and made["size_bytes"] > 0 and made["state"] == "good"
+    assert made["tiers"] == "memory, storage"
     assert f"1 saved {made['step']}: " in told(tmp_path / "j", 1)
     listed = cluster.pace("checkpoints", str(job))
     assert str(made["step"]) in listed.stdout and "asked for" in listed.stdout and "last 2" in listed.stdout

@@ -23,17 +23,19 @@ def histories(draw: st.DrawFn) -> list[Kept]:
     return kept
 
 
-@given(
-    kept=histories(),
+POLICIES = st.builds(
+    Retention,
     keep_last=st.integers(0, 4),
     keep_best=st.integers(0, 3),
     best_metric=st.sampled_from(["", "loss", "-loss"]),
-    acked_seq=st.integers(0, 90),
+    keep_every=st.integers(0, 4),
 )
-def test_what_goes_is_wanted_by_nobody(
-    kept: list[Kept], keep_last: int, keep_best: int, best_metric: str, acked_seq: int
-) -> None:
-    gone = choose_removals(kept, Retention(keep_last, keep_best, best_metric), acked_seq)
+
+
+@given(kept=histories(), policy=POLICIES, acked_seq=st.integers(0, 90))
+def test_what_goes_is_wanted_by_nobody(kept: list[Kept], policy: Retention, acked_seq: int) -> None:
+    keep_last, keep_every = policy.keep_last, policy.keep_every
+    gone = choose_removals(kept, policy, acked_seq)
     stays = [one for one in kept if one not in gone]
     acked = [one.seq for one in kept if one.seq is not None and one.seq <= acked_seq]
     newest_acked = max(acked, default=None)
@@ -45,7 +47,10 @@ def test_what_goes_is_wanted_by_nobody(
     assert all(one in stays for one in kept if one.seq is not None and one.seq > acked_seq)
     good = [one for one in kept if one.good and one.accepted(acked_seq)]
     assert all(one in stays for one in good[-keep_last:])
-    bound = keep_last + (keep_best if best_metric else 0)
+    spans = {one.step // keep_every for one in good} - {0} if keep_every else set()
+    for span in spans:
+        assert next(one for one in good if one.step // keep_every == span) in stays, "the first in its span"
+    bound = keep_last + (policy.keep_best if policy.best_metric else 0) + len(spans)
     assert len([one for one in stays if one.accepted(acked_seq)]) <= bound
 
 
@@ -56,3 +61,24 @@ def test_the_best_is_more_or_less_as_the_sign_says() -> None:
     most = choose_removals(kept, Retention(1, 1, "loss"), acked_seq=9)
     assert [one.step for one in least] == [0, 2]
     assert [one.step for one in most] == [1, 2]
+
+
+@given(
+    gaps=st.lists(st.integers(1, 250), min_size=1, max_size=40),
+    keep_last=st.integers(1, 3),
+    keep_every=st.sampled_from([1, 7, 100]),
+)
+def test_the_first_after_each_multiple_stays_for_ever_whatever_the_steps(
+    gaps: list[int], keep_last: int, keep_every: int
+) -> None:
+    """As saves by time or `auto` have them: the choice is made anew after each, from what is left."""
+    left: list[Kept] = []
+    steps: list[int] = []
+    for seq, gap in enumerate(gaps, 1):
+        steps.append((steps[-1] if steps else 0) + gap)
+        left.append(Kept(steps[-1], Path(str(steps[-1])), seq=seq))
+        gone = choose_removals(left, Retention(keep_last, keep_every=keep_every), acked_seq=seq)
+        left = [one for one in left if one not in gone]
+    first = {step // keep_every: step for step in reversed(steps)}
+    milestones = {step for span, step in first.items() if span}
+    assert {one.step for one in left} == milestones | set(steps[-keep_last:])
