@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.cluster import Cluster
-from support.training_chaos import COURSES, Course, Losses, TrainingRound
+from support.training_chaos import COURSES, Batches, Course, Losses, TrainingRound
+
+Undisturbed = tuple[Losses, Batches]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     seed, rounds = metafunc.config.getoption("--seed"), metafunc.config.getoption("--rounds")
-    seeds = range(1, rounds + 1) if seed is None else [seed]
+    seeds = range(1, max(rounds, len(COURSES)) + 1) if seed is None else [seed]
     metafunc.parametrize("seed", seeds, ids=lambda value: f"seed{value}")
 
 
@@ -27,25 +29,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> Callable[[Course], Losses]:
+def undisturbed(cluster: Cluster) -> Callable[[Course], Undisturbed]:
     @functools.cache
-    def losses(course: Course) -> Losses:
+    def told(course: Course) -> Undisturbed:
         folder = cluster.folder / course.name
         job = course.submit(cluster, folder)
         course.ride(cluster, job, folder, to=2 * course.steps)
         (folder / "enough").touch()
         course.ride(cluster, job, folder)
         cluster.wait_state(job, "SUCCEEDED")
-        return course.read(folder)
+        return course.read(folder), course.batches(folder)
 
-    return losses
+    return told
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # each wait has a bound of its own
 def test_round_of_training(
-    cluster: Cluster, undisturbed: Callable[[Course], Losses], tmp_path: Path, seed: int
+    cluster: Cluster, undisturbed: Callable[[Course], Undisturbed], tmp_path: Path, seed: int
 ) -> None:
     course = COURSES[seed % len(COURSES)]
-    expected = undisturbed(course)
-    TrainingRound(cluster, course, tmp_path / "disturbed", seed).run(expected)
+    losses, batches = undisturbed(course)
+    TrainingRound(cluster, course, tmp_path / "disturbed", seed).run(losses, batches)

@@ -1,9 +1,10 @@
 """One round of chaos over training: a gang of two nodes that saves as it goes, and a random mix of faults.
 
 Faults hit ranks, shims, persisters, agents, whole nodes, the scheduler, the copies in memory and the files in
-storage; some ranks are stopped, which only the watch for hangs can see. The gang is one that restarts, one
-whose ranks stay up in the step loop, or an elastic one. When it is over, every step that any attempt made has
-the loss of the run that nobody disturbed, nothing damaged was restored, and the ledger adds up.
+storage; some ranks are stopped, which only the watch for hangs can see, nodes fall silent until they are
+missed, and the gang is told to make way. It is one that restarts, one whose ranks stay up in the loop, or
+an elastic one. When it is over, every step that any attempt made has the loss of the run that nobody
+disturbed, and of its samples each rank its own; nothing damaged was restored, and the ledger adds up.
 """
 
 import contextlib
@@ -16,15 +17,18 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paceline.client import process
 from paceline.client.process import Identity
 from paceline.proto.marks import agent_mark
 from paceline.spec.errors import Conflict
+from paceline.spec.lifecycle import NodeContact
 
 from .cluster import Cluster, wait_until
 from .rank_scripts import persisters_of
@@ -32,8 +36,11 @@ from .rank_scripts import persisters_of
 FAULTS = 4
 HANG_S = 10
 STILL_S = 180.0
+NOTICE_S = 2.0
 Losses = dict[tuple[int, int, int], float]
 """(Attempt, rank, step) -> loss."""
+Batches = dict[tuple[int, int, int], list[int]]
+"""The same -> the samples that this rank had in the step."""
 
 
 def _read_saving(folder: Path) -> Losses:
@@ -51,13 +58,23 @@ def _read_looping(folder: Path) -> Losses:
 
 
 def _read_elastic(folder: Path) -> Losses:
-    found: Losses = {}
+    return {key: said["loss"] for key, said in _told_elastic(folder)}
+
+
+def _read_batches(folder: Path) -> Batches:
+    return {key: said["samples"] for key, said in _told_elastic(folder)}
+
+
+def _told_elastic(folder: Path) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
     for path in folder.glob("*.jsonl"):
         attempt, rank, _ = path.name.split(".")
         for line in _lines(path):
             said = json.loads(line)
-            found[int(attempt), int(rank), said["step"]] = said["loss"]
-    return found
+            yield (int(attempt), int(rank), said["step"]), said
+
+
+def _no_batches(_: Path) -> Batches:
+    return {}
 
 
 def _words(path: Path) -> Iterator[list[str]]:
@@ -84,6 +101,7 @@ class Course:
     loss_is_of_rank: bool = True
     """Else it is the gang's, the same at all ranks and with any number of them."""
     instances_min: int = 2
+    batches: Callable[[Path], Batches] = _no_batches
 
     def submit(self, cluster: Cluster, folder: Path) -> int:
         folder.mkdir()
@@ -117,7 +135,7 @@ class Course:
 COURSES = (
     Course("restarts", "saving_rank.py", "150 4 0.02", 150, _read_saving),
     Course("stays", "looping_rank.py", "1500 10", 1500, _read_looping),
-    Course("elastic", "elastic_rank.py", "600 0.03", 600, _read_elastic, False, 1),
+    Course("elastic", "elastic_rank.py", "600 0.03", 600, _read_elastic, False, 1, _read_batches),
 )
 
 
@@ -134,8 +152,8 @@ class TrainingRound:
         self._damaged: set[str] = set()
         self._job = 0
 
-    def run(self, undisturbed: Losses) -> None:
-        """Ride, then compare."""
+    def run(self, undisturbed: Losses, batches: Batches) -> None:
+        """Ride, then compare with the losses and the samples of the run that nobody disturbed."""
         try:
             self._job = self._course.submit(self._cluster, self._folder)
             for _ in range(FAULTS):
@@ -149,6 +167,7 @@ class TrainingRound:
             self._course.ride(self._cluster, self._job, self._folder)
             self._cluster.wait_state(self._job, "SUCCEEDED")
             self._check(undisturbed)
+            self._check_samples(batches)
         except BaseException as error:
             error.add_note(f"training chaos of seed {self._seed}: {'; '.join(self._did)}")
             if self._job:
@@ -180,7 +199,10 @@ class TrainingRound:
             self._kill_scheduler,
             self._forget_memory,
             self._damage_storage,
+            self._swap_storage,
             self._damage_memory,
+            self._silence_node,
+            self._preempt,
         ]
 
     def _kill_rank(self) -> None:
@@ -241,6 +263,38 @@ class TrainingRound:
             self._spoil(self._luck.choice(files))
         self._forget_memory()
 
+    def _swap_storage(self) -> None:
+        """The two newest checkpoints get each other's files, memory is lost, and the gang falls."""
+        by_age = sorted(self._cluster.client.job(self._job).checkpoints, key=lambda one: one.accepted_us)
+        newest, before = ([*map(Path, (one.path for one in reversed(by_age)))] * 2)[:2]
+        names = [file.name for file in newest.glob("*.distcp") if (before / file.name).exists()]
+        if newest != before and names:
+            for name in names:
+                (newest / name).rename(newest / "swapped")
+                (before / name).rename(newest / name)
+                (newest / "swapped").rename(before / name)
+            self._damaged |= {str(newest), str(before)}
+        self._forget_memory()
+
+    def _silence_node(self) -> None:
+        """Its agent says nothing until it is taken for lost; what it runs goes on, as far as it is let."""
+        index = self._luck.choice([0, 1])
+        agent, name = self._cluster.agents[index], f"local-{index}"
+        agent.send(signal.SIGSTOP)
+        try:
+            wait_until(f"{name} is missed", lambda: self._contact(name) is not NodeContact.CONNECTED)
+        finally:
+            agent.send(signal.SIGCONT)
+        wait_until(f"{name} is back", lambda: self._contact(name) is NodeContact.CONNECTED)
+
+    def _contact(self, name: str) -> NodeContact:
+        return next(node.contact for node in self._cluster.client.nodes().nodes if node.name == name)
+
+    def _preempt(self) -> None:
+        """It saves and leaves, or is killed when its time is over, and comes back."""
+        with contextlib.suppress(Conflict):  # it has no nodes at this moment
+            self._cluster.client.preempt(self._job, grace_s=NOTICE_S)
+
     def _damage_memory(self) -> None:
         images = [path for folder in self._memory() for path in folder.glob("**/*.distcp")]
         for path in images:
@@ -291,3 +345,14 @@ class TrainingRound:
                 body = json.loads(entry.body)
                 assert not (body["path"] in self._damaged and body["tier"] == "storage"), entry.text
         assert timeline.ledger.wall_us == sum(part for _, part in timeline.ledger.parts)
+
+    def _check_samples(self, undisturbed: Batches) -> None:
+        """Of a step's samples no rank has one that is not in it, and no two ranks of an attempt the same."""
+        whole: dict[int, list[int]] = {}
+        for (_, _, step), samples in undisturbed.items():
+            whole.setdefault(step, []).extend(samples)
+        had: dict[tuple[int, int], list[int]] = {}
+        for (attempt, _, step), samples in self._course.batches(self._folder).items():
+            had.setdefault((attempt, step), []).extend(samples)
+        for (attempt, step), samples in had.items():
+            assert not Counter(samples) - Counter(whole[step]), (attempt, step, samples, whole[step])
