@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import random
 import resource
 import signal
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paceline
 import psutil
 import torch
@@ -288,6 +290,68 @@ def train_sharded(root: Path, steps: int, save_at: int) -> tuple[int, list[float
         whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         weights += whole.detach().flatten().tolist()
     return (restored.step if restored else 0), losses, weights
+
+
+def net_to_shard() -> nn.Sequential:
+    """Its first layer cannot be shared out evenly."""
+    return nn.Sequential(nn.Linear(6, 33), nn.ReLU(), nn.Linear(33, 3))
+
+
+def save_sharded(root: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
+    """FSDP2 and its optimizer, saved after three steps. (All weights and all the optimizer's state, each
+    gathered from the ranks, by the parameters' names.)
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    def whole(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+    run = own_run(root)
+    model = net_to_shard()
+    fully_shard(model, mesh=init_device_mesh("cpu", (run.world_size,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for step in (1, 2, 3):
+        optimizer.zero_grad()
+        model(torch.linspace(-1, 1, 24).reshape(4, 6) * step).square().mean().backward()
+        optimizer.step()
+    assert saved(run, 3, model=model, optimizer=optimizer).published
+    named = dict(model.named_parameters())
+    state = {
+        name: {entry: whole(value) for entry, value in optimizer.state[parameter].items()}
+        for name, parameter in named.items()
+    }
+    return {name: whole(parameter) for name, parameter in named.items()}, state
+
+
+def save_and_draw(root: Path) -> list[float]:
+    """What each of this rank's generators gives after the save."""
+    run = own_run(root)
+    _seed_all(100 + run.rank)
+    saved(run, 1, model=wrapped(nn.Linear(4, 1)))
+    return _draw_from_all()
+
+
+def restore_and_draw_twice(root: Path) -> list[list[float]]:
+    """What each of this rank's generators gives after a restore, and after another."""
+    run = own_run(root)
+    model, drawn = wrapped(nn.Linear(4, 1)), []
+    for seed in (1, 2):
+        _seed_all(seed)
+        assert run.restore(model=model) is not None
+        drawn.append(_draw_from_all())
+    return drawn
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _draw_from_all() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(torch.rand(1))]
 
 
 def save_with_changing_shapes(root: Path) -> tuple[list[int], int, list[float]]:

@@ -1,6 +1,8 @@
 """What comes back is what was saved: every kind of thing, in PyTorch's own format, by one process."""
 
+import math
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 import torch
 from paceline.training.errors import CheckpointMismatch, UnsavableState
 from paceline.training.run import Run
+from support import rank_scripts
+from support.ranks import RankPool
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_state_dict
 
 MakeRun = Any
@@ -77,6 +82,34 @@ def test_training_goes_on_as_if_never_stopped(make_run: MakeRun) -> None:
     assert_same(saved.model.state_dict(), fresh.model.state_dict())
 
 
+def test_a_scaler_of_gradients_comes_back(make_run: MakeRun) -> None:
+    """With its scale, and with its count of steps until that grows."""
+
+    def make(init_scale: float) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", init_scale, growth_factor=4.0, growth_interval=2)
+
+    def step(scaler: torch.amp.GradScaler, *, overflows: bool = False) -> None:
+        loss = model(torch.ones(1, 4)).square().sum() * (math.inf if overflows else 1.0)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run, scaler, fresh = make_run(), make(1024.0), make(8.0)
+    step(fresh)
+    step(scaler, overflows=True)
+    step(scaler)
+    run.save(2, model=model, scaler=scaler)
+    run.restore(model=model, scaler=fresh)
+
+    assert scaler.state_dict().items() >= {"scale": 512.0, "_growth_tracker": 1}.items()
+    assert fresh.state_dict() == scaler.state_dict()
+    step(fresh)
+    assert fresh.get_scale() == 2048.0
+
+
 def test_values_and_tensors_come_back_by_name(make_run: MakeRun) -> None:
     values = {"epoch": 4, "best": float("inf"), "note": "grün", "history": [1, 2.5, None, {"a": True}]}
     run, saved = make_run(), Trained()
@@ -136,6 +169,27 @@ def test_stock_dcp_reads_it(make_run: MakeRun) -> None:
 
     assert_same(state["model"], dict(saved.model.state_dict()))
     assert state["paceline"]["step"] == 3
+
+
+def test_stock_dcp_reads_what_ranks_sharded_in_one_process(
+    ranks: RankPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 on two ranks, and its optimizer. Nothing of Paceline can be imported at the load."""
+    root = tmp_path / "c"
+    (weights, optimizer_state), _ = ranks.run(rank_scripts.save_sharded, root, folder=tmp_path)
+    model = rank_scripts.net_to_shard()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.7)
+    state: dict[str, Any] = {}
+    state["model"], state["optimizer"] = get_state_dict(model, optimizer)
+    with monkeypatch.context() as without:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "paceline"]:
+            without.setitem(sys.modules, name, None)
+        load_state_dict(state, storage_reader=FileSystemReader(root / "step-00000003.a1"))
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    named = dict(model.named_parameters())
+    assert_same(named, weights)
+    assert_same({name: optimizer.state[named[name]] for name in named}, optimizer_state)
+    assert optimizer.param_groups[0]["lr"] == 0.05
 
 
 def test_two_models_each_with_its_optimizer(make_run: MakeRun) -> None:

@@ -84,6 +84,23 @@ def test_a_checkpoint_of_two_ranks_is_restored_by_one_and_by_three(ranks: RankPo
         assert [one.step for one in restored] == [3] * world_size
 
 
+def test_a_rank_that_was_not_there_has_random_generators_of_its_own(ranks: RankPool, tmp_path: Path) -> None:
+    """The same at each restore, whatever was drawn before it and however many ranks there are."""
+    root = tmp_path / "c"
+    saved = ranks.run(rank_scripts.save_and_draw, root, folder=tmp_path)
+    of_three, of_four = (
+        ranks.run(rank_scripts.restore_and_draw_twice, root, folder=tmp_path, world_size=world_size)
+        for world_size in (3, 4)
+    )
+    for first, second in (*of_three, *of_four):
+        assert first == second
+    drawn = [first for first, _ in of_four]
+    assert [first for first, _ in of_three] == drawn[:3]
+    assert saved == drawn[:2]
+    for of_generator in zip(*drawn, strict=True):
+        assert len(set(of_generator)) == 4
+
+
 def test_sharded_states_are_saved_in_parts_and_come_back_on_more_or_fewer_ranks(
     ranks: RankPool, tmp_path: Path
 ) -> None:

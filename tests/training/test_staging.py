@@ -15,8 +15,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from paceline.training import manifest
-from paceline.training.images import Image
+from paceline.spec.folder_names import FolderName
+from paceline.spec.retention import Retention
+from paceline.training import manifest, persister
+from paceline.training.images import Image, Places, find
+from paceline.training.orders import Order, Publish, Setting
+from paceline.training.publishing import Publisher
 from paceline.training.staging import Stager
 from support import rank_scripts
 from support.fake_shim import FakeShim, FakeTask, wait_until
@@ -61,6 +65,79 @@ def test_the_layout_holds_while_shapes_do(make_run: MakeRun, counted: list[int])
     assert restored.step == 6
     assert torch.equal(restored["extra"], torch.full((4,), 6))
     assert restored["more"].dtype == torch.bfloat16
+
+
+def test_two_images_take_turns_and_stay(
+    make_run: MakeRun, task: FakeTask, shim: FakeShim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of one save are those of the next but one: no memory is asked for again. Links to them keep
+    their inodes from being given anew.
+    """
+    made: list[int] = []
+    make = Places.make
+
+    def counting(self: Places, slot: int, name: str, size_bytes: int) -> Image:
+        made.append(slot)
+        return make(self, slot, name, size_bytes)
+
+    monkeypatch.setattr(Places, "make", counting)
+    run, inodes = make_run(task), {}
+    for step in range(1, 6):
+        assert saved(run, step, model=net(step), note="x" * 10**step).published
+        images = find(task.memory_folder, FolderName(1, step))
+        inodes[step] = {name: image.stat().st_ino for name, image in images.items()}
+        for name, image in images.items():
+            (tmp_path / f"link-{step}-{name}").hardlink_to(image)
+    assert inodes[1].keys() == {"__0_0.distcp", "__0_1.distcp", ".metadata", manifest.NAME}
+    assert inodes[1] == inodes[3] == inodes[5]
+    assert inodes[2] == inodes[4]
+    assert not set(inodes[1].values()) & set(inodes[2].values())
+    assert sorted(made) == [0, 0, 1, 1]
+
+
+def test_all_of_it_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file of both ranks as it stays, the manifest, and the folder with all their names: fsynced, then
+    renamed, and then the folder above fsynced.
+    """
+    root = tmp_path / "c"
+    orders = []
+    for rank in (1, 0):
+        names = [f"__{rank}_0.distcp", f"__{rank}_1.distcp"] + [".metadata"] * (rank == 0)
+        files = {name: str(tmp_path / name) for name in names}
+        for path in files.values():
+            Path(path).write_bytes(os.urandom(10_000))
+        publish = Publish(7, world_size=2, stall_s=0.0, code_folder=str(tmp_path)) if rank == 0 else None
+        orders.append(Order(str(root), rank, attempt=1, step=3, files=files, publish=publish))
+    final, fsync, rename = root / "step-00000003.a1", os.fsync, os.rename
+    synced: dict[Path, object] = {}
+    at_rename: list[tuple[dict[Path, object], dict[Path, object]]] = []
+
+    def content(path: Path) -> object:
+        return sorted(path.iterdir()) if path.is_dir() else path.read_bytes()
+
+    def seen_fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        synced[path] = content(path)
+        fsync(fd)
+
+    def seen_rename(old: Path, new: Path) -> None:
+        if new == final:
+            at_rename.append(({path: content(path) for path in (old, *old.iterdir())}, dict(synced)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "rename", seen_rename)
+    publisher = Publisher(Setting(str(root), "", "", Retention(), attempt=1, continues=False))
+    assert [persister._carry_out(order, publisher, (), os.getppid()) for order in orders] == ["", ""]
+    publisher.close()
+
+    [(there, synced_then)] = at_rename
+    assert {path.name for path in there} == {
+        *(".tmp-step-00000003.a1", ".metadata", manifest.NAME),
+        *("__0_0.distcp", "__0_1.distcp", "__1_0.distcp", "__1_1.distcp"),
+    }
+    assert {path: synced_then.get(path) for path in there} == there
+    assert synced[root] == [final]
 
 
 @pytest.mark.parametrize("thing", [
@@ -244,15 +321,38 @@ def test_what_a_killed_run_left_in_shared_memory_is_removed_by_the_next(tmp_path
     assert not left.exists()
 
 
-def test_the_manifest_says_where_it_came_from(make_run: MakeRun, task: FakeTask, monkeypatch: Any) -> None:
-    code = task.root / "code"
-    code.mkdir()
+def checkout(folder: Path) -> str:
+    """Makes one there; its commit."""
+    folder.mkdir()
     for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q",
                                      "--allow-empty", "-m", "x"]):  # fmt: skip
-        subprocess.run(["git", *command], cwd=code, check=True)
+        subprocess.run(["git", *command], cwd=folder, check=True)
     commit = subprocess.run(
-        ["git", "-C", str(code), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
+    return commit.stdout.strip()
+
+
+@pytest.mark.parametrize("beside", ["no checkout", "another checkout"])
+def test_packed_code_is_of_the_commit_that_it_was_packed_from(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    """As the task was told it: where the code is unpacked there is no checkout, or a chance one."""
+    code = tmp_path / "code"
+    if beside == "no checkout":
+        code.mkdir()
+    else:
+        assert checkout(code) != "c0de" * 10
+    monkeypatch.chdir(code)
+    task = FakeTask(tmp_path, git_commit="c0de" * 10)
+    with FakeShim(task):
+        outcome = saved(make_run(task), 1, model=net())
+    assert manifest.read(outcome.path, None).git_commit == "c0de" * 10
+
+
+def test_the_manifest_says_where_it_came_from(make_run: MakeRun, task: FakeTask, monkeypatch: Any) -> None:
+    code = task.root / "code"
+    commit = checkout(code)
     monkeypatch.chdir(code)
     with FakeShim(task) as shim:
         run = make_run(task)
@@ -264,7 +364,7 @@ def test_the_manifest_says_where_it_came_from(make_run: MakeRun, task: FakeTask,
         run.restore(model=net())
         outcome = saved(run, 2, model=net())
     first, second = (manifest.read(Path(path), None) for path in (told[0]["path"], outcome.path))
-    assert first.git_commit == second.git_commit == commit.stdout.strip()
+    assert first.git_commit == second.git_commit == commit
     assert (first.data, first.parents, second.data) == ({"epoch": 1}, (), None)
     [parent] = second.parents
     assert (parent.step, parent.attempt, parent.path) == (1, 1, told[0]["path"])
