@@ -17,7 +17,7 @@ import pytest
 import torch
 from paceline.spec.folder_names import FolderName
 from paceline.spec.retention import Retention
-from paceline.training import manifest, persister
+from paceline.training import manifest, notes, persister
 from paceline.training.images import Image, Places, find
 from paceline.training.orders import Order, Publish, Setting
 from paceline.training.publishing import Publisher
@@ -195,7 +195,9 @@ def test_busy_is_waited_for(stopped: tuple[Any, psutil.Process], shim: FakeShim)
     assert outcome.error == ""
     assert run.flush().published
     assert [one["step"] for one in shim.of("checkpoint")] == [0, 1, 2]
-    assert shim.of("checkpoint")[-1]["stall_s"] >= 0.6, "the wait is part of the stall"
+    told = shim.of("checkpoint")[-1]
+    assert told["stall_s"] >= told["waited_s"] >= 0.6, "the wait is part of the stall"
+    assert shim.of("checkpoint")[0]["waited_s"] < 0.6
 
 
 def test_busy_is_skipped_where_the_job_file_says_so(
@@ -293,11 +295,11 @@ raise RuntimeError("connection closed by peer")
         )
         for rank, output in enumerate(outputs)
     ]
-    assert gang[0].wait(60) == 1, outputs[0].read_text()
+    assert gang[0].wait(180) == 1, outputs[0].read_text()
     took_s = time.monotonic() - float((tmp_path / "store.failed").read_text())
     assert gang[1].wait(60) == 9, outputs[1].read_text()
     assert "leaves the checkpoint of step 1 unfinished: the script has failed" in outputs[0].read_text()
-    assert took_s < 15, "far less than a part that never comes is waited for"
+    assert took_s < notes.GANG_S / 10, "far less than a part that never comes is waited for"
     assert not (tmp_path / "c" / "step-00000001.a1").exists()
 
 
@@ -347,6 +349,7 @@ def test_packed_code_is_of_the_commit_that_it_was_packed_from(
     task = FakeTask(tmp_path, git_commit="c0de" * 10)
     with FakeShim(task):
         outcome = saved(make_run(task), 1, model=net())
+    assert outcome.path is not None
     assert manifest.read(outcome.path, None).git_commit == "c0de" * 10
 
 
