@@ -17,6 +17,8 @@ from .attempt_events import GrowthDropped, GrowthPlanned
 from .candidates import candidates_for, takes_work_of
 from .checkpoint_events import CheckpointAccepted
 from .effects import Plan
+from .evolve_checkpoints import accepted
+from .grace import save_grace_us
 from .job import Job, Stop, with_course
 from .order import first_in_line
 from .predict import predict
@@ -58,10 +60,11 @@ def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
 
 
 def measured(job: Job, event: CheckpointAccepted) -> Job:
-    """As it is once the checkpoint is accepted."""
+    """As it is once the checkpoint is accepted: it knows what that save took, and how fast its size is."""
+    saved = with_course(job, checkpoints=(accepted(event), *job.course.checkpoints))
     if not event.step_us:
-        return job
-    return with_course(job, speeds=with_speed(job.course.speeds, len(job.tasks), event.step_us))
+        return saved
+    return with_course(saved, speeds=with_speed(job.course.speeds, len(job.tasks), event.step_us))
 
 
 def faster_text(job: Job, step_us: float) -> str:
@@ -97,7 +100,7 @@ def grow_at_checkpoint(state: ClusterState, job: Job, now_us: Micros) -> Plan[No
     if hinders:
         return Plan(None, (GrowthDropped(now_us, job.number, job.attempt, hinders),))
     why = f"to grow from {count} to {to} instances"
-    stop = Stop(AttemptOutcome.RESIZED, now_us, job.shape.policy.grace_us, why=why, to=to)
+    stop = Stop(AttemptOutcome.RESIZED, now_us, save_grace_us(job), why=why, to=to)
     return request_stop(state, job, stop)
 
 

@@ -148,6 +148,20 @@ def test_it_grows_at_its_next_checkpoint_and_not_before(paddock: Paddock) -> Non
     assert book.restarting_us > 0 and kinds(paddock, job).count("StopRequested") == 1
 
 
+@pytest.mark.parametrize(("took_s", "grace_s"), [(1, 30), (60, 245)])
+def test_a_gang_that_is_to_grow_has_the_time_that_its_saves_take(
+    paddock: Paddock, took_s: int, grace_s: int
+) -> None:
+    """As in a preemption: also by the very save at which it stops."""
+    paddock.node_joins("a", cpus=2)
+    [job] = paddock.submit(shape(1, most=2, cpus=2))
+    paddock.starts(job)
+    paddock.node_joins("b", cpus=2)
+    paddock.saves(job, 10, took_us=took_s * 1_000_000)
+    [stop] = paddock.stops_sent(job)
+    assert (stop.why, stop.grace_us) == ("resized", grace_s * 1_000_000)
+
+
 def test_ranks_that_can_stay_up_go_on_in_the_larger_gang(paddock: Paddock) -> None:
     job = shrunk(paddock)
     lost_us = paddock.ledger(job).lost_us
