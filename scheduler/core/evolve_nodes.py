@@ -79,7 +79,7 @@ def _node_rested(state: ClusterState, event: NodeRested) -> Touched:
 
 def _node_drained(state: ClusterState, event: NodeDrained) -> Touched:
     node = state.nodes[event.node]
-    new = replace(node, slow_reports=0, refusals=0, rests_until_us=event.until_us, refusal=event.why)
+    new = replace(node, slow_us=(), refusals=0, rests_until_us=event.until_us, refusal=event.why)
     return put_node(state, node, new)
 
 

@@ -9,6 +9,7 @@ from .hang import Suspicion, with_look
 from .indexes import put_job, put_node
 from .job import with_course
 from .pace import GangPaces
+from .paces import recent_reports
 from .progress_events import (
     GangHung,
     PacesReported,
@@ -48,8 +49,9 @@ def _gang_hung(state: ClusterState, event: GangHung) -> Touched:
 
 
 def _straggler_found(state: ClusterState, event: StragglerFound) -> Touched:
-    node = state.nodes[event.node]
-    return put_node(state, node, replace(node, slow_reports=node.slow_reports + 1))
+    node, most = state.nodes[event.node], state.settings.straggler_reports_max
+    slow_us = (*recent_reports(state, node, event.at_us), event.at_us) if most else ()
+    return put_node(state, node, replace(node, slow_us=slow_us[-most:]))
 
 
 def _paces_reported(state: ClusterState, event: PacesReported) -> Touched:

@@ -97,8 +97,9 @@ class Node(Struct, frozen=True):
     """It gets no work before."""
     refusal: str = ""
     """What it said, in its own words; or why it was drained."""
-    slow_reports: int = 0
-    """How often ranks on it were found slower than their peers, since it was drained last."""
+    slow_us: tuple[Micros, ...] = ()
+    """When ranks on it were found slower than their peers, oldest first: since it was drained last, as far as
+    that counts still (`Settings.straggler_memory_us`), and no more than drain it."""
     cordon: Cordon | None = None
     """Stays whatever becomes of the agent; such a node is never forgotten."""
 

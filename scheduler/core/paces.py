@@ -5,8 +5,8 @@ moves together all steps are as long as the slowest's. Where that cannot be meas
 step less what the others must have waited for it at least: until the one that had its data last had it. A
 rank is slow in a window when its own time is half as much again as the median of its peers' and beyond what
 they scatter (five robust standard deviations, from the median absolute deviation); it is reported when it was
-so in three windows in a row, again when that has doubled. A node that is reported often enough is drained for
-new gangs, where the cluster's policy says so.
+so in three windows in a row, again when that has doubled. A node that is reported often enough within a day
+is drained for new gangs, where the cluster's policy says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from .amounts import duration_text
 from .effects import Plan
 from .events import Event
 from .job import Job
+from .node import Node
 from .node_events import NodeDrained
 from .pace import RankPace
 from .progress_events import PacesReported, StragglerFound
@@ -121,10 +122,16 @@ def _text(node: str, ranks: Sequence[int], own: Mapping[int, float], slow: Mappi
     )
 
 
+def recent_reports(state: ClusterState, node: Node, now_us: Micros) -> tuple[Micros, ...]:
+    """Those of slow ranks on it that count still."""
+    since_us = now_us - state.settings.straggler_memory_us
+    return tuple(at_us for at_us in node.slow_us if at_us > since_us)
+
+
 def _drained(state: ClusterState, name: NodeId, text: str, now_us: Micros) -> tuple[Event, ...]:
     """By policy, after so many reports: it gets no new gang for a while, and then another chance."""
     most = state.settings.straggler_reports_max
-    if not most or state.nodes[name].slow_reports + 1 < most:
+    if not most or len(recent_reports(state, state.nodes[name], now_us)) + 1 < most:
         return ()
     until_us = Micros(now_us + state.settings.straggler_drain_us)
     return (NodeDrained(now_us, name, until_us, f"in report {most} on it, {text}"),)

@@ -63,6 +63,8 @@ class Settings:
     """The longest that a node gets no work after it refused; the first time is `refusal_backoff_us`."""
     straggler_reports_max: int = 0
     """After so many reports of slow ranks a node is drained for new gangs; 0: it is only reported."""
+    straggler_memory_us: int = 86_400 * SECOND_US
+    """Reports that are older do not count."""
     straggler_drain_us: int = 3600 * SECOND_US
     """For so long; then it has another chance."""
     forget_after_us: int = 7 * 86_400 * SECOND_US

@@ -97,7 +97,25 @@ def test_by_policy_its_node_is_drained_for_new_gangs_for_a_while() -> None:
     assert "n2 is drained for 10 min 0 s more: in report 2 on it" in paddock.why(next_job).reasons[0].text
     paddock.pass_time(601, step_s=1)
     assert paddock.state_of(next_job) is JobState.STARTING
-    assert paddock.replayed().nodes["n2"].slow_reports == 0  # type: ignore[index]
+    assert paddock.replayed().nodes["n2"].slow_us == ()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("hours", "drained"), [(23, True), (25, False)])
+def test_reports_older_than_a_day_do_not_count(hours: int, drained: bool) -> None:
+    paddock = Paddock(Settings(straggler_reports_max=2, heartbeat_us=86_400_000_000))
+    for _ in range(2):
+        job = gang(paddock, tasks=3)
+        for _ in range(4):
+            window(paddock, job, (0.5, 0.5, 0.0))
+        assert len(found(paddock, job)) == 1
+        if not paddock.state.resting:
+            for task in range(3):
+                paddock.task_ends(job, task)
+            paddock.pass_hours(hours)
+    assert paddock.state.resting == ({"n2"} if drained else set())
+    slow_us = paddock.state.nodes["n2"].slow_us  # type: ignore[index]
+    assert len(slow_us) == (0 if drained else 1)
+    assert paddock.replayed().nodes["n2"].slow_us == slow_us  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
