@@ -36,7 +36,8 @@ from .stimuli import Ended, Entry, Exited, Refused, Waiting
 from .stranding import within_reach
 from .task_events import RankExited, RanksWaiting, StartRefused, TaskEnded
 
-AGENT_GAVE_UP = frozenset({"lease ran out", "superseded"})
+AGENT_GAVE_UP = frozenset({"agent stopped", "lease ran out", "superseded"})
+"""Why an agent ended a task unasked; what could not be killed may follow, after a `;`."""
 
 
 def late_facts(
@@ -237,13 +238,14 @@ def _ending_of_task(
     name = state.nodes[task.node].name
     if job.course.stop is not None:
         return None
-    if said.why == "timeout":
+    why = said.why.partition(";")[0]
+    if why == "timeout":
         return timed_out(job)
-    if said.why in AGENT_GAVE_UP:
+    if why in AGENT_GAVE_UP:
         text = f"the agent on {name} ended task {task.task}: {said.why}"
         return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=task.node, exit_code=EXIT_NOT_RUN)
     failed = next(((at, code) for at, code in enumerate(said.exit_codes) if code), None)
-    if said.why == "stopped" or (failed is None and said.why != "exited"):
+    if why == "stopped" or (failed is None and said.why != "exited"):
         text = f"the agent on {name} stopped task {task.task} without being asked to: {said.why}"
         return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=task.node, exit_code=EXIT_NOT_RUN)
     if failed is None:

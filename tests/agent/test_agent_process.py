@@ -202,7 +202,8 @@ async def test_stop_tasks_ends_them_and_tells(agent: AgentProcess, tmp_path: Pat
         await asyncio.sleep(0.2)  # the trap is set
         assert await asyncio.to_thread(agent.signal, signal.SIGTERM) == 0
         ended = scheduler.ended(key(1))
-        assert ended and list(ended.exit_codes) == [4]
+        assert ended and (list(ended.exit_codes), ended.why) == ([4], "agent stopped")
+        assert [entry.exited.killed_by_us for entry in scheduler.entries[key(1)] if entry.HasField("exited")]
         assert scheduler.logs[key(1), 0].endswith(b"bye\n")
         assert not agent.left()
 

@@ -244,6 +244,22 @@ def test_a_scheduler_restart_stops_nothing_and_gives_a_fresh_grace(paddock: Padd
     assert paddock.job(job) == before
 
 
+@pytest.mark.parametrize("more", ["", "; 1 processes cannot be killed: [77]"])
+@pytest.mark.parametrize("why", ["agent stopped", "lease ran out", "superseded", "stopped"])
+def test_a_task_that_its_agent_ended_unasked_uses_no_retry(paddock: Paddock, why: str, more: str) -> None:
+    """So ends what runs on a node that leaves with `pace agent --stop-tasks`."""
+    three_nodes(paddock)
+    [job] = paddock.submit(shape(1, cpus=2))
+    paddock.starts(job)
+    paddock.says(job, 0, s.Exited(0, -15, killed_by_us=True), s.Ended((-15,), (0,), why + more))
+    found = paddock.job(job)
+    assert (found.attempt, found.course.retries_used, found.course.free_restarts) == (2, 0, 1)
+    assert found.course.ending is not None and found.course.ending.code == "node-lost"
+    assert (
+        f"task 0: {why}" in found.course.ending.text or "without being asked to" in found.course.ending.text
+    )
+
+
 def test_a_start_that_never_arrived_is_sent_again(paddock: Paddock) -> None:
     three_nodes(paddock)
     [job] = paddock.submit(shape(1, cpus=2))
