@@ -11,7 +11,7 @@ from paceline.scheduler.core.failure import AFTER_A_PEER, ON_ITS_OWN, SEEN_FAILI
 from paceline.scheduler.core.failures import class_of, could_be_cause, death_text, doubt_of, hint_of
 from paceline.scheduler.core.job import Shape
 from paceline.spec.failures import FAILURES, RETRY_CHOICES, FailureClass
-from paceline.spec.ids import Micros
+from paceline.spec.ids import JobId, Micros
 from paceline.spec.lifecycle import JobState
 from support.paddock import Paddock, shape
 
@@ -220,6 +220,19 @@ def test_after_the_loss_of_a_node_too(paddock: Paddock, again: bool) -> None:
     assert found.course.ending is not None and found.course.ending.failure == Failure(
         K.NODE_LOST, found.attempt, "see `pace nodes`", found.tasks[1].node
     )
+
+
+def test_a_preemption_ends_a_job_whose_rule_does_not_name_it(paddock: Paddock) -> None:
+    [job] = paddock.submit(shape(retries=3, retry_on=[K.EXCEPTION, K.NODE_LOST]))
+    paddock.starts(job)
+    paddock.tell(s.Preempt("k", JobId(job), by="ann"))
+    assert paddock.state_of(job) is JobState.RUNNING, "it has time to save"
+    paddock.leaves(job)
+    found = paddock.job(job)
+    assert (found.state, found.attempt, found.course.retries_used) == (JobState.FAILED, 1, 0)
+    assert found.course.ending is not None and found.course.ending.failure is not None
+    assert found.course.ending.failure.kind is K.PREEMPTED
+    assert found.course.ending.text == "preempted by ann; not tried again, retry.on does not name preempted"
 
 
 def test_a_refused_start_is_tried_elsewhere_whatever_the_rule(paddock: Paddock) -> None:
