@@ -46,7 +46,7 @@ FAILURES: Final[dict[FailureClass, FailureRule]] = {
         counted=True,
     ),
     FailureClass.USER_ERROR: FailureRule(
-        "an error before training that comes again at every try: of syntax, an import, the command itself",
+        "an error before training that comes again: of syntax, an import, the command, or the same one twice",
         "correct it and submit again",
         retried=False,
         counted=True,

@@ -4,6 +4,8 @@ The first rank that is heard to have failed on its own ends the attempt; when on
 failed before it, the report of the last failure says so, and nothing else changes.
 """
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from ...spec.failures import FailureClass
@@ -25,11 +27,13 @@ from .failures import (
     hint_of,
     is_before,
     is_gpus_fault,
+    will_recur,
     xid_text,
 )
 from .gpus import gpu_fault
 from .job import NEVER, Ending, Job, TaskState
 from .node_events import NodeRested
+from .settings import SECOND_US
 from .signals import job_exit_code
 from .state import ClusterState
 from .stimuli import Ended, Entry, Exited, Refused, Waiting
@@ -38,6 +42,8 @@ from .task_events import RankExited, RanksWaiting, StartRefused, TaskEnded
 
 AGENT_GAVE_UP = frozenset({"agent stopped", "lease ran out", "superseded"})
 """Why an agent ended a task unasked; what could not be killed may follow, after a `;`."""
+MAY_HAVE_TRAINED_US: Final = 600 * SECOND_US
+"""An attempt that ran so long may have got on, though it told of no step."""
 
 
 def late_facts(
@@ -116,7 +122,8 @@ def failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micro
     if not could_be_cause(said):
         return None
     rank = job.first_rank(entry.task.task) + said.local_rank
-    kind = class_of(said, trained=job.course.step >= 0 or bool(job.course.checkpoints))
+    trained = job.course.step >= 0 or bool(job.course.checkpoints)
+    kind = class_of(said, trained=trained, before=_failed_before(job, entry.task.attempt, now_us))
     found = said.evidence
     several = entry.task.attempt > 1 or job.shape.policy.retries_max > 0
     attempt = f" --attempt {entry.task.attempt}" if several else ""
@@ -134,6 +141,18 @@ def failure_of(job: Job, node: NodeId, entry: Entry, said: Exited, now_us: Micro
         traceback=found.traceback,
         last_lines=found.last_lines or said.last_line,
     )
+
+
+def _failed_before(job: Job, attempt: Attempt, now_us: Micros) -> Failure | None:
+    """With what a failure of that attempt is compared. When it is over already: with the user-error that
+    ended it, so that its other ranks that fell of the same are of the same class."""
+    told = job.course.ending.failure if job.course.ending is not None else None
+    if told is None:
+        return None
+    if told.attempt == attempt:
+        return told if told.kind is FailureClass.USER_ERROR else None
+    got_on = now_us - job.course.attempt_us >= MAY_HAVE_TRAINED_US
+    return told if told.attempt == attempt - 1 and not got_on else None
 
 
 def told_anew(
@@ -206,7 +225,7 @@ def _ending_of(state: ClusterState, job: Job, failure: Failure, said: Exited) ->
     if is_gpus_fault(said):
         assert failure.node is not None
         return gpu_fault(failure.node, text)
-    silent = _silent_peer(state, job, failure)
+    silent = _silent_peer(state, job, failure, said)
     if silent is not None:
         text = f"{state.nodes[silent].name} is silent and its peer fell: {text}"
         return Ending(AttemptOutcome.NODE_LOST, "node-lost", text, node=silent, exit_code=EXIT_NOT_RUN)
@@ -222,8 +241,9 @@ def _ending_of(state: ClusterState, job: Job, failure: Failure, said: Exited) ->
     )
 
 
-def _silent_peer(state: ClusterState, job: Job, failure: Failure) -> NodeId | None:
-    own = failure.kind in (FailureClass.USER_ERROR, FailureClass.OUT_OF_MEMORY)
+def _silent_peer(state: ClusterState, job: Job, failure: Failure, said: Exited) -> NodeId | None:
+    own = failure.kind is FailureClass.OUT_OF_MEMORY
+    own = own or (failure.kind is FailureClass.USER_ERROR and will_recur(said))
     if own and failure.doubt != AFTER_A_PEER:
         return None
     peers = (task.node for task in job.tasks if task.node != failure.node)

@@ -35,15 +35,27 @@ def doubt_of(death: Exited, world_size: int) -> int:
     return SEEN_FAILING if seen_only else ON_ITS_OWN
 
 
-def class_of(death: Exited, *, trained: bool) -> FailureClass:
-    """`trained`: the job has made progress before, so that what fails it now need not fail it always."""
+def class_of(death: Exited, *, trained: bool, before: Failure | None = None) -> FailureClass:
+    """`trained`: the job has made progress before, so that what fails it now need not fail it always.
+    `before`: what the attempt just before this one failed of."""
     if _is_out_of_memory(death):
         return FailureClass.OUT_OF_MEMORY
-    if not trained and _will_recur(death):
+    if not trained and (will_recur(death) or _is_again(death, before)):
         return FailureClass.USER_ERROR
     if _is_exception(death):
         return FailureClass.EXCEPTION
     return FailureClass.EXIT_CODE if signal_of(death.exit_code) is None else FailureClass.SIGNAL
+
+
+def will_recur(death: Exited) -> bool:
+    """By its words alone: an error of syntax, an import, the command itself."""
+    if death.cause.startswith("no container"):  # that was its node
+        return False
+    if _is_exception(death):
+        return _bare(death.evidence.error_type) in _RECURRING
+    if death.exit_code in (_NOT_FOUND, _NOT_EXECUTABLE):
+        return True
+    return death.exit_code == _BAD_USAGE and bool(_USAGE.search(_words(death)))
 
 
 def error_text(death: Exited) -> str:
@@ -86,6 +98,8 @@ def hint_of(death: Exited, kind: FailureClass, demand: GangDemand, logs: str) ->
     match kind:
         case FailureClass.OUT_OF_MEMORY:
             return _memory_hint(death, demand)
+        case FailureClass.USER_ERROR if not will_recur(death):
+            return f"it failed in the same way twice, before its first step: correct it; see {logs}"
         case FailureClass.USER_ERROR:
             return _user_error_hint(death, demand)
         case FailureClass.SIGNAL:
@@ -123,6 +137,15 @@ _USAGE: Final = re.compile(
 _CAPACITY: Final = re.compile(r"total capacity of ([0-9.]+ [KMGT]iB)")
 _MODULE: Final = re.compile(r"No module named '([^']+)'")
 _FILE: Final = re.compile(r'File "([^"\n]+)", line (\d+)')
+_FRAME: Final = re.compile(r'File "([^"\n]+)", line (\d+)(?:, in (\S+))?')
+_FROM_OUTSIDE: Final = re.compile(
+    r"connect|time[ds]?[ -]?out|unreachable|unavailable|temporar|not known|gaierror|URLError|SSL"
+    r"|HTTP Error (429|5\d\d)|\b(429|5\d\d) (Client|Server) Error|Too many"
+    r"|stale file|input/output error|remote I/O|no space left|quota|in use|\bbusy\b|locked"
+    r"|CUDA|cuDNN|cuBLAS|NCCL|RCCL|NVML|\bHIP\b|\bXPU\b|AcceleratorError|DataLoader worker|KeyboardInterrupt",
+    re.IGNORECASE,
+)
+"""Words of errors that may be gone at the next try: of networks, services, storage, devices."""
 _NOT_FOUND, _NOT_EXECUTABLE, _BAD_USAGE = 127, 126, 2
 _EXCEPTION_CODES: Final = frozenset({1, -6, 134})
 """With which an interpreter ends that prints a traceback: 1, or an abort while it closes down."""
@@ -165,14 +188,26 @@ def _bare(error_type: str) -> str:
     return error_type.rpartition(".")[2]
 
 
-def _will_recur(death: Exited) -> bool:
-    if death.cause.startswith("no container"):  # that was its node
+def _is_again(death: Exited, before: Failure | None) -> bool:
+    """The same error in the same line of the program as `before`, and nothing in it speaks of a peer, a
+    device or anything else outside. An exit code and a last line are too little to give up for: those of a
+    lost file system, or of a service that is down, are the same each time, too."""
+    if before is None or not _is_exception(death) or death.xid or death.cause:
         return False
-    if _is_exception(death):
-        return _bare(death.evidence.error_type) in _RECURRING
-    if death.exit_code in (_NOT_FOUND, _NOT_EXECUTABLE):
-        return True
-    return death.exit_code == _BAD_USAGE and bool(_USAGE.search(_words(death)))
+    found = death.evidence
+    place = _place(found.traceback)
+    if not place or place != _place(before.traceback):
+        return False
+    if (found.error_type, found.message) != (before.error_type, before.message):
+        return False
+    errors = "\n".join(line for line in found.traceback.splitlines() if not line[:1].isspace())
+    return not (_PEER_GONE.search(errors) or _FROM_OUTSIDE.search(errors))
+
+
+def _place(traceback: str) -> tuple[str, ...]:
+    """Of its last frame: file, line and function. Each attempt has a copy of the code, in another folder."""
+    frames = _FRAME.findall(traceback)
+    return (frames[-1][0].rpartition("/")[2], *frames[-1][1:]) if frames else ()
 
 
 def _memory_hint(death: Exited, demand: GangDemand) -> str:

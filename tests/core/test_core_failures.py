@@ -1,5 +1,6 @@
 """Of what class a failure is, what follows from it, and which rank of a gang was the first."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -261,6 +262,136 @@ def test_a_user_error_on_one_node_is_not_put_down_to_a_silent_peer(paddock: Padd
     paddock.pass_time(2)
     paddock.says(job, 0, raised("SyntaxError", "invalid syntax"))
     assert paddock.state_of(job) is JobState.FAILED
+
+
+# --- the same again
+
+NAME = raised("NameError", "name 'modle' is not defined")
+FILE = raised("FileNotFoundError", "[Errno 2] No such file or directory: 'data.csv'")
+
+
+def elsewhere(exited: s.Exited, *, line: int = 7, folder: str = "/w") -> s.Exited:
+    """The same error, raised in another line, or by another copy of the code."""
+    found = exited.evidence
+    trace = found.traceback.replace("line 7", f"line {line}").replace("/w/", f"{folder}/")
+    return structs.replace(exited, evidence=replace(found, traceback=trace))
+
+
+def failing(paddock: Paddock, *deaths: s.Exited, **more: object) -> tuple[int, JobState]:
+    """The attempt of a job whose attempts fail so one after the other, and what it is then."""
+    [job] = paddock.submit(shape(retries=4, backoff_s=0, **more))  # type: ignore[arg-type]
+    for death in deaths:
+        assert paddock.state_of(job) is JobState.STARTING
+        paddock.starts(job)
+        paddock.says(job, 0, death)
+    return paddock.job(job).attempt, paddock.state_of(job)
+
+
+@pytest.mark.parametrize("death", [NAME, FILE, raised("RuntimeError", "x", code=-6)])
+def test_what_fails_in_the_same_way_twice_is_not_tried_a_third_time(
+    paddock: Paddock, death: s.Exited
+) -> None:
+    assert failing(paddock, death, elsewhere(death, folder="/copies/2")) == (2, JobState.FAILED)
+    failure = first(paddock, 1)
+    assert (failure.kind, failure.attempt) == (K.USER_ERROR, 2)
+    assert failure.hint == (
+        "it failed in the same way twice, before its first step: correct it; "
+        "see `pace logs 1 --rank 0 --attempt 2`"
+    )
+    ending = paddock.job(1).course.ending
+    assert ending is not None and ending.text.endswith("; not tried again, a user-error recurs")
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        (NAME, FILE),
+        (NAME, elsewhere(NAME, line=8)),
+        (NAME, raised("NameError", "name 'date' is not defined")),
+        (NAME, FILE, NAME),
+        (raised("ValueError", "x", traceback=""),) * 2,
+        (said(1, "no such file"),) * 2,
+        (said(-11),) * 2,
+        (raised("MemoryError"),) * 2,
+        (raised("RuntimeError", "NCCL error: unhandled system error"),) * 2,
+        (raised("RuntimeError", "CUDA error: uncorrectable ECC error encountered"),) * 2,
+        (structs.replace(NAME, xid=31, xid_gpu=0),) * 2,
+        (raised("ConnectionRefusedError", "[Errno 111] Connection refused"),) * 2,
+        (raised("requests.exceptions.ReadTimeout", "HTTPSConnectionPool: Read timed out."),) * 2,
+        (raised("urllib.error.HTTPError", "HTTP Error 503: Service Unavailable"),) * 2,
+        (raised("OSError", "[Errno 116] Stale file handle: '/data/x'"),) * 2,
+        (raised("OSError", "[Errno 28] No space left on device"),) * 2,
+    ],
+)
+def test_what_may_pass_is_tried_again_though_it_looks_the_same(
+    paddock: Paddock, deaths: Sequence[s.Exited]
+) -> None:
+    assert failing(paddock, *deaths) == (len(deaths) + 1, JobState.STARTING)
+
+
+def test_an_error_that_came_of_one_outside_may_pass(paddock: Paddock) -> None:
+    trace = (
+        'Traceback (most recent call last):\n  File "/h/hub.py", line 3, in get\n'
+        "socket.gaierror: [Errno -3] Temporary failure in name resolution\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        'Traceback (most recent call last):\n  File "/w/train.py", line 7, in <module>\nKeyError: 0'
+    )
+    assert failing(paddock, *(raised("KeyError", "0", traceback=trace),) * 2) == (3, JobState.STARTING)
+
+
+@pytest.mark.parametrize("progress", ["step", "checkpoint", "time"])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_after_progress_the_same_error_is_tried_again(paddock: Paddock, progress: str, attempt: int) -> None:
+    [job] = paddock.submit(shape(retries=4, backoff_s=0))
+    for at in (1, 2):
+        paddock.starts(job)
+        if at == attempt and progress == "step":
+            paddock.says(job, 0, s.Metrics(0, 0, {"loss": 1.0}))
+        if at == attempt and progress == "checkpoint":
+            paddock.saves(job, 1)
+        if at == 2 and progress == "time":
+            paddock.pass_time(600, step_s=1)
+        paddock.says(job, 0, NAME)
+    assert (paddock.state_of(job), first(paddock, job).kind) == (JobState.STARTING, K.EXCEPTION)
+
+
+def test_the_same_after_an_attempt_that_ended_otherwise_is_tried_again(paddock: Paddock) -> None:
+    [job] = paddock.submit(shape(retries=4, backoff_s=0))
+    paddock.starts(job)
+    paddock.says(job, 0, NAME)
+    paddock.starts(job)
+    paddock.task_ends(job, 0, -9, "lease ran out")
+    paddock.starts(job)
+    paddock.says(job, 0, NAME)
+    assert (paddock.job(job).attempt, paddock.state_of(job)) == (4, JobState.STARTING)
+
+
+def test_a_rule_that_names_user_errors_has_it_tried_on(paddock: Paddock) -> None:
+    assert failing(paddock, NAME, NAME, NAME, retry_on=RETRY_CHOICES) == (4, JobState.STARTING)
+
+
+def test_the_other_ranks_that_fell_of_it_are_of_its_class(paddock: Paddock) -> None:
+    """They are heard when the job is over; one of them may have been the first."""
+    [job] = paddock.submit(shape(2, cpus=5, retries=4, backoff_s=0))
+    for _ in range(2):
+        paddock.starts(job)
+        paddock.pass_time(10)
+        paddock.says(job, 0, at(NAME, 5.2))
+    assert paddock.state_of(job) is JobState.FAILED
+    paddock.says(job, 1, at(NAME, 5.1), attempt=2)
+    assert (first(paddock, job).rank, first(paddock, job).kind) == (1, K.USER_ERROR)
+    assert "in the same way twice" in first(paddock, job).hint
+
+
+def test_the_same_twice_is_put_down_to_a_silent_peer_all_the_same(paddock: Paddock) -> None:
+    [job] = paddock.submit(shape(2, cpus=5, retries=4, backoff_s=0))
+    paddock.starts(job)
+    paddock.says(job, 0, NAME)
+    paddock.starts(job)
+    paddock.goes_silent("n2")
+    paddock.pass_time(2)
+    paddock.says(job, 0, NAME)
+    assert first(paddock, job).kind is K.NODE_LOST
 
 
 # --- backoff

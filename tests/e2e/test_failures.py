@@ -55,6 +55,24 @@ def test_what_recurs_is_tried_once(cluster: Cluster, python: str, script: str, e
     assert "not tried again, a user-error recurs" in job.reason.text
 
 
+@pytest.mark.parametrize("python", [WARM, COLD])
+def test_what_comes_again_in_the_same_line_is_tried_twice(cluster: Cluster, python: str) -> None:
+    job = fails(cluster, f"{python} train.py", script="import os\nopen('no/such/file')\n")
+    assert job.failure is not None and job.reason is not None
+    assert (job.attempt, job.failure.kind) == (2, FailureClass.USER_ERROR), cluster.story(job.job, "")
+    assert job.failure.error_type == "FileNotFoundError"
+    assert "it failed in the same way twice, before its first step" in job.failure.hint
+    assert "not tried again, a user-error recurs" in job.reason.text
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_what_comes_again_after_a_step_is_tried_on(cluster: Cluster, step: int) -> None:
+    script = f"import paceline\npaceline.init().report({step}, loss=1.0)\nraise ValueError('x')\n"
+    job = fails(cluster, f"{WARM} train.py", script=script, retry=f"{QUICK}, max_attempts: 3")
+    assert job.failure is not None
+    assert (job.attempt, job.failure.kind) == (3, FailureClass.EXCEPTION), cluster.story(job.job, "")
+
+
 @pytest.mark.parametrize(
     ("command", "code", "hint"),
     [
