@@ -112,8 +112,9 @@ class Retry(Model):
     was lost, the job was preempted or a start refused are not counted."""
     on: FailureClasses = RETRIED
     """After which failures there is another attempt, and after no other: out-of-memory, user-error (an error
-    of syntax, an import, the command itself: it would only recur), exception, exit-code, signal, hang,
-    node-lost, preempted. Absent: all but user-error. A refused start is always tried elsewhere."""
+    of syntax, an import, the command itself, or the same in the same line twice: it would only recur),
+    exception, exit-code, signal, hang, node-lost, preempted. Absent: all but user-error. A refused start is
+    always tried elsewhere."""
     backoff: Backoff = Backoff()
     """How long it waits before it is tried again."""
 

@@ -571,7 +571,7 @@ class TaskEnded(_message.Message):
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     why: _builtins.str
-    """"exited", "stopped", "timeout", "shim died", "lease ran out", "superseded" """
+    """"exited", "stopped", "timeout", "shim died", "lease ran out", "superseded", "agent stopped" """
     @_builtins.property
     def exit_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
