@@ -5,17 +5,20 @@ A step is made whole or not at all: it counts once the optimizer has made its st
 has changed. A rank that was interrupted before that puts back its buffers and random generators and makes the
 step again; when some ranks had come further, their update holds the gradients of all, so the others take the
 state of the most advanced one instead. So no step is lost, and none is made twice.
+On a GPU that takes a wait in each step: the update is not put in line before its gradients are reduced, so an
+abort that ends a collective half way has no update behind it.
 The loop makes the process group, and makes it anew in each attempt. All calls are collective.
 """
 
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -92,7 +95,11 @@ class StepLoop:
 
     def run(self) -> int:
         """Steps done: all, or as many as until the run was asked to stop."""
-        hook = self._plan.optimizer.register_step_post_hook(self._on_update)
+        optimizer = self._plan.optimizer
+        hooks = (
+            optimizer.register_step_pre_hook(self._settle),
+            optimizer.register_step_post_hook(self._on_update),
+        )
         try:
             if self._run.world_size > 1 and distributed.is_initialized():
                 raise GangNotReady(
@@ -104,7 +111,8 @@ class StepLoop:
                 self._meet_again(why)
             return self._standing.done
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             for peers in (self._last_peers, self._peers):
                 if peers is not None:
                     peers.drop()
@@ -153,19 +161,38 @@ class StepLoop:
     def _make_step(self, number: int) -> None:
         self._before = (rng.capture(), [each.detach().clone() for each in self._plan.model.buffers()])
         self._plan.step(number, self._model)
-        if self._before is not None:  # it made no update
-            self._on_update()
+        if self._before is not None:
+            self._on_no_update()
+
+    def _settle(self, *_: object) -> None:
+        """What the ranks have reduced or handed on is there. Raises GangLost where a broken gang may have
+        left it half way.
+        """
+        if self._peers is not None:
+            self._peers.settle(self._device)
+
+    def _on_no_update(self) -> None:
+        """A scaler skips one whose gradients are not finite, and scales by less from then on. Where a broken
+        gang left such gradients, that cannot be undone: this rank's state is no longer that of a step.
+        """
+        try:
+            self._settle()
+        except GangLost:
+            self._standing = replace(self._standing, keeps=False)
+            raise
+        self._on_update()
 
     def _on_update(self, *_: object) -> None:
         """The optimizer has made its step: this one is done, whatever comes."""
         if self._before is not None:
             self._before = None
-            self._standing = _Standing(keeps=True, done=self._standing.done + 1, saved=self._standing.saved)
+            self._standing = replace(self._standing, done=self._standing.done + 1)
 
     def _undo(self) -> None:
         """What a step that made no update has changed."""
         for each in self._plan.model.parameters():
             each.grad = None
+        self._forget_scaling()
         if self._before is None:
             return
         generators, buffers = self._before
@@ -174,12 +201,22 @@ class StepLoop:
         for buffer, value in zip(self._plan.model.buffers(), buffers, strict=True):
             buffer.detach().copy_(value)
 
+    def _forget_scaling(self) -> None:
+        """What a scaler knows of gradients that are gone, and has told a fused optimizer: it would unscale
+        those of the step that is made again not at all, or twice.
+        """
+        for thing in self._plan.more.values():
+            if isinstance(thing, GradScaler) and thing.is_enabled():
+                thing._per_optimizer_states.clear()
+                for name in ("grad_scale", "found_inf"):
+                    vars(self._plan.optimizer).pop(name, None)
+
     # The gang.
 
     def _tells_of_a_loss(self, error: Exception) -> bool:
-        """torch's own errors of a collective, gloo's words in a RuntimeError, or the shim's word."""
+        """Our own and torch's errors of a collective, gloo's words in a RuntimeError, or the shim's word."""
         assert self._line is not None
-        by_error = isinstance(error, distributed.DistError) or (
+        by_error = isinstance(error, GangLost | distributed.DistError) or (
             isinstance(error, RuntimeError) and "gloo" in str(error)
         )
         return self._line.broken or (by_error and self._peers is not None)
@@ -202,6 +239,7 @@ class StepLoop:
         self._model = self._plan.model
         if self._peers is not None:
             self._model = self._plan.wrap(self._plan.model)
+        self._settle()  # what was handed on is there: from now on this rank keeps it
         self._stay()
         return keepers
 
@@ -237,6 +275,8 @@ class StepLoop:
     def _meet_again(self, why: str) -> None:
         since_s = time.monotonic()
         assert self._line is not None
+        if not self._standing.keeps:
+            raise GangLost(f"this rank cannot go on, since its last step cannot be undone: {why}")
         say(f"this rank leaves its gang after step {self._standing.done} and stays up: {why}")
         with BEAT.phase(RESTORES):
             self._undo()

@@ -9,6 +9,10 @@ the buffers of what has not begun, not those of what it was writing or reading (
 whoever waits for such a one does so until the group's timeout, half an hour. It takes a peer that dies while
 it waits for us in a collective, and a busy machine. So what the step loop waits for in each step, gradients
 and buffers and the ranks' own agreement, it waits for in ways that `cut` ends.
+
+On a GPU nobody waits: a collective is put in line, and so is what uses its result. `cut` ends it with what it
+had by then, half reduced, and what stands behind it in the line runs. So the step loop waits once (`settle`),
+before it uses what was reduced for good.
 """
 
 import contextlib
@@ -20,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import ErrorType
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
@@ -68,6 +73,24 @@ class Peers:
                 self._given_up.append(work)
                 raise GangLost("the gang is broken")
         work.wait()
+
+    def settle(self, device: torch.device) -> None:
+        """Wait until what the current stream of this GPU has in line, collectives too, has run. Raises
+        GangLost where an abort may have ended one of them: ours or that of torch's watchdog, both of which
+        say so before they abort. On the CPU nothing is in line.
+        """
+        if not self._on_gpu:
+            return
+        torch.cuda.current_stream(device).synchronize()  # `cut` ends it from another thread
+        if self._is_cut or self._has_failed(device):
+            raise GangLost("the gang is broken")
+
+    def _has_failed(self, device: torch.device) -> bool:
+        """NCCL's error, as torch's watchdog has found it. Where torch is too old to tell, the watchdog ends
+        the process after such an error, as it does with TORCH_NCCL_ASYNC_ERROR_HANDLING=1 at any rate.
+        """
+        get_error = getattr(self._group._get_backend(device), "get_error", None)
+        return get_error is not None and get_error() != ErrorType.SUCCESS
 
     def future(self, work: distributed.Work) -> Future[Tensor]:
         """Of its first tensor; done when that is, or with an error when the group is cut."""
