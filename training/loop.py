@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed, nn
 from torch.amp import GradScaler
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -81,6 +82,7 @@ class StepLoop:
                     f"run.loop() was given {name}, a sampler, which goes on when a step is made again",
                     hint="take the step's samples by its number, run.rank and run.world_size",
                 )
+        _refuse_sharded(plan.model)
         self._run = run
         self._plan = plan
         self._device = next((each.device for each in plan.model.parameters()), torch.device("cpu"))
@@ -239,6 +241,7 @@ class StepLoop:
         self._model = self._plan.model
         if self._peers is not None:
             self._model = self._plan.wrap(self._plan.model)
+            _refuse_sharded(self._model)
         self._settle()  # what was handed on is there: from now on this rank keeps it
         self._stay()
         return keepers
@@ -300,6 +303,16 @@ class StepLoop:
             step = self._standing.done
             told = {"replaced": replaced, "world_size": run.world_size, "step": step, "seconds": seconds}
             run.tell({"op": "reformed", **told}, _TELL_S)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    for name, each in model.named_parameters():
+        if isinstance(each, DTensor):
+            raise UnsavableState(
+                f"run.loop() was given a model whose {name} is a DTensor: each rank has a part of it, "
+                "and one that stays could not hand the whole to a new one",
+                hint="write the loop yourself, with run.restore() and run.save(): its ranks restart together",
+            )
 
 
 def wrap_for(model: nn.Module) -> nn.Module:

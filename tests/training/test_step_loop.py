@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from paceline.training.errors import GangLost
+from paceline.training.errors import GangLost, UnsavableState
 from paceline.training.peers import Peers
 from paceline.training.run import Run
 from paceline.training.staying import NextAttempt
 from torch import distributed, nn
 from torch._C._distributed_c10d import ErrorType
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 MakeRun = Any
 LR = 0.5
@@ -241,3 +244,30 @@ def test_a_rank_whose_scaler_believed_a_broken_gang_does_not_go_on(make_run: Mak
     gpu.on_wait = [lambda: None, lambda: a_peer_is_lost(gpu, scaled.model)]
     with pytest.raises(GangLost, match="its last step cannot be undone"):
         scaled.train(make_run())
+
+
+@pytest.fixture
+def sharded() -> nn.Module:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        return fully_shard(nn.Sequential(nn.Linear(2, 2)), mesh=init_device_mesh("cpu", (1,)))
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_sharded_model_is_refused(make_run: MakeRun, sharded: nn.Module) -> None:
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=LR)
+    with pytest.raises(UnsavableState, match=r"whose 0\.weight is a DTensor") as refused:
+        train(make_run(), sharded, optimizer, pytest.fail)
+    assert "run.restore() and run.save()" in str(refused.value.hint)
+
+
+def test_a_model_that_the_wrapper_shards_is_refused(
+    make_run: MakeRun, sharded: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of_one()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    monkeypatch.setattr(Run, "world_size", property(lambda _: 2))
+    monkeypatch.setattr("paceline.training.loop.Peers", Mock())
+    with pytest.raises(UnsavableState, match="is a DTensor"):
+        make_run().loop(pytest.fail, steps=1, model=model, optimizer=optimizer, wrap=lambda _: sharded)
