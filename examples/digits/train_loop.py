@@ -36,13 +36,15 @@ def main() -> None:
 
     def step(number: int, model: nn.Module) -> None:
         """One step, whole: it may be called again for the same number, with another gang."""
-        rows = rows_of(number, samples, args.batch)[run.rank :: run.world_size]
-        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        batch = rows_of(number, samples, args.batch)
+        rows = batch[run.rank :: run.world_size]
+        losses = nn.functional.cross_entropy(model(images[rows]), labels[rows], reduction="none")
         optimizer.zero_grad()
-        loss.backward()
+        # The ranks' gradients are averaged: so they are those of the batch's mean, whatever part each has.
+        (losses.sum() * run.world_size / len(batch)).backward()
         optimizer.step()
         schedule.step()
-        run.report(number, loss=loss)
+        run.report(number, loss=losses.mean())
 
     done = run.loop(step, steps=steps, model=net, optimizer=optimizer, schedule=schedule, save_every=20)
     if run.rank == 0 and done == steps:
