@@ -10,7 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from paceline.spec.retention import Retention
+from paceline.training.environment import Environment
 from paceline.training.errors import InvalidSampler, SamplerMismatch
+from paceline.training.run import Run
 from paceline.training.sampler import Sampler, Share
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,27 +27,35 @@ class Data:
     micro: int | None
     seed: int
     shuffle: bool
+    scaled: bool = False
+    """`batch` is for each rank: the global one follows their number."""
 
     def sampler(self, rank: int = 0, ranks: int = 1) -> Sampler:
-        return Sampler(
+        run = Run(Environment(rank=rank, world_size=ranks), Path(), Retention(keep_last=0))
+        return run.sampler(
             self.size,
-            rank=rank,
-            world_size=ranks,
-            global_batch_size=self.batch,
+            global_batch_size=None if self.scaled else self.batch,
+            batch_size_per_rank=self.batch if self.scaled else None,
             micro_batch_size_max=self.micro,
             seed=self.seed,
             shuffle=self.shuffle,
         )
 
 
-datas = st.builds(
-    Data,
-    st.integers(1, 60),
-    st.integers(1, 20),
-    st.none() | st.integers(1, 5),
-    st.integers(0, 9),
-    st.booleans(),
-)
+def datas_of(largest_batch: int, *, scaled: bool) -> st.SearchStrategy[Data]:
+    return st.builds(
+        Data,
+        st.integers(1, 60),
+        st.integers(1, largest_batch),
+        st.none() | st.integers(1, 5),
+        st.integers(0, 9),
+        st.booleans(),
+        st.just(scaled),
+    )
+
+
+datas = datas_of(20, scaled=False)
+resizes = st.lists(st.tuples(st.integers(1, 7), st.integers(0, 9)), max_size=6)
 
 
 def train(data: Data, phases: list[tuple[int, int]], epochs: int) -> Iterator[tuple[int, list[list[Share]]]]:
@@ -80,7 +91,7 @@ def trained(whole: list[list[Share]]) -> list[int]:
     return [index for shares in whole for share in shares if share.weight for index in share.indices]
 
 
-@given(datas, st.lists(st.tuples(st.integers(1, 7), st.integers(0, 9)), max_size=6), st.integers(1, 3))
+@given(datas, resizes, st.integers(1, 3))
 def test_batches_and_their_order_do_not_depend_on_the_ranks(
     data: Data, phases: list[tuple[int, int]], epochs: int
 ) -> None:
@@ -91,6 +102,20 @@ def test_batches_and_their_order_do_not_depend_on_the_ranks(
         samples = [index for at, one in resized if at == epoch for index in one]
         assert sorted(samples) == list(range(data.size)), "each sample exactly once"
     assert all(len(one) == data.batch for epoch, one in alone[: data.size // data.batch])
+
+
+@given(datas_of(6, scaled=True), resizes, st.integers(1, 3))
+def test_a_global_batch_that_follows_the_ranks_goes_on_where_the_last_one_ended(
+    data: Data, phases: list[tuple[int, int]], epochs: int
+) -> None:
+    resized = list(train(data, phases, epochs))
+    alone = [(epoch, index) for epoch, whole in train(data, [], epochs) for index in trained(whole)]
+    assert [(epoch, index) for epoch, whole in resized for index in trained(whole)] == alone
+    for epoch in range(epochs):
+        batches = [whole for at, whole in resized if at == epoch]
+        samples = [index for whole in batches for index in trained(whole)]
+        assert sorted(samples) == list(range(data.size)), "each sample exactly once"
+        assert all(len(trained(whole)) == data.batch * len(whole) for whole in batches[:-1])
 
 
 @given(datas, st.integers(1, 7))
