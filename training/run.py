@@ -1,9 +1,9 @@
 """What a script sees of Paceline: `run = paceline.init()`, and ten verbs on it.
 
-The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, nobody asks
-to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import it.
-`save`, `flush`, `restore`, `should_save`, `should_stop` and `loop` are collective: all ranks call them, at
-the same steps.
+The same script runs under Paceline, `torchrun` and plain `python`: outside, reports go nowhere, SIGTERM alone
+asks to stop, and checkpoints lie in ./checkpoints. Importing this costs no torch; `save` and `restore` import
+it. `save`, `flush`, `restore`, `should_save`, `should_stop` and `loop` are collective: all ranks call them,
+at the same steps.
 """
 
 import atexit
@@ -82,9 +82,7 @@ class Run:
         self._link = ShimLink(folder) if folder is not None else None
         self._gang = Gang(environment)
         self._notice = StopNotice(folder)
-        self._stopping = StopAgreement(
-            self._gang, self._notice, catches_sigterm=environment.managed, on_stop=self._tell_stop_seen
-        )
+        self._stopping = StopAgreement(self._gang, self._notice, self._tell_stop_seen)
         self._lazy_schedule: SaveSchedule | None = None
         self._latest: dict[str, float] = {}
         self._step = -1
@@ -231,8 +229,8 @@ class Run:
         """True when the run was asked to end: save, then leave. All ranks call it and get the same answer at
         the same call.
 
-        Within about a tenth of a second, or one step where steps are longer. From the first call on, SIGTERM
-        only asks.
+        Within about a tenth of a second, or one step where steps are longer. From the first call on (or that
+        of `should_save`), SIGTERM only asks; outside Paceline, a second one ends the process.
         """
         return self._stopping.should_stop()
 
@@ -325,9 +323,7 @@ class Run:
         self._gang.release()
         self._gang = Gang(self._environment)
         self._notice.move(folder)
-        self._stopping = StopAgreement(
-            self._gang, self._notice, catches_sigterm=self._environment.managed, on_stop=self._tell_stop_seen
-        )
+        self._stopping = StopAgreement(self._gang, self._notice, self._tell_stop_seen)
         self._lazy_schedule = self._lazy_checkpoints = None
         if history is not None:
             self._checkpoints().go_on_from(history)

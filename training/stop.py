@@ -1,12 +1,13 @@
 """Whether the job should stop, with one answer for all ranks at the same call.
 
-A rank hears it from the notice that the shim writes, or from SIGTERM. Ranks hear at different moments, but
-must leave their loop at the same step, or the rest wait in a collective for ever; so they agree over the
-gang, about ten times a second, not at every call: the number of calls between two agreements is itself agreed
-on.
+A rank hears it from the notice that the shim writes, or from SIGTERM, which outside Paceline is all there is.
+Ranks hear at different moments, but must leave their loop at the same step, or the rest wait in a collective
+for ever; so they agree over the gang, about ten times a second, not at every call: the number of calls
+between two agreements is itself agreed on.
 """
 
 import mmap
+import os
 import signal
 import threading
 import time
@@ -21,6 +22,9 @@ NOTHING, STAY, STOP = range(3)
 """What the ranks are asked: the greater counts. STAY: leave the gang, and stay up for the next attempt."""
 AGREE_EVERY_S = 0.1
 CALLS_MAX = 100
+AGAIN_S = 2.0
+"""A SIGTERM sooner after the first is the same one: systemd and Slurm send it to every process, and torchrun
+hands its own on."""
 
 
 class StopNotice:
@@ -29,7 +33,9 @@ class StopNotice:
     def __init__(self, task_folder: Path | None) -> None:
         self._path = task_folder / "notice" if task_folder else None
         self._map: mmap.mmap | None = None
-        self._terminated = False
+        self._terminated_s: float | None = None
+        """When SIGTERM came."""
+        self._pid = os.getpid()
 
     def move(self, task_folder: Path) -> None:
         """The rank has gone on to another task."""
@@ -37,11 +43,13 @@ class StopNotice:
 
     def seen(self) -> bool:
         """True once the shim has set the notice or SIGTERM has come."""
-        return self._terminated or self._read().stop
+        return self._terminated_s is not None or self._read().stop
 
     def asks(self) -> int:
         """STAY is no stop to those who have had SIGTERM."""
-        return NOTHING if not self.seen() else STAY if not self._terminated and self._read().stay else STOP
+        if not self.seen():
+            return NOTHING
+        return STAY if self._terminated_s is None and self._read().stay else STOP
 
     def left_s(self) -> float | None:
         """Until this rank is killed; None: no stop was asked, or nobody said when."""
@@ -55,15 +63,21 @@ class StopNotice:
         return self._read().save_request
 
     def catch_sigterm(self) -> None:
-        """From now on SIGTERM asks instead of killing; only where the script has no handler of its own."""
+        """From now on SIGTERM asks instead of killing; only where the script has no handler of its own, and
+        only in the main thread. Outside Paceline, where nobody sets a deadline, a second one kills."""
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         ):
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
-        self._terminated = True
+    def _on_sigterm(self, number: int, _frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        self._terminated_s = self._terminated_s or now_s
+        again = self._path is None and now_s - self._terminated_s >= AGAIN_S
+        if again or os.getpid() != self._pid:  # nobody asks in a forked child
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def _read(self) -> Notice:
         if self._path is None:
@@ -81,13 +95,11 @@ class StopAgreement:
         self,
         gang: Gang,
         notice: StopNotice,
-        *,
-        catches_sigterm: bool,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._gang = gang
         self._notice = notice
-        self._catches_sigterm = catches_sigterm
+        self._asked_before = False
         self._on_stop = on_stop
         self._asked = NOTHING
         """Agreed on."""
@@ -122,8 +134,8 @@ class StopAgreement:
         return self._ask(due)
 
     def _ask(self, due: bool) -> bool:
-        if self._catches_sigterm:
-            self._catches_sigterm = False
+        if not self._asked_before:
+            self._asked_before = True
             self._notice.catch_sigterm()
         if self.stop:
             return False

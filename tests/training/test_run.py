@@ -152,19 +152,57 @@ def test_stopping_alone(make_run: MakeRun, task: FakeTask) -> None:
     assert not run.should_stop()
     task.give_notice()
     assert run.should_stop()
-    assert not make_run().should_stop(), "outside nobody asks"
+    assert not make_run().should_stop(), "outside nobody gives notice"
 
 
-def test_sigterm_asks_only_from_the_first_question_on(task: FakeTask) -> None:
+def exit_code(script: str, variables: dict[str, str]) -> int:
+    lines = f"import multiprocessing, os, signal, threading, time, paceline\nrun = paceline.init()\n{script}"
+    command = [sys.executable, "-c", lines]
+    return subprocess.run(command, env={**os.environ, **variables}, timeout=60, check=False).returncode
+
+
+ASK = "run.should_stop()"
+TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)"
+ANSWER = "raise SystemExit(7 if run.should_save(2) and run.should_stop() else 8)"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        ("", -signal.SIGTERM),
+        (ASK, 7),
+        ("run.should_save(1)", 7),
+        (f"{ASK}; {TERMINATE}", 7),
+        (
+            "thread = threading.Thread(target=run.should_stop); thread.start(); thread.join()",
+            -signal.SIGTERM,
+        ),
+    ],
+    ids=["never", "should_stop", "should_save", "at once again", "another thread"],
+)
+def test_sigterm_asks_only_from_the_first_question_on(
+    task: FakeTask, first: str, code: int, inside: bool
+) -> None:
     """Real processes: one that never asks dies of it, one that asks may save and leave."""
-    asks = "import os, signal, paceline; run = paceline.init(); {}os.kill(os.getpid(), signal.SIGTERM); "
-    asks += "raise SystemExit(7 if run.should_stop() else 8)"
-    environment = {**os.environ, **task.variables()}
-    codes = [
-        subprocess.run([sys.executable, "-c", asks.format(first)], env=environment, check=False).returncode
-        for first in ("", "run.should_stop(); ")
-    ]
-    assert codes == [-signal.SIGTERM, 7]
+    variables = task.variables() if inside else {}
+    assert exit_code(f"{first}\n{TERMINATE}\n{ANSWER}", variables) == code
+
+
+def test_outside_a_second_sigterm_kills(tmp_path: Path) -> None:
+    script = f"{ASK}\nuntil_s = time.monotonic() + 50\nwhile time.monotonic() < until_s: {TERMINATE}"
+    assert exit_code(script, {}) == -signal.SIGTERM
+
+
+def test_a_forked_child_of_one_that_asks_dies_of_sigterm() -> None:
+    """As Process.terminate and Pool.terminate have it."""
+    script = f"""{ASK}
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
+child.start()
+child.terminate()
+child.join()
+raise SystemExit(7 if child.exitcode == -signal.SIGTERM else 8)"""
+    assert exit_code(script, {}) == 7
 
 
 def test_the_scripts_own_sigterm_handler_stays(task: FakeTask) -> None:

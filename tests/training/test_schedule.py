@@ -24,7 +24,7 @@ class Rank:
         self.hear()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         notice = StopNotice(folder)
-        self.agreement = StopAgreement(Gang(Environment()), notice, catches_sigterm=False)
+        self.agreement = StopAgreement(Gang(Environment()), notice)
         self._make = lambda **more: SaveSchedule(
             self.agreement, notice, lambda: self.cost, first_rank=True, **more
         )
