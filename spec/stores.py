@@ -1,7 +1,8 @@
 """URLs: where checkpoints may be kept, beside the job's folder, and from where nodes may fetch data.
 
 Pure: the scheduler refuses a checkpoints' URL that nothing here opens; a job's own interpreter is asked for
-the package. Data may be at any URL that fsspec reads, but for those of one process or machine alone.
+the package. fsspec may be missing where this is read: a test compares the schemes with those that it knows.
+Data may be at any URL that fsspec reads, but for those of one process or machine alone.
 """
 
 from dataclasses import dataclass
@@ -11,23 +12,66 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """The package that speaks a scheme, and our extra that installs it; empty: none is needed."""
+    """The package that speaks a scheme, and our extra that installs it; empty: none is needed, or has it."""
 
     package: str = ""
     extra: str = ""
+    folders: bool = False
+    """A folder must be made before a file is put into it, and what is open is a connection."""
+
+    @property
+    def module(self) -> str:
+        return self.package.replace("-", "_")
+
+
+def _folders(package: str = "") -> Opener:
+    return Opener(package, folders=True)
 
 
 _OPENERS: Final = {
-    "file": Opener(),
+    "file": _folders(),
+    "local": _folders(),
     "s3": Opener("s3fs", "s3"),
+    "s3a": Opener("s3fs", "s3"),
     "gs": Opener("gcsfs", "gs"),
     "gcs": Opener("gcsfs", "gs"),
     "abfs": Opener("adlfs", "abfs"),
     "abfss": Opener("adlfs", "abfs"),
     "az": Opener("adlfs", "abfs"),
+    "oci": Opener("ocifs"),
+    "ocilake": Opener("ocifs"),
+    "oss": Opener("ossfs"),
+    "tos": Opener("tosfs"),
+    "tosfs": Opener("tosfs"),
+    "hf": Opener("huggingface_hub"),
+    "lakefs": Opener("lakefs-spec"),
+    "wandb": Opener("wandbfs"),
+    "hdfs": _folders("pyarrow"),
+    "arrow_hdfs": _folders("pyarrow"),
+    "webhdfs": _folders("requests"),
+    "sftp": _folders("paramiko"),
+    "ssh": _folders("paramiko"),
+    "smb": _folders("smbprotocol"),
+    "ftp": _folders(),
+    "webdav": _folders("webdav4"),
+    "dbfs": _folders("requests"),
+    "root": _folders("fsspec-xrootd"),
+    "box": _folders("boxfs"),
+    "dropbox": _folders("dropboxdrivefs"),
+    "gdrive": _folders("gdrive_fsspec"),
 }
 SCHEMES: Final = tuple(_OPENERS)
-EXPECTED: Final = f"expected a URL like s3://bucket/prefix ({', '.join(SCHEMES)}) or an absolute path"
+REFUSED: Final = (
+    *("http", "https", "data", "git", "github", "gist", "dvc", "adl"),  # cannot be written to
+    *("memory", "asynclocal", "dask", "jlab", "jupyter", "pyscript"),  # of one process or machine
+    *("zip", "tar", "libarchive", "reference", "dir", "generic", "async_wrapper", "asyncwrapper"),
+    *("cached", "blockcache", "filecache", "simplecache"),  # a view of another place
+)
+"""What fsspec knows besides."""
+EXPECTED: Final = (
+    f"expected a URL like s3://bucket/prefix ({', '.join(SCHEMES)}) or an absolute path, and no URL that "
+    f"cannot be written to, is of one machine alone or lies within another ({', '.join(REFUSED)})"
+)
 
 
 LISTING: Final = "listing "
@@ -60,7 +104,7 @@ def scheme_of(url: str) -> str:
     if url.startswith("/"):
         return "file"
     scheme, found, rest = url.partition("://")
-    whole = rest.startswith("/") if scheme == "file" else bool(rest.strip("/"))
+    whole = rest.startswith("/") if scheme in ("file", "local") else bool(rest.strip("/"))
     return scheme if found and whole else ""
 
 

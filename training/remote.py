@@ -10,13 +10,14 @@ where; retries and timeouts are those libraries' own, and bounded.
 
 import contextlib
 import importlib.util
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ..content.filesystems import open_url
 from ..spec.folder_names import FolderName
-from ..spec.stores import EXPECTED, opener_of, scheme_of
+from ..spec.stores import EXPECTED, opener_of
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
 from .fetching import Take, fetch
@@ -24,6 +25,7 @@ from .keeper import is_before_record
 from .manifest import FileEntry
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
+_IDLE_S: Final = 30.0
 
 
 def check_opener(url: str) -> None:
@@ -31,12 +33,13 @@ def check_opener(url: str) -> None:
     opener = opener_of(url)
     if opener is None:
         raise InvalidEnvironment(f"checkpoint.storage is {url!r}: {EXPECTED}")
-    extra = opener.extra or "train"
-    for package in ("fsspec", opener.package):
-        if package and importlib.util.find_spec(package) is None:
+    needed = [("fsspec", "fsspec", opener.extra or "train"), (opener.package, opener.module, opener.extra)]
+    for package, module, extra in needed:
+        if package and importlib.util.find_spec(module) is None:
+            install = f"'paceline[{extra}]'" if extra else package
             raise InvalidEnvironment(
                 f"checkpoint.storage is {url}, which needs {package}, and this interpreter has none",
-                hint=f"install it where the job runs: pip install 'paceline[{extra}]'",
+                hint=f"install it where the job runs: pip install {install}",
                 url=url,
             )
 
@@ -46,32 +49,29 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        opener = opener_of(url)
+        self._folders = opener is not None and opener.folders
         self._filesystem: Any = None
         self._root = ""
+        self._used_s = 0.0
 
     def names(self) -> list[FolderName]:
         """What is there, whole or not."""
         with self._told("listing"):
-            filesystem = self._open()
-            if not filesystem.exists(self._root):
-                return []
-            found = filesystem.ls(self._root, detail=False, refresh=True)
-        parsed = (FolderName.parse(str(path).rstrip("/").rpartition("/")[2]) for path in found)
+            found = self._listed(None)
+        parsed = (FolderName.parse(str(entry["name"]).rstrip("/").rpartition("/")[2]) for entry in found)
         return [name for name in parsed if name is not None]
 
     def sizes(self, name: FolderName) -> dict[str, int]:
         """File -> bytes, of what is there of one."""
         with self._told(str(name)):
-            filesystem = self._open()
-            if not filesystem.exists(self._path(name)):
-                return {}
-            found = filesystem.ls(self._path(name), detail=True, refresh=True)
+            found = self._listed(name)
         return {str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0) for entry in found}
 
     def put(self, name: FolderName, file: str, source: Path) -> None:
         with self._told(f"{name}/{file}"):
             filesystem = self._open()
-            if scheme_of(self.url) == "file":  # an object store has no folders
+            if self._folders:
                 filesystem.makedirs(self._path(name), exist_ok=True)
             filesystem.put_file(str(source), self._path(name, file))
 
@@ -129,12 +129,25 @@ class Remote:
             if name < before and name not in kept and not is_before_record(name, kept):
                 self.remove(name)
 
+    def _listed(self, name: FolderName | None) -> list[dict[str, Any]]:
+        """What is below one, or below the URL; nothing where it is missing. Not by `exists`, which says no on
+        any failure.
+        """
+        filesystem = self._open()
+        try:
+            return list(filesystem.ls(self._root if name is None else self._path(name), detail=True))
+        except FileNotFoundError:
+            return []
+
     def _path(self, name: FolderName, file: str = "") -> str:
         return f"{self._root}/{name}" + (f"/{file}" if file else "")
 
     def _open(self) -> Any:
-        if self._filesystem is None:
-            self._filesystem, self._root = open_url(self.url)
+        """Anew after a failure and a while: a server may have ended the connection."""
+        now_s = time.monotonic()
+        if self._filesystem is None or now_s - self._used_s > _IDLE_S:
+            self._filesystem, self._root = open_url(self.url, shared=not self._folders)
+        self._used_s = now_s
         return self._filesystem
 
     @contextlib.contextmanager
@@ -148,6 +161,7 @@ class Remote:
         except StorageFailed:
             raise
         except Exception as error:  # each of these libraries has its own
+            self._filesystem = None
             raise StorageFailed(f"{self.url}: {what}: {_text_of(error)}") from error
 
 

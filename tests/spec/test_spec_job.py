@@ -605,7 +605,11 @@ def test_a_hang_timeout_is_seconds_or_off(written: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://bucket", "s3://bucket/prefix", "gs://b/p", "abfs://c@a/p", "file:///mnt/nfs", "/mnt/nfs/runs", ""],
+    [
+        *("s3://bucket", "s3://bucket/prefix", "gs://b/p", "abfs://c@a/p", "oci://bucket@space/p"),
+        *("hdfs://name:8020/runs", "sftp://user@host/runs", "smb://host/share/runs", "ftp://host/x"),
+        *("file:///mnt/nfs", "local:///mnt/nfs", "/mnt/nfs/runs", ""),
+    ],
 )
 def test_checkpoints_are_uploaded_to_what_something_opens(url: str) -> None:
     spec, _ = parse_job(f"command: x\ncheckpoint: {{storage: '{url}'}}", "job.yaml")
@@ -613,7 +617,13 @@ def test_checkpoints_are_uploaded_to_what_something_opens(url: str) -> None:
     assert parse_canonical(spec.to_json()).checkpoint == spec.checkpoint
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "s3://", "bucket/prefix", "file://mnt/nfs", "s3:/b/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s4://bucket/x", "s3://", "bucket/prefix", "file://mnt/nfs", "local://mnt", "s3:/b/x"),
+        *("https://host/x", "memory://x", "github://o:r@main/x", "zip://a.zip", "simplecache::s3://b/x"),
+    ],
+)
 def test_other_places_are_refused_with_those_that_are_known(url: str) -> None:
     with pytest.raises(InvalidDocument, match=r"checkpoint\.storage.*expected a URL like s3://bucket/prefix"):
         parse_job(f"command: x\ncheckpoint: {{storage: '{url}'}}", "job.yaml")

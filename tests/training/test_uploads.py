@@ -4,15 +4,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from paceline.training.errors import InvalidEnvironment
-from paceline.training.remote import check_opener
+from paceline.spec.stores import REFUSED, SCHEMES, opener_of
+from paceline.training import remote as remote_module
+from paceline.training.errors import InvalidEnvironment, StorageFailed
+from paceline.training.remote import Remote, check_opener
 from support import rank_scripts
 from support.fake_shim import FakeShim, FakeTask
+from support.ftp import FtpServer
 from support.rank_scripts import saved
 from support.ranks import RankPool
 from support.s3 import BUCKET, S3Server
@@ -220,6 +225,46 @@ def test_a_shared_folder_is_a_url_too(make_run: MakeRun, tmp_path: Path) -> None
     assert restore(make_run, task.next_attempt(told))[0].step == 1
 
 
+@pytest.fixture
+def ftp(tmp_path: Path) -> Iterator[FtpServer]:
+    root = tmp_path / "served"
+    root.mkdir()
+    with FtpServer(root) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_what_has_folders_and_connections_is_a_place_too(
+    make_run: MakeRun, tmp_path: Path, ftp: FtpServer
+) -> None:
+    """By a protocol without a package of its own: put, listed, removed, restored."""
+    task = FakeTask(tmp_path, checkpoint_url=f"{ftp.url}/runs/7")
+    told = upload_each(make_run, task, [1, 2])
+    served = ftp.root / "runs" / "7"
+    assert {path.name for path in (served / "step-00000001.a1").iterdir()} == set(FILES)
+    remote = Remote(f"{ftp.url}/runs/7")
+    remote.keep_only([], before=max(remote.names()))
+    assert [path.name for path in served.iterdir()] == ["step-00000002.a1"]
+    shutil.rmtree(task.job_folder / "checkpoints")
+    restored, [said] = restore(make_run, task.next_attempt(told))
+    assert (restored.step, said["rejected"]) == (2, [])
+
+
+def test_a_server_that_has_hung_up_is_dialled_again(ftp: FtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(f"{ftp.url}/runs")
+    assert remote.names() == []
+    ftp.hang_up()
+    with pytest.raises(StorageFailed, match="listing"):
+        remote.names()
+    assert remote.names() == [], "after a failure"
+    ftp.hang_up()
+    monkeypatch.setattr(remote_module, "_IDLE_S", 0.0)
+    assert remote.names() == [], "after a while"
+
+
 def test_a_full_shared_folder_costs_the_upload_alone(
     make_run: MakeRun, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -267,5 +312,22 @@ def test_a_package_that_is_missing_is_said_at_the_start(monkeypatch: pytest.Monk
     assert "pip install 'paceline[gs]'" in str(told.value.hint)
     check_opener("s3://bucket/prefix")
     check_opener("/mnt/shared")
+    check_opener("ftp://somewhere/x")
+    with pytest.raises(InvalidEnvironment, match=r"needs fsspec-xrootd") as told:
+        check_opener("root://somewhere/x")
+    assert "pip install fsspec-xrootd" in str(told.value.hint)
     with pytest.raises(InvalidEnvironment, match="expected a URL"):
-        check_opener("ftp://somewhere/x")
+        check_opener("https://somewhere/x")
+
+
+def test_each_protocol_that_fsspec_knows_is_opened_or_refused_by_name() -> None:
+    from fsspec.registry import known_implementations
+
+    assert set(known_implementations) <= {*SCHEMES, *REFUSED}
+    assert not {*SCHEMES} & {*REFUSED}
+    for scheme in SCHEMES:
+        known = known_implementations.get(scheme, {"class": "adlfs", "err": ""})
+        opener = opener_of(f"{scheme}:///x" if scheme in ("file", "local") else f"{scheme}://x")
+        assert opener is not None
+        module = known["class"].partition(".")[0]
+        assert module in ("fsspec", opener.module.partition(".")[0])
