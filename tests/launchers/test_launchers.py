@@ -1,6 +1,7 @@
 """Each launcher against the one conformance class, and the variables that it gives its ranks."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,43 @@ class TestDeepSpeed(LauncherConformance):
         assert said["hosts"] == "127.0.0.1 slots=4\n"
         assert said["accelerator"] == "cpu"
         assert said["objects"] == said["built"], "ninja had nothing to do"
+
+
+@pytest.mark.slow
+class TestNone:
+    """Without `distribution`: nobody meets, and yet all stand and fall together."""
+
+    TWO = "\nresources: {instance_count: 2, cpus: 2}\ngrace_s: 1\nretry: {max_attempts: 2}\n"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+        with Cluster(tmp_path_factory.mktemp("none"), agents=2, cpus=2) as cluster:
+            yield cluster
+
+    def test_each_instance_is_told_which_it_is_and_no_rank(self, cluster: Cluster) -> None:
+        say = "echo $PACELINE_TASK $PACELINE_ATTEMPT ${RANK-no} ${WORLD_SIZE-no} ${MASTER_ADDR-no}"
+        job = cluster.submit_text(f"command: {say}{self.TWO}")
+        cluster.wait_state(job, "SUCCEEDED")
+        assert [cluster.output(job, rank=rank) for rank in (0, 1)] == [b"0 1 no no no\n", b"1 1 no no no\n"]
+
+    def test_for_the_library_each_is_a_run_of_its_own(self, cluster: Cluster) -> None:
+        code = "import paceline; run = paceline.init(); print(run.rank, run.world_size, run.attempt)"
+        job = cluster.submit_text(f"command: python -c '{code}'{self.TWO}")
+        cluster.wait_state(job, "SUCCEEDED")
+        assert [cluster.output(job, rank=rank) for rank in (0, 1)] == [b"0 1 1\n"] * 2
+
+    @pytest.mark.parametrize(("fails", "code"), [("exit 7", 7), ("kill -KILL $$", 137)])
+    def test_one_that_fails_ends_the_others_and_the_next_attempt_starts_all(
+        self, cluster: Cluster, tmp_path: Path, fails: str, code: int
+    ) -> None:
+        started = f"touch {tmp_path}/$PACELINE_ATTEMPT.$PACELINE_TASK"
+        both = f"until [ -e {tmp_path}/$PACELINE_ATTEMPT.0 ]; do sleep 0.05; done"
+        command = f"{started}; [ $PACELINE_TASK = 1 ] || exec sleep 600; {both}; {fails}"
+        job = cluster.submit_text(f"command: '{command}'{self.TWO}")
+        found = cluster.wait_state(job, "FAILED")
+        assert (found.attempt, found.exit_code) == (2, code)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1.0", "1.1", "2.0", "2.1"]
 
 
 def launch_of(launcher: str, folder: Path, **fields: Any) -> Any:
