@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer and Lightning: a rank is killed, and the loss curve goes on as if it was not."""
+"""Trainers (Hugging Face, Accelerate, Lightning): a rank is killed, and the loss curve goes on as if not."""
 
 import importlib.util
 import re
@@ -50,14 +50,21 @@ def losses(cluster: Cluster, job: int, pattern: str, attempt: int) -> list[float
     return [float(found) for found in re.findall(pattern, output)]
 
 
-def check_goes_on(cluster: Cluster, example: str, pattern: str, script: str, *edits: tuple[str, str]) -> None:
-    whole = cluster.client.submit(EXAMPLES / example / "job.yaml", overrides=OVERRIDES)
+def check_goes_on(
+    cluster: Cluster,
+    example: str,
+    pattern: str,
+    script: str,
+    *edits: tuple[str, str],
+    overrides: tuple[str, ...] = OVERRIDES,
+) -> None:
+    whole = cluster.client.submit(EXAMPLES / example / "job.yaml", overrides=overrides)
     cluster.wait_state(whole, "SUCCEEDED", timeout_s=300)
     curve = losses(cluster, whole, pattern, 1)
     assert len(curve) == STEPS
     assert curve[-1] < curve[0] - 0.5
 
-    job = cluster.client.submit(changed(cluster, example, "killed", script, *edits), overrides=OVERRIDES)
+    job = cluster.client.submit(changed(cluster, example, "killed", script, *edits), overrides=overrides)
     assert cluster.wait_state(job, "SUCCEEDED", timeout_s=300).attempt == 2
     assert losses(cluster, job, pattern, 1)[:12] == curve[:12]
     assert losses(cluster, job, pattern, 2) == curve[8:]
@@ -111,6 +118,16 @@ class TestTransformers:
         self, cluster: Cluster
     ) -> None:
         check_unchanged_goes_on(cluster, "transformers", self.PATTERN)
+
+
+@needs("accelerate")
+def test_accelerate_goes_on_after_a_kill(cluster: Cluster) -> None:
+    """It repeats no batch and skips none, or its losses were others."""
+    line = "        loss = model(characters, targets)\n"
+    edit = (line, f"        done == 12 and (run.flush(), {DIE})\n{line}")  # its steps are shorter than a save
+    samples = STEPS * 16 * 2
+    overrides = (f"inputs.samples={samples}", "inputs.save_every=8 steps")
+    check_goes_on(cluster, "accelerate", r"step \d+, loss (\d+\.\d+)", "train.py", edit, overrides=overrides)
 
 
 @needs("lightning")
