@@ -176,8 +176,8 @@ class Checkpoint(Model):
     when_busy: Annotated[Literal["wait", "skip"], Lower] = "wait"
     """When the checkpoint before is not on disk yet: wait for it, or skip this one and go on training."""
     storage: CheckpointUrl = ""
-    """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, another URL
-    of fsspec that can be written to, or the path of a shared folder. A restore reads from there what the
+    """Where checkpoints are uploaded, beside the job's folder: s3://bucket/prefix, gs://, abfs://, another
+    URL of fsspec that can be written to, or the path of a shared folder. A restore reads from there what the
     nodes' memory and the job's folder lack."""
     peer_memory: OnOff = True
     """Whether each node's part is kept in the memory of another node of the gang, too, where that has room:
