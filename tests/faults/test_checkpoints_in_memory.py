@@ -1,6 +1,7 @@
 """Images of checkpoints in a real cluster: the next attempt on the node finds them; later nobody does."""
 
 import json
+import operator
 import random
 import signal
 import sys
@@ -74,18 +75,21 @@ def restored(cluster: Cluster, job: int) -> list[dict[str, object]]:
 @pytest.mark.slow
 def test_killed_at_random_moments_the_gang_goes_on_from_memory(cluster: Cluster, tmp_path: Path) -> None:
     """Ranks, persisters and the shim, in seeded order and moments; the losses are those of the run that was
-    left alone, and every restore is of an accepted step, from memory.
+    left alone, and every restore is of an accepted step, from memory: of the last that was accepted before
+    the kill, or of a later one.
     """
+    accepted = []
     dice = random.Random(11)
     alone, folder = tmp_path / "alone", tmp_path / "killed"
     job = submit(cluster, folder, steps=400, save_every=5)
     for attempt, victim in enumerate(["rank", "shim", "persister", "rank", "shim", "rank"], start=1):
         wait_trained_on(folder, attempt)
         time.sleep(dice.uniform(0, 0.05))  # the fault's own moment, not a wait
-        kill(cluster, job, victim, dice)
         if victim == "persister":  # costs one checkpoint, not the attempt
+            kill(cluster, job, victim, dice)
             wait_trained_on(folder, attempt)
-            kill(cluster, job, "rank", dice)
+        accepted.append(newest_accepted(cluster, job))
+        kill(cluster, job, "rank" if victim == "persister" else victim, dice)
         wait_until("the next attempt trains", lambda a=attempt: last_step(folder, a + 1) > 0)
     (folder / "enough").touch()
     cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
@@ -101,8 +105,14 @@ def test_killed_at_random_moments_the_gang_goes_on_from_memory(cluster: Cluster,
     found = [one for one in restored(cluster, job) if one["step"] != -1]
     assert len(found) == 6
     assert all(one["step"] % 5 == 0 and one["rejected"] == [] for one in found)
+    gone_on_from = [int(str(one["step"])) for one in found]
+    assert all(map(operator.ge, gone_on_from, accepted)), (gone_on_from, accepted)
     assert [one["tier"] for one in found] == ["memory"] * 6
     assert "read from memory in" in " ".join(entry.text for entry in cluster.client.timeline(job).entries)
+
+
+def newest_accepted(cluster: Cluster, job: int) -> int:
+    return max((one.step for one in cluster.client.job(job).checkpoints), default=-1)
 
 
 def kill(cluster: Cluster, job: int, victim: str, dice: random.Random) -> None:

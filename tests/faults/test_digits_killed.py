@@ -27,6 +27,8 @@ def test_a_worker_of_a_training_gang_is_killed(tmp_path: Path) -> None:
         assert (found.attempt, found.exit_code) == (2, 0)
         entries = cluster.client.timeline(job).entries
         (first,) = [e for e in entries if e.kind == "AttemptEnded" and e.attempt == 1 and "SIGKILL" in e.text]
+        again = [json.loads(e.body) for e in entries if e.kind == "TaskStarted" and e.attempt == 2]
+        assert [each["start_mode"].partition(":")[0] for each in again] == ["warm", "warm"], again
         assert re.search(r"rank 1 on local-\d was killed by signal 9", first.text)
         restored = [json.loads(e.body) for e in entries if e.kind == "CheckpointRestored" and e.attempt == 2]
         assert any(each["step"] >= 10 for each in restored), restored
