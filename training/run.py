@@ -63,7 +63,7 @@ def init(
         _current = run
         atexit.register(_current.close)
         if _current.job:
-            watch_training()
+            _current.watch()
             answer_stack_signal()
     if total_steps is not None:
         _current.total_steps = total_steps
@@ -91,6 +91,8 @@ class Run:
         self.total_steps = 0
         """That the run plans; 0: it does not say."""
         self._reported_s = self._planned_s = -_PROGRESS_EVERY_S
+        self._watched = not environment.job
+        """Its steps are beats, or nobody looks at them."""
 
     @property
     def rank(self) -> int:
@@ -124,6 +126,7 @@ class Run:
         waited for. Raises InvalidMetric for anything else; never waits for the agent, never fails because it
         is away.
         """
+        self.watch()
         checked_step, checked = check_step(step), check_values(values)
         remember(self._latest, checked)
         self._step = checked_step
@@ -152,6 +155,7 @@ class Run:
         checkpoint and not the run: stderr and the job's timeline say so. The process ends when its last save
         is on disk. Raises UnsavableState for what could never be restored.
         """
+        self.watch()
         rating = self._latest if metrics is None else check_values(metrics)
         given = {"model": model, "optimizer": optimizer, **more}
         if not any(thing is not None for thing in given.values()):
@@ -173,6 +177,7 @@ class Run:
         is also True when somebody asks (`pace checkpoint`), and once before the run is stopped. All ranks
         call it and get the same answer at the same call.
         """
+        self.watch()
         self._gang.require("should_save")
         self._step = check_step(step)
         return self._schedule().should_save(self._step, every)
@@ -191,6 +196,7 @@ class Run:
         on with the step after `.step`. Damaged ones are passed over, which stderr and the job's timeline say;
         one that is good but does not fit raises CheckpointMismatch.
         """
+        self.watch()
         with BEAT.phase(RESTORES):
             return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
 
@@ -232,7 +238,14 @@ class Run:
         Within about a tenth of a second, or one step where steps are longer. From the first call on (or that
         of `should_save`), SIGTERM only asks; outside Paceline, a second one ends the process.
         """
+        self.watch()
         return self._stopping.should_stop()
+
+    def watch(self) -> None:
+        """Have the steps of torch's optimizers seen, as soon as torch is there; asked for again by each verb
+        that a training calls."""
+        if not self._watched:
+            self._watched = watch_training()
 
     def check_storage(self) -> None:
         """Raises InvalidEnvironment where checkpoints are to be uploaded to what nothing here opens."""

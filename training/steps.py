@@ -16,14 +16,16 @@ from ..proto.beats import BEAT
 _watched: list[Any] = []
 
 
-def watch_training() -> None:
+def watch_training() -> bool:
     """From now on each step of any torch optimizer in this process is a beat, and waits for torch's data
-    loaders are added up. Where torch is not imported yet (a cold start that calls `init` first) nothing
-    happens: reports are beats too."""
+    loaders are added up. False: torch is not imported yet (a cold start that calls `init` first, or a thread
+    that is about to import it), and nothing has happened."""
+    if _watched:
+        return True
+    compiler: Any = getattr(sys.modules.get("torch"), "compiler", None)
     optimizer: Any = sys.modules.get("torch.optim.optimizer")
-    if optimizer is None or _watched:
-        return
-    compiler: Any = sys.modules["torch"].compiler
+    if compiler is None or optimizer is None:  # torch imports them in the other order
+        return False
     is_compiling, stepped = compiler.is_dynamo_compiling, BEAT.stepped
 
     def on_step(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
@@ -33,6 +35,7 @@ def watch_training() -> None:
 
     _watched.append(optimizer.register_optimizer_step_post_hook(on_step))
     _watch_loaders()
+    return True
 
 
 def _watch_loaders() -> None:

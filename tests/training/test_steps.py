@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from paceline.proto.beats import NAME, SAVES, TRAINS, Beats, read_beats
 
 HEAD = """
@@ -19,12 +20,12 @@ def step(make=optimizer.step):
 """
 
 
-def ran(folder: Path, body: str, **variables: str) -> tuple[list[Beats], str]:
+def ran(folder: Path, body: str, head: str = HEAD, **variables: str) -> tuple[list[Beats], str]:
     """What stands in the slots after the script, and its output."""
     (folder / "task.json").write_text("{}")
     environment = {**os.environ, "PACELINE_TASK_FOLDER": str(folder), "LOCAL_RANK": "2", **variables}
     done = subprocess.run(
-        [sys.executable, "-c", HEAD + body],
+        [sys.executable, "-c", head + body],
         env={name: value for name, value in environment.items() if value},
         capture_output=True,
         text=True,
@@ -51,6 +52,36 @@ def test_steps_of_any_optimizer_are_counted(tmp_path: Path) -> None:
 def test_a_rank_as_open_mpi_numbers_them_has_its_own_slot(tmp_path: Path) -> None:
     [beats], _ = ran(tmp_path, "step()\n", LOCAL_RANK="", OMPI_COMM_WORLD_LOCAL_RANK="3")
     assert (beats.slot, beats.steps) == (3, 1)
+
+
+COLD = """
+import os, sys
+import paceline
+run = paceline.init()
+assert "torch" not in sys.modules
+import torch
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+{verb}
+model(torch.ones(2, 4)).sum().backward()
+for _ in range(7): optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "run.report(1, loss=1.0)",
+        "run.should_stop()",
+        "run.should_save(1)",
+        "run.save(1, model=model)",
+        "run.restore(model=model)",
+    ],
+)
+def test_steps_are_seen_from_the_first_verb_on_where_torch_came_after_init(tmp_path: Path, verb: str) -> None:
+    job = {"PACELINE_JOB": "1", "PACELINE_ATTEMPT": "1", "PACELINE_JOB_FOLDER": str(tmp_path)}
+    [beats], _ = ran(tmp_path, COLD.format(verb=verb), head="", **job)
+    assert beats.steps == 7
 
 
 def test_reports_and_saves_are_beats_too(tmp_path: Path) -> None:
