@@ -45,7 +45,7 @@ class GangWatch:
         """The fields of a `stalled` entry, when there is something to tell: at the limit, then each time the
         silence has doubled."""
         stall = self._judge(workers)
-        if self._stillness.still_s >= 0:
+        if self._stillness.begun:
             self._paces.begin(time.monotonic())
         if stall is None:
             if self._stillness.still_s < self._told_s:
@@ -109,7 +109,7 @@ class GangWatch:
                 each |= {"steps": beats.steps, "reports": beats.reports, "step": beats.step}
                 each["still_s"] = round(max(0.0, now - beats.at_s), 3)
         return {
-            "begun": self._stillness.still_s >= 0,
+            "begun": self._stillness.begun,
             "stalled": stall is not None,
             "ranks": found,
         }

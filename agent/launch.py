@@ -234,7 +234,8 @@ def patience_for(request: agent_pb2.StartTask, usual: Patience) -> Patience:
     """After each attempt that was taken for hung, the next is given twice the time: what looked like a hang
     may have been work that comes again."""
     times = 2.0 ** min(request.earlier_hangs, 10)
-    return Patience(request.hang_timeout_s, usual.idle_s * times, usual.busy_s * times)
+    trained = bool(request.checkpoints)
+    return Patience(request.hang_timeout_s, usual.idle_s * times, usual.busy_s * times, trained)
 
 
 @lru_cache(maxsize=4096)

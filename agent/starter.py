@@ -291,9 +291,10 @@ class Starter:
 
     def _document(self, task: Task, launch: Launch) -> dict[str, Any]:
         not_kept = f"; {task.not_kept}" if task.not_kept else ""
+        unwatched = "" if launch.document["mode"] == "warm" else _watched_when(task.request)
         return {
             **launch.document,
-            "start_mode": launch.document["start_mode"] + not_kept,
+            "start_mode": launch.document["start_mode"] + unwatched + not_kept,
             "network": task.network.told(self._given(task)) if task.network is not None else "",
             "cgroup": str(task.group) if task.group else None,
             "pace_window_s": self._config.pace_window_s,
@@ -373,6 +374,13 @@ class Starter:
         while task.link is not None and task.journal.started is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return task.link is not None or task.over.is_set() or task.journal.started is not None
+
+
+def _watched_when(request: agent_pb2.StartTask) -> str:
+    """Of a cold start that is likely to train: only a warm process can have the steps of a script that calls
+    nothing of ours seen."""
+    trains = bool(request.master_port or request.gpu_indices)
+    return "; watched for hangs only if it calls paceline" if trains and request.hang_timeout_s >= 0 else ""
 
 
 def _way_to(peer: str) -> Interface | None:

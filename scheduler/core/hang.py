@@ -60,6 +60,7 @@ class Suspicion:
     """The last step there."""
     limit_us: int
     step: int
+    """-1: none has been made there."""
     looks: tuple[TaskLook, ...] = ()
 
     def look_of(self, task: int) -> TaskLook | None:
@@ -69,6 +70,11 @@ class Suspicion:
 def step_of(look: RankLook) -> int:
     """As the script counts, where it says so."""
     return look.step if look.step >= 0 else look.steps
+
+
+def silence_text(step: int, still: str, idle: str = "") -> str:
+    """`no step for 40 s after step 12`, `no step yet for 31 min`."""
+    return f"no step{idle} for {still} after step {step}" if step >= 0 else f"no step yet{idle} for {still}"
 
 
 def with_look(suspicion: Suspicion | None, event: "RanksInspected") -> Suspicion | None:

@@ -3,7 +3,9 @@
 A node that sees no step for too long raises the suspicion; every node of the gang is asked where its ranks
 are and whether it finds them still for too long as well. One that moves clears the gang: a rank may work for
 long while its peers wait for it. Whoever has not answered by the deadline is taken for stuck, unless its node
-is out of contact: then that is the matter, and others decide it.
+is out of contact: then that is the matter, and others decide it. Where no step has been made yet, a node that
+does not find its ranks still clears the gang too, and so does a task that is still to start: its peers wait
+for what is being prepared there.
 
 The rank to name: one that is stopped or not to be seen; else one whose count of steps is behind its peers';
 among equals, one that does not wait in a collective while others do.
@@ -19,7 +21,7 @@ from .amounts import duration_text
 from .effects import InspectTask, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
 from .failure import Failure
-from .hang import RankLook, Suspicion, place_of, waits_for_peers, with_look
+from .hang import RankLook, Suspicion, place_of, silence_text, waits_for_peers, with_look
 from .job import Ending, Job, TaskRun, TaskState
 from .progress_events import GangHung, RanksInspected, SuspicionCleared, TaskStalled
 from .state import ClusterState
@@ -66,7 +68,7 @@ def conclude(state: ClusterState, job: Job, suspicion: Suspicion, now_us: Micros
         nodes = ", ".join(state.nodes[job.tasks[task].node].name for task in silent[:NAMED_MAX])
         ranks, text = (), f"{nodes} did not say where its ranks are; of the others, {text}"
     still_us = now_us - suspicion.since_us
-    text = f"no step for {duration_text(still_us)} after step {suspicion.step}: {text}"
+    text = f"{silence_text(suspicion.step, duration_text(still_us))}: {text}"
     hung = GangHung(now_us, job.number, job.attempt, suspicion.since_us, suspicion.step, ranks, text)
     node = job.tasks[ranks[0] // job.demand.processes_per_task].node if ranks else None
     rank = ranks[0] if ranks else None
@@ -123,8 +125,10 @@ def _why_not_hung(state: ClusterState, job: Job, suspicion: Suspicion) -> str:
     """Empty: it hangs."""
     for task in _living(job):
         look, node = suspicion.look_of(task.task), state.nodes[task.node]
-        if look is not None and look.begun and not look.stalled:
+        if look is not None and not look.stalled and (look.begun or suspicion.step < 0):
             return f"task {task.task} on {node.name} may well be working"
+        if task.state is TaskState.ASSIGNED and suspicion.step < 0:
+            return f"task {task.task} on {node.name} has not started yet"
         if look is None and node.contact is not NodeContact.CONNECTED:
             return f"{node.name} is out of contact, and may be what the others wait for"
     return ""

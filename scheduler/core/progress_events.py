@@ -14,7 +14,7 @@ class TaskStalled(Struct, frozen=True):
     task: TaskKey
     seq: int
     since_us: Micros
-    """The last step there."""
+    """The last step there, or the start where none has been made (`step` is -1 then)."""
     limit_us: int
     longest_us: int = 0
     step: int = -1

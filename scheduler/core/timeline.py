@@ -34,7 +34,7 @@ from .checkpoint_events import (
 from .ending import COUNTED
 from .events import Event, node_of
 from .gpus import sick_text
-from .hang import place_of, step_of
+from .hang import RankLook, place_of, silence_text, step_of
 from .hold_events import JobHeld, JobReleased, PriorityChanged
 from .job import NEVER, Stop
 from .node_events import (
@@ -282,19 +282,24 @@ def _reformed_text(event: GangReformed) -> str:
 def _stalled_text(event: TaskStalled) -> str:
     still, longest = duration_text(event.at_us - event.since_us), duration_text(event.longest_us)
     idle = ", and no CPU used," if event.idle else ""
+    pauses = f", longest pause so far {longest}" if event.step >= 0 else ""
     return (
-        f"task {event.task.task}: no step{idle} for {still} after step {event.step} (limit "
-        f"{duration_text(event.limit_us)}, longest pause so far {longest}); looking where all ranks are"
+        f"task {event.task.task}: {silence_text(event.step, still, idle)} (limit "
+        f"{duration_text(event.limit_us)}{pauses}); looking where all ranks are"
     )
 
 
 def _inspected_text(event: RanksInspected) -> str:
     """Of many ranks, the first eight."""
-    places = [f"rank {look.rank} at step {step_of(look)} {place_of(look)}" for look in event.ranks[:8]]
+    places = [f"rank {look.rank} {_at_step(look)} {place_of(look)}" for look in event.ranks[:8]]
     more = f"; and {len(event.ranks) - 8} more" if len(event.ranks) > 8 else ""
     traces = [look.trace for look in event.ranks if look.trace]
     recorded = f"; flight recorder: {traces[0]}" + (" and others" if traces[1:] else "") if traces else ""
     return f"task {event.task.task}: {'; '.join(places) or 'no rank lives'}{more}{recorded}"
+
+
+def _at_step(look: RankLook) -> str:
+    return f"at step {step_of(look)}" if look.steps or look.reports else "before its first step"
 
 
 def _restored_text(event: CheckpointRestored) -> str:

@@ -46,12 +46,70 @@ class Ranks:
 DAY_S = 24 * 3600
 
 
-def test_who_has_never_made_a_step_is_never_taken_for_hung() -> None:
-    ranks = Ranks()
+@pytest.mark.parametrize("fixed_s", [0.0, 1.0])
+def test_who_never_beats_is_never_taken_for_hung(fixed_s: float) -> None:
+    ranks = Ranks(Patience(fixed_s=fixed_s), ranks=0)
     assert ranks.pass_time(DAY_S) is None
     assert ranks.stillness.still_s == -1 and not ranks.asked
-    ranks = Ranks(Patience(fixed_s=1))
-    assert ranks.pass_time(DAY_S) is None
+
+
+@pytest.mark.parametrize(
+    ("patience", "limit_s"),
+    [
+        (Patience(), 1800),
+        (Patience(trained=True), 300),
+        (Patience(fixed_s=40), 40),
+        (Patience(fixed_s=40, trained=True), 40),
+        (Patience(fixed_s=-1, trained=True), None),
+    ],
+)
+def test_an_idle_start_is_waited_for_from_the_last_that_was_seen_of_it(
+    patience: Patience, limit_s: float | None
+) -> None:
+    """A slot without a step: the rank has begun to restore, and waits for its peers."""
+    ranks = Ranks(patience)
+    assert ranks.pass_time(30) is None
+    ranks.phase(1, TRAINS)
+    found_s = ranks.pass_time(DAY_S)
+    assert found_s == (limit_s and pytest.approx(limit_s, abs=1))
+    stall = ranks.stillness.stall
+    assert stall is None or (stall.idle and stall.step == -1 and stall.limit_s == limit_s)
+    assert not ranks.stillness.begun
+
+
+def test_a_start_that_works_is_no_hang_unless_the_job_set_a_limit() -> None:
+    """It may download, prepare and compile for longer than anybody guesses."""
+    for trained in (False, True):
+        assert Ranks(Patience(trained=trained)).pass_time(DAY_S, 1) is None
+        assert Ranks(Patience(fixed_s=40, trained=trained)).pass_time(DAY_S, 1) == pytest.approx(1800, abs=1)
+
+
+def test_where_the_job_has_trained_before_a_start_counts_from_its_beginning() -> None:
+    """No rank has a slot: they wait for each other to join."""
+    ranks = Ranks(Patience(trained=True), ranks=0)
+    ranks.cpu_s[0] = 0.0
+    assert ranks.pass_time(3600, 0) is None
+    assert ranks.pass_time(DAY_S) == pytest.approx(75, abs=75), "idle since, and long past the limit"
+    ranks = Ranks(Patience(trained=True), ranks=0)
+    assert ranks.pass_time(DAY_S) == pytest.approx(300, abs=1)
+
+
+def test_the_first_step_ends_the_start() -> None:
+    ranks = Ranks(Patience(trained=True))
+    assert ranks.pass_time(299) is None
+    ranks.step(0)
+    assert ranks.pass_time(299) is None and ranks.stillness.begun
+
+
+def test_a_restore_before_the_first_step_has_the_time_of_work_also_when_it_is_idle() -> None:
+    for patience in (Patience(trained=True), Patience(fixed_s=10)):
+        ranks = Ranks(patience)
+        ranks.phase(1, RESTORES)
+        assert ranks.pass_time(DAY_S) == pytest.approx(1800, abs=1)
+        ranks = Ranks(patience)
+        ranks.phase(1, RESTORES)
+        found_s = ranks.pass_time(DAY_S, 1)
+        assert found_s == (pytest.approx(1800, abs=1) if patience.fixed_s else None)
 
 
 def test_an_idle_gang_has_five_minutes_and_a_busy_one_thirty() -> None:

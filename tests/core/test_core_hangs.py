@@ -6,6 +6,7 @@ from paceline.scheduler.core.effects import InspectTask
 from paceline.scheduler.core.hang import RankLook
 from paceline.scheduler.core.hangs import culprits
 from paceline.scheduler.core.progress_events import GangHung
+from paceline.scheduler.core.timeline import describe
 from paceline.spec.failures import FailureClass
 from paceline.spec.ids import TaskKey
 from paceline.spec.lifecycle import JobState
@@ -99,6 +100,47 @@ def test_one_that_works_clears_the_gang_until_somebody_says_more(paddock: Paddoc
     paddock.says(job, 1, found(RankLook(2, 12, stack=WAITS)))
     paddock.says(job, 0, found(RankLook(0, 12, stack=SLEEPS)))
     assert paddock.state_of(job) is JobState.FAILED
+
+
+def starts_still(paddock: Paddock, job: int, task: int = 0) -> None:
+    paddock.says(job, task, s.Stalled(31 * 60 * SECOND, 1800 * SECOND, 0, -1, idle=True))
+
+
+def test_a_gang_that_never_makes_its_first_step_hangs_too(paddock: Paddock) -> None:
+    job = gang(paddock, retries=1)
+    paddock.pass_time(31 * 60)
+    starts_still(paddock, job)
+    paddock.says(job, 0, found(RankLook(0, stack=WAITS), RankLook(1, stack=WAITS), begun=False))
+    paddock.says(job, 1, found(RankLook(2, stack=SLEEPS), RankLook(3, stack=WAITS), begun=False))
+    hung = next(event for event in paddock.history(job) if isinstance(event, GangHung))
+    assert hung.text.startswith("no step yet for 31 min") and hung.ranks == (2,), hung.text
+    texts = [describe(event) for event in paddock.history(job)]
+    assert any("no step yet, and no CPU used, for 31 min" in text for text in texts), texts
+    assert any("rank 2 before its first step is in load_batch" in text for text in texts), texts
+    assert paddock.ledger(job).hung_us == 31 * 60 * SECOND
+    assert paddock.replayed().jobs[job] == paddock.job(job)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_before_the_first_step_a_part_that_is_not_found_still_clears_the_gang(
+    paddock: Paddock, begun: bool
+) -> None:
+    """It works, or nothing says that it is to make steps."""
+    job = gang(paddock)
+    starts_still(paddock, job)
+    paddock.says(job, 0, found(RankLook(0, stack=WAITS), begun=False))
+    paddock.says(job, 1, found(RankLook(2, stack=SLEEPS), begun=begun, stalled=False))
+    assert kinds(paddock, job)[-1] == "SuspicionCleared" and paddock.state_of(job) is JobState.RUNNING
+
+
+def test_a_gang_is_not_hung_that_waits_for_a_task_that_is_being_prepared(paddock: Paddock) -> None:
+    [job] = paddock.submit(shape(2, cpus=2, ranks=2))
+    paddock.says(job, 0, s.Started((100,), "warm"))
+    starts_still(paddock, job)
+    paddock.says(job, 0, found(RankLook(0, stack=WAITS), begun=False))
+    paddock.pass_time(21)
+    assert paddock.state_of(job) is JobState.STARTING
+    assert "task 1 on n2 has not started yet" in paddock.history(job)[-1].why  # type: ignore[union-attr]
 
 
 def test_a_part_without_steps_has_no_say(paddock: Paddock) -> None:

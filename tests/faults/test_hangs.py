@@ -96,6 +96,64 @@ for step in range(restored.step + 1 if restored else 0, 8):
 dist.destroy_process_group()
 """
 
+COLD = """
+import os, time
+import paceline
+run = paceline.init()
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+def sleeps_cold():
+    time.sleep(1e6)
+
+dist.init_process_group("gloo")
+model = DistributedDataParallel(torch.nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(8):
+    if run.should_stop():
+        break
+    if step == 5 and run.rank == 1 and run.attempt == 1:
+        sleeps_cold()
+    optimizer.zero_grad()
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+BEFORE_A_STEP = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+import paceline
+
+class Model(torch.nn.Linear):
+    def load_state_dict(self, *args, **options):
+        if sys.argv[1] == "restore" and hangs:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().load_state_dict(*args, **options)
+
+def never_joins():
+    time.sleep(1e6)
+
+run = paceline.init()
+hangs = run.rank == 1 and run.attempt == 2
+if sys.argv[1] == "rendezvous" and hangs:
+    never_joins()
+dist.init_process_group("gloo")
+model = Model(4, 1)
+restored = run.restore(model=model)
+for step in range(restored.step + 1 if restored else 0, 8):
+    dist.all_reduce(torch.ones(1))
+    run.report(step, loss=1.0)
+    if step == 3:
+        run.save(step, model=model)
+        run.flush()
+    if step == 5 and run.rank == 1 and run.attempt == 1:
+        os._exit(7)
+dist.destroy_process_group()
+"""
+
 JOB = """
 command: {command}
 code: {code}
@@ -114,6 +172,9 @@ SCRIPTS = {
     "with_ours": ("python with_ours.py && true", 2),
     "stops_before_a_save": ("python saves_alone.py before", 2),
     "stops_within_a_save": ("python saves_alone.py within", 2),
+    "sleeps_cold": ("python -O cold.py", 2),
+    "hangs_in_the_rendezvous": ("python before_a_step.py rendezvous", 3),
+    "hangs_in_the_restore": ("python before_a_step.py restore", 3),
     "has_one_attempt": ("python torch_only.py is_locked", 1),
 }
 
@@ -133,6 +194,8 @@ def jobs(cluster: Cluster) -> dict[str, int]:
     (code / "torch_only.py").write_text(TORCH_ONLY)
     (code / "with_ours.py").write_text(WITH_OURS)
     (code / "saves_alone.py").write_text(SAVES_ALONE)
+    (code / "cold.py").write_text(COLD)
+    (code / "before_a_step.py").write_text(BEFORE_A_STEP)
     return {
         name: cluster.submit_text(JOB.format(command=command, code=code, attempts=attempts))
         for name, (command, attempts) in SCRIPTS.items()
@@ -182,6 +245,8 @@ def test_it_goes_on_from_its_checkpoint(cluster: Cluster, jobs: dict[str, int]) 
     assert "never_comes_back (" in stacks(cluster, job, 0)
     assert b"goes on after None" in cluster.output(job, attempt=1)
     assert b"goes on after 3" in cluster.output(job)
+    story = [entry.text for entry in cluster.client.timeline(job).entries]
+    assert any("goes on from the checkpoint of step 3, read from memory in" in text for text in story), story
     ended = next(entry for entry in cluster.client.timeline(job).entries if entry.kind == "AttemptEnded")
     assert "uses a retry" in ended.text
     ledger = ledger_is_whole(cluster, job)
@@ -196,6 +261,34 @@ def test_who_waits_in_a_save_or_is_stopped_in_one_is_not_taken_for_one_who_saves
     assert cluster.wait_state(job, "SUCCEEDED").attempt == 2
     hang = hang_of(cluster, job)
     assert "rank 1 on local-" in hang.text and "rank 0" not in hang.text, hang.text
+    ledger_is_whole(cluster, job)
+
+
+def test_a_script_that_starts_cold_and_imports_torch_after_init_is_seen_to_hang(
+    cluster: Cluster, jobs: dict[str, int]
+) -> None:
+    """It reports nothing: its steps are seen from its first verb on."""
+    job = jobs["sleeps_cold"]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2, cluster.story(job, "two attempts were wanted")
+    hang = hang_of(cluster, job)
+    assert "after step 5: rank 1 on local-" in hang.text and "is in sleeps_cold (" in hang.text, hang.text
+    started = [entry.text for entry in cluster.client.timeline(job).entries if entry.kind == "TaskStarted"]
+    assert all("; watched for hangs only if it calls paceline" in text for text in started), started
+    ledger_is_whole(cluster, job)
+
+
+@pytest.mark.parametrize(
+    ("where", "place"), [("rendezvous", "is in never_joins ("), ("restore", "is stopped by a signal")]
+)
+def test_a_gang_that_hangs_before_its_first_step_is_seen(
+    cluster: Cluster, jobs: dict[str, int], where: str, place: str
+) -> None:
+    """In its second attempt: the first one has made steps and a checkpoint, and lost a rank."""
+    job = jobs[f"hangs_in_the_{where}"]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 3, cluster.story(job, "three attempts were wanted")
+    hang = hang_of(cluster, job)
+    assert hang.attempt == 2 and "no step yet for" in hang.text, hang.text
+    assert "rank 1 on local-" in hang.text and place in hang.text and "rank 0" not in hang.text, hang.text
     ledger_is_whole(cluster, job)
 
 
