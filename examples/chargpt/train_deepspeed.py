@@ -24,10 +24,11 @@ def main() -> None:
     run = paceline.init()
     engine, _, _, _ = deepspeed.initialize(args=args, model=make_model())
     _, client_state = engine.load_checkpoint(args.checkpoints)
-    done, mine, text = client_state["step"] if client_state else 0, float("nan"), load_text()
+    done, stop = client_state["step"] if client_state else 0, False
+    mine, text = float("nan"), load_text()
     stage, where = engine.zero_optimization_stage(), os.environ.get("DS_ACCELERATOR", "gpu")
     print(f"rank {rank} of {world_size}: ZeRO-{stage} on {where}, step {done} of {args.steps}", flush=True)
-    while done < args.steps and not run.should_stop():
+    while done < args.steps and not stop:
         shares = batch_of(text, done, engine.train_batch_size(), rank, world_size)
         loss = engine(*(share.to(engine.device) for share in shares))
         engine.backward(loss)
@@ -35,7 +36,8 @@ def main() -> None:
         done += 1
         mine = float(loss)
         run.report(done, loss=mine)
-        if done % args.save_every == 0:
+        stop = run.should_stop()
+        if stop or done % args.save_every == 0:
             engine.save_checkpoint(args.checkpoints, client_state={"step": done})
     print(f"rank {rank}: loss {mine:.3f} at step {done}", flush=True)
     distributed.barrier()  # leave together: a gloo thread that is still busy may hold up a rank's end

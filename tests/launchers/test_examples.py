@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster
+from support.cluster import Cluster, wait_until
 from support.operators import give_operators, needs_deepspeed
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -58,12 +58,44 @@ def test_fsdp_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(cluster: Cl
     assert losses(output) == whole
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeed(cluster: Cluster, built_ops: Path, stage: int) -> None:
+def stopped_at(cluster: Cluster, job: int) -> int:
+    """Cancel it once it trains; the step at which all of its ranks left."""
+    wait_until("it trains", lambda: (cluster.client.job(job).step or 0) > 3, 200)
+    cluster.client.cancel(job)
+    cluster.wait_state(job, "CANCELLED", timeout_s=100)
+    first, second = re.findall(r"at step (\d+)", cluster.output(job).decode())
+    assert first == second
+    return int(first)
+
+
+def test_fsdp_saves_when_it_is_asked_to_stop(cluster: Cluster) -> None:
+    command = "command=python train_fsdp.py --steps 100000 --save-every 100000"
+    job = cluster.client.submit(EXAMPLES / "chargpt" / "fsdp.yaml", overrides=[command])
+    step = stopped_at(cluster, job)
+    assert [one.step for one in cluster.client.job(job).checkpoints] == [step]
+
+
+@pytest.fixture
+def with_operators(cluster: Cluster, built_ops: Path) -> Cluster:
     for agent in cluster.agents:
         if not (cluster.agent_state(agent) / "ops").exists():
             give_operators(built_ops, cluster.agent_state(agent))
+    return cluster
+
+
+@needs_deepspeed
+def test_deepspeed_saves_when_it_is_asked_to_stop(with_operators: Cluster, tmp_path: Path) -> None:
+    command = "command=python train_deepspeed.py --deepspeed_config zero2.json --steps 100000"
+    command += f" --save-every 100000 --checkpoints {tmp_path / 'zero'}"
+    job = with_operators.client.submit(EXAMPLES / "chargpt" / "zero2.yaml", overrides=[command])
+    step = stopped_at(with_operators, job)
+    assert (tmp_path / "zero" / "latest").read_text() == f"global_step{step}"
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed(with_operators: Cluster, stage: int) -> None:
+    cluster = with_operators
     output = output_of(cluster, f"chargpt/zero{stage}.yaml", "inputs.steps=40")
     for rank in range(2):
         assert f"rank {rank} of 2: ZeRO-{stage} on cpu, step 0 of 40" in output
