@@ -2,7 +2,8 @@
 
 Looked for only when a rank has failed, and bounded. The record is torchelastic's: `TORCHELASTIC_ERROR_FILE`
 of each rank, which warm ranks write by themselves and scripts with torchrun's `@record` too; where there is
-none, a traceback at the end of the output will do. Standard library only: shim and warm ranks use it.
+none, a traceback at the end of the output will do; where Ray's driver tells there of several workers, the
+error of the first that did not merely lose a peer. Light to import: shim and warm ranks use it.
 """
 
 import contextlib
@@ -11,8 +12,11 @@ import os
 import re
 import time
 import traceback
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from ..spec.peers import PEER_GONE
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 LAST_LINE_CHARS_MAX = 500
@@ -36,6 +40,13 @@ _RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # torch.distributed puts it befor
 _ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
 _SYNTAX = re.compile(r"(SyntaxError|IndentationError|TabError): (.*)")
 _PLACE = re.compile(r'  File ".*", line \d+')
+
+_RAY_ERROR = "ray.train.WorkerGroupError"
+_RAY_WORKER = re.compile(r"\[Rank [\d,]+ Error Snippet\]:")  # before each error of Ray Train's workers
+_RAY_CUT = "... (Output truncated."  # in place of an error's middle; what follows begins within a line
+_RAY_DEAD = "The actor is dead because "
+_RAY_PROCESS_DIED = f"{_RAY_DEAD}its worker process has died."
+_RAY_GUESSES = " Some common causes include"
 
 
 class Trace(NamedTuple):
@@ -99,40 +110,74 @@ def _evidence(
 
 def find_traceback(text: str) -> Trace | None:
     """The last one in it: of an exception that the interpreter printed, or of a script that it could not
-    compile."""
+    compile. Where that is Ray's of its workers, the first that is not of a peer's end."""
     lines = [_RANK_PREFIX.sub("", line) for line in text.splitlines()]
     if "+ Exception Group Traceback" in text:
         lines = [_GROUP_BAR.sub("", line) for line in lines]
     heads = [at for at, line in enumerate(lines) if line.startswith(_HEADERS)]
+    if workers := _of_rays_workers(lines, heads):
+        own = (each for each in workers if not PEER_GONE.search(f"{each.error_type}: {each.message}"))
+        return next(own, workers[0])
     if heads:
-        for end in range(heads[-1] + 1, len(lines)):
-            line = lines[end]
-            if line and not line[0].isspace():
-                match = _ERROR.fullmatch(line.rstrip())
-                return _trace(lines, _first_of_chain(lines, heads), end, match) if match else None
-        return None
+        return _last_trace(lines, heads)
     for end in range(len(lines) - 1, 0, -1):
         match = _SYNTAX.fullmatch(lines[end].rstrip())
         if match:
             begin = next((at for at in range(end - 1, max(-1, end - 5), -1) if _PLACE.match(lines[at])), -1)
-            return _trace(lines, begin, end, match) if begin >= 0 else None
+            return _trace(lines, begin, end, match[1], match[2]) if begin >= 0 else None
     return None
+
+
+def _last_trace(lines: list[str], heads: list[int]) -> Trace | None:
+    for end in range(heads[-1] + 1, len(lines)):
+        line = lines[end]
+        if line and not line[0].isspace():
+            match = _ERROR.fullmatch(line.rstrip())
+            return _trace(lines, _first_of_chain(lines, heads), end, match[1], match[2]) if match else None
+    return None
+
+
+def _of_rays_workers(lines: list[str], heads: list[int]) -> list[Trace]:
+    """What its driver ended of, worker by worker; none where it went on and failed of something else."""
+    group = max((at for at, line in enumerate(lines) if line.startswith(f"{_RAY_ERROR}: ")), default=-1)
+    begins = [at for at in range(group + 1, len(lines)) if _RAY_WORKER.fullmatch(lines[at])]
+    later = [at for at in heads if begins and at > begins[-1]]
+    if later and _first_of_chain(lines, heads) > later[0]:
+        return []
+    return [_of_rays_worker(lines[begin:end]) for begin, end in pairwise([*begins, len(lines)])]
+
+
+def _of_rays_worker(lines: list[str]) -> Trace:
+    """Of one of them: its traceback, whose middle Ray leaves out where it is long, or how it died."""
+    cut = next((at for at, line in enumerate(lines) if line.startswith(_RAY_CUT)), 0)
+    whole = lines[:cut] + lines[cut + 2 :] if cut else lines
+    heads = [at for at, line in enumerate(whole) if line.startswith(_HEADERS)]
+    trace = _last_trace(whole, heads) if heads else None
+    if trace is not None:
+        return trace._replace(text=f"{lines[0]}\n{trace.text}")
+    said = next(
+        (at for at, line in enumerate(lines) if line.startswith(_RAY_DEAD)), min(cut + 1, len(lines) - 1)
+    )
+    message = lines[said].partition(_RAY_GUESSES)[0]
+    if message.startswith(_RAY_PROCESS_DIED):
+        message = f"a worker was killed by a signal, or ended without a word. {message}"
+    return _trace(lines, 0, said, _RAY_ERROR, message)
 
 
 def _first_of_chain(lines: list[str], heads: list[int]) -> int:
     """Where the exception begins that led to the last one."""
     first = heads[-1]
     for before in reversed(heads[:-1]):
-        if not any(line in _CHAINED for line in lines[before:first]):
+        if not any(line in _CHAINED or line.startswith(_RAY_CUT) for line in lines[before:first]):
             break
         first = before
     return first
 
 
-def _trace(lines: list[str], begin: int, end: int, match: re.Match[str]) -> Trace:
+def _trace(lines: list[str], begin: int, end: int, error_type: str, message: str | None) -> Trace:
     after = sum(1 for line in lines[end + 1 :] if line.strip())
     text = "\n".join(line[:_TRACE_LINE_CHARS_MAX] for line in lines[begin : end + 1])
-    return Trace(match[1], match[2] or "", text, after)
+    return Trace(error_type, message or "", text, after)
 
 
 def _recorded(path: str) -> tuple[Trace, float] | None:

@@ -8,6 +8,7 @@ import re
 from typing import Final
 
 from ...spec.failures import FailureClass
+from ...spec.peers import PEER_GONE
 from ...spec.resources import WHOLE_GPU_MILLI, GangDemand
 from ...spec.xids import Blame, xid_of
 from .amounts import size_text
@@ -29,7 +30,7 @@ def could_be_cause(death: Exited) -> bool:
 
 
 def doubt_of(death: Exited, world_size: int) -> int:
-    if world_size > 1 and _PEER_GONE.search(_words(death)):
+    if world_size > 1 and PEER_GONE.search(_words(death)):
         return AFTER_A_PEER
     seen_only = death.killed_by_us and not death.evidence.recorded
     return SEEN_FAILING if seen_only else ON_ITS_OWN
@@ -110,13 +111,6 @@ def hint_of(death: Exited, kind: FailureClass, demand: GangDemand, logs: str) ->
 
 # Patterns. What is matched are the words of Python, glibc, shells, torch, gloo and NCCL.
 
-_PEER_GONE: Final = re.compile(
-    r"connection (closed|reset|refused|aborted)|broken ?pipe|socket (closed|timeout)|DistNetworkError"
-    r"|ncclRemoteError|remote process exited|NCCL communicator was aborted|ncclCommAbort"
-    r"|Watchdog caught collective operation timeout|wait timeout after \d|Timed out waiting \d+ ?ms"
-    r"|failed to (recv|send), got|(recv|send)(Value|Bytes|Vector) failed|peer (closed|is gone|exited)",
-    re.IGNORECASE,
-)
 _DEVICE_MEMORY: Final = re.compile(
     r"(CUDA|HIP|XPU|MPS backend|NPU|GPU)( error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED"
     r"|CUDNN_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|CUDA driver error: out of memory",

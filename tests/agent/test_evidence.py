@@ -76,6 +76,95 @@ def test_where_there_is_no_error_none_is_seen(text: str) -> None:
     assert find_traceback(text) is None
 
 
+RAY = """Traceback (most recent call last):
+  File "train.py", line 11, in <module>
+    TorchTrainer(loop).fit()
+  File "ray/train/v2/api/data_parallel_trainer.py", line 195, in fit
+    raise result.error
+ray.train.WorkerGroupError: Training failed due to worker errors:
+"""
+PEER_LEFT = """[Rank 0,2 Error Snippet]:
+Traceback (most recent call last):
+  File "train.py", line 8, in loop
+    dist.barrier()
+RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:32406: Connection reset by peer. GLHF!
+
+"""
+OUT_OF_MEMORY = """[Rank 1 Error Snippet]:
+Traceback (most recent call last):
+  File "train.py", line 7, in loop
+    torch.zeros(10**15)
+torch.OutOfMemoryError: CUDA out of memory
+
+"""
+DIED = """[Rank 1 Error Snippet]:
+A worker health check failed.
+Worker info: Worker(
+  actor=Actor(RayTrainWorker, f7b9116d408ae950ad63f06a03000000),
+)
+The actor died unexpectedly before finishing this task.
+	pid: 1072
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: \
+Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the \
+process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called
+"""
+NODE_DIED = DIED.replace("its worker process has died.", "its node has died.")
+CUT = """[Rank 3 Error Snippet]:
+Traceback (most recent call last):
+  File "train.py", line 7, in loop
+    handle(o...
+... (Output truncated. See individual worker logs for full details) ...
+ndling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "train.py", line 9, in loop
+    raise KeyError("k")
+KeyError: 'k'
+
+"""
+CUT_TO_THE_END = """[Rank 4 Error Snippet]:
+Traceback (most recent call last):
+  File "tra...
+... (Output truncated. See individual worker logs for full details) ...
+the end of a long message
+"""
+AFTERWARDS = "\x1b[36m(RayTrainWorker pid=1072)\x1b[0m Traceback (most recent call last):\n"
+
+
+@pytest.mark.parametrize(
+    ("workers", "error_type", "message"),
+    [
+        (PEER_LEFT + OUT_OF_MEMORY, "torch.OutOfMemoryError", "CUDA out of memory"),
+        (OUT_OF_MEMORY + PEER_LEFT, "torch.OutOfMemoryError", "CUDA out of memory"),
+        (OUT_OF_MEMORY + CUT, "torch.OutOfMemoryError", "CUDA out of memory"),
+        (PEER_LEFT, "RuntimeError", "[gloo/transport/tcp/pair.cc:537] Read error"),
+        (PEER_LEFT + DIED, "ray.train.WorkerGroupError", "a worker was killed by a signal, or ended without"),
+        (DIED, "ray.train.WorkerGroupError", "a worker was killed by a signal, or ended without a word."),
+        (NODE_DIED, "ray.train.WorkerGroupError", "The actor is dead because its node has died."),
+        (PEER_LEFT + CUT, "KeyError", "'k'"),
+        (CUT, "KeyError", "'k'"),
+        (PEER_LEFT + CUT_TO_THE_END, "ray.train.WorkerGroupError", "the end of a long message"),
+    ],
+)
+def test_of_rays_workers_the_one_that_did_not_merely_lose_a_peer(
+    workers: str, error_type: str, message: str
+) -> None:
+    found = find_traceback(f"step 1\n{RAY}{workers}{AFTERWARDS}")
+    assert found is not None
+    assert found.error_type == error_type
+    assert found.message.startswith(message) and "common causes" not in found.message
+    assert found.text.startswith("[Rank ") and "pid=1072" not in found.text
+
+
+def test_what_rays_driver_handled_and_survived_is_not_what_it_ended_of() -> None:
+    last = "Traceback (most recent call last):\n  File \"a.py\", line 9, in <module>\nKeyError: 'k'\n"
+    for handled in (RAY + OUT_OF_MEMORY, RAY + DIED):
+        found = find_traceback(f"{handled}went on\n{last}")
+        assert found is not None and found.error_type == "KeyError"
+    again = find_traceback(f"{RAY}{OUT_OF_MEMORY}went on\n{RAY}{PEER_LEFT}{CUT}")
+    assert again is not None and again.error_type == "KeyError"
+
+
 def left(folder: Path, output: str, *, killed_by_us: bool = False) -> tuple[str, dict[str, object]]:
     log = folder / "rank-0.log"
     log.write_text(output)
