@@ -72,6 +72,10 @@ def test_under_torchrun(tmp_path: Path) -> None:
     assert accuracy_in(output) >= 97
     assert "2 processes on" in output
 
+    again = run_script(tmp_path, *torchrun)
+    assert "2 processes on cpu, 276 steps, 260 of them done" in again, "it goes on from its checkpoint"
+    assert accuracy_in(again) == accuracy_in(output)
+
 
 def test_the_digits_are_scikit_learns() -> None:
     from sklearn.datasets import load_digits
