@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conformance.launcher import LauncherConformance
 from paceline.agent.launch import Refusal, Store, make_launch
-from paceline.agent.launchers import LAUNCHERS
+from paceline.agent.launchers import HOSTFILE, LAUNCHERS
 from paceline.spec.compat import RANK_VARIABLES
 from paceline.spec.distribution import LAUNCHERS as NAMES
 from support.cluster import Cluster
@@ -18,7 +18,8 @@ from support.processes import PYTHON, key, of_kind, output, run, start_task, sup
 _TORCH = """
 def ride(main):
     import torch.distributed as dist
-    dist.init_process_group("gloo")
+    dist.init_process_group()  # the backend is chosen by the device
+    assert "cpu:gloo" in dist.get_backend_config()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     main(*(int(os.environ[name]) for name in names))
     dist.destroy_process_group()
@@ -48,22 +49,24 @@ def ride(main):
     dist.destroy_process_group()
 """
 
-_ZERO = """
+_CURVE = """
 import torch
+import torch.distributed as dist
 
-def curve(zero, rank):
+def curve(zero, rank, cpu_adam=False):
     import deepspeed
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    params = {"lr": 0.01, "weight_decay": 0.01, "torch_adam": not cpu_adam}
     config = {
         "train_batch_size": 16,
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
+        "optimizer": {"type": "AdamW", "params": params},
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,
+        "zero_force_ds_cpu_optimizer": cpu_adam,
     }
     engine = deepspeed.initialize(model=model, config=config)[0]
     assert engine.zero_optimization_stage() == zero["stage"]
-    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(2))[rank * 4 : rank * 4 + 4]
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(2)).chunk(dist.get_world_size())[rank]
     losses = []
     for _ in range(5):
         loss = (engine(rows) - rows.sum(1, keepdim=True)).square().mean()
@@ -72,7 +75,9 @@ def curve(zero, rank):
         losses.append(loss.item())
     engine.destroy()
     return losses
+"""
 
+_ZERO = """
 def main(rank, *_):
     curves = {str(stage): curve({"stage": stage}, rank) for stage in range(4)}
     offloaded = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
@@ -81,6 +86,25 @@ def main(rank, *_):
 
 if __name__ == "__main__":
     ride(main)
+"""
+
+_CPU_ADAM = """
+import json, os
+from pathlib import Path
+
+def main():
+    import deepspeed
+    deepspeed.init_distributed("gloo", verbose=False)
+    operator, rank = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "cpu_adam", dist.get_rank()
+    given = operator.exists()
+    plain = curve({"stage": 0}, rank)  # all ranks have looked: none compiles before
+    offloaded = curve({"stage": 2, "offload_optimizer": {"device": "cpu"}}, rank, cpu_adam=True)
+    objects = {file.name: file.stat().st_mtime_ns for file in operator.glob("*.o")}
+    print(json.dumps(dict(given=given, plain=plain, offloaded=offloaded, objects=objects)), flush=True)
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    main()
 """
 
 _OPERATORS = """
@@ -137,7 +161,7 @@ class TestDeepSpeed(LauncherConformance):
             give_operators(cls.built_ops, cluster.agent_state(agent))
 
     def test_every_zero_stage_computes_the_same(self, cluster: Cluster, tmp_path: Path) -> None:
-        job = self.submit(cluster, tmp_path, _ZERO)
+        job = self.submit(cluster, tmp_path, _CURVE + _ZERO)
         self.ends(cluster, job, tmp_path, "SUCCEEDED")
         for rank in range(4):
             curves = json.loads((tmp_path / f"1.{rank}.json").read_text())["curves"]
@@ -152,6 +176,29 @@ class TestDeepSpeed(LauncherConformance):
         assert said["hosts"] == "127.0.0.1 slots=4\n"
         assert said["accelerator"] == "cpu"
         assert said["objects"] == said["built"], "ninja had nothing to do"
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_what_a_job_builds_itself_is_not_built_again(tmp_path: Path, built_ops: Path) -> None:
+    """DeepSpeed's own Adam for an offloaded optimizer, which is no operator that is built ahead."""
+    file = tmp_path / "adam.py"
+    file.write_text(_CURVE + _CPU_ADAM)
+    text = f"command: python {file}\ndistribution: {{type: deepspeed, process_count_per_instance: 2}}\n"
+    objects = []
+    with Cluster(tmp_path, agents=1, cpus=2) as cluster:
+        give_operators(built_ops, cluster.agent_state())
+        for given in (False, True):
+            job = cluster.submit_text(text + "resources: {cpus: 2}\n")
+            cluster.wait_state(job, "SUCCEEDED", timeout_s=700)
+            lines = cluster.output(job).decode().splitlines()
+            for said in (json.loads(line) for line in lines if line.startswith('{"given"')):
+                assert said["given"] is given
+                assert said["offloaded"] == pytest.approx(said["plain"], rel=1e-4)
+                objects.append(said["objects"])
+    assert len(objects) == 4 and objects[0]
+    assert all(each == objects[0] for each in objects), "ninja had nothing to do"
 
 
 @pytest.mark.slow
@@ -233,6 +280,39 @@ def test_mpis_variables(tmp_path: Path) -> None:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "accelerator"),
+    [
+        ([], {}, "cpu"),
+        ([0, 3], {}, None),
+        ([], {"DS_ACCELERATOR": "xpu"}, "xpu"),
+        ([0, 3], {"DS_ACCELERATOR": "cpu"}, "cpu"),
+    ],
+)
+def test_deepspeed_computes_on_the_cpu_where_no_gpu_was_given_unless_told_otherwise(
+    tmp_path: Path, gpus: list[int], given: dict[str, str], accelerator: str | None
+) -> None:
+    document = launch_of("deepspeed", tmp_path, gpu_indices=gpus, environment=given).document
+    for rank in document["ranks"]:
+        assert (document["environment"] | rank["environment"]).get("DS_ACCELERATOR") == accelerator
+
+
+def test_deepspeeds_hosts_are_in_a_file_that_names_each_once(tmp_path: Path) -> None:
+    """With a slot for each process on it: the second of these nodes has two of the gang's tasks."""
+    hosts = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.2"]
+    request = start_task(key(7), "python a.py", tmp_path, launcher="deepspeed", processes=2, hosts=hosts)
+    files = LAUNCHERS["deepspeed"].files(request)
+    assert files == {HOSTFILE: "10.0.0.1 slots=2\n10.0.0.2 slots=4\n10.0.0.3 slots=2\n"}
+    for rank in launch_of("deepspeed", tmp_path, hosts=hosts).document["ranks"]:
+        assert rank["environment"]["PACELINE_HOSTFILE"] == str(tmp_path / HOSTFILE)
+
+
+def test_a_gang_whose_hosts_are_not_told_has_no_hostfile(tmp_path: Path) -> None:
+    assert not LAUNCHERS["deepspeed"].files(start_task(key(7), "python a.py", tmp_path, launcher="deepspeed"))
+    [first, *_] = launch_of("deepspeed", tmp_path).document["ranks"]
+    assert "PACELINE_HOSTFILE" not in first["environment"]
 
 
 def test_only_mpi_can_do_without_the_store(tmp_path: Path) -> None:
