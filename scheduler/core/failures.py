@@ -195,7 +195,7 @@ def _is_again(death: Exited, before: Failure | None) -> bool:
     if (found.error_type, found.message) != (before.error_type, before.message):
         return False
     errors = "\n".join(line for line in found.traceback.splitlines() if not line[:1].isspace())
-    return not (_PEER_GONE.search(errors) or _FROM_OUTSIDE.search(errors))
+    return not (PEER_GONE.search(errors) or _FROM_OUTSIDE.search(errors))
 
 
 def _place(traceback: str) -> tuple[str, ...]:
