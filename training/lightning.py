@@ -8,12 +8,14 @@ A checkpoint is Lightning's own single file, with its loops, optimizers and call
 published from there. Strategies that write folders (sharded ones) are refused.
 """
 
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from torch import distributed
 
 from . import scratch
@@ -50,6 +52,8 @@ class PacelineCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = trainer.global_step
+        _let_go_of_sigterm()
+        self._run.should_stop()  # takes it for a notice; what it says it says again
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         stop = self._run.should_stop()
@@ -76,6 +80,13 @@ class PacelineCallback(Callback):
         trainer.save_checkpoint(path)  # rank 0 writes
         self._run.save(step, trainer=Files(path.parent, [_NAME] if self._run.rank == 0 else []))
         path.unlink(missing_ok=True)
+
+
+def _let_go_of_sigterm() -> None:
+    """Lightning's handler has the loop left at once, without a save; a script's own stays."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _HandlersCompose) and len(handler.signal_handlers) == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _is_number(value: Any) -> bool:
