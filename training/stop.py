@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +36,6 @@ class StopNotice:
         self._map: mmap.mmap | None = None
         self._terminated_s: float | None = None
         """When SIGTERM came."""
-        self._pid = os.getpid()
 
     def move(self, task_folder: Path) -> None:
         """The rank has gone on to another task."""
@@ -70,12 +70,12 @@ class StopNotice:
             and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         ):
             signal.signal(signal.SIGTERM, self._on_sigterm)
+            _let_forks_die_of_it()
 
     def _on_sigterm(self, number: int, _frame: FrameType | None) -> None:
         now_s = time.monotonic()
         self._terminated_s = self._terminated_s or now_s
-        again = self._path is None and now_s - self._terminated_s >= AGAIN_S
-        if again or os.getpid() != self._pid:  # nobody asks in a forked child
+        if self._path is None and now_s - self._terminated_s >= AGAIN_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -85,6 +85,30 @@ class StopNotice:
         if self._map is None:
             self._map = _map_notice(self._path)
         return Notice() if self._map is None else decode(self._map[:SIZE])
+
+
+_forking = threading.local()
+
+
+@cache
+def _let_forks_die_of_it() -> None:
+    """In a forked child nobody asks. What comes while it is made waits: the interpreter drops signals that it
+    has noted there, and Process.terminate() would be waited for in vain."""
+    os.register_at_fork(before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_in_child)
+
+
+def _hold_sigterm() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _in_child() -> None:
+    if getattr(signal.getsignal(signal.SIGTERM), "__func__", None) is StopNotice._on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_sigterm()
 
 
 class StopAgreement:

@@ -76,12 +76,12 @@ while not stop:
     done += 1
     stop = run.should_stop()
     if done == first + 1:
-        print(f"rank {run.rank} goes on after {first}", flush=True)
+        print(f"rank {run.rank} goes on after {first}\\n", end="", flush=True)
 run.save(done, model=model)
 if run.world_size > 1:
     distributed.barrier()
     distributed.destroy_process_group()
-print(f"rank {run.rank} ends after {done}", flush=True)
+print(f"rank {run.rank} ends after {done}\\n", end="", flush=True)
 """
 
 
