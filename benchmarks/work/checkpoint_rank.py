@@ -210,18 +210,32 @@ class Rank:
 
     # Training.
 
-    def train(self, seconds: float, saves: bool) -> float:
-        """Steps a second over that time; with one save at its beginning."""
+    def lost(self, seconds: float, saves: bool) -> float:
+        """Training time, in seconds, that a save costs: its stall, and by how much the steps in the time
+        after it (in which it is brought to disk) take longer than those before and after that time. Machines
+        get faster and slower by themselves: only neighbours are compared. Without a save: what this finds of
+        nothing."""
         self._run.flush()
+        before, _ = self._steps(seconds)
         began = time.perf_counter()
-        steps = 0
         if saves:
             self._step += 1
             self._run.save(self._step, model=self._model, optimizer=self._optimizer)
-        while time.perf_counter() - began < seconds:
+        stall_s = time.perf_counter() - began
+        beside, took_s = self._steps(seconds)
+        self._run.flush()
+        after, _ = self._steps(seconds)
+        usual_s = (sum(before) + sum(after)) / (len(before) + len(after))
+        return stall_s + took_s - len(beside) * usual_s
+
+    def _steps(self, seconds: float) -> tuple[list[float], float]:
+        """How long each takes, and all of them."""
+        taken: list[float] = []
+        began = time.perf_counter()
+        while (now := time.perf_counter()) - began < seconds:
             self._train_step()
-            steps += 1
-        return steps / (time.perf_counter() - began)
+            taken.append(time.perf_counter() - now)
+        return taken, time.perf_counter() - began
 
     def megabytes(self) -> float:
         return self._bytes / 1e6
