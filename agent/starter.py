@@ -98,7 +98,7 @@ class Starter:
     async def start(self, task: Task, before: Task | None, end: Callable[[TaskKey], Awaitable[None]]) -> None:
         """Return when its shim has it. Raises Refusal and OSError. `before`: the last attempt here, whose
         ranks may go on in this one; else `end` is called for it first."""
-        if task.request.needs:  # to provide them may take long
+        if task.request.needs:  # it may take long to provide them; make_folder looks again
             await self._disk.run(lambda: check_storage(task.request))
         if task.request.peer_address:
             task.network = await self._disk.run_alone(lambda: _way_to(task.request.peer_address))

@@ -44,6 +44,15 @@ class Environment:
         """True inside Paceline: a shim listens in the task's folder."""
         return self.task_folder is not None
 
+    def checkpoints(self) -> Path:
+        """Inside Paceline: the folder of the job's. Raises InvalidEnvironment."""
+        if self.job_folder is None:
+            raise InvalidEnvironment(
+                "PACELINE_TASK_FOLDER is set, but PACELINE_JOB_FOLDER is not",
+                hint="both are set by the agent; a script that cleans its environment must keep them",
+            )
+        return self.job_folder / "checkpoints"
+
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
     """Read torchrun's variables and Paceline's; without them, this is the one process of its run.

@@ -103,7 +103,7 @@ def attached_name(rank: int, name: str) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """With all that is missing above it. The agent may take an empty one above away in between: once more."""
+    """With all that is missing above it. The agent may take one above away in between: once more."""
     for _ in range(_MAKINGS):
         missing = [part for part in (folder, *folder.parents) if not part.exists()]
         try:

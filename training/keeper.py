@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..spec.folder_names import FolderName
-from ..spec.retention import RECORD_MAX, Retention
+from ..spec.retention import Retention
 from . import folders
-from .retention import Kept, choose_removals
+from .retention import Kept, choose_removals, is_before_record
 from .say import say
 
 
@@ -94,11 +94,6 @@ class Keeper:
             ]
         for path in stale:
             discard(path)
-
-
-def is_before_record(name: FolderName, known: Collection[FolderName]) -> bool:
-    """It may be one of those that stay for ever, older than all that are known."""
-    return len(known) >= RECORD_MAX and name < min(known)
 
 
 def _names(kept: Collection[Kept]) -> frozenset[FolderName]:

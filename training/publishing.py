@@ -186,11 +186,8 @@ class Publisher:
 
     def _place(self, order: Order) -> str:
         """Where this rank's image is: where memory has no room it is in the task's folder."""
-        return (
-            "disk"
-            if any(image.startswith(self._setting.task_folder) for image in order.files.values())
-            else "memory"
-        )
+        on_disk = any(image.startswith(self._setting.task_folder) for image in order.files.values())
+        return "disk" if on_disk else "memory"
 
     def _earlier(self) -> Sequence[Kept]:
         """What counts from before this attempt, oldest first. Outside, a run that has not gone on from it

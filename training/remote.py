@@ -21,8 +21,8 @@ from ..spec.stores import EXPECTED, opener_of
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
 from .fetching import Take, fetch
-from .keeper import is_before_record
 from .manifest import FileEntry
+from .retention import is_before_record
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
 _IDLE_S: Final = 30.0

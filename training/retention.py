@@ -5,11 +5,12 @@ writes is never accepted, so it deletes nothing that its successor may be restor
 one always stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..spec.retention import Retention, reasons_to_keep
+from ..spec.folder_names import FolderName
+from ..spec.retention import RECORD_MAX, Retention, reasons_to_keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,8 @@ def choose_removals(kept: Sequence[Kept], retention: Retention, acked_seq: int) 
     whys = reasons_to_keep(good, retention)
     wanted = {one.path for one, why in zip(good, whys, strict=True) if why}
     return [one for one in accepted if one.path not in wanted]
+
+
+def is_before_record(name: FolderName, known: Collection[FolderName]) -> bool:
+    """It may be one of those that stay for ever, older than all that are known."""
+    return len(known) >= RECORD_MAX and name < min(known)

@@ -19,7 +19,7 @@ from ..spec.every import AUTO, parse_every
 from ..spec.progress import TOTAL_STEPS
 from ..spec.retention import Retention
 from .environment import Environment, Param, read_environment
-from .errors import InvalidEnvironment, InvalidSampler, UnsavableState
+from .errors import InvalidSampler, UnsavableState
 from .gang import Gang
 from .metrics import check_step, check_values, remember
 from .outcome import Restored, SaveOutcome
@@ -63,7 +63,7 @@ def init(
         _current = run
         atexit.register(_current.close)
         if _current.job:
-            _current.watch()
+            watch_training()
             answer_stack_signal()
     if total_steps is not None:
         _current.total_steps = total_steps
@@ -91,8 +91,6 @@ class Run:
         self.total_steps = 0
         """That the run plans; 0: it does not say."""
         self._reported_s = self._planned_s = -_PROGRESS_EVERY_S
-        self._watched = not environment.job
-        """Its steps are beats, or nobody looks at them."""
 
     @property
     def rank(self) -> int:
@@ -126,7 +124,7 @@ class Run:
         waited for. Raises InvalidMetric for anything else; never waits for the agent, never fails because it
         is away.
         """
-        self.watch()
+        self._watch()
         checked_step, checked = check_step(step), check_values(values)
         remember(self._latest, checked)
         self._step = checked_step
@@ -155,7 +153,7 @@ class Run:
         checkpoint and not the run: stderr and the job's timeline say so. The process ends when its last save
         is on disk. Raises UnsavableState for what could never be restored.
         """
-        self.watch()
+        self._watch()
         rating = self._latest if metrics is None else check_values(metrics)
         given = {"model": model, "optimizer": optimizer, **more}
         if not any(thing is not None for thing in given.values()):
@@ -177,7 +175,7 @@ class Run:
         is also True when somebody asks (`pace checkpoint`), and once before the run is stopped. All ranks
         call it and get the same answer at the same call.
         """
-        self.watch()
+        self._watch()
         self._gang.require("should_save")
         self._step = check_step(step)
         return self._schedule().should_save(self._step, every)
@@ -196,7 +194,7 @@ class Run:
         on with the step after `.step`. Damaged ones are passed over, which stderr and the job's timeline say;
         one that is good but does not fit raises CheckpointMismatch.
         """
-        self.watch()
+        self._watch()
         with BEAT.phase(RESTORES):
             return self._checkpoints().restore({"model": model, "optimizer": optimizer, **more})
 
@@ -238,14 +236,8 @@ class Run:
         Within about a tenth of a second, or one step where steps are longer. From the first call on (or that
         of `should_save`), SIGTERM only asks; outside Paceline, a second one ends the process.
         """
-        self.watch()
+        self._watch()
         return self._stopping.should_stop()
-
-    def watch(self) -> None:
-        """Have the steps of torch's optimizers seen, as soon as torch is there; asked for again by each verb
-        that a training calls."""
-        if not self._watched:
-            self._watched = watch_training()
 
     def check_storage(self) -> None:
         """Raises InvalidEnvironment where checkpoints are to be uploaded to what nothing here opens."""
@@ -341,6 +333,11 @@ class Run:
         if history is not None:
             self._checkpoints().go_on_from(history)
 
+    def _watch(self) -> None:
+        """Have the steps of torch's optimizers seen, as soon as torch is there."""
+        if self.job:
+            watch_training()
+
     def _post(self, step: int, values: Mapping[str, float]) -> None:
         """The planned steps go along again and again: of reports in quick succession the last one counts."""
         if self._link is None:
@@ -357,7 +354,7 @@ class Run:
 
             task, (root, retention) = self._task(), self._local
             if task is not None:
-                root, retention = self._job_folder() / "checkpoints", task.retention
+                root, retention = self._environment.checkpoints(), task.retention
             self._lazy_checkpoints = Checkpoints(
                 self._environment,
                 self._gang,
@@ -396,11 +393,3 @@ class Run:
     def _task(self) -> Task | None:
         folder = self._environment.task_folder
         return read_task(folder) if folder is not None else None
-
-    def _job_folder(self) -> Path:
-        if self._environment.job_folder is None:
-            raise InvalidEnvironment(
-                "PACELINE_TASK_FOLDER is set, but PACELINE_JOB_FOLDER is not",
-                hint="both are set by the agent; a script that cleans its environment must keep them",
-            )
-        return self._environment.job_folder

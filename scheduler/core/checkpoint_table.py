@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ...spec.retention import Retention, reasons_to_keep
 from .attempt_events import JobSubmitted
 from .checkpoint_events import CheckpointAccepted, CheckpointRestored, RestoreRequested
-from .copies import MEMORY, good_copies, in_memory, is_good
+from .copies import MEMORY, good_copies, is_good, is_in_memory
 from .events import Event
 from .evolve_checkpoints import accepted
 from .job import Checkpoint, Job
@@ -37,14 +37,15 @@ def checkpoint_table(job: Job, events: Iterable[Event], policy: Retention) -> Se
             )
     good = [path for path in known if states[path] == "good"]
     kept = dict(zip(good, reasons_to_keep([known[path] for path in good], policy), strict=True))
-    fast = in_memory(job)
-
-    def tiers(path: str, one: Checkpoint) -> str:
-        copies = (*([MEMORY] if path in fast else []), *good_copies(one))
-        return ", ".join(copies) if path in kept else ""
-
-    lines = [Line(one, states[path], kept.get(path, ""), tiers(path, one)) for path, one in known.items()]
+    lines = [
+        Line(one, states[path], kept.get(path, ""), _tiers(job, one) if path in kept else "")
+        for path, one in known.items()
+    ]
     return lines[::-1]
+
+
+def _tiers(job: Job, one: Checkpoint) -> str:
+    return ", ".join([MEMORY] * is_in_memory(job, one) + [*good_copies(one)])
 
 
 def _enter(event: Event, known: dict[str, Checkpoint], states: dict[str, str]) -> None:

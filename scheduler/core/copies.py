@@ -19,8 +19,7 @@ FOLDER: Final = "storage"
 UPLOAD: Final = "upload"
 MEMORY: Final = "memory"
 DISK: Final = "disk"
-"""Where an image may be: what a node has of the last checkpoints, while their attempt is there."""
-_IMAGES: Final = 2
+"""Where the image of a checkpoint may have been made."""
 
 
 def good_copies(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -39,10 +38,11 @@ def newest_good(checkpoints: Sequence[Checkpoint]) -> int:
     return next((one.step for one in checkpoints if is_good(one)), -1)
 
 
-def in_memory(job: Job) -> frozenset[str]:
-    """Paths of those whose images are in memory: of a job that has its nodes, what the attempt made last."""
-    own = [one for one in job.course.checkpoints if one.attempt == job.attempt and one.job is None]
-    return frozenset(one.path for one in own[:_IMAGES] if job.placed and one.image == MEMORY)
+def is_in_memory(job: Job, checkpoint: Checkpoint) -> bool:
+    """Of a job that has its nodes, the one that this attempt made last: the image of the one before may be
+    written over by now."""
+    is_newest = checkpoint in job.course.checkpoints[:1]
+    return job.placed and is_newest and checkpoint.attempt == job.attempt and checkpoint.image == MEMORY
 
 
 def offered(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:

@@ -237,15 +237,18 @@ def test_what_a_save_waited_for_the_one_before_is_told(paddock: Paddock) -> None
     assert texts(paddock, job).count("until the one before") == 1
 
 
-def test_the_table_says_which_are_in_memory_while_their_attempt_has_its_nodes(paddock: Paddock) -> None:
+def test_the_table_says_which_is_in_memory_while_its_attempt_has_its_nodes(paddock: Paddock) -> None:
     job = running(paddock, retries=1)
     paddock.says(job, 0, *(saved(paddock, step, image="memory") for step in (10, 20)))
-    paddock.says(job, 0, saved(paddock, 30, image="disk"), saved(paddock, 40, image="memory"))
 
     def tiers() -> dict[int, str]:
         lines = checkpoint_table(paddock.job(job), paddock.history(job), Retention())
         return {line.checkpoint.step: line.tiers for line in lines}
 
-    assert tiers() == {10: "storage", 20: "storage", 30: "storage", 40: "memory, storage"}
+    assert tiers() == {10: "storage", 20: "memory, storage"}
+    paddock.says(job, 0, saved(paddock, 30, image="disk"))
+    assert tiers() == {10: "storage", 20: "storage", 30: "storage"}, "memory had no room for it"
+    paddock.says(job, 0, saved(paddock, 40, image="memory"))
+    assert tiers()[40] == "memory, storage"
     paddock.rank_dies(job, 0)
     assert set(tiers().values()) == {"storage"}, "the next attempt may be on other nodes"

@@ -195,13 +195,15 @@ def test_outside_a_second_sigterm_kills(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_of_one_that_asks_dies_of_sigterm() -> None:
-    """As Process.terminate and Pool.terminate have it."""
+    """As Process.terminate and Pool.terminate have it, also while it is being made."""
     script = f"""{ASK}
-child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
-child.start()
-child.terminate()
-child.join()
-raise SystemExit(7 if child.exitcode == -signal.SIGTERM else 8)"""
+for _ in range(50):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
+    child.start()
+    child.terminate()
+    child.join()
+    if child.exitcode != -signal.SIGTERM: raise SystemExit(8)
+raise SystemExit(7)"""
     assert exit_code(script, {}) == 7
 
 
