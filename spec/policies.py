@@ -13,7 +13,7 @@ from .fields import Count, Line, Listed, Lower, Number, SizeBytes, refusal
 from .parts import Model
 from .problems import nearest, shown
 from .retention import Retention
-from .stores import EXPECTED, opener_of
+from .stores import why_not_kept
 
 YEAR_S: Final = 366 * 24 * 3600
 
@@ -120,8 +120,8 @@ class Retry(Model):
 
 
 def _opened(url: str) -> str:
-    if url and opener_of(url) is None:
-        raise refusal(f"{EXPECTED}; found {shown(url)}")
+    if url and (why := why_not_kept(url)):
+        raise refusal(f"{why}; found {shown(url)}")
     return url
 
 

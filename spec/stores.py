@@ -61,17 +61,17 @@ _OPENERS: Final = {
     "gdrive": _folders("gdrive_fsspec"),
 }
 SCHEMES: Final = tuple(_OPENERS)
-REFUSED: Final = (
-    *("http", "https", "data", "git", "github", "gist", "dvc", "adl"),  # cannot be written to
-    *("memory", "asynclocal", "dask", "jlab", "jupyter", "pyscript"),  # of one process or machine
-    *("zip", "tar", "libarchive", "reference", "dir", "generic", "async_wrapper", "asyncwrapper"),
-    *("cached", "blockcache", "filecache", "simplecache"),  # a view of another place
-)
-"""What fsspec knows besides."""
-EXPECTED: Final = (
-    f"expected a URL like s3://bucket/prefix ({', '.join(SCHEMES)}) or an absolute path, and no URL that "
-    f"cannot be written to, is of one machine alone or lies within another ({', '.join(REFUSED)})"
-)
+_REFUSED: Final = {
+    "cannot be written to": ("http", "https", "data", "git", "github", "gist", "dvc", "adl"),
+    "is in one process or on one machine": ("memory", "asynclocal", "dask", "jlab", "jupyter", "pyscript"),
+    "lies within another place": (
+        *("zip", "tar", "libarchive", "reference", "dir", "generic", "async_wrapper", "asyncwrapper"),
+        *("cached", "blockcache", "filecache", "simplecache"),
+    ),
+}
+REFUSED: Final = {scheme: why for why, schemes in _REFUSED.items() for scheme in schemes}
+"""What fsspec knows besides, and why no checkpoint is kept there."""
+_KEPT: Final = "expected a URL like s3://bucket/prefix or an absolute path"
 
 
 LISTING: Final = "listing "
@@ -111,6 +111,18 @@ def scheme_of(url: str) -> str:
 def opener_of(url: str) -> Opener | None:
     """None: nothing here opens it."""
     return _OPENERS.get(scheme_of(url))
+
+
+def why_not_kept(url: str) -> str:
+    """Why no checkpoint can be kept at it; empty: some can."""
+    scheme = scheme_of(url)
+    if scheme in _OPENERS:
+        return ""
+    if "::" in url:
+        return f"{_KEPT}, and no URL within another"
+    if scheme in REFUSED:
+        return f"{_KEPT}; what {scheme}: names {REFUSED[scheme]}"
+    return f"{_KEPT}; fsspec opens no {scheme}:" if scheme else _KEPT
 
 
 WEB: Final = ("http", "https")

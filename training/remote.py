@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ..content.filesystems import open_url
 from ..spec.folder_names import FolderName
-from ..spec.stores import EXPECTED, opener_of
+from ..spec.stores import opener_of, why_not_kept
 from . import manifest
 from .errors import InvalidEnvironment, StorageFailed
 from .fetching import Take, fetch
@@ -32,7 +32,7 @@ def check_opener(url: str) -> None:
     """Raises InvalidEnvironment where this interpreter cannot open it: at the start, and not at a save."""
     opener = opener_of(url)
     if opener is None:
-        raise InvalidEnvironment(f"checkpoint.storage is {url!r}: {EXPECTED}")
+        raise InvalidEnvironment(f"checkpoint.storage is {url!r}: {why_not_kept(url)}")
     needed = [("fsspec", "fsspec", opener.extra or "train"), (opener.package, opener.module, opener.extra)]
     for package, module, extra in needed:
         if package and importlib.util.find_spec(module) is None:

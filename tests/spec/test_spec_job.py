@@ -618,15 +618,22 @@ def test_checkpoints_are_uploaded_to_what_something_opens(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "why"),
     [
-        *("s4://bucket/x", "s3://", "bucket/prefix", "file://mnt/nfs", "local://mnt", "s3:/b/x"),
-        *("https://host/x", "memory://x", "github://o:r@main/x", "zip://a.zip", "simplecache::s3://b/x"),
+        *((url, "") for url in ("s3://", "bucket/prefix", "file://mnt/nfs", "local://mnt", "s3:/b/x")),
+        ("s4://bucket/x", "; fsspec opens no s4:"),
+        ("https://host/x", "; what https: names cannot be written to"),
+        ("github://o:r@main/x", "; what github: names cannot be written to"),
+        ("memory://x", "; what memory: names is in one process or on one machine"),
+        ("zip://a.zip", "; what zip: names lies within another place"),
+        ("simplecache::s3://b/x", ", and no URL within another"),
     ],
 )
-def test_other_places_are_refused_with_those_that_are_known(url: str) -> None:
-    with pytest.raises(InvalidDocument, match=r"checkpoint\.storage.*expected a URL like s3://bucket/prefix"):
+def test_other_places_are_refused_with_the_reason(url: str, why: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
         parse_job(f"command: x\ncheckpoint: {{storage: '{url}'}}", "job.yaml")
+    expected = f"checkpoint.storage: expected a URL like s3://bucket/prefix or an absolute path{why}; found"
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
