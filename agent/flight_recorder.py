@@ -1,25 +1,50 @@
-"""torch's flight recorder of NCCL's collectives: asked to write what it holds when a gang is still.
+"""torch's flight recorder: asked for what it holds when a gang is still, and read.
 
 By torch's documentation and source: a ring of the last collectives of each rank is kept when its size is set;
-a rank makes a named pipe, and whatever is written into that makes it write the ring to a file, which
-`torchfrtrace` reads. It is a pickle: nothing of ours opens it. Standard library only.
+a rank over NCCL makes a named pipe, and whatever is written into that makes it write the ring to a file. Over
+gloo, which makes none, training/recorder.py does the same. `torchfrtrace` reads these files, too. They are
+pickles of plain values that the job's own process has written: what would call anything is refused.
+Standard library only.
 """
 
+import io
 import os
-from typing import Final
+import pickle
+from collections.abc import Mapping
+from typing import Any, Final
 
 COLLECTIVES: Final = 2000
 """Held by each rank."""
-_TRACE: Final = "nccl-trace-"
+GROUPS_MAX: Final = 16
+"""Told of each rank."""
+_BYTES_MAX: Final = 64 * 1024 * 1024
+_NAME_CHARS_MAX: Final = 50
+_TRACE: Final = "collectives-"
+_PIPE: Final = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
+_FILE: Final = "TORCH_FR_DUMP_TEMP_FILE"
+_OF_OLD: Final = {
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "TORCH_FR_BUFFER_SIZE",
+    "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": _FILE,
+}
+"""Names before torch 2.9, which goes by the new ones where it finds both."""
 
 
-def variables(task_folder: str, job_folder: str, attempt: int) -> dict[str, str]:
-    """For ranks with GPUs; what the user has set comes first."""
-    return {
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": str(COLLECTIVES),
-        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": f"{task_folder}/nccl-",
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": f"{trace_folder(job_folder, attempt)}/{_TRACE}",
+def variables(
+    task_folder: str, job_folder: str, attempt: int, user: Mapping[str, str], *, nccl: bool
+) -> dict[str, str]:
+    """For the ranks of a gang; what `user` sets comes first, by either name."""
+    found = {
+        "TORCH_FR_BUFFER_SIZE": str(COLLECTIVES),
+        _PIPE: f"{task_folder}/collectives-",
+        _FILE: f"{trace_folder(job_folder, attempt)}/{_TRACE}",
     }
+    found |= {name: user[name] for name in found if name in user}
+    for old, new in _OF_OLD.items():
+        if old in user and new not in user:
+            found[new] = user[old]
+        if nccl or old in user:  # torch warns of them
+            found[old] = found[new]
+    return found
 
 
 def trace_folder(job_folder: str, attempt: int) -> str:
@@ -28,13 +53,12 @@ def trace_folder(job_folder: str, attempt: int) -> str:
 
 def ask(environment: dict[str, str], rank: int) -> str:
     """Have the rank write its ring; where that will be. Empty: there is no recorder."""
-    pipe = environment.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", "")
-    trace = environment.get("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", "")
+    pipe, trace = environment.get(_PIPE, ""), environment.get(_FILE, "")
     if not pipe or not trace:
         return ""
     try:
         fd = os.open(f"{pipe}{rank}.pipe", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # no group over NCCL was made
+    except OSError:  # no group was made, or it is of a torch that records none
         return ""
     try:
         os.write(fd, b"1\n")
@@ -45,9 +69,44 @@ def ask(environment: dict[str, str], rank: int) -> str:
     return f"{trace}{rank}"
 
 
-def is_written(path: str, since_s: float) -> bool:
-    """By the wall clock, which file systems go by."""
+def read(path: str, since_s: float) -> list[dict[str, Any]] | None:
+    """Of each process group, those first that something is waited for in: its name, the number of the last
+    collective that this rank has begun and what that is, and the same of the first that has not ended (0:
+    there is none). None: the file is not there yet, or not whole. `since_s`: by the wall clock, which file
+    systems go by."""
     try:
-        return os.stat(path).st_mtime >= since_s  # noqa: PTH116
-    except OSError:
-        return False
+        with open(path, "rb") as file:  # noqa: PTH123
+            stat = os.fstat(file.fileno())
+            if stat.st_mtime < since_s or stat.st_size > _BYTES_MAX:
+                return None
+            ring = _Plain(io.BytesIO(file.read())).load()
+        return _groups(ring["entries"])
+    except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
+        return None  # it is being written, or another version's
+
+
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
+
+
+def _groups(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    newest: dict[str, int] = {}  # of a group that was made again, only the last counts
+    for entry in entries:
+        name, made = str(entry["process_group"][0]), int(entry["pg_id"])
+        newest[name] = max(made, newest.get(name, made))
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        name = str(entry["process_group"][0])
+        if entry["pg_id"] != newest[name] or entry["is_p2p"]:
+            continue
+        number, what = int(entry["collective_seq_id"]), str(entry["profiling_name"])[:_NAME_CHARS_MAX]
+        group = found.setdefault(
+            name, {"group": name[:_NAME_CHARS_MAX], "last": 0, "last_name": "", "open": 0, "open_name": ""}
+        )
+        if number >= group["last"]:
+            group |= {"last": number, "last_name": what}
+        is_open = not entry["retired"] and entry["state"] != "completed"
+        if is_open and (not group["open"] or number < group["open"]):
+            group |= {"open": number, "open_name": what}
+    return sorted(found.values(), key=lambda group: not group["open"])[:GROUPS_MAX]

@@ -30,7 +30,7 @@ DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 # Read when the interpreter, the C library or torch is loaded: another value needs another zygote.
 _SENSITIVE: Final = re.compile(
     r"PYTHON(?!UNBUFFERED$)\w*|LD_\w+|MALLOC_\w+|GLIBC_TUNABLES|MIMALLOC_\w+|JEMALLOC_\w+|LANG|LC_\w+|HOME"
-    r"|TORCH_(?!NCCL_)\w+|PYTORCH_\w+|TORCHDYNAMO_\w+|TORCHINDUCTOR_\w+|ATEN_\w+|OPENBLAS_\w+|MKL_\w+|KMP_\w+"
+    r"|TORCH_(?!NCCL_|FR_)\w+|PYTORCH_\w+|TORCHDYNAMO_\w+|TORCHINDUCTOR_\w+|ATEN_\w+|OPENBLAS_\w+|MKL_\w+|KMP_\w+"
     r"|GOMP_\w+|OMP_(?!NUM_THREADS$)\w+|DNNL_\w+|ONEDNN_\w+|NPY_\w+|NUMPY_\w+"
 )
 
@@ -208,11 +208,12 @@ def variables(
         merged.setdefault("OMP_NUM_THREADS", "1")
     if request.gpu_indices:
         merged.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts them
-        if request.master_port:
-            recorder = flight_recorder.variables(str(folder), request.job_folder, request.task.attempt)
-            merged = {**recorder, **merged}
     elif DEVICES not in user:
         merged[DEVICES] = ""  # none was given: those of others are not to be seen
+    if request.master_port:
+        merged |= flight_recorder.variables(
+            str(folder), request.job_folder, request.task.attempt, merged, nccl=bool(request.gpu_indices)
+        )
     return merged
 
 

@@ -27,6 +27,8 @@ _SETTLED_S: Final = 0.1
 """Output that has not grown for so long is all of it."""
 _OUTPUT_BYTES_MAX: Final = 256 * 1024
 _FRAMES_MAX: Final = 40
+_GROUP_CHARS: Final = 250
+"""What one process group takes in an entry, at most: of many ranks, fewer are told."""
 _HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ (?:\[.*\] )?\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _STATES: Final = {
@@ -55,6 +57,8 @@ class _One:
         self.done = False
         self.trace = ""
         """Where the flight recorder's is to be; empty: there is none."""
+        self.groups: list[dict[str, Any]] | None = None
+        """As it says; None: it is not there yet."""
 
 
 class Capture:
@@ -76,7 +80,8 @@ class Capture:
             if worker.lives:
                 one = _One(worker, trainers.get(worker.local_rank, worker.pid))
                 self._ones.append(one)
-                one.trace = flight_recorder.ask(self._environment, worker.rank)
+                if kernel.state(one.pid) != kernel.STOPPED:
+                    one.trace = flight_recorder.ask(self._environment, worker.rank)
                 if not self._start_spy(one):
                     self._signal(one, now_s)
 
@@ -115,13 +120,15 @@ class Capture:
                 text = text[: text.rindex("\n")] if "\n" in text[:-1] else text[:chars_max]
             state = _STATES.get(kernel.state(one.pid), "gone")
             told = {"rank": one.worker.rank, "state": state, "how": one.how, "stack": text}
-            if one.trace and self._has_trace(one):
-                told["trace"] = one.trace
+            if one.groups is not None:
+                told |= {"trace": one.trace, "groups": one.groups[: max(1, chars_max // _GROUP_CHARS)]}
             found.append(told)
         return found
 
     def _has_trace(self, one: _One) -> bool:
-        return not one.trace or flight_recorder.is_written(one.trace, self._begun_at)
+        if one.trace and one.groups is None:
+            one.groups = flight_recorder.read(one.trace, self._begun_at)
+        return not one.trace or one.groups is not None
 
     def _start_spy(self, one: _One) -> bool:
         if not self._spy:

@@ -10,7 +10,7 @@ import faulthandler
 import mmap
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -60,6 +60,8 @@ class Beat:
     def __init__(self) -> None:
         self._slot: memoryview[float] | None = None
         self._closed = False
+        self.on_open: Callable[[], None] | None = None
+        """What else is to be done where there is a slot."""
 
     def stepped(self) -> None:
         """An optimizer has made a step."""
@@ -129,6 +131,8 @@ class Beat:
         if self._slot is not None:
             answer_stack_signal()
             os.register_at_fork(after_in_child=self._let_go)
+            if self.on_open is not None:
+                self.on_open()
         return self._slot
 
     def move(self) -> None:

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from ..proto.beats import BEAT
+from .recorder import answer_collectives
 
 _watched: list[Any] = []
 
@@ -35,6 +36,7 @@ def watch_training() -> bool:
 
     _watched.append(optimizer.register_optimizer_step_post_hook(on_step))
     _watch_loaders()
+    BEAT.on_open = answer_collectives
     return True
 
 

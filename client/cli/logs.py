@@ -79,8 +79,18 @@ def _show_stacks(settings: "Settings", job: int, rank: int | None, attempt: int 
                 out.show(out.clean(_head(entry, start_us, look)), style="bold")
                 for frame in look["stack"].splitlines() or ["(no stack)"]:
                     out.show(f"    {out.clean(frame)}")
+                for group in look.get("groups", ()):
+                    out.show(f"    {out.clean(_collectives(group))}", style="dim")
     if not shown:
         out.hint(f"job {job}: no stacks were taken" + (f" in attempt {attempt}" if attempt else ""))
+
+
+def _collectives(group: dict[str, Any]) -> str:
+    """What torch's flight recorder says of one process group."""
+    name = "the default group" if group["group"] == "0" else f"group {group['group']}"
+    last = f"has begun {group['last']} collectives, the last {group['last_name']}"
+    waits = f"; waits in no. {group['open']}, {group['open_name']}" if group["open"] else "; all have ended"
+    return f"{name}: {last}{waits}"
 
 
 def _head(entry: "TimelineEntry", start_us: int, look: dict[str, Any]) -> str:

@@ -1003,6 +1003,7 @@ class RankInspected(_message.Message):
     HOW_FIELD_NUMBER: _builtins.int
     STACK_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     steps: _builtins.int
     """of its optimizers"""
@@ -1018,6 +1019,10 @@ class RankInspected(_message.Message):
     """of the main thread, innermost first, lines "function (file:line)"; bounded"""
     trace: _builtins.str
     """file of torch's flight recorder, in the job's folder; empty: none"""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupInspected]:
+        """as that file says; at most 16"""
+
     def __init__(
         self,
         *,
@@ -1030,14 +1035,52 @@ class RankInspected(_message.Message):
         how: _builtins.str = ...,
         stack: _builtins.str = ...,
         trace: _builtins.str = ...,
+        groups: _abc.Iterable[Global___GroupInspected] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "rank", b"rank", "reports", b"reports", "stack", b"stack", "state", b"state", "step", b"step", "steps", b"steps", "still_s", b"still_s", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "how", b"how", "rank", b"rank", "reports", b"reports", "stack", b"stack", "state", b"state", "step", b"step", "steps", b"steps", "still_s", b"still_s", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankInspected: _TypeAlias = RankInspected  # noqa: Y015
+
+@_typing.final
+class GroupInspected(_message.Message):
+    """How far a rank is in the collectives of one process group, which all its ranks count alike, from 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    LAST_NAME_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    OPEN_NAME_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """torch's name: "0" is the default group"""
+    last: _builtins.int
+    """number of the last that this rank has begun"""
+    last_name: _builtins.str
+    """"gloo:all_reduce" """
+    open: _builtins.int
+    """of the first that has not ended; 0: none"""
+    open_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        last: _builtins.int = ...,
+        last_name: _builtins.str = ...,
+        open: _builtins.int = ...,
+        open_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "last", b"last", "last_name", b"last_name", "open", b"open", "open_name", b"open_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupInspected: _TypeAlias = GroupInspected  # noqa: Y015
 
 @_typing.final
 class RanksPaced(_message.Message):

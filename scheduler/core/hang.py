@@ -20,6 +20,21 @@ _PLUMBING: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLook:
+    """How far a rank is in the collectives of one process group, by torch's flight recorder: all ranks of the
+    group count them alike, from 1."""
+
+    group: str
+    """torch's name: "0" is the default group."""
+    last: int
+    """The last that the rank has begun."""
+    last_name: str = ""
+    open: int = 0
+    """The first that has not ended; 0: none."""
+    open_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RankLook:
     """Where one rank was when its node looked."""
 
@@ -36,6 +51,8 @@ class RankLook:
     """Of its main thread, innermost first, lines `function (file:line)`; empty: it could not be had."""
     trace: str = ""
     """File of torch's flight recorder."""
+    groups: tuple[GroupLook, ...] = ()
+    """As that says."""
 
 
 @dataclass(frozen=True, slots=True)

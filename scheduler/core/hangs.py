@@ -7,8 +7,9 @@ is out of contact: then that is the matter, and others decide it. Where no step 
 does not find its ranks still clears the gang too, and so does a task that is still to start: its peers wait
 for what is being prepared there.
 
-The rank to name: one that is stopped or not to be seen; else one whose count of steps is behind its peers';
-among equals, one that does not wait in a collective while others do.
+The rank to name: one that is stopped or not to be seen; else one that has not begun the collective in which
+others wait, by torch's flight recorder; else one whose count of steps is behind its peers'; among equals, one
+whose stack does not wait in a collective while others' do.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from ...spec.failures import FailureClass
 from ...spec.ids import Micros
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from .amounts import duration_text
+from .collectives import judge
 from .effects import InspectTask, Plan
 from .ending import EXIT_NOT_RUN, end_attempt
 from .failure import Failure
@@ -101,6 +103,9 @@ def _late(looks: Sequence[RankLook]) -> tuple[list[RankLook], _Why]:
         return stopped, lambda look: f"is {look.state}"
     if len(looks) == 1:
         return list(looks), lambda look: "makes no step"
+    behind, why = judge(looks)
+    if behind:
+        return behind, why
     counts = {look.rank: _count(look, looks) for look in looks}
     most, least = max(counts.values(), default=0), min(counts.values(), default=0)
     behind = [look for look in looks if counts[look.rank] < most and counts[look.rank] == least]

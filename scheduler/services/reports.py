@@ -14,13 +14,14 @@ from ...spec.ids import Micros
 from ..core import stimuli
 from ..core.copies import DISK, MEMORY
 from ..core.failure import NOTHING, Evidence
-from ..core.hang import RankLook
+from ..core.hang import GroupLook, RankLook
 from ..core.pace import RankPace
 
 _SECOND_US: Final = 1_000_000
 _VALUES_MAX: Final = 1000
 _TEXT_MAX: Final = 500
 _PATH_MAX: Final = 4096
+_GROUPS_MAX: Final = 16
 _RANKS_MAX: Final = 1024
 _STACK_MAX: Final = 4096
 _LONG_TEXT_MAX: Final = 4000
@@ -199,6 +200,10 @@ def _look(said: agent_pb2.RankInspected) -> RankLook:
         said.how[:100],
         said.stack[:_STACK_MAX],
         said.trace[:_PATH_MAX],
+        tuple(
+            GroupLook(one.group[:100], one.last, one.last_name[:100], one.open, one.open_name[:100])
+            for one in said.groups[:_GROUPS_MAX]
+        ),
     )
 
 

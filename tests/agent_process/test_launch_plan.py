@@ -156,16 +156,52 @@ def test_torch_is_told_of_a_share_if_it_understands_and_nobody_else_has(
     assert environment.get("PYTORCH_ALLOC_CONF") == told
 
 
-def test_a_gang_with_gpus_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path) -> None:
+@pytest.mark.parametrize("gpus", [[], [0]])
+def test_a_gang_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path, gpus: list[int]) -> None:
+    """By the names that torch's versions have for it; where there is no NCCL, the new ones are enough."""
     request = start_task(
-        key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=[0]
+        key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=gpus
     )
-    environment = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
-    assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "2000"
-    assert environment["TORCH_NCCL_DEBUG_INFO_TEMP_FILE"] == f"{code}/traces/3/nccl-trace-"
+
+    def environment() -> dict[str, str]:
+        told: dict[str, str] = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
+        return told
+
+    assert environment()["TORCH_FR_BUFFER_SIZE"] == "2000"
+    assert environment()["TORCH_FR_DUMP_TEMP_FILE"] == f"{code}/traces/3/collectives-"
+    old = {name: environment().get(name) for name in OLD_NAMES}
+    assert old == (
+        dict(zip(OLD_NAMES, ("2000", f"{code}/traces/3/collectives-"), strict=True))
+        if gpus
+        else dict.fromkeys(OLD_NAMES)
+    )
     request.environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] = "0"
-    environment = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
-    assert environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] == "0"
+    assert environment()["TORCH_NCCL_TRACE_BUFFER_SIZE"] == environment()["TORCH_FR_BUFFER_SIZE"] == "0"
+    request.environment["TORCH_FR_BUFFER_SIZE"] = "7"
+    assert environment()["TORCH_FR_BUFFER_SIZE"] == "7"
+
+
+@pytest.mark.parametrize("gpus", [[], [0]])
+def test_the_attempts_of_a_gang_start_from_one_zygote(code: Path, tmp_path: Path, gpus: list[int]) -> None:
+    """Nothing that is told of an attempt alone may ask for a zygote that was started with it: each would
+    import torch anew."""
+    plans = [
+        make_launch(
+            start_task(
+                key(7, n), "python a.py", code, launcher="pytorch", master_port=2950 + n, gpu_indices=gpus
+            ),
+            tmp_path / str(n),
+            PYTHON,
+            BASE,
+            {},
+            warm=True,
+        )
+        for n in (1, 2)
+    ]
+    assert plans[0].warm and plans[0].warm_key == plans[1].warm_key
+
+
+OLD_NAMES = ("TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import select
 import shutil
 import signal
@@ -153,27 +154,68 @@ def test_a_process_that_does_not_catch_the_signal_never_gets_it(stuck: Stuck) ->
 
 def test_a_flight_recorder_is_asked_and_its_file_is_named(stuck: Stuck, tmp_path: Path) -> None:
     """Its side is played as torch's source has it: a named pipe, read now and then, and a file."""
-    variables = flight_recorder.variables(str(tmp_path), str(tmp_path), 2)
-    assert "trace" not in captured(stuck, "/nowhere/python", variables), "no pipe: no group over NCCL"
+    variables = flight_recorder.variables(str(tmp_path), str(tmp_path), 2, {}, nccl=True)
+    assert "trace" not in captured(stuck, "/nowhere/python", variables), "no pipe: no group"
     folder = Path(flight_recorder.trace_folder(str(tmp_path), 2))
     folder.mkdir(parents=True)
+    ring = [
+        collective("0", 0, 90, ended=False),  # of a group that was made again
+        collective("0", 2, 40, ended=True),
+        collective("0", 2, 41, ended=True),
+        collective("1", 1, 2, ended=False),
+        collective("1", 1, 9, ended=False, p2p=True),
+    ]
     pipe = f"{variables['TORCH_NCCL_DEBUG_INFO_PIPE_FILE']}3.pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    (folder / "nccl-trace-3").write_bytes(b"of an earlier time")
-    os.utime(folder / "nccl-trace-3", (1, 1))
+    trace = folder / "collectives-3"
+    trace.write_bytes(pickle.dumps({"entries": []}))
+    os.utime(trace, (1, 1))  # of an earlier time
 
     def play() -> None:
         ready, _, _ = select.select([reader], [], [], 20)
         assert ready and os.read(reader, 128)
-        (folder / "nccl-trace-3").write_bytes(b"a pickle")
+        trace.write_bytes(pickle.dumps({"entries": ring})[:-1])
+        time.sleep(0.2)  # it is being written
+        trace.write_bytes(pickle.dumps({"entries": ring}))
 
     recorder = threading.Thread(target=play)
     recorder.start()
     found = captured(stuck, "/nowhere/python", variables)
     recorder.join()
     os.close(reader)
-    assert found["trace"] == str(folder / "nccl-trace-3") and found["how"] == "faulthandler"
+    assert found["trace"] == str(trace) and found["how"] == "faulthandler"
+    assert [(each["group"], each["last"], each["open"]) for each in found["groups"]] == [
+        ("1", 2, 2),
+        ("0", 41, 0),
+    ]
+
+
+def collective(group: str, made: int, number: int, *, ended: bool, p2p: bool = False) -> dict[str, Any]:
+    """As torch 2.13 tells one, without what is not read."""
+    return {
+        "process_group": (group, "default_pg"),
+        "pg_id": made,
+        "collective_seq_id": number,
+        "profiling_name": "nccl:all_reduce",
+        "state": "completed" if ended else "started",
+        "retired": False,
+        "is_p2p": p2p,
+    }
+
+
+def test_a_trace_that_would_call_something_is_not_read(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "harmed",)
+
+    trace = tmp_path / "trace"
+    trace.write_bytes(pickle.dumps({"entries": [], "more": Harm()}))
+    assert flight_recorder.read(str(trace), 0) is None and not (tmp_path / "harmed").exists()
+    trace.write_bytes(pickle.dumps({"entries": []}))
+    assert flight_recorder.read(str(trace), 0) == []
+    trace.write_bytes(pickle.dumps([1]))
+    assert flight_recorder.read(str(trace), 0) is None, "another version's"
 
 
 async def test_slow_work_is_no_hang_and_idleness_is(tmp_path: Path) -> None:

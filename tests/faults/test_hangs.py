@@ -1,6 +1,7 @@
 """Gangs that hang for real: found, the rank that did not arrive named with the place where it is, and the job
 goes on from its checkpoint in another attempt."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,12 @@ def is_locked():
     lock.acquire()
     lock.acquire()
 
+def crosses():
+    dist.barrier(other)
+
 dist.init_process_group("gloo")
+other = dist.new_group()
+dist.barrier(other)
 model = DistributedDataParallel(torch.nn.Linear(4, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 for step in range(8):
@@ -169,6 +175,7 @@ SCRIPTS = {
     "spins": ("python torch_only.py spins", 2),
     "is_stopped": ("python torch_only.py is_stopped", 2),
     "is_locked": ("python torch_only.py is_locked", 2),
+    "crosses": ("python torch_only.py crosses", 2),
     "with_ours": ("python with_ours.py && true", 2),
     "stops_before_a_save": ("python saves_alone.py before", 2),
     "stops_within_a_save": ("python saves_alone.py within", 2),
@@ -233,6 +240,25 @@ def test_a_script_that_calls_nothing_of_ours_is_seen_to_hang(
     assert "rank 0" not in hang.text
     assert f"{how} (" in stacks(cluster, job, 1)
     assert "_engine_run_backward" in stacks(cluster, job, 0)
+    ledger_is_whole(cluster, job)
+
+
+def test_ranks_that_wait_in_two_groups_are_said_to_wait_for_each_other(
+    cluster: Cluster, jobs: dict[str, int]
+) -> None:
+    """All are in a collective, at the same step: only the collectives' own numbers tell."""
+    job = jobs["crosses"]
+    assert cluster.wait_state(job, "SUCCEEDED").attempt == 2, cluster.story(job, "two attempts were wanted")
+    hang = hang_of(cluster, job).text
+    assert re.search(
+        r"rank 0 on local-. did not begin gloo:barrier, no. 2 of group 1, in which others wait"
+        r" \(its own last: no. 1\)",
+        hang,
+    ), hang
+    assert re.search(r"rank 1 on local-. did not begin gloo:all_reduce, no. \d+ of the default group", hang)
+    assert "group 1: has begun 2 collectives, the last gloo:barrier; waits in no. 2, gloo:barrier" in stacks(
+        cluster, job, 1
+    )
     ledger_is_whole(cluster, job)
 
 
