@@ -43,12 +43,13 @@ def on_nodes(job: views.Job) -> set[str]:
 
 
 @pytest.mark.timeout(600)
-def test_a_gang_goes_on_with_what_is_left_and_grows_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_gang_goes_on_with_what_is_left_and_grows_back(tmp_path: Path, kind: str) -> None:
     folder, alone = tmp_path / "elastic", tmp_path / "alone"
     for each in (folder, alone):
         each.mkdir()
     text = f"""
-command: python {SCRIPT} {folder} 1000000
+command: python {SCRIPT} {folder} 1000000 0 {kind}
 name: elastic
 distribution: {{type: pytorch}}
 resources: {{instance_count: 2, min_instance_count: 1, cpus: 1}}

@@ -1,7 +1,8 @@
-"""A rank of an elastic gang: DDP over loader workers that fetch ahead, uneven shares, gradients added up.
+"""A rank of an elastic gang: DDP or FSDP2, loader workers that fetch ahead, uneven shares, gradients summed.
 
-`elastic_rank.py FOLDER STEPS [STEP_S]`: until STEPS are done, or FOLDER/enough is there and an epoch's end.
-Each step is a line in FOLDER/ATTEMPT.RANK.jsonl: the loss over all ranks, and this rank's samples.
+`elastic_rank.py FOLDER STEPS [STEP_S] [ddp|fsdp2]`: until STEPS are done, or FOLDER/enough is there and an
+epoch's end. Each step is a line in FOLDER/ATTEMPT.RANK.jsonl: the loss over all ranks, and this rank's
+samples.
 """
 
 import contextlib
@@ -10,11 +11,13 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import paceline
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,6 +40,7 @@ class Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def main() -> None:
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     step_s = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    sharded = sys.argv[4:] == ["fsdp2"]
     run = paceline.init(checkpoints=folder / "checkpoints")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -44,7 +48,7 @@ def main() -> None:
     model: nn.Module = net
     if run.world_size > 1:
         dist.init_process_group("gloo")
-        model = DistributedDataParallel(net)
+        model = cast("nn.Module", fully_shard(net)) if sharded else DistributedDataParallel(net)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     sampler = run.sampler(SAMPLES, global_batch_size=BATCH, micro_batch_size_max=3, seed=5)
     loader = DataLoader(
@@ -56,7 +60,7 @@ def main() -> None:
         while not leaves:
             mean, mine = torch.zeros(1, dtype=torch.float64), []
             for share, (x, y) in sampler.over(loader):
-                with contextlib.nullcontext() if share.last else apart(model):
+                with exchanging(model, share.last):
                     loss = nn.functional.mse_loss(model(x), y) * share.weight
                     loss.backward()
                 mean += loss.detach()
@@ -82,9 +86,13 @@ def main() -> None:
         dist.destroy_process_group()
 
 
-def apart(model: nn.Module) -> AbstractContextManager[None]:
-    """Gradients are added up here and not yet exchanged."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+def exchanging(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Until the last micro-batch, gradients are added up here and not yet exchanged."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()
 
 
 def over_ranks(value: torch.Tensor, run: paceline.Run) -> float:
