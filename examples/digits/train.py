@@ -86,6 +86,7 @@ def main() -> None:
     if run.rank == 0:
         print(f"{run.world_size} processes on {device.type}, {steps} steps, {done} of them done", flush=True)
 
+    loss: torch.Tensor | None = None  # restored at the end of an epoch, no step of it is left
     while sampler.epoch < args.epochs and not stop:
         for share in sampler.shares():
             rows = torch.tensor(share.indices)
@@ -101,7 +102,7 @@ def main() -> None:
                 run.save(done, model=model, optimizer=optimizer, schedule=schedule, sampler=sampler)
             if stop:
                 break
-        if run.rank == 0 and not stop:
+        if run.rank == 0 and not stop and loss is not None:
             print(f"epoch {sampler.epoch}: loss {loss.item():.4f}", flush=True)
 
     if run.rank == 0 and done == steps:

@@ -30,9 +30,9 @@ def run_script(folder: Path, *command: str) -> str:
     return run_command(folder, [*command, str(DIGITS / "train.py"), "--out", str(folder / "model")])
 
 
-def run_command(folder: Path, command: list[str]) -> str:
+def run_command(folder: Path, command: list[str], epochs: int = 12) -> str:
     done = subprocess.run(
-        [*command, "--epochs", "12"],
+        [*command, "--epochs", str(epochs)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that spin crawl where others want the cores
         capture_output=True,
@@ -62,6 +62,23 @@ def test_alone_with_plain_python(tmp_path: Path) -> None:
     again = run_script(tmp_path, sys.executable)
     assert "276 steps, 260 of them done" in again, "it goes on from its checkpoint"
     assert accuracy_in(again) == accuracy_in(output)
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Nothing is left of that epoch: no step comes before it is over."""
+    command = [
+        sys.executable,
+        str(DIGITS / "train.py"),
+        "--out",
+        str(tmp_path / "model"),
+        "--save-every",
+        "23",
+    ]
+    assert "epoch 1: loss " in run_command(tmp_path, command, epochs=1)
+    again = run_command(tmp_path, command, epochs=2)
+    assert "46 steps, 23 of them done" in again
+    assert "epoch 2: loss " in again
 
 
 @pytest.mark.slow
