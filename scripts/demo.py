@@ -35,6 +35,11 @@ def say(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
+def end_on_sigterm() -> None:
+    """As on an interrupt: what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
 def pace(*args: str, check: bool = True) -> int:
     """Show a command, run it, return its exit code."""
     print(f"$ pace {shlex.join(args)}", flush=True)
@@ -124,6 +129,7 @@ def classify(client: paceline.Client) -> int:
 
 
 def main() -> int:
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="paceline-demo-") as state:
         os.environ["PACELINE_STATE"] = state
         say("A scheduler and two agents on this machine")

@@ -3,6 +3,8 @@ ledger tell what each cost.
 
 Everything is done with the `pace` command, the SDK, signals to this run's own processes, and one flipped bit.
 Whatever happens, what was started is stopped at the end. Exit code: that of the training job.
+
+The batches are large: else two ranks are hardly faster than one, and the gang would not grow back for that.
 """
 
 import os
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import paceline
-from demo import ROOT, pace, rank_pid, say
+from demo import ROOT, end_on_sigterm, pace, rank_pid, say
 from paceline.client import process
 from paceline.client.upfile import Started, read_up
 from paceline.client.views import Job
@@ -24,7 +26,7 @@ JOB = f"""
 type: command
 name: faults
 code: {ROOT / "examples" / "digits"}
-command: python train.py --epochs 100 --save-every 50 --out ${{{{outputs.model}}}}
+command: python train.py --epochs 300 --batch 1437 --save-every 5 --out ${{{{outputs.model}}}}
 outputs:
   model: {{type: custom_model}}
 distribution: {{type: pytorch}}
@@ -121,18 +123,20 @@ def ride(state: Path) -> int:
         file.write_text(JOB)
         job = client.submit(file)
         run = Run(client, state, job)
-        for fault in (run.kill_rank, run.stop_rank, run.damage_checkpoint, run.lose_node, run.preempt):
-            attempt = run.wait_for_checkpoints()
-            fault()
-            run.wait(lambda job, before=attempt: job.attempt > before)
-        say("The rest is undisturbed")
-        done = client.wait(job)
-        say("What happened, and where the time went")
-        pace("timeline", str(job))
-        return done.exit_code
+        try:
+            for fault in (run.kill_rank, run.stop_rank, run.damage_checkpoint, run.lose_node, run.preempt):
+                attempt = run.wait_for_checkpoints()
+                fault()
+                run.wait(lambda job, before=attempt: job.attempt > before)
+            say("The rest is undisturbed")
+            return client.wait(job).exit_code
+        finally:
+            say("What happened, and where the time went")
+            pace("timeline", str(job), check=False)
 
 
 def main() -> int:
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="paceline-faults-") as folder:
         os.environ["PACELINE_STATE"] = folder
         try:
