@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DRAWN = ("goodput", "packing")
+"""One that draws a picture of its own (docs/goodput.png), and one with the bars of all others."""
+PNG = b"\x89PNG\r\n\x1a\n"
 ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fraction"}
 
 
@@ -40,7 +43,9 @@ ROW = {"case", "metric", "unit", "ours", "peer", "theirs", "ratio", "floor", "fr
 )
 def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
+    picture = tmp_path / "out.png"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)]
+    command += ["--plot", str(picture)] if name in DRAWN else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(out.read_text())
@@ -51,3 +56,15 @@ def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     for row in told["rows"]:
         assert row.keys() >= ROW
         assert row["ours"] > 0
+    if name in DRAWN:
+        check_picture(picture)
+
+
+def check_picture(path: Path) -> None:
+    """A whole PNG of some size, with something on it."""
+    from matplotlib import image
+
+    assert path.read_bytes().startswith(PNG)
+    height, width, _ = (drawn := image.imread(path)).shape
+    assert height >= 100 and width >= 400
+    assert drawn.std() > 0.01
