@@ -15,7 +15,7 @@ FORK_SERVER = Path(__file__).parent / "work" / "fork_server.py"
 
 
 def fork_server(folder: Path) -> Driver:
-    """A process with torch in it; operations `launch(ranks)` and `restart(ranks)`."""
+    """A process with torch in it; operations `launch(ranks)` and `restart(ranks)`, by records.PARTS."""
     environment = {"OMP_NUM_THREADS": "1"}
     return Driver("floor", [sys.executable, str(FORK_SERVER), str(folder)], folder, environment)
 

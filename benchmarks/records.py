@@ -7,11 +7,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isclose
 from pathlib import Path
+from typing import Any
 
 TRAIN = Path(__file__).parent / "work" / "train.py"
 TRAIN_LOOP = TRAIN.with_name("train_loop.py")
+PARTS = ("detect", "fork", "init", "load", "step")
+"""Of a restart, in their order: the news of the death, all ranks in the script, their process group, the
+model with its checkpoint, the next step.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,10 @@ def _steps(folder: Path) -> Iterator[Step]:
                 yield Step(told["at"], *place, told["loss"], samples, file.stem)
 
 
-def starts(folder: Path) -> list[dict[str, int]]:
-    """The first line of each process: rank, world, pid, start."""
-    found = [(file, _whole_lines(file)) for file in sorted(folder.glob("*.jsonl"))]
-    return [json.loads(lines[0]) for _, lines in found if lines]
+def starts(folder: Path, besides: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """The first line of each process not in `besides`: rank, world, pid, start, and when it was how far."""
+    files = [file for file in sorted(folder.glob("*.jsonl")) if file.stem not in besides]
+    return [json.loads(lines[0]) for file in files if (lines := _whole_lines(file))]
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -67,6 +73,16 @@ def next_step_at(folder: Path, since: float, known: frozenset[str]) -> float | N
     """When a process started after the fault (not in `known`) first finished a step; None: not yet."""
     done = [step.at for step in steps(folder) if step.process not in known and step.at > since]
     return min(done) if done else None
+
+
+def parts(
+    folder: Path, *, killed: float, detected: float, stepped: float, known: frozenset[str]
+) -> dict[str, float]:
+    """The seconds from a fault to the next step, by PARTS. The last of the new processes ends each."""
+    new = starts(folder, known)
+    reached = [max(start[moment] for start in new) for moment in ("entered_at", "grouped_at", "loaded_at")]
+    moments = [killed, detected, *reached, stepped]
+    return {part: until - since for part, (since, until) in zip(PARTS, pairwise(moments), strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Forks:
         pids = fork_ranks(folder, ranks, steps=100_000, save_every=10)
         stepped = wait_until(lambda: records.next_step_at(folder, killed, known), "next step")
         end(pids)
-        return {"total": stepped - killed, "detect": detected - killed, "start": stepped - detected}
+        return records.parts(folder, killed=killed, detected=detected, stepped=stepped, known=known)
 
     def _new_folder(self) -> Path:
         self._runs += 1

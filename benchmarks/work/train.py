@@ -33,15 +33,18 @@ def main() -> None:
 
 
 def train(records: Path, steps: int, save_every: int, folder: Path | None) -> None:
+    moments = {"entered_at": time.time()}
     if not dist.is_initialized():  # Ray has made it already
         dist.init_process_group("gloo")
+    moments["grouped_at"] = time.time()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     inputs, targets, model, optimizer = problem()
     keeper = keeper_for(folder, rank) if save_every else None
     start = keeper.restore(model, optimizer) if keeper else 0
+    moments["loaded_at"] = time.time()
     ddp = nn.parallel.DistributedDataParallel(model)
     with (records / f"{rank}.{os.getpid()}.{time.time_ns()}.jsonl").open("w", buffering=1) as record:
-        write(record, kind="ready", rank=rank, world=world_size, pid=os.getpid(), start=start)
+        write(record, kind="ready", rank=rank, world=world_size, pid=os.getpid(), start=start, **moments)
         for step in range(start, steps):
             chosen = samples_of(step, rank, world_size)
             optimizer.zero_grad()

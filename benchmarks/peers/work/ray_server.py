@@ -2,6 +2,7 @@
 
 `launch`: fit() of a two-worker TorchTrainer, seconds to the first step of all ranks.
 `restart`: seconds from the SIGKILL of one worker to the next step.
+`restart_node`: the same of all processes of one of two nodes; a third has room.
 `grow`: a second node joins an elastic run; when it started and was there, and what records.growth tells.
 `logs`: seconds until all lines of many tasks are in the driver's output.
 `tune`: seconds that Ray Tune takes for trials of a short training.
@@ -16,15 +17,16 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from driver import claim_stdout, serve
 from waiting import wait_until
 
 LOGS_S_MAX = 120
+OPERATIONS = ("launch", "restart", "restart_node", "grow", "logs", "tune")
 SLOT = {"slot": 1}
-"""A node has one, and a worker of an elastic run takes one."""
+"""A node has one, and a worker of a run over several nodes takes one."""
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
@@ -43,7 +45,7 @@ def main() -> None:
             _temp_dir=short,
         )
         work = Training(folder)
-        operations = {name: getattr(work, name) for name in ("launch", "restart", "grow", "logs", "tune")}
+        operations = {name: getattr(work, name) for name in OPERATIONS}
         serve(answers, **operations)
         ray.shutdown()
 
@@ -74,9 +76,29 @@ class Training:
         self.thread.join(120)
         return at - killed
 
-    def grow(self, steps, save_every, step_s):
-        import ray
+    def restart_node(self):
+        """A gang of a fixed size: what an elastic one may take is known anew every 20 s only."""
+        from benchmarks import records
 
+        with self.another_node() as lost:
+            self.wait_slots(2)
+            folder, _ = self.fit(
+                steps=3000, save_every=10, step_s=0.02, resources_per_worker=SLOT, num_workers=2
+            )
+            wait_until((folder / "checkpoint.pt").exists, "checkpoint", timeout_s=120)
+            with self.another_node():
+                self.wait_slots(3)
+                known = records.processes(folder)
+                killed = kill_family(lost.pid)
+                at = wait_until(
+                    lambda: records.next_step_at(folder, killed, known), "next step", timeout_s=120
+                )
+                (folder / "enough").touch()
+                self.thread.join(120)
+        self.wait_slots(1)
+        return at - killed
+
+    def grow(self, steps, save_every, step_s):
         from benchmarks import records
 
         elastic = {"num_workers": (1, 2), "elastic_resize_monitor_interval_s": 0.1}
@@ -86,13 +108,19 @@ class Training:
         wait_until((folder / "checkpoint.pt").exists, "checkpoint", timeout_s=120)
         started_at = time.time()
         with self.another_node():
-            wait_until(lambda: ray.cluster_resources().get("slot", 0) > 1, "a second node", timeout_s=60)
+            self.wait_slots(2)
             ready_at = time.time()
             grown = wait_until(lambda: records.growth(folder, 2), "step of two", timeout_s=120, every_s=0.05)
             (folder / "enough").touch()
             self.thread.join(120)
-        wait_until(lambda: ray.cluster_resources().get("slot", 0) == 1, "the node's end", timeout_s=60)
+        self.wait_slots(1)
         return {"started_at": started_at, "ready_at": ready_at, "grown": dataclasses.asdict(grown)}
+
+    def wait_slots(self, nodes):
+        import ray
+
+        there = f"nodes: {nodes}"
+        wait_until(lambda: ray.cluster_resources().get("slot", 0) == nodes, there, timeout_s=60)
 
     @contextmanager
     def another_node(self):
@@ -180,6 +208,19 @@ class Training:
         self.thread = threading.Thread(target=trainer.fit, daemon=True)
         self.thread.start()
         return folder, began
+
+
+def kill_family(pid):
+    """SIGKILL it and all that it has started; the time at which it began."""
+    import psutil  # Ray brings it
+
+    root = psutil.Process(pid)
+    family = [root, *root.children(recursive=True)]
+    killed = time.time()
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # it went with its parent
+            process.kill()
+    return killed
 
 
 def loop(config):
