@@ -73,6 +73,14 @@ def _end_with_channel(channel: socket.socket, *, on: bool) -> None:
     flags = fcntl.fcntl(channel, fcntl.F_GETFL)
     fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(channel, fcntl.F_SETFL, flags | os.O_ASYNC if on else flags & ~os.O_ASYNC)
+    if on and _has_hung_up(channel):  # before: no signal comes of that
+        os._exit(0)
+
+
+def _has_hung_up(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def _names(text: str) -> list[str]:
