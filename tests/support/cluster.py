@@ -187,7 +187,8 @@ class Cluster:
         """Start it (again), on the same port, and wait until it serves."""
         assert self.scheduler is None or not self.scheduler.is_alive(), "the scheduler runs"
         listen = ["--state", str(self.state), "--listen", self.address]
-        started = self._spawn("scheduler", ["paceline.scheduler.main", *listen, *self._scheduler_args, *args])
+        program = ["paceline.scheduler.main", *listen, *self._scheduler_args, *args]
+        started = self._spawn("scheduler", program, self.environment)
         self.scheduler = started
         wait_until("the scheduler serves", lambda: self._serves(started))
         return started
@@ -216,7 +217,7 @@ class Cluster:
         if self.ca_file is not None:
             options += ["--ca", str(self.ca_file)]
         program = ["paceline.agent.main", *options, *self._agent_args, *args]
-        started = self._spawn(f"agent-{index}", [*by, *program])
+        started = self._spawn(f"agent-{index}", [*by, *program], self.agent_environment(index))
         self.agents[index] = started
         if wait:
             self.wait_connected(index)
@@ -233,6 +234,10 @@ class Cluster:
 
     def agent_state(self, index: int = 0) -> Path:
         return self.state / "agents" / str(index)
+
+    def agent_environment(self, index: int) -> dict[str, str]:
+        """Of agent `index`; for clusters whose nodes are not all alike."""
+        return self.environment
 
     def wait_connected(self, index: int = 0, timeout_s: float = WAIT_S) -> views.Node:
         """Wait until the agent has said hello with its present process; its node."""
@@ -331,8 +336,8 @@ class Cluster:
                 lines.append(f"--- {part.name}\n{part.log_text()[-3000:]}")
         return "\n".join(lines)
 
-    def _spawn(self, name: str, args: Sequence[str]) -> Process:
-        return Process(name, args, self.folder / f"{name}.log", self.environment)
+    def _spawn(self, name: str, args: Sequence[str], environment: dict[str, str]) -> Process:
+        return Process(name, args, self.folder / f"{name}.log", environment)
 
     def _serves(self, started: Process) -> bool:
         assert started.is_alive(), f"the scheduler ended:\n{started.log_text()}"
