@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster
-from support.training_chaos import COURSES, Batches, Course, Losses, TrainingRound
+from support.training_chaos import TrainingRound, course_of
+from support.training_cluster import TrainingCluster, training_cluster
+from support.training_courses import COURSES, Batches, Course, Losses
 
 Undisturbed = tuple[Losses, Batches]
 
@@ -21,24 +22,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(
-        tmp_path_factory.mktemp("chaos"), agents=2, cpus=1, scheduler_args=("--heartbeat", "0.5")
-    ) as made:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingCluster]:
+    with training_cluster(tmp_path_factory.mktemp("chaos")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> Callable[[Course], Undisturbed]:
+def undisturbed(cluster: TrainingCluster) -> Callable[[Course], Undisturbed]:
     @functools.cache
     def told(course: Course) -> Undisturbed:
-        folder = cluster.folder / course.name
-        job = course.submit(cluster, folder)
-        course.ride(cluster, job, folder, to=2 * course.steps)
-        (folder / "enough").touch()
-        course.ride(cluster, job, folder)
-        cluster.wait_state(job, "SUCCEEDED")
-        return course.read(folder), course.batches(folder)
+        return course.undisturbed(cluster, cluster.folder / course.name)
 
     return told
 
@@ -46,8 +39,7 @@ def undisturbed(cluster: Cluster) -> Callable[[Course], Undisturbed]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # each wait has a bound of its own
 def test_round_of_training(
-    cluster: Cluster, undisturbed: Callable[[Course], Undisturbed], tmp_path: Path, seed: int
+    cluster: TrainingCluster, undisturbed: Callable[[Course], Undisturbed], tmp_path: Path, seed: int
 ) -> None:
-    course = COURSES[seed % len(COURSES)]
-    losses, batches = undisturbed(course)
-    TrainingRound(cluster, course, tmp_path / "disturbed", seed).run(losses, batches)
+    losses, batches = undisturbed(course_of(seed))
+    TrainingRound(cluster, tmp_path / "disturbed", seed).run(losses, batches)

@@ -1,5 +1,5 @@
-"""A rank of the tests in the step loop: FOLDER STEPS SAVE_EVERY. It writes down every step that it makes, and
-goes slowly until FOLDER/enough is there."""
+"""A rank of the tests in the step loop: FOLDER STEPS SAVE_EVERY [PACE_S]. It writes down every step that it
+makes, and goes slowly until FOLDER/enough is there."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ PACE_S = 0.01
 
 def main() -> None:
     folder, steps, save_every = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    pace_s = float(sys.argv[4]) if len(sys.argv) > 4 else PACE_S
     torch.set_num_threads(1)
     torch.manual_seed(0)
     run = paceline.init()
@@ -38,7 +39,7 @@ def main() -> None:
             log.write(f"{run.attempt} {run.rank} {number} {os.getpid()} {loss.item()!r}\n")
             run.report(number, loss=loss)
             if not (folder / "enough").exists():
-                time.sleep(PACE_S)  # the pace of a step that has work to do
+                time.sleep(pace_s)  # the pace of a step that has work to do
 
         done = run.loop(
             step,

@@ -1,6 +1,7 @@
-"""A rank that trains, saves every few steps and tells its losses: SAVING FOLDER STEPS SAVE_EVERY [STEP_S].
+"""A rank that trains, saves every few steps and tells its losses.
 
-FOLDER/losses has a line "ATTEMPT RANK STEP LOSS" for each step; after STEPS it waits for FOLDER/enough.
+SAVING FOLDER STEPS SAVE_EVERY [STEP_S [early]]: FOLDER/losses has a line "ATTEMPT RANK STEP LOSS" for each
+step; after STEPS it waits for FOLDER/enough. With `early` it goes at the first save that finds this.
 """
 
 import os
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 def main() -> None:
     folder, steps, save_every = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     step_s = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
+    early = sys.argv[5:] == ["early"]
     run = paceline.init()
     distributed.init_process_group("gloo")
     torch.manual_seed(5 + run.rank)
@@ -34,11 +36,20 @@ def main() -> None:
             losses.write(f"{run.attempt} {run.rank} {step} {loss.item():.9g}\n")
             if step % save_every == 0:
                 run.save(step, model=model, optimizer=optimizer, data={"step": step})
+                if early and all_see(folder / "enough"):
+                    break
             run.should_stop()
     while not (folder / "enough").exists():
         time.sleep(0.02)
     distributed.barrier()  # leave together: a gloo thread that is still busy may hold up a rank's end
     distributed.destroy_process_group()
+
+
+def all_see(path: Path) -> bool:
+    """Or one rank would wait for another that has gone."""
+    seen = torch.tensor([path.exists()], dtype=torch.int)
+    distributed.all_reduce(seen, distributed.ReduceOp.MIN)
+    return bool(seen)
 
 
 if __name__ == "__main__":
