@@ -131,7 +131,7 @@ class Training:
         command += [f"--address={ray.get_runtime_context().gcs_address}", f"--resources={json.dumps(SLOT)}"]
         node = subprocess.Popen([*command, "--node-ip-address=127.0.0.1"], stdin=subprocess.DEVNULL)
         try:
-            yield
+            yield node
         finally:
             node.terminate()
             node.wait(60)
