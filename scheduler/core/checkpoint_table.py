@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ...spec.retention import Retention, reasons_to_keep
 from .attempt_events import JobSubmitted
-from .checkpoint_events import CheckpointAccepted, CheckpointRestored, RestoreRequested
-from .copies import MEMORY, good_copies, is_good, is_in_memory
+from .checkpoint_events import CheckpointAccepted, CheckpointRestored, PeerMemoryTold, RestoreRequested
+from .copies import MEMORY, PEER_MEMORY, good_copies, is_good, is_in_memory
 from .events import Event
 from .evolve_checkpoints import accepted
 from .job import Checkpoint, Job
@@ -26,8 +26,13 @@ def checkpoint_table(job: Job, events: Iterable[Event], policy: Retention) -> Se
     """`events`: all of the job, in order."""
     states: dict[str, str] = {}
     known: dict[str, Checkpoint] = {}
+    refused: dict[int, str] = {}
+    """By a peer's memory, of this attempt: by rank, as it was told last."""
     for event in events:
         _enter(event, known, states)
+        if isinstance(event, PeerMemoryTold) and event.task.attempt == job.attempt:
+            refused[event.rank] = event.why
+    peers = bool(refused) and not any(refused.values())
     for one in job.course.checkpoints:
         known[one.path] = one
         states.setdefault(one.path, "good")
@@ -38,14 +43,15 @@ def checkpoint_table(job: Job, events: Iterable[Event], policy: Retention) -> Se
     good = [path for path in known if states[path] == "good"]
     kept = dict(zip(good, reasons_to_keep([known[path] for path in good], policy), strict=True))
     lines = [
-        Line(one, states[path], kept.get(path, ""), _tiers(job, one) if path in kept else "")
+        Line(one, states[path], kept.get(path, ""), _tiers(job, one, peers=peers) if path in kept else "")
         for path, one in known.items()
     ]
     return lines[::-1]
 
 
-def _tiers(job: Job, one: Checkpoint) -> str:
-    return ", ".join([MEMORY] * is_in_memory(job, one) + [*good_copies(one)])
+def _tiers(job: Job, one: Checkpoint, *, peers: bool) -> str:
+    memories = [MEMORY, PEER_MEMORY] if peers else [MEMORY]
+    return ", ".join(memories * is_in_memory(job, one) + [*good_copies(one)])
 
 
 def _enter(event: Event, known: dict[str, Checkpoint], states: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from .stimuli import Damaged, Entry, Uploaded
 FOLDER: Final = "storage"
 UPLOAD: Final = "upload"
 MEMORY: Final = "memory"
+PEER_MEMORY: Final = "peer memory"
 DISK: Final = "disk"
 """Where the image of a checkpoint may have been made."""
 

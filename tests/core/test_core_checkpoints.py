@@ -250,5 +250,15 @@ def test_the_table_says_which_is_in_memory_while_its_attempt_has_its_nodes(paddo
     assert tiers() == {10: "storage", 20: "storage", 30: "storage"}, "memory had no room for it"
     paddock.says(job, 0, saved(paddock, 40, image="memory"))
     assert tiers()[40] == "memory, storage"
+
+    def peer(rank: int, why: str = "") -> None:
+        paddock.says(job, 0, s.PeerMemory(rank, "n2", 40, 1_000_000, 100_000, why))
+
+    peer(0)
+    assert tiers()[40] == "memory, peer memory, storage" and tiers()[30] == "storage"
+    peer(1, "no room")
+    assert tiers()[40] == "memory, storage"
+    peer(1)
+    assert tiers()[40] == "memory, peer memory, storage"
     paddock.rank_dies(job, 0)
     assert set(tiers().values()) == {"storage"}, "the next attempt may be on other nodes"

@@ -112,6 +112,8 @@ def test_a_lost_node_s_part_comes_from_the_next_one_s_memory(
     wait_until("attempt 1 is at its end", lambda: len(losses_of(folder, 1)) == 2 * STEPS)
     (told,) = texts(cluster, job, "PeerMemoryTold")
     assert f"rank 0's part of checkpoints is kept in the memory of local-{agents[1]}, too: that of " in told
+    newest, before = cluster.client.checkpoints(job)
+    assert (newest.tiers, before.tiers) == ("memory, peer memory, storage", "storage")
 
     for one in cluster.client.job(job).checkpoints:
         shutil.rmtree(one.path)
