@@ -102,11 +102,12 @@ def _groups(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         number, what = int(entry["collective_seq_id"]), str(entry["profiling_name"])[:_NAME_CHARS_MAX]
         group = found.setdefault(
-            name, {"group": name[:_NAME_CHARS_MAX], "last": 0, "last_name": "", "open": 0, "open_name": ""}
+            name,
+            {"group": name[:_NAME_CHARS_MAX], "last": 0, "last_name": "", "waiting": 0, "waiting_name": ""},
         )
         if number >= group["last"]:
             group |= {"last": number, "last_name": what}
         is_open = not entry["retired"] and entry["state"] != "completed"
-        if is_open and (not group["open"] or number < group["open"]):
-            group |= {"open": number, "open_name": what}
-    return sorted(found.values(), key=lambda group: not group["open"])[:GROUPS_MAX]
+        if is_open and (not group["waiting"] or number < group["waiting"]):
+            group |= {"waiting": number, "waiting_name": what}
+    return sorted(found.values(), key=lambda group: not group["waiting"])[:GROUPS_MAX]

@@ -89,7 +89,11 @@ def _collectives(group: dict[str, Any]) -> str:
     """What torch's flight recorder says of one process group."""
     name = "the default group" if group["group"] == "0" else f"group {group['group']}"
     last = f"has begun {group['last']} collectives, the last {group['last_name']}"
-    waits = f"; waits in no. {group['open']}, {group['open_name']}" if group["open"] else "; all have ended"
+    waits = (
+        f"; waits in no. {group['waiting']}, {group['waiting_name']}"
+        if group["waiting"]
+        else "; all have ended"
+    )
     return f"{name}: {last}{waits}"
 
 

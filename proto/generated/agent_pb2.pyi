@@ -1054,29 +1054,29 @@ class GroupInspected(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     LAST_NAME_FIELD_NUMBER: _builtins.int
-    OPEN_FIELD_NUMBER: _builtins.int
-    OPEN_NAME_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    WAITING_NAME_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """torch's name: "0" is the default group"""
     last: _builtins.int
     """number of the last that this rank has begun"""
     last_name: _builtins.str
     """"gloo:all_reduce" """
-    open: _builtins.int
+    waiting: _builtins.int
     """of the first that has not ended; 0: none"""
-    open_name: _builtins.str
+    waiting_name: _builtins.str
     def __init__(
         self,
         *,
         group: _builtins.str = ...,
         last: _builtins.int = ...,
         last_name: _builtins.str = ...,
-        open: _builtins.int = ...,
-        open_name: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        waiting_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "last", b"last", "last_name", b"last_name", "open", b"open", "open_name", b"open_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "last", b"last", "last_name", b"last_name", "waiting", b"waiting", "waiting_name", b"waiting_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

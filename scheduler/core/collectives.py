@@ -20,19 +20,19 @@ def judge(looks: Sequence[RankLook]) -> Verdict:
     for another. Where everybody has begun the same, those that began another operation than most. None:
     nothing is known, or nobody is behind."""
     furthest: dict[str, GroupLook] = {}
-    for group in (group for look in looks for group in look.groups if group.open):
-        if group.group not in furthest or group.open > furthest[group.group].open:
+    for group in (group for look in looks for group in look.groups if group.waiting):
+        if group.group not in furthest or group.waiting > furthest[group.group].waiting:
             furthest[group.group] = group
     missing = {
         look.rank: (own, furthest[own.group])
         for look in looks
         for own in look.groups
-        if own.group in furthest and own.last < furthest[own.group].open
+        if own.group in furthest and own.last < furthest[own.group].waiting
     }
     if not missing:
         return _of_another_kind(looks)
     late = [look for look in looks if look.rank in missing]
-    root = [look for look in late if not any(group.open for group in look.groups)]
+    root = [look for look in late if not any(group.waiting for group in look.groups)]
     if not root and not all(look.groups for look in looks):  # it may be one of whom nothing is known
         return _NOBODY
     return root or late, lambda look: _behind(*missing[look.rank])
@@ -43,8 +43,8 @@ def _of_another_kind(looks: Sequence[RankLook]) -> Verdict:
     by_number: dict[tuple[str, int], dict[int, str]] = {}
     for look in looks:
         for group in look.groups:
-            if group.open:
-                by_number.setdefault((group.group, group.open), {})[look.rank] = group.open_name
+            if group.waiting:
+                by_number.setdefault((group.group, group.waiting), {})[look.rank] = group.waiting_name
     for (group_name, number), names in by_number.items():
         counts = Counter(names.values())
         if len(counts) == 1:
@@ -64,10 +64,9 @@ def _told(why: dict[int, str], look: RankLook) -> str:
 
 
 def _behind(own: GroupLook, theirs: GroupLook) -> str:
-    return (
-        f"did not begin {theirs.open_name}, no. {theirs.open} of {_called(theirs.group)}, in which others"
-        f" wait (its own last: no. {own.last})"
-    )
+    where = f"no. {theirs.waiting} of {_called(theirs.group)}"
+    last = f"its own last: no. {own.last}"
+    return f"did not begin {theirs.waiting_name}, {where}, in which others wait ({last})"
 
 
 def _called(group: str) -> str:

@@ -29,9 +29,9 @@ class GroupLook:
     last: int
     """The last that the rank has begun."""
     last_name: str = ""
-    open: int = 0
+    waiting: int = 0
     """The first that has not ended; 0: none."""
-    open_name: str = ""
+    waiting_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

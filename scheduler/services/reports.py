@@ -201,7 +201,7 @@ def _look(said: agent_pb2.RankInspected) -> RankLook:
         said.stack[:_STACK_MAX],
         said.trace[:_PATH_MAX],
         tuple(
-            GroupLook(one.group[:100], one.last, one.last_name[:100], one.open, one.open_name[:100])
+            GroupLook(one.group[:100], one.last, one.last_name[:100], one.waiting, one.waiting_name[:100])
             for one in said.groups[:_GROUPS_MAX]
         ),
     )

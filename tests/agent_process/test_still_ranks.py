@@ -185,7 +185,7 @@ def test_a_flight_recorder_is_asked_and_its_file_is_named(stuck: Stuck, tmp_path
     recorder.join()
     os.close(reader)
     assert found["trace"] == str(trace) and found["how"] == "faulthandler"
-    assert [(each["group"], each["last"], each["open"]) for each in found["groups"]] == [
+    assert [(each["group"], each["last"], each["waiting"]) for each in found["groups"]] == [
         ("1", 2, 2),
         ("0", 41, 0),
     ]
