@@ -63,6 +63,8 @@ from .sweeps.ops import OpenStudy, StudyOps
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
 ACCOUNTS_MIN: Final = 512
+GROW_AGAIN_US: Final = 10_000_000
+"""What a growth earns follows the time and what is measured: small gangs are looked at so often."""
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
 
@@ -74,7 +76,7 @@ class Engine(Beside):
         self.state: ClusterState = recover(loaded, settings)
         super().__init__(loaded)
         self._turns = Turns()
-        self._looked: tuple[int, bool, int] | None = None
+        self._looked: tuple[int, bool, int, int] | None = None
         """What the growth of gangs depends on, when it was last looked at."""
         self._accounts = ACCOUNTS_MIN
         """Looked for those to close when there are more than twice as many."""
@@ -281,7 +283,8 @@ class Engine(Beside):
 
     def _grow(self, draft: Draft, now_us: Micros) -> None:
         state = self.state
-        stands = (state.freed, somebody_waits(state), len(state.small))
+        again = now_us // GROW_AGAIN_US if state.small else 0
+        stands = (state.freed, somebody_waits(state), len(state.small), again)
         if stands != self._looked:
             self._looked = stands
             self._apply(draft, plan_growth(state, now_us))
