@@ -81,8 +81,14 @@ def read(path: str, since_s: float) -> list[dict[str, Any]] | None:
                 return None
             ring = _Plain(io.BytesIO(file.read())).load()
         return _groups(ring["entries"])
-    except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
-        return None  # it is being written, or another version's
+    except (OSError, *_UNREADABLE):
+        return None
+
+
+_UNREADABLE: Final = (
+    *(EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+)
+"""It is being written, or another version's, or not torch's at all."""
 
 
 class _Plain(pickle.Unpickler):

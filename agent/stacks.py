@@ -105,7 +105,7 @@ class Capture:
         for one in self._ones:
             if not one.done and not one.spy_pid:
                 self._look_at_output(one, now_s)
-        return now_s >= self._until_s or all(one.done and self._has_trace(one) for one in self._ones)
+        return now_s >= self._until_s or all(one.done and self._reads_trace(one) for one in self._ones)
 
     def finish(self, chars_max: int) -> list[dict[str, Any]]:
         """What has come, by rank."""
@@ -125,7 +125,8 @@ class Capture:
             found.append(told)
         return found
 
-    def _has_trace(self, one: _One) -> bool:
+    def _reads_trace(self, one: _One) -> bool:
+        """True: it has it, or there is none to wait for."""
         if one.trace and one.groups is None:
             one.groups = flight_recorder.read(one.trace, self._begun_at)
         return not one.trace or one.groups is not None

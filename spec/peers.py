@@ -1,5 +1,5 @@
 """In what words a program says that its peer is gone: Python's, torch's, gloo's and NCCL's. What is said in
-them follows another failure.
+them follows another failure. And how torch's process groups are called.
 """
 
 import re
@@ -12,3 +12,11 @@ PEER_GONE: Final = re.compile(
     r"|failed to (recv|send), got|(recv|send)(Value|Bytes|Vector) failed|peer (closed|is gone|exited)",
     re.IGNORECASE,
 )
+
+DEFAULT_GROUP: Final = "0"
+"""torch's own name of the group that `init_process_group` makes."""
+
+
+def group_text(name: str) -> str:
+    """`the default group`, `group 1`: torch's names may be hashes, of which the beginning tells."""
+    return "the default group" if name == DEFAULT_GROUP else f"group {name[:16]}"

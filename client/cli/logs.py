@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...spec.peers import group_text
 from . import output as out
 from . import stream
 from .options import connection, job_argument, open_client
@@ -87,14 +88,9 @@ def _show_stacks(settings: "Settings", job: int, rank: int | None, attempt: int 
 
 def _collectives(group: dict[str, Any]) -> str:
     """What torch's flight recorder says of one process group."""
-    name = "the default group" if group["group"] == "0" else f"group {group['group']}"
     last = f"has begun {group['last']} collectives, the last {group['last_name']}"
-    waits = (
-        f"; waits in no. {group['waiting']}, {group['waiting_name']}"
-        if group["waiting"]
-        else "; all have ended"
-    )
-    return f"{name}: {last}{waits}"
+    waits = f"waits in no. {group['waiting']}, {group['waiting_name']}"
+    return f"{group_text(group['group'])}: {last}; {waits if group['waiting'] else 'all have ended'}"
 
 
 def _head(entry: "TimelineEntry", start_us: int, look: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from ...spec.peers import group_text
 from .hang import GroupLook, RankLook
 
 Verdict = tuple[list[RankLook], Callable[[RankLook], str]]
@@ -52,7 +53,7 @@ def _of_another_kind(looks: Sequence[RankLook]) -> Verdict:
         (usual, most), (_, second) = counts.most_common(2)
         tied = most == second
         odd = {rank: name for rank, name in names.items() if tied or name != usual}
-        where = f"no. {number} of {_called(group_name)}"
+        where = f"no. {number} of {group_text(group_name)}"
         others = "" if tied else f", the others {usual}"
         why = {rank: f"began {name} as {where}{others}" for rank, name in odd.items()}
         return [look for look in looks if look.rank in odd], partial(_told, why)
@@ -64,10 +65,6 @@ def _told(why: dict[int, str], look: RankLook) -> str:
 
 
 def _behind(own: GroupLook, theirs: GroupLook) -> str:
-    where = f"no. {theirs.waiting} of {_called(theirs.group)}"
+    where = f"no. {theirs.waiting} of {group_text(theirs.group)}"
     last = f"its own last: no. {own.last}"
     return f"did not begin {theirs.waiting_name}, {where}, in which others wait ({last})"
-
-
-def _called(group: str) -> str:
-    return "the default group" if group == "0" else f"group {group[:16]}"

@@ -224,3 +224,18 @@ def test_a_growth_must_earn_back_its_restart() -> None:
     assert not any(isinstance(event, GrowthPlanned) for event in paddock.history(job))
     [*_, why] = paddock.why(job).reasons
     assert "predicted 2.00 times as fast with 2, it would not earn back the restart" in why.text
+
+
+def test_a_growth_that_did_not_earn_back_its_restart_is_looked_at_again() -> None:
+    """Nothing is freed meanwhile, and nobody comes: what has changed is what is known of the run."""
+    paddock = paddock_of(1)
+    [job] = paddock.submit(shape(1, most=2))
+    paddock.starts(job)
+    paddock.pass_hours(30 / 3600)
+    paddock.says(job, 0, s.Metrics(0, 0, {"total_steps": 12.0}))
+    steps(paddock, job, 10, 2.0)
+    paddock.node_joins("n2", cpus=1)
+    assert not any(isinstance(event, GrowthPlanned) for event in paddock.history(job))
+    paddock.says(job, 0, s.Metrics(0, 10, {"total_steps": 500.0}))
+    paddock.pass_hours(30 / 3600)
+    assert any(isinstance(event, GrowthPlanned) for event in paddock.history(job))
