@@ -88,7 +88,7 @@ def _show_stacks(settings: "Settings", job: int, rank: int | None, attempt: int 
 
 def _collectives(group: dict[str, Any]) -> str:
     """What torch's flight recorder says of one process group."""
-    last = f"has begun {group['last']} collectives, the last {group['last_name']}"
+    last = f"has begun no. {group['last']}, {group['last_name']}"
     waits = f"waits in no. {group['waiting']}, {group['waiting_name']}"
     return f"{group_text(group['group'])}: {last}; {waits if group['waiting'] else 'all have ended'}"
 
