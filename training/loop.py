@@ -4,7 +4,8 @@ learned.
 A step is made whole or not at all: it counts once the optimizer has made its step, before which no parameter
 has changed. A rank that was interrupted before that puts back its buffers and random generators and makes the
 step again; when some ranks had come further, their update holds the gradients of all, so the others take the
-state of the most advanced one instead. So no step is lost, and none is made twice.
+state of the most advanced one instead. So no rank that stays makes a step twice. One that a lost rank alone
+had made is lost with it: the others make it for the first time.
 On a GPU that takes a wait in each step: the update is not put in line before its gradients are reduced, so an
 abort that ends a collective half way has no update behind it.
 The loop makes the process group, and makes it anew in each attempt. All calls are collective.

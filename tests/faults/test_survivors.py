@@ -100,12 +100,18 @@ def check_curve(cluster: Cluster, folder: Path, alone: Path, *, nodes: int = 1, 
 
 
 def check_each_step_once(folder: Path, *, ranks: int) -> None:
-    """Over all attempts: no step lost, and none made twice, except by a rank that died before it said so."""
-    steps: dict[int, list[int]] = defaultdict(list)
-    for one in steps_of(folder):
-        steps[one.rank].append(one.step)
+    """No process makes a step twice, and one that takes a killed rank's place goes on after its last. Only
+    that one may be made again: it is lost with a rank that had its gradients before its peers had them."""
     for rank in range(ranks):
-        assert len(steps[rank]) == len(set(steps[rank])), f"rank {rank} made a step twice"
+        by_process: dict[int, list[int]] = defaultdict(list)
+        for one in steps_of(folder):
+            if one.rank == rank:
+                by_process[one.pid].append(one.step)
+        last = 0
+        for pid, steps in by_process.items():
+            assert steps == list(range(steps[0], steps[0] + len(steps))), f"process {pid} of rank {rank}"
+            assert steps[0] in (last, last + 1, last + 2), f"rank {rank} goes on at {steps[0]} after {last}"
+            last = steps[-1]
 
 
 @pytest.fixture
