@@ -46,15 +46,16 @@ def pace(*args: str, check: bool = True) -> int:
     return subprocess.run([str(PACE), *args], check=check).returncode
 
 
-def kill_a_worker(client: paceline.Client, job: int) -> None:
+def kill_a_worker(job: int) -> None:
     """Wait for the second accepted checkpoint, then SIGKILL rank 1."""
-    for change in client.watch(job):
-        if len(change.job.checkpoints) >= KILL_AFTER_CHECKPOINTS:
-            pid = rank_pid(change.job, rank=1)
-            if pid:
-                say(f"Killing rank 1 (kill -9 {pid}) after checkpoint {change.job.checkpoints[0].step}")
-                os.kill(pid, signal.SIGKILL)
-                return
+    with paceline.Client() as client:
+        for change in client.watch(job):
+            if len(change.job.checkpoints) >= KILL_AFTER_CHECKPOINTS:
+                pid = rank_pid(change.job, rank=1)
+                if pid:
+                    say(f"Killing rank 1 (kill -9 {pid}) after checkpoint {change.job.checkpoints[0].step}")
+                    os.kill(pid, signal.SIGKILL)
+                    return
 
 
 def rank_pid(job: Job, rank: int) -> int:
@@ -72,7 +73,7 @@ def train() -> int:
         job = client.submit(
             ROOT / "examples" / "digits" / "job.yaml", overrides=["outputs.model.name=digits"]
         )
-        killer = threading.Thread(target=kill_a_worker, args=(client, job))
+        killer = threading.Thread(target=kill_a_worker, args=(job,), daemon=True)
         killer.start()
         code = pace("logs", "-f", str(job), check=False)
         killer.join()
