@@ -162,7 +162,9 @@ Exit codes:
 )
 @click.option("--cold", is_flag=True, help="Keep no warm processes: jobs start more slowly.")
 @click.option("--rendezvous-ports", type=int, default=8, show_default=True, help="To hold ready for gangs.")
-@click.option("--stop-tasks", is_flag=True, help="On SIGTERM end the tasks too, instead of leaving them.")
+@click.option(
+    "--stop-tasks", is_flag=True, help="On SIGTERM end the tasks, too: their jobs save and go on elsewhere."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.version_option(__version__)
 def command(

@@ -86,6 +86,10 @@ class Agent:
             on_connected=self._on_connected,
             log_bytes_max=config.log_bytes_max,
         )
+        self._alone = asyncio.Event()
+        """Without a scheduler."""
+        self._alone.set()
+        self._leaves = False
         self._sampled: tuple[GpuReport, list[agent_pb2.GpuSample]] = (GpuReport(""), [])
 
     async def run(self) -> None:
@@ -131,7 +135,7 @@ class Agent:
 
     async def _until(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        running = [key for key in self._supervisor.tasks() if not self._supervisor.ended(key)]
+        running = self._running()
         if self._config.stop_tasks:
             await self._stop(running)
         elif running:
@@ -144,9 +148,21 @@ class Agent:
         else:
             log.info("stopped; no task was running")
 
+    def _running(self) -> list[TaskKey]:
+        return [key for key in self._supervisor.tasks() if not self._supervisor.ended(key)]
+
     async def _stop(self, running: list[TaskKey]) -> None:
+        """By the scheduler, which knows how long saves take, and tells the ranks on other nodes, too."""
         log.info("stopping %d tasks", len(running))
-        await asyncio.gather(*(self._stop_one(key) for key in running))
+        self._leaves = True
+        self._on_change()
+        ended, alone = (asyncio.ensure_future(each) for each in (self._all_ended(), self._alone.wait()))
+        await asyncio.wait((ended, alone), return_when=asyncio.FIRST_COMPLETED)
+        alone.cancel()
+        if not ended.done():
+            log.warning("no scheduler says how long their saves take: each task has its grace_s")
+            await asyncio.gather(*(self._stop_alone(key) for key in self._running()))
+        await ended
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 await asyncio.gather(*(self._session.leaving.wait_left(key) for key in running))
@@ -156,9 +172,13 @@ class Agent:
             )
         log.info("stopped, with all tasks")
 
-    async def _stop_one(self, key: TaskKey) -> None:
-        await self._supervisor.stop(key, self._supervisor.request(key).grace_s, "agent stopped")
-        await self._supervisor.wait_ended(key)
+    async def _all_ended(self) -> None:
+        while running := self._running():
+            await self._supervisor.wait_ended(running[0])
+
+    async def _stop_alone(self, key: TaskKey) -> None:
+        if not self._supervisor.is_stopping(key):
+            await self._supervisor.stop(key, self._supervisor.request(key).grace_s, "agent stopped")
 
     def _say_hello(self) -> None:
         inventory = self._inventory()
@@ -201,7 +221,9 @@ class Agent:
     def _on_connected(self, connected: bool) -> None:
         self._shipper.on_connected(connected)
         if not connected:
+            self._alone.set()
             return
+        self._alone.clear()
         log.info("connected to %s", self._where.address)
         try:
             self._folder.announce(self._config.name, self._where.address)
@@ -230,6 +252,7 @@ class Agent:
             rendezvous_ports=self._supervisor.rendezvous_ports(),
             driver_version=report.driver_version,
             boot_id=self._boot_id,
+            leaving=self._leaves,
         )
 
     def _gpu_samples(self) -> list[agent_pb2.GpuSample]:

@@ -279,6 +279,11 @@ class Supervisor:
         task = self._tasks.get(key)
         return task is None or task.over.is_set()
 
+    def is_stopping(self, key: TaskKey) -> bool:
+        """It was asked to end."""
+        task = self._tasks.get(key)
+        return task is not None and bool(task.stop_why)
+
     async def wait_ended(self, key: TaskKey) -> None:
         """Return as soon as `ended(key)`."""
         task = self._tasks.get(key)

@@ -371,6 +371,7 @@ class Inventory(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     TAINTS_FIELD_NUMBER: _builtins.int
     CONTAINER_ENGINE_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     address: _builtins.str
     """at which peers reach this node's ranks"""
@@ -386,6 +387,8 @@ class Inventory(_message.Message):
     boot_id: _builtins.str
     container_engine: _builtins.str
     """"podman 4.3.1", or "none: <why>"; empty: an agent that runs no images"""
+    leaving: _builtins.bool
+    """the agent ends as soon as its tasks have: they are told to save and leave"""
     @_builtins.property
     def capacity(self) -> _common_pb2.Resources: ...
     @_builtins.property
@@ -423,10 +426,11 @@ class Inventory(_message.Message):
         boot_id: _builtins.str = ...,
         taints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         container_engine: _builtins.str = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "capacity", b"capacity", "container_engine", b"container_engine", "containment", b"containment", "driver_version", b"driver_version", "environments", b"environments", "gpu_status", b"gpu_status", "gpus", b"gpus", "interpreter", b"interpreter", "labels", b"labels", "name", b"name", "rendezvous_ports", b"rendezvous_ports", "taints", b"taints", "version", b"version", "warm_pool", b"warm_pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "capacity", b"capacity", "container_engine", b"container_engine", "containment", b"containment", "driver_version", b"driver_version", "environments", b"environments", "gpu_status", b"gpu_status", "gpus", b"gpus", "interpreter", b"interpreter", "labels", b"labels", "leaving", b"leaving", "name", b"name", "rendezvous_ports", b"rendezvous_ports", "taints", b"taints", "version", b"version", "warm_pool", b"warm_pool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

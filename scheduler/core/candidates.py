@@ -248,12 +248,8 @@ def takes_work(state: ClusterState, node: Node) -> bool:
 
 def working(state: ClusterState, pool: str) -> list[Node]:
     """Those of a pool that take work of anybody."""
-    connected, off = NodeContact.CONNECTED, {*state.resting, *state.closed, *state.claimed}
-    return [
-        node
-        for node in pool_nodes(state, pool)
-        if node.contact is connected and node.cordon is None and node.node not in off
-    ]
+    off = {*state.resting, *state.closed, *state.claimed}
+    return [node for node in pool_nodes(state, pool) if node.at_hand and node.node not in off]
 
 
 def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
@@ -262,9 +258,7 @@ def takes_work_of(state: ClusterState, node: Node, demand: GangDemand) -> bool:
 
 
 def is_able(state: ClusterState, node: Node) -> bool:
-    connected = node.contact is NodeContact.CONNECTED
-    open_now = node.node not in state.resting and node.node not in state.closed
-    return connected and node.cordon is None and open_now
+    return node.at_hand and node.node not in state.resting and node.node not in state.closed
 
 
 def can_ever(state: ClusterState, demand: GangDemand) -> bool:

@@ -59,7 +59,7 @@ def settle(state: ClusterState, job: Job, now_us: Micros) -> Plan[None] | None:
 def _is_withdrawn(state: ClusterState, job: Job, node: Node) -> bool:
     """Out of service, or its time is another's."""
     others = state.reserved.get(node.node, job.demand.pool) != job.demand.pool
-    return not node.in_service or node.node in state.closed or others
+    return not node.in_service or node.inventory.leaving or node.node in state.closed or others
 
 
 def _stands_in_line(state: ClusterState, job: Job) -> bool:

@@ -7,8 +7,10 @@ When most nodes are silent together, the cluster is suspected and none is LOST u
 operator says so.
 """
 
+from collections.abc import Collection
+
 from ...spec.errors import LimitExceeded
-from ...spec.ids import Micros, NodeId, TaskKey
+from ...spec.ids import JobId, Micros, NodeId, TaskKey
 from ...spec.lifecycle import AttemptOutcome, NodeContact
 from .attempt_events import LingererGone
 from .checkpoints import ask_effects
@@ -17,7 +19,8 @@ from .effects import Effect, Plan, Position, StopTask, Welcome
 from .ending import EXIT_NOT_RUN, end_attempt, node_lost, stopped
 from .events import Event
 from .gpus import ends_on, jobs_on
-from .job import Ending, Job, TaskRun, TaskState
+from .grace import save_grace_us
+from .job import Ending, Job, Stop, TaskRun, TaskState
 from .node import Node
 from .node_events import (
     ClusterSuspected,
@@ -33,7 +36,7 @@ from .node_events import (
 from .placement import start_effect
 from .state import ClusterState
 from .stimuli import ContactLost, Heartbeat, Hello, InventoryChanged
-from .submit import stop_effects
+from .submit import request_stops, stop_effects
 
 
 def on_hello(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]:
@@ -90,7 +93,9 @@ def on_inventory(state: ClusterState, changed: InventoryChanged, now_us: Micros)
     if node is None or node.session != changed.session or node.inventory == changed.inventory:
         return Plan(None)
     ended = ends_on(state, changed.node, changed.inventory, now_us)
-    return Plan(None, (*ended.events, NodeChanged(now_us, changed.node, changed.inventory)), ended.effects)
+    leave = _leave(state, changed, now_us, ended.answer)
+    new = NodeChanged(now_us, changed.node, changed.inventory)
+    return Plan(None, (*ended.events, new, *leave.events), (*ended.effects, *leave.effects))
 
 
 def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
@@ -108,6 +113,23 @@ def on_node_due(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
             return Plan(None)
         return _give_up(state, node, now_us)
     return _on_lost_due(state, node, now_us)
+
+
+def _leave(
+    state: ClusterState, changed: InventoryChanged, now_us: Micros, ended: Collection[JobId]
+) -> Plan[None]:
+    """Of a node whose agent ends: its jobs are told to save and to go on elsewhere, but for those that have
+    `ended` or stop anyway."""
+    if not changed.inventory.leaving:
+        return Plan(None)
+    jobs = [
+        job for job in jobs_on(state, changed.node) if job.number not in ended and job.course.stop is None
+    ]
+    text = f"the agent of {changed.inventory.name or changed.node} ends"
+    return request_stops(
+        state,
+        ((job, Stop(AttemptOutcome.PREEMPTED, now_us, save_grace_us(job), "", text)) for job in jobs),
+    )
 
 
 def _on_new_node(state: ClusterState, hello: Hello, now_us: Micros) -> Plan[Welcome]:
@@ -172,9 +194,10 @@ def _reconcile(
 
 def _give_up(state: ClusterState, node: Node, now_us: Micros) -> Plan[None]:
     """UNKNOWN for too long: LOST, unless most nodes are silent together. One that was emptied to be switched
-    off is no sign of that."""
+    off, or has said that it ends, is no sign of that."""
     silent, known = state.contacts[NodeContact.UNKNOWN], _known(state)
-    expected = node.cordon is not None and not state.loads[node.node].tasks
+    emptied = node.cordon is not None or node.inventory.leaving
+    expected = emptied and not state.loads[node.node].tasks
     if silent >= 2 and silent * 2 > known and not state.overruled and not expected:
         return Plan(None, (ClusterSuspected(now_us, silent, known),))
     events: list[Event] = [NodeLost(now_us, node.node, node.last_heard_us)]

@@ -56,6 +56,8 @@ class NodeInventory:
     sick: tuple[SickGpu, ...] = ()
     warming: bool = False
     """Its warm pool still imports what ranks need: a start there waits for it."""
+    leaving: bool = False
+    """Its agent ends as soon as its tasks have."""
     labels: tuple[tuple[str, str], ...] = ()
     """Key and value, ascending by key."""
     taints: tuple[tuple[str, str], ...] = ()
@@ -111,6 +113,11 @@ class Node(Struct, frozen=True):
     def in_service(self) -> bool:
         """Neither lost nor cordoned: it takes work, or will when it is heard of again."""
         return self.contact is not NodeContact.LOST and self.cordon is None
+
+    @property
+    def at_hand(self) -> bool:
+        """In service, heard, and to stay so."""
+        return self.contact is NodeContact.CONNECTED and self.cordon is None and not self.inventory.leaving
 
 
 class GpuKind(NamedTuple):

@@ -79,11 +79,13 @@ def node_reason(state: ClusterState, node: Node, now_us: Micros) -> Reason | Non
         return Reason("refuses", resting_text(node, now_us), hint, {"refusals": node.refusals})
     if not connected:
         return _silence(state, node, now_us, exclusive=False)
+    left = tasks_left(state, node)
+    tasks = f"; {left} task{'s' if left != 1 else ''} left" if left else ""
+    if node.inventory.leaving:
+        return Reason("leaving", f"its agent ends{tasks}", "start one there again", {"tasks_left": left})
     closing = closing_of(state, node, now_us)
     if closing is None:
         return None
-    left = tasks_left(state, node)
-    tasks = f"; {left} task{'s' if left != 1 else ''} left" if left else ""
     hint = "it opens by itself: `pace policy show` has the windows"
     return Reason("maintenance", closing_text(closing, now_us) + tasks, hint, {"tasks_left": left})
 

@@ -193,8 +193,10 @@ def _nobody(state: ClusterState, demand: GangDemand, needs: str, now_us: Micros)
         text = "; ".join([needs, *out_of_use])
         return Reason(code, text, "it starts by itself when their time is over", {"nodes": len(nodes)})
     silent = sum(node.contact is NodeContact.UNKNOWN for node in others)
-    lost = len(others) - silent
-    text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost)"
+    lost = sum(node.contact is NodeContact.LOST for node in others)
+    leaving = len(others) - silent - lost
+    ends = f", {leaving} whose agent ends" if leaving else ""
+    text = f"{needs}; none of the {len(others)} nodes is connected ({silent} silent, {lost} lost{ends})"
     if out_of_use:
         text = "; ".join([text if others else needs, *out_of_use])
     return Reason("no-contact", text, "look at the agents", {"silent": silent, "lost": lost})

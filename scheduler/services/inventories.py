@@ -41,6 +41,7 @@ def inventory_of(message: nodes_pb2.Inventory) -> NodeInventory:
         no_engine=why_none,
         rendezvous_ports=tuple(message.rendezvous_ports),
         warming=message.warm_pool == "starting",
+        leaving=message.leaving,
         labels=tuple(sorted(message.labels.items())),
         taints=tuple(sorted(message.taints.items())),
         details=MessageToJson(message, preserving_proto_field_name=True, indent=None),

@@ -195,14 +195,25 @@ async def test_sigterm_leaves_the_tasks_and_says_so(agent: AgentProcess, tmp_pat
         assert not psutil.pid_exists(pid)
 
 
-async def test_stop_tasks_ends_them_and_tells(agent: AgentProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hangs_up", "why"), [(False, "preempted"), (True, "agent stopped")])
+async def test_stop_tasks_ends_them_and_tells(
+    agent: AgentProcess, tmp_path: Path, hangs_up: bool, why: str
+) -> None:
+    """By the scheduler, which knows how long they need; by itself where no scheduler is heard."""
     async with joined(agent, "--stop-tasks") as scheduler:
         scheduler.start(start(key(1), "trap 'echo bye; exit 4' TERM; while :; do sleep 0.05; done", tmp_path))
         await scheduler.until(lambda: scheduler.kinds(key(1)) == ["started"])
         await asyncio.sleep(0.2)  # the trap is set
-        assert await asyncio.to_thread(agent.signal, signal.SIGTERM) == 0
+        stopped = asyncio.create_task(asyncio.to_thread(agent.signal, signal.SIGTERM))
+        await scheduler.until(lambda: any(said.leaving for said in scheduler.inventories))
+        if hangs_up:
+            scheduler.hang_up()
+        else:
+            assert not scheduler.ended(key(1)), "it waits for the scheduler's word"
+            scheduler.stop(key(1), 30.0, "preempted")
+        assert await stopped == 0
         ended = scheduler.ended(key(1))
-        assert ended and (list(ended.exit_codes), ended.why) == ([4], "agent stopped")
+        assert ended and (list(ended.exit_codes), ended.why) == ([4], why)
         assert [entry.exited.killed_by_us for entry in scheduler.entries[key(1)] if entry.HasField("exited")]
         assert scheduler.logs[key(1), 0].endswith(b"bye\n")
         assert not agent.left()

@@ -197,6 +197,21 @@ class Node:
             gpus=tuple(gpus[at] for at in sorted(gpus)),
             sick=tuple(sick[at] for at in sorted(sick)),
         )
+        self._tell_inventory()
+
+    def leaves(self) -> None:
+        """It is to end with its tasks: it says so, and ends when they have, or not, and another comes."""
+        if self.agent_up:
+            self.inventory = replace(self.inventory, leaving=True)
+            self._tell_inventory()
+            self.world.later(self.world.between(100 * MS, 8 * SECOND), self._has_left)
+
+    def _has_left(self) -> None:
+        self.kill_agent()
+        self.inventory = replace(self.inventory, leaving=False)
+        self.world.later(self.world.between(50 * MS, 8 * SECOND), self.start_agent)
+
+    def _tell_inventory(self) -> None:
         if self.stream is not None and self.welcomed:
             self.stream.up(self.run.scheduler.inventory, self, self.stream, self.inventory)
 

@@ -200,6 +200,7 @@ class Run:
                 "wipe",
                 "gpu",
                 "gpu",
+                "leaving",
             ]
         )
         self.world.tell(f"fault: {kind} {node.name}")
@@ -214,6 +215,9 @@ class Run:
     def _fault_agent(self, node: Node) -> None:
         node.kill_agent()
         self.world.later(self.world.between(50 * MS, 8 * SECOND), node.start_agent)
+
+    def _fault_leaving(self, node: Node) -> None:
+        node.leaves()
 
     def _fault_machine(self, node: Node) -> None:
         node.kill_machine()
