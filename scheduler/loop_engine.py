@@ -16,7 +16,7 @@ from .core.contact import on_contact_lost, on_heartbeat, on_hello, on_inventory
 from .core.cordons import on_cordon, on_uncordon
 from .core.due import on_due
 from .core.effects import Acked, Plan, Position
-from .core.elastic import plan_growth, somebody_waits
+from .core.elastic import is_time_to_look, plan_growth, somebody_waits
 from .core.events import DurableEvent, Event, LateFact
 from .core.evolve import evolve
 from .core.evolve_tasks import with_fact
@@ -63,8 +63,6 @@ from .sweeps.ops import OpenStudy, StudyOps
 
 NO_JOBS: Final[Mapping[JobId, Job]] = {}
 ACCOUNTS_MIN: Final = 512
-GROW_AGAIN_US: Final = 10_000_000
-"""What a growth earns follows the time and what is measured: small gangs are looked at so often."""
 PLACEMENTS_MAX = 512
 """In one step, so that a long line does not keep callers waiting; the next step goes on."""
 
@@ -76,7 +74,8 @@ class Engine(Beside):
         self.state: ClusterState = recover(loaded, settings)
         super().__init__(loaded)
         self._turns = Turns()
-        self._looked: tuple[int, bool, int, int] | None = None
+        self._looked: tuple[int, bool, int] | None = None
+        self._looked_us = Micros(0)
         """What the growth of gangs depends on, when it was last looked at."""
         self._accounts = ACCOUNTS_MIN
         """Looked for those to close when there are more than twice as many."""
@@ -283,11 +282,14 @@ class Engine(Beside):
 
     def _grow(self, draft: Draft, now_us: Micros) -> None:
         state = self.state
-        again = now_us // GROW_AGAIN_US if state.small else 0
-        stands = (state.freed, somebody_waits(state), len(state.small), again)
+        stands = (state.freed, somebody_waits(state), len(state.small))
         if stands != self._looked:
-            self._looked = stands
             self._apply(draft, plan_growth(state, now_us))
+        elif state.small and is_time_to_look(self._looked_us, now_us):
+            self._apply(draft, plan_growth(state, now_us, self._looked_us))
+        else:
+            return
+        self._looked, self._looked_us = stands, now_us
 
     def _close_accounts(self, draft: Draft, now_us: Micros) -> None:
         """All are looked at, but only when they have become twice as many."""

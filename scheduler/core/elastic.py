@@ -9,6 +9,7 @@ time: what it leaves is counted before the next one moves.
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Final
 
 from ...spec.ids import JobId, Micros, NodeId
 from ...spec.lifecycle import AttemptOutcome, NodeContact
@@ -23,11 +24,13 @@ from .job import Job, Stop, with_course
 from .order import first_in_line
 from .predict import predict
 from .quota import is_allowed, tasks_allowed
-from .settings import RESTART_US
+from .settings import RESTART_US, SECOND_US
 from .speeds import gain, with_speed
 from .state import ClusterState
 from .submit import request_stop
 from .trades import fair_size, fair_sizes_of
+
+LOOK_AGAIN_US: Final = 10 * SECOND_US
 
 
 def wanted(state: ClusterState, job: Job) -> int:
@@ -42,8 +45,9 @@ def wanted(state: ClusterState, job: Job) -> int:
     return min(most, fair, demand.instance_count) if _waits_besides(state, job) else min(most, fair)
 
 
-def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
-    """Every gang that there is room for more of is told to grow, while nobody waits."""
+def plan_growth(state: ClusterState, now_us: Micros, looked_us: Micros | None = None) -> Plan[None]:
+    """Every gang that there is room for more of is told to grow, while nobody waits. Where only time has
+    passed since `looked_us`: those whose time it is."""
     if somebody_waits(state):
         return Plan(None)
     small = [state.jobs[number] for number in sorted(state.small)]
@@ -51,12 +55,21 @@ def plan_growth(state: ClusterState, now_us: Micros) -> Plan[None]:
     fair = fair_sizes_of(state, small)
     events = []
     for job in small:
+        if looked_us is not None and not is_time_to_look(looked_us, now_us, 2 * _restart_us(job)):
+            continue
         count = len(job.tasks)
         to = min(fair[job.number], room_for(state, job)) if fair[job.number] > count else count
         if to > count and earns_back(state, job, to, now_us):
             gains = gain_text(job, to) if job.course.speeds else ""
             events.append(GrowthPlanned(now_us, job.number, job.attempt, count, to, gains))
     return Plan(None, tuple(events))
+
+
+def is_time_to_look(looked_us: Micros, now_us: Micros, least_us: int = 0) -> bool:
+    """What a growth earns follows the time and what is measured: it is judged again once in each ten seconds,
+    or once in each `least_us` where that is longer."""
+    every_us = max(LOOK_AGAIN_US, least_us)
+    return now_us // every_us != looked_us // every_us
 
 
 def measured(job: Job, event: CheckpointAccepted) -> Job:

@@ -27,10 +27,10 @@ def cluster(tmp_path: Path, built_ops: Path) -> Iterator[Cluster]:
         yield made
 
 
-def submit(cluster: Cluster, folder: Path, **resources: int) -> int:
+def submit(cluster: Cluster, folder: Path, stage: int, **resources: int) -> int:
     folder.mkdir()
     document = {
-        "command": f"{sys.executable} {SCRIPT} {folder} 2 {STEPS}",
+        "command": f"{sys.executable} {SCRIPT} {folder} {stage} {STEPS}",
         "distribution": {"type": "deepspeed"},
         "environment_variables": {"PYTHONPATH": str(SCRIPT.parents[1])},
         "resources": {"instance_count": 2, "cpus": 1, **resources},
@@ -45,9 +45,12 @@ def losses(folder: Path, attempt: int) -> dict[int, float]:
     return {int(step): float(loss) for at, rank, step, loss in lines if (int(at), rank) == (attempt, "0")}
 
 
-def test_its_checkpoint_is_converted_before_anybody_waits_for_it(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [2, 3])
+def test_its_checkpoint_is_converted_before_anybody_waits_for_it(
+    cluster: Cluster, tmp_path: Path, stage: int
+) -> None:
     folder, alone = tmp_path / "job", tmp_path / "alone"
-    job = submit(cluster, folder, min_instance_count=1)
+    job = submit(cluster, folder, stage, min_instance_count=1)
     checkpoint = cluster.state / "storage" / str(job) / "checkpoints" / f"step-{SAVE_AT:08}.a1"
     converted = checkpoint / "universal" / "converted.json"
     wait_until(
@@ -63,7 +66,7 @@ def test_its_checkpoint_is_converted_before_anybody_waits_for_it(cluster: Cluste
     cluster.wait_state(job, "SUCCEEDED", timeout_s=120)
     cluster.start_agent(1 if task.node == "local-1" else 0)
 
-    whole = submit(cluster, alone)
+    whole = submit(cluster, alone, stage)
     (alone / "enough").touch()
     cluster.wait_state(whole, "SUCCEEDED", timeout_s=120)
     assert not list((cluster.state / "storage" / str(whole)).rglob("universal")), "it keeps its size"

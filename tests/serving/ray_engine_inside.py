@@ -49,6 +49,10 @@ def ray_processes() -> list[str]:
     ]
 
 
+def ray_sessions() -> set[Path]:
+    return set(Path("/tmp").glob("pace-*/session_*"))
+
+
 def test_a_serve_application(tmp_path: Path) -> None:
     model = folder_of(
         tmp_path / "model",
@@ -59,6 +63,7 @@ def test_a_serve_application(tmp_path: Path) -> None:
     )
     (model / "app.py").write_text(APPLICATION)
     (model / "neighbour.py").write_text("FACTOR = 3\n")
+    others = ray_sessions()
     with ModelServer(model, log=tmp_path / "log") as server:
         server.wait_ready()
         told = server.infer(tensor("x", [1, 2], [2]))
@@ -70,7 +75,7 @@ def test_a_serve_application(tmp_path: Path) -> None:
         assert ray_processes()
         assert server.stop() == 0
     wait_until("Ray is gone", lambda: not ray_processes())
-    assert not list(Path("/tmp").glob("pace-*/session_*"))
+    assert not ray_sessions() - others
 
 
 def test_any_folder_in_rays_replicas(tmp_path: Path) -> None:
@@ -88,6 +93,7 @@ def test_any_folder_in_rays_replicas(tmp_path: Path) -> None:
         assert output["data"] == [3, 7]
         assert request(f"{server.url}/score", {"data": [[5, 6]]}).json == [11]
         assert request(f"{server.url}/").body == b"Healthy"
+        assert server.stop() == 0
 
 
 def test_an_application_that_fails_ends_the_server(tmp_path: Path) -> None:
