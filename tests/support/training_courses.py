@@ -126,8 +126,8 @@ class Course:
         def more(before: int) -> bool:
             return told() > before or cluster.client.job(job).is_over
 
-        while told() < to and not cluster.client.job(job).is_over:
-            wait_until("more steps are made", functools.partial(more, told()), timeout_s=STILL_S)
+        while (before := told()) < to and not cluster.client.job(job).is_over:
+            wait_until("more steps are made", functools.partial(more, before), timeout_s=STILL_S)
 
 
 COURSES = (
