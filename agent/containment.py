@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CONTROLLERS = ("memory", "cpu", "pids")
@@ -187,6 +187,13 @@ def drop_group(group: str) -> None:
     if not _remove(group):
         for folder in _with_groups_below(group):
             _remove(folder)
+
+
+def drop_left(paths: Iterable[str]) -> None:
+    """Files of a task that has ended. What is another's by now stays."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.unlink(path)  # noqa: PTH108
 
 
 def _remove(group: str) -> bool:

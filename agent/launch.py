@@ -184,6 +184,7 @@ def describe(
         if request.hosts_rendezvous
         else None,
         "cgroup": None,
+        "leaves": launcher.leaves(request),
     }
 
 

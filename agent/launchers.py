@@ -5,6 +5,7 @@ another.
 Code that must run inside the job is in training/ and is named here, never imported.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ HOSTFILE: Final = "hostfile"
 
 Variables = Callable[[agent_pb2.StartTask, int, Mapping[str, str]], dict[str, str]]
 Files = Callable[[agent_pb2.StartTask], dict[str, str]]
+Left = Callable[[agent_pb2.StartTask], list[str]]
 
 
 def _no_variables(
@@ -29,6 +31,10 @@ def _no_files(_request: agent_pb2.StartTask) -> dict[str, str]:
     return {}
 
 
+def _nothing(_request: agent_pb2.StartTask) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """`variables(request, local rank, what all ranks of the task have)`: those of one rank."""
@@ -36,6 +42,8 @@ class Launcher:
     variables: Variables = _no_variables
     files: Files = _no_files
     """Name -> text, written into the task's folder before the ranks start."""
+    leaves: Left = _nothing
+    """Paths of what its ranks leave elsewhere: removed when the last of them has ended."""
     prepared_by: str = ""
     """Module that each rank runs to its end before its command; it must exit with 0."""
     wrapped_by: str = ""
@@ -116,10 +124,20 @@ def _hostfile(request: agent_pb2.StartTask) -> dict[str, str]:
     return {HOSTFILE: "".join(lines)} if request.hosts else {}
 
 
+def _buffers(request: agent_pb2.StartTask) -> list[str]:
+    """DeepSpeed's ranks on CPUs reduce through shared memory, 66 MiB each, which it names so and never
+    removes (csrc/cpu/comm/shm.cpp); it may be used under torchrun's variables, too."""
+    place = f"{os.getuid()}_{request.master_address}_{request.master_port}"
+    ranks = range(request.first_rank, request.first_rank + request.processes)
+    return [f"/dev/shm/deepspeed_allreduce_buffer_{place}_{rank}" for rank in ranks]
+
+
 LAUNCHERS: Final = {
     "": Launcher(),
-    "pytorch": Launcher(_torchrun),
-    "deepspeed": Launcher(_deepspeed, _hostfile, prepared_by="paceline.training.deepspeed_ops"),
+    "pytorch": Launcher(_torchrun, leaves=_buffers),
+    "deepspeed": Launcher(
+        _deepspeed, _hostfile, leaves=_buffers, prepared_by="paceline.training.deepspeed_ops"
+    ),
     "mpi": Launcher(_mpirun, store_is_optional=True),
     "ray": Launcher(wrapped_by="paceline.training.ray_node"),
 }

@@ -32,7 +32,7 @@ def rehearse(folder: str, memory: kernel.InitialMemory, program: str, rounds: in
     }
     launch |= {"node_count": 1, "grace_s": 1.0, "timeout_s": 0.0, "log_bytes_max": 0, "exclusive": False}
     launch |= {"store": None, "cgroup": None, "prepare": None, "shell": False, "world_size": 1}
-    launch |= {"metric_patterns": {}, "client": None}
+    launch |= {"metric_patterns": {}, "client": None, "leaves": []}
     launch |= {"patience": Patience()._asdict(), "pace_window_s": 30.0}
     task = folder + "/tasks/rehearsal"
     for made in (task, folder + "/shims"):

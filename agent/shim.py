@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..proto.notice import Notice
 from . import kernel
 from .claims import disclaim
-from .containment import drop_group
+from .containment import drop_group, drop_left
 from .gang_watch import POLL_S, GangWatch
 from .keeping import KEEP_S, KEPT, Keeping, Successor, attempt_message
 from .lease_watch import Lease
@@ -227,6 +227,7 @@ class Shim:
         """Nothing is left that could run: the last entry."""
         if inside := self._ranks.end_containers():
             problem += f"; {len(inside)} processes in containers cannot be killed: {inside[:10]}"
+        drop_left(self._launch["leaves"])
         if self._refused:
             self._telling.append("refused", self._refused)
         else:

@@ -28,7 +28,7 @@ from .flight_recorder import trace_folder
 from .journal import Journal
 from .keeping import KEPT
 from .launch import Refusal
-from .launchers import LAUNCHERS
+from .launchers import LAUNCHERS, Launcher
 from .ran_with import Recorded
 from .routes import Interface
 from .shim_link import ShimLink
@@ -204,6 +204,7 @@ def kill_leftovers(task: Task) -> list[int]:
     if group:
         containment.kill_group(group)
     left = containment.kill_until_gone(find, KILL_S)
+    containment.drop_left(LAUNCHERS.get(task.request.launcher, Launcher()).leaves(task.request))
     if group:
         containment.drop_group(group)
     return left
