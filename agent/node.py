@@ -157,12 +157,15 @@ class Agent:
         self._leaves = True
         self._on_change()
         ended, alone = (asyncio.ensure_future(each) for each in (self._all_ended(), self._alone.wait()))
-        await asyncio.wait((ended, alone), return_when=asyncio.FIRST_COMPLETED)
-        alone.cancel()
-        if not ended.done():
-            log.warning("no scheduler says how long their saves take: each task has its grace_s")
-            await asyncio.gather(*(self._stop_alone(key) for key in self._running()))
-        await ended
+        try:
+            await asyncio.wait((ended, alone), return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                log.warning("no scheduler says how long their saves take: each task has its grace_s")
+                await asyncio.gather(*(self._stop_alone(key) for key in self._running()))
+            await ended
+        finally:
+            alone.cancel()
+            ended.cancel()
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 await asyncio.gather(*(self._session.leaving.wait_left(key) for key in running))
