@@ -22,19 +22,18 @@ _NAME_CHARS_MAX: Final = 50
 _TRACE: Final = "collectives-"
 _PIPE: Final = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
 _FILE: Final = "TORCH_FR_DUMP_TEMP_FILE"
-_OF_OLD: Final = {
-    "TORCH_NCCL_TRACE_BUFFER_SIZE": "TORCH_FR_BUFFER_SIZE",
-    "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": _FILE,
-}
-"""Names before torch 2.9, which goes by the new ones where it finds both."""
+SIZE: Final = "TORCH_FR_BUFFER_SIZE"
+_OF_OLD: Final = {"TORCH_NCCL_TRACE_BUFFER_SIZE": SIZE, "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": _FILE}
+"""Names before torch 2.9, which goes by the new ones where it finds both, and warns."""
 
 
 def variables(
-    task_folder: str, job_folder: str, attempt: int, user: Mapping[str, str], *, nccl: bool
+    task_folder: str, job_folder: str, attempt: int, user: Mapping[str, str], *, old_names: bool
 ) -> dict[str, str]:
-    """For the ranks of a gang; what `user` sets comes first, by either name."""
+    """For the ranks of a gang; what `user` sets comes first, by either name. `old_names`: theirs may be a
+    torch that knows no others."""
     found = {
-        "TORCH_FR_BUFFER_SIZE": str(COLLECTIVES),
+        SIZE: str(COLLECTIVES),
         _PIPE: f"{task_folder}/collectives-",
         _FILE: f"{trace_folder(job_folder, attempt)}/{_TRACE}",
     }
@@ -42,7 +41,7 @@ def variables(
     for old, new in _OF_OLD.items():
         if old in user and new not in user:
             found[new] = user[old]
-        if nccl or old in user:  # torch warns of them
+        if old_names or old in user:
             found[old] = found[new]
     return found
 

@@ -1,22 +1,19 @@
 """What the ranks of a task are told that has a share of one GPU.
 
 torch is asked to keep within that share of the GPU's memory, where it can be asked so by the environment: an
-older one stops at words that it does not know (pytorch/pytorch#161035 taught it these). Which it is, is seen
-from the header that comes with it.
+older one stops at words that it does not know (pytorch/pytorch#161035 taught it these).
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 from ..proto.generated import agent_pb2
 from ..spec.resources import WHOLE_GPU_MILLI
+from . import torch_headers
 
 ALLOC_CONF: Final = "PYTORCH_ALLOC_CONF"
 _OTHER_NAMES: Final = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _FRACTION: Final = "per_process_memory_fraction"
-_HEADER: Final = "lib/python3*/site-packages/torch/include/c10/cuda/CUDAAllocatorConfig.h"
 
 
 def variables(
@@ -29,12 +26,6 @@ def variables(
         return {}
     told = {"PACELINE_GPU_SHARE": f"{share:g}"}
     said = any(name in environment for name in (ALLOC_CONF, *_OTHER_NAMES))
-    if not said and interpreter and _understands(interpreter):
+    if not said and torch_headers.understands(interpreter, torch_headers.ALLOCATOR, _FRACTION):
         told[ALLOC_CONF] = f"{_FRACTION}:{share / max(1, request.processes):.4g}"
     return told
-
-
-@lru_cache(maxsize=64)
-def _understands(interpreter: str) -> bool:
-    headers = Path(interpreter).parent.parent.glob(_HEADER)
-    return any(_FRACTION in header.read_text(errors="replace") for header in headers)

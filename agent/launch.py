@@ -17,7 +17,7 @@ from ..proto.generated import agent_pb2
 from ..proto.marks import mark_of
 from ..spec.errors import PacelineError
 from ..spec.slices import index_text, is_slice
-from . import flight_recorder, gpu_share
+from . import flight_recorder, gpu_share, torch_headers
 from .commands import parse, script_folder, wrapped
 from .evidence import ERROR_FILE, error_path
 from .launchers import LAUNCHERS, Launcher
@@ -101,7 +101,7 @@ def make_launch(
     """`uuids`: of the GPUs and slices here, by index. Raises Refusal when the task cannot be started here."""
     cwd = working_folder(request, folder)
     launcher = launcher_of(request)
-    environment = variables(request, folder, base, cwd)
+    environment = variables(request, folder, base, cwd, interpreter)
     path = request.environment.get("PATH") or base.get("PATH") or os.defpath
     environment |= _of_interpreter(request, interpreter, environment, path)
     if request.gpu_indices:
@@ -189,10 +189,10 @@ def describe(
 
 
 def variables(
-    request: agent_pb2.StartTask, folder: Path, base: Mapping[str, str], cwd: str
+    request: agent_pb2.StartTask, folder: Path, base: Mapping[str, str], cwd: str, interpreter: str = ""
 ) -> dict[str, str]:
-    """What all ranks of the task have in common, in whatever Python: over `base` what the user has set, over
-    that what is ours."""
+    """What all ranks of the task have in common: over `base` what the user has set, over that what is ours.
+    `interpreter`: empty where its torch cannot be looked at."""
     user = request.environment
     mine = {
         "PWD": cwd,
@@ -212,8 +212,11 @@ def variables(
     elif DEVICES not in user:
         merged[DEVICES] = ""  # none was given: those of others are not to be seen
     if request.master_port:
+        header = torch_headers.FLIGHT_RECORDER
+        new = torch_headers.understands(interpreter, header, flight_recorder.SIZE)
+        old = bool(request.gpu_indices) and not new  # what asks gloo goes by the new names anyway
         merged |= flight_recorder.variables(
-            str(folder), request.job_folder, request.task.attempt, merged, nccl=bool(request.gpu_indices)
+            str(folder), request.job_folder, request.task.attempt, merged, old_names=old
         )
     return merged
 

@@ -156,15 +156,30 @@ def test_torch_is_told_of_a_share_if_it_understands_and_nobody_else_has(
     assert environment.get("PYTORCH_ALLOC_CONF") == told
 
 
-@pytest.mark.parametrize("gpus", [[], [0]])
-def test_a_gang_has_the_flight_recorder_unless_the_user_says_otherwise(code: Path, gpus: list[int]) -> None:
-    """By the names that torch's versions have for it; where there is no NCCL, the new ones are enough."""
-    request = start_task(
-        key(7, 3), "python a.py", code, launcher="pytorch", master_port=29500, gpu_indices=gpus
-    )
+@pytest.mark.parametrize(
+    ("gpus", "names", "old_too"),
+    [
+        ([], "", False),
+        ([0], '"TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"', False),
+        ([0], '"TORCH_NCCL_TRACE_BUFFER_SIZE"', True),
+        ([0], "", True),
+    ],
+)
+def test_a_gang_has_the_flight_recorder_unless_the_user_says_otherwise(
+    code: Path, tmp_path: Path, gpus: list[int], names: str, old_too: bool
+) -> None:
+    """By the names that the interpreter's torch has for it, as its header says: a newer one warns of those of
+    old. Where there is no NCCL, the new ones are enough."""
+    interpreter = tmp_path / "bin" / "python"
+    place = "torch/include/torch/csrc/distributed/c10d/FlightRecorder.hpp"
+    header = tmp_path / "lib/python3.11/site-packages" / place
+    header.parent.mkdir(parents=True)
+    header.write_text(names)
+    request = start_task(key(7, 3), "true", code, launcher="pytorch", master_port=29500, gpu_indices=gpus)
 
     def environment() -> dict[str, str]:
-        told: dict[str, str] = make_launch(request, code, PYTHON, BASE, {}, warm=True).document["environment"]
+        document = make_launch(request, code, str(interpreter), BASE, {}, warm=True).document
+        told: dict[str, str] = document["environment"]
         return told
 
     assert environment()["TORCH_FR_BUFFER_SIZE"] == "2000"
@@ -172,7 +187,7 @@ def test_a_gang_has_the_flight_recorder_unless_the_user_says_otherwise(code: Pat
     old = {name: environment().get(name) for name in OLD_NAMES}
     assert old == (
         dict(zip(OLD_NAMES, ("2000", f"{code}/traces/3/collectives-"), strict=True))
-        if gpus
+        if old_too
         else dict.fromkeys(OLD_NAMES)
     )
     request.environment["TORCH_NCCL_TRACE_BUFFER_SIZE"] = "0"

@@ -154,7 +154,7 @@ def test_a_process_that_does_not_catch_the_signal_never_gets_it(stuck: Stuck) ->
 
 def test_a_flight_recorder_is_asked_and_its_file_is_named(stuck: Stuck, tmp_path: Path) -> None:
     """Its side is played as torch's source has it: a named pipe, read now and then, and a file."""
-    variables = flight_recorder.variables(str(tmp_path), str(tmp_path), 2, {}, nccl=True)
+    variables = flight_recorder.variables(str(tmp_path), str(tmp_path), 2, {}, old_names=False)
     assert "trace" not in captured(stuck, "/nowhere/python", variables), "no pipe: no group"
     folder = Path(flight_recorder.trace_folder(str(tmp_path), 2))
     folder.mkdir(parents=True)

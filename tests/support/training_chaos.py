@@ -29,6 +29,8 @@ from .training_faults import Fault, Faults
 
 CAUSES = ("signal", "hang", "node-lost", "preempted", "out-of-memory")
 """What these faults end attempts of; no save that fails ends one of an exception."""
+KILLED_EARLY = "the task's shim died before it had started the ranks"
+"""So ends the start of the next attempt, where it comes while a fault kills what is there."""
 
 
 def course_of(seed: int) -> Course:
@@ -103,7 +105,7 @@ class TrainingRound:
                 body = json.loads(entry.body)
                 assert not (body["path"] in self._faults.damaged and body["tier"] == "storage"), entry.text
             if entry.kind == "AttemptEnded" and (failure := json.loads(entry.body)["ending"]["failure"]):
-                assert failure["kind"] in CAUSES, entry.text
+                assert failure["kind"] in CAUSES or KILLED_EARLY in entry.text, entry.text
         assert timeline.ledger.wall_us == sum(part for _, part in timeline.ledger.parts)
 
     def _check_samples(self, undisturbed: Batches) -> None:
