@@ -67,8 +67,8 @@ def _lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A way to train. Its script is given a folder and `arguments`, makes at most `steps`, and hurries to its
-    end when FOLDER/enough is there.
+    """A way to train. Its script is given a folder and `arguments`, makes at most `steps`, which take longer
+    than a round's faults do on a busy machine, and hurries to its end when FOLDER/enough is there.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Course:
 
 
 COURSES = (
-    Course("restarts", "saving_rank.py", "1200 4 0.03 early", "1200 600 0", 1200, _read_saving),
-    Course("stays", "looping_rank.py", "1500 10 0.03", "1500 500 0", 1500, _read_looping),
-    Course("elastic", "elastic_rank.py", "1500 0.04", "1500", 1500, _read_elastic, False, 1, _read_batches),
+    Course("restarts", "saving_rank.py", "3000 4 0.03 early", "3000 1000 0", 3000, _read_saving),
+    Course("stays", "looping_rank.py", "2500 10 0.03", "2500 500 0", 2500, _read_looping),
+    Course("elastic", "elastic_rank.py", "2500 0.04", "2500", 2500, _read_elastic, False, 1, _read_batches),
 )
