@@ -163,13 +163,18 @@ def test_a_node_of_ray_that_dies_ends_the_attempt_and_what_it_left_goes(
         [victim, _] = named("raylet")
         victim.kill()
         wait_until("a second attempt runs", lambda: cluster.client.job(job).attempt == 2, 60)
-        assert b"this node's Ray ended with 1" in b"".join(
-            cluster.output(job, rank=rank, attempt=1) for rank in range(2)
+        wait_until(
+            "its output says why", lambda: said_by_either(cluster, job, b"this node's Ray ended with 1")
         )
         wait_until("its command, too", lambda: running("sleep", "600"), 200)
         assert not ray_folders() & left
         cluster.client.cancel(job)
         cluster.wait_state(job, "CANCELLED")
+
+
+def said_by_either(cluster: Cluster, job: int, words: bytes) -> bool:
+    """In its first attempt; what a rank says last comes a moment after the news of its end."""
+    return any(words in cluster.output(job, rank=rank, attempt=1) for rank in range(2))
 
 
 def ray_folders() -> set[Path]:
