@@ -124,7 +124,7 @@ class GangWatch:
 
     def _judge(self, workers: Sequence[Worker]) -> Stall | None:
         living = [worker for worker in workers if worker.lives]
-        beats = [_who_is_stopped_trains(each) for each in self._beats(living)]
+        beats = _as_they_may_go_on(self._beats(living))
         self._stillness.look(time.monotonic(), beats, lambda: _cpu_s(living))
         return self._stillness.stall
 
@@ -141,10 +141,12 @@ class GangWatch:
         return [each for each in read_beats(self._fd) if each.slot in slots]
 
 
-def _who_is_stopped_trains(beats: Beats) -> Beats:
-    """A save or a restore has the patience that work needs; a process that is stopped does not work at it."""
-    if beats.phase != TRAINS and kernel.state(beats.pid) == kernel.STOPPED:
-        return beats._replace(phase=TRAINS)
+def _as_they_may_go_on(beats: list[Beats]) -> list[Beats]:
+    """A save or a restore has the patience that work needs; a rank that is stopped does not work at it, and
+    its peers, all of whom are in it, cannot end it."""
+    works = any(each.phase != TRAINS for each in beats)
+    if works and any(kernel.state(each.pid) == kernel.STOPPED for each in beats):
+        return [each._replace(phase=TRAINS) for each in beats]
     return beats
 
 

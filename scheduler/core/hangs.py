@@ -2,10 +2,11 @@
 
 A node that sees no step for too long raises the suspicion; every node of the gang is asked where its ranks
 are and whether it finds them still for too long as well. One that moves clears the gang: a rank may work for
-long while its peers wait for it. Whoever has not answered by the deadline is taken for stuck, unless its node
-is out of contact: then that is the matter, and others decide it. Where no step has been made yet, a node that
-does not find its ranks still clears the gang too, and so does a task that is still to start: its peers wait
-for what is being prepared there.
+long while its peers wait for it. Not so where a rank is stopped by a signal, and still for too long by its
+own node's measure: whatever the others work at, it does not go on. Whoever has not answered by the deadline
+is taken for stuck, unless its node is out of contact: then that is the matter, and others decide it. Where no
+step has been made yet, a node that does not find its ranks still clears the gang too, and so does a task that
+is still to start: its peers wait for what is being prepared there.
 
 The rank to name: one that is stopped or not to be seen; else one that has not begun the collective in which
 others wait, by torch's flight recorder; else one whose count of steps is behind its peers'; among equals, one
@@ -128,6 +129,9 @@ def _count(look: RankLook, looks: Sequence[RankLook]) -> int:
 
 def _why_not_hung(state: ClusterState, job: Job, suspicion: Suspicion) -> str:
     """Empty: it hangs."""
+    stalled = [look for task in suspicion.looks if task.stalled for look in task.ranks]
+    if any(look.state.startswith(_STOPPED) for look in stalled):
+        return ""
     for task in _living(job):
         look, node = suspicion.look_of(task.task), state.nodes[task.node]
         if look is not None and not look.stalled and (look.begun or suspicion.step < 0):

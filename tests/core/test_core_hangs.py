@@ -102,6 +102,27 @@ def test_one_that_works_clears_the_gang_until_somebody_says_more(paddock: Paddoc
     assert paddock.state_of(job) is JobState.FAILED
 
 
+@pytest.mark.parametrize(("state", "hangs"), [("stopped by a signal", True), ("sleeping", False)])
+def test_nobodys_work_brings_a_rank_on_that_is_stopped(paddock: Paddock, state: str, hangs: bool) -> None:
+    """In a save, say, which the peers of a rank have long patience for."""
+    job = gang(paddock)
+    stalled(paddock, job, task=1)
+    paddock.says(job, 0, found(RankLook(0, 12, stack=WAITS), stalled=False))
+    paddock.says(job, 1, found(RankLook(2, 12, state=state, stack=WAITS), RankLook(3, 12, stack=WAITS)))
+    assert (paddock.state_of(job) is JobState.FAILED) is hangs
+    if hangs:
+        hung = next(event for event in paddock.history(job) if isinstance(event, GangHung))
+        assert hung.ranks == (2,) and "rank 2 on n2 is stopped by a signal" in hung.text
+
+
+def test_a_rank_that_is_stopped_and_not_yet_still_for_too_long_is_left_alone(paddock: Paddock) -> None:
+    job = gang(paddock)
+    stalled(paddock, job, task=1)
+    paddock.says(job, 0, found(RankLook(0, 12, state="stopped by a signal", stack=WAITS), stalled=False))
+    paddock.says(job, 1, found(RankLook(2, 12, stack=WAITS)))
+    assert paddock.state_of(job) is JobState.RUNNING
+
+
 def starts_still(paddock: Paddock, job: int, task: int = 0) -> None:
     paddock.says(job, task, s.Stalled(31 * 60 * SECOND, 1800 * SECOND, 0, -1, idle=True))
 
