@@ -2,6 +2,7 @@
 rank's files, or why it has none. One file a rank, there at once and whole.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -18,7 +19,9 @@ _POLL_S = 0.01
 
 
 def leave(folder: Path, rank: int, error: str, files: Mapping[str, FileEntry]) -> str:
-    """The error, also that of the note."""
+    """The error, also that of the note. Where there is no room for the note it is left empty: rank 0's must
+    not wait for what does not come.
+    """
     told = {"error": error, "files": {n: [e.size_bytes, e.xxh3] for n, e in files.items()}}
     note = folder / f".rank-{rank}"
     try:
@@ -29,6 +32,9 @@ def leave(folder: Path, rank: int, error: str, files: Mapping[str, FileEntry]) -
     except FileNotFoundError:
         return error or "rank 0 has given this checkpoint up"
     except OSError as failure:
+        with contextlib.suppress(OSError):  # nor for a name: then it waits for its time
+            note.with_suffix(".tmp").open("wb").close()
+            note.with_suffix(".tmp").rename(note)
         return error or told_of(failure)
     return error
 
@@ -44,7 +50,10 @@ def gather(folder: Path, ranks: set[int], parent: int) -> dict[str, FileEntry]:
             note = folder / f".rank-{rank}"
             if not note.exists():
                 continue
-            told = json.loads(note.read_text())
+            text = note.read_text()
+            if not text:
+                raise StorageFailed(f"rank {rank}: its part could not be written, nor why")
+            told = json.loads(text)
             if told["error"]:
                 raise StorageFailed(f"rank {rank}: {told['error']}")
             files |= {name: FileEntry(size, xxh3) for name, (size, xxh3) in told["files"].items()}

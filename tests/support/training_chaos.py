@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from paceline.scheduler.core.failure import AFTER_A_PEER
 from paceline.spec.errors import Conflict
 
 from .cluster import wait_until
@@ -105,7 +106,8 @@ class TrainingRound:
                 body = json.loads(entry.body)
                 assert not (body["path"] in self._faults.damaged and body["tier"] == "storage"), entry.text
             if entry.kind == "AttemptEnded" and (failure := json.loads(entry.body)["ending"]["failure"]):
-                assert failure["kind"] in CAUSES or KILLED_EARLY in entry.text, entry.text
+                excused = failure["doubt"] == AFTER_A_PEER or KILLED_EARLY in entry.text
+                assert failure["kind"] in CAUSES or excused, entry.text
         assert timeline.ledger.wall_us == sum(part for _, part in timeline.ledger.parts)
 
     def _check_samples(self, undisturbed: Batches) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from paceline.training import notes
+from paceline.training.errors import StorageFailed
+from paceline.training.manifest import FileEntry
 from support.fake_shim import FakeShim, FakeTask
 from support.rank_scripts import saved
 from torch import nn
@@ -47,6 +50,18 @@ def test_a_full_disk_costs_one_checkpoint_and_leaves_no_litter(
         model = big(0.0)
         assert make_run(after).restore(model=model).step == 3
         assert torch.all(model.weight == 3.0)
+
+
+@pytest.mark.parametrize("error", ["", "No space left on device"])
+def test_a_rank_that_has_no_room_for_its_word_is_not_waited_for(small_disk: Path, error: str) -> None:
+    """Rank 0's persister would wait for ten minutes, and training with it."""
+    aside = small_disk / "aside"
+    aside.mkdir()
+    fill_up(small_disk, 0)
+    files = {} if error else {"__1_0.distcp": FileEntry(10, "hash")}
+    assert "No space left on device" in notes.leave(aside, 1, error, files)
+    with pytest.raises(StorageFailed, match="rank 1: its part could not be written, nor why"):
+        notes.gather(aside, {1}, os.getppid())
 
 
 def fill_up(disk: Path, room_bytes: int) -> Path:
