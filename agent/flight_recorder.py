@@ -19,6 +19,16 @@ GROUPS_MAX: Final = 16
 """Told of each rank."""
 _BYTES_MAX: Final = 64 * 1024 * 1024
 _NAME_CHARS_MAX: Final = 50
+_UNREADABLE: Final = (
+    EOFError,
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
+"""A trace that is being written, or another version's, or not torch's at all."""
 _TRACE: Final = "collectives-"
 _PIPE: Final = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
 _FILE: Final = "TORCH_FR_DUMP_TEMP_FILE"
@@ -82,12 +92,6 @@ def read(path: str, since_s: float) -> list[dict[str, Any]] | None:
         return _groups(ring["entries"])
     except (OSError, *_UNREADABLE):
         return None
-
-
-_UNREADABLE: Final = (
-    *(EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
-)
-"""It is being written, or another version's, or not torch's at all."""
 
 
 class _Plain(pickle.Unpickler):

@@ -281,8 +281,7 @@ class Supervisor:
 
     def is_stopping(self, key: TaskKey) -> bool:
         """It was asked to end."""
-        task = self._tasks.get(key)
-        return task is not None and bool(task.stop_why)
+        return key in self._tasks and bool(self._tasks[key].stop_why)
 
     async def wait_ended(self, key: TaskKey) -> None:
         """Return as soon as `ended(key)`."""

@@ -52,7 +52,7 @@ def gather(folder: Path, ranks: set[int], parent: int) -> dict[str, FileEntry]:
                 continue
             text = note.read_text()
             if not text:
-                raise StorageFailed(f"rank {rank}: its part could not be written, nor why")
+                raise StorageFailed(f"rank {rank}: no room for word of its part")
             told = json.loads(text)
             if told["error"]:
                 raise StorageFailed(f"rank {rank}: {told['error']}")

@@ -5,7 +5,6 @@ from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.attempt_events import StopRequested
 from paceline.scheduler.core.node import Cordon
 from paceline.scheduler.core.node_events import NodeCordoned, NodeUncordoned
-from paceline.scheduler.core.reasons import node_reason
 from paceline.scheduler.core.timeline import describe
 from paceline.spec.errors import Conflict, NotFound
 from paceline.spec.ids import Micros, NodeId
@@ -44,11 +43,6 @@ def cordon_of(paddock: Paddock, name: str) -> Cordon | None:
     return paddock.state.nodes[NodeId(name)].cordon
 
 
-def note(paddock: Paddock, name: str) -> str:
-    reason = node_reason(paddock.state, paddock.state.nodes[NodeId(name)], Micros(paddock.now_us))
-    return reason.text if reason is not None else ""
-
-
 def told(paddock: Paddock) -> list[str]:
     return [
         describe(event) for event in paddock.history() if isinstance(event, NodeCordoned | NodeUncordoned)
@@ -72,7 +66,7 @@ def test_nothing_new_is_placed_on_a_cordoned_node_and_what_runs_there_goes_on(pa
 def test_what_runs_on_a_drained_node_saves_and_goes_on_elsewhere(paddock: Paddock) -> None:
     [job] = running(paddock, shape(cpus=2, retries=1))
     assert paddock.drain("a", why="new disks") == [job]
-    assert note(paddock, "a") == "draining, 1 task left (for 0 ms, by ann: new disks)"
+    assert paddock.note("a") == "draining, 1 task left (for 0 ms, by ann: new disks)"
     assert "stopping (preempted: a is drained: new disks): 0 of 1 tasks" in paddock.why(job).reasons[0].text
     paddock.pass_time(3)
     saves(paddock, job, 40)
@@ -80,7 +74,7 @@ def test_what_runs_on_a_drained_node_saves_and_goes_on_elsewhere(paddock: Paddoc
     found = paddock.job(job)
     assert (found.attempt, paddock.nodes_of(job), found.course.retries_used) == (2, ["b"], 0)
     assert paddock.starts_sent(job)[-1].job.course.checkpoints[0].step == 40
-    assert note(paddock, "a") == "drained (for 3 s, by ann: new disks)"
+    assert paddock.note("a") == "drained (for 3 s, by ann: new disks)"
     texts = [describe(event) for event in paddock.history(job)]
     assert "preemption by ann (a is drained: new disks): the tasks have 30 s to end" in texts
     [end] = [text for text in texts if text.startswith("attempt 1 ended")]
@@ -102,7 +96,7 @@ def test_a_job_is_given_what_its_saves_take_but_no_more_than_the_deadline(paddoc
     assert asked.stop.why == "b is drained"
     paddock.pass_time(26)
     assert {paddock.state_of(job) for job in (first, second)} == {JobState.QUEUED}, "fenced at the deadline"
-    assert note(paddock, "b").startswith("drained (for 26 s, by ann)")
+    assert paddock.note("b").startswith("drained (for 26 s, by ann)")
 
 
 def test_one_who_leaves_anyway_keeps_its_time(paddock: Paddock) -> None:
@@ -219,7 +213,7 @@ def test_the_cordon_outlives_the_scheduler_the_agent_and_the_machine(paddock: Pa
     paddock.goes_silent("a")
     paddock.pass_time(10 * DAY_S, step_s=3600)
     assert paddock.state.nodes[NodeId("a")].contact is NodeContact.LOST
-    assert "it is drained (for 240 h 0 min, by ann: new disks)" in note(paddock, "a")
+    assert "it is drained (for 240 h 0 min, by ann: new disks)" in paddock.note("a")
     assert paddock.replayed().nodes[NodeId("a")].cordon == standing
     paddock.uncordon("a")
     assert NodeId("a") not in paddock.state.nodes, (
@@ -298,4 +292,4 @@ def test_a_lost_node_is_drained_at_once(paddock: Paddock) -> None:
     paddock.finishes(blocker)
     assert paddock.nodes_of(job) == ["b"]
     paddock.node_joins("a", paddock.starts_sent(job)[0].key)
-    assert note(paddock, "a").startswith("drained")
+    assert paddock.note("a").startswith("drained")

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 from paceline.scheduler.core import stimuli as s
 from paceline.scheduler.core.node import SickGpu
-from paceline.scheduler.core.reasons import node_reason
 from paceline.spec.gpu_health import GpuState
-from paceline.spec.ids import Micros, NodeId
+from paceline.spec.ids import NodeId
 from paceline.spec.lifecycle import JobState, NodeContact
 from support.paddock import Paddock, shape
 
@@ -27,11 +26,6 @@ def leaves(paddock: Paddock, name: str, *, leaving: bool = True) -> None:
     paddock.tell(s.InventoryChanged(NodeId(name), paddock.sessions[name], paddock.inventories[name]))
 
 
-def note(paddock: Paddock, name: str) -> str:
-    reason = node_reason(paddock.state, paddock.state.nodes[NodeId(name)], Micros(paddock.now_us))
-    return reason.text if reason is not None else ""
-
-
 def contact(paddock: Paddock, name: str) -> NodeContact:
     return paddock.state.nodes[NodeId(name)].contact
 
@@ -42,13 +36,13 @@ def test_its_jobs_have_what_their_saves_take_and_go_on_elsewhere(paddock: Paddoc
     paddock.saves(job, 10, took_us=10 * SECOND)
     leaves(paddock, "a")
     assert [(stop.node, stop.grace_us) for stop in paddock.stops_sent(job)] == [("a", 45 * SECOND)]
-    assert note(paddock, "a") == "its agent ends; 1 task left"
+    assert paddock.note("a") == "its agent ends; 1 task left"
     text = paddock.why(job).reasons[0].text
     assert "stopping (preempted: the agent of a ends): 0 of 1 tasks" in text, text
     paddock.leaves(job)
     found = paddock.job(job)
     assert (found.attempt, paddock.nodes_of(job), found.course.retries_used) == (2, ["b"], 0)
-    assert note(paddock, "a") == "its agent ends"
+    assert paddock.note("a") == "its agent ends"
     assert paddock.replayed().nodes[NodeId("a")].inventory.leaving
 
 

@@ -212,8 +212,8 @@ def test_gangs_of_other_kinds_give_nothing() -> None:
     assert paddock.job(large).course.stop is None
 
 
-def test_a_growth_must_earn_back_its_restart() -> None:
-    """Two steps before its end; its start has taken 30 s."""
+def near_its_end() -> tuple[Paddock, int]:
+    """A gang that could grow, two steps before its end; its start has taken 30 s."""
     paddock = paddock_of(1)
     [job] = paddock.submit(shape(1, most=2))
     paddock.starts(job)
@@ -222,6 +222,11 @@ def test_a_growth_must_earn_back_its_restart() -> None:
     steps(paddock, job, 10, 2.0)
     paddock.node_joins("n2", cpus=1)
     assert not any(isinstance(event, GrowthPlanned) for event in paddock.history(job))
+    return paddock, job
+
+
+def test_a_growth_must_earn_back_its_restart() -> None:
+    paddock, job = near_its_end()
     [*_, why] = paddock.why(job).reasons
     assert "predicted 2.00 times as fast with 2, it would not earn back the restart" in why.text
 
@@ -229,14 +234,7 @@ def test_a_growth_must_earn_back_its_restart() -> None:
 def test_a_growth_that_did_not_earn_back_its_restart_is_looked_at_again() -> None:
     """Nothing is freed meanwhile, and nobody comes: what has changed is what is known of the run. The look
     comes within twice the 30 s that a restart costs."""
-    paddock = paddock_of(1)
-    [job] = paddock.submit(shape(1, most=2))
-    paddock.starts(job)
-    paddock.pass_hours(30 / 3600)
-    paddock.says(job, 0, s.Metrics(0, 0, {"total_steps": 12.0}))
-    steps(paddock, job, 10, 2.0)
-    paddock.node_joins("n2", cpus=1)
-    assert not any(isinstance(event, GrowthPlanned) for event in paddock.history(job))
+    paddock, job = near_its_end()
     paddock.says(job, 0, s.Metrics(0, 10, {"total_steps": 500.0}))
     paddock.pass_time(60, step_s=1)
     assert any(isinstance(event, GrowthPlanned) for event in paddock.history(job))

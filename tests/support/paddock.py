@@ -17,7 +17,7 @@ from paceline.scheduler.core.evolve import replay
 from paceline.scheduler.core.job import Job, Policy, Shape
 from paceline.scheduler.core.ledger import Ledger, ledger_of
 from paceline.scheduler.core.node import NodeGpu, NodeInventory
-from paceline.scheduler.core.reasons import Why, why
+from paceline.scheduler.core.reasons import Why, node_reason, why
 from paceline.scheduler.core.settings import Settings
 from paceline.scheduler.core.state import ClusterState
 from paceline.scheduler.loop_engine import Engine
@@ -293,6 +293,11 @@ class Paddock:
 
     def why(self, job: int) -> Why:
         return why(self.state, self.job(job), Micros(self.now_us))
+
+    def note(self, name: str) -> str:
+        """Why the node takes no work, as `pace nodes` says it; empty: it does."""
+        reason = node_reason(self.state, self.state.nodes[NodeId(name)], Micros(self.now_us))
+        return reason.text if reason is not None else ""
 
     def history(self, job: int | None = None) -> list[Event]:
         rows = [row for row in self.store.event_rows if job is None or row.job == job]

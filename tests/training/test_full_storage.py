@@ -60,7 +60,7 @@ def test_a_rank_that_has_no_room_for_its_word_is_not_waited_for(small_disk: Path
     fill_up(small_disk, 0)
     files = {} if error else {"__1_0.distcp": FileEntry(10, "hash")}
     assert "No space left on device" in notes.leave(aside, 1, error, files)
-    with pytest.raises(StorageFailed, match="rank 1: its part could not be written, nor why"):
+    with pytest.raises(StorageFailed, match="rank 1: no room for word of its part"):
         notes.gather(aside, {1}, os.getppid())
 
 
