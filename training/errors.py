@@ -59,6 +59,10 @@ class NotAccepted(PacelineError):
     retryable = True
 
 
+class Unanswered(NotAccepted):
+    """The agent may have taken note of it all the same: it was told, and did not answer."""
+
+
 class InvalidSampler(InvalidRequest):
     """A sampler was asked for that there cannot be."""
 

@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from typing import Protocol
 
 from ..spec.folder_names import FolderName
 from . import manifest, notes, scratch
-from .errors import NotAccepted, StorageFailed
+from .errors import NotAccepted, StorageFailed, Unanswered
 from .images import map_image
 from .manifest import FileEntry
 from .orders import Answer, Order, decode_order, decode_setting
@@ -34,6 +35,8 @@ from .say import say
 from .uploading import Commit, Upload, Uploader
 
 _LOOK_S = 1.0
+_BURIAL_S = 10.0
+"""An agent has ended the ranks of a shim that is dead long before that."""
 _WRITERS = 2
 _BLOCK_BYTES = 4096
 _NICENESS = 5
@@ -132,6 +135,7 @@ def _publish(
     assert order.publish is not None
     commit: Commit | None = None
     error = f"rank {order.rank}: {error}" if error else ""
+    unanswered = False
     try:
         if not error:
             others = set(range(order.publish.world_size)) - {order.rank}
@@ -139,11 +143,24 @@ def _publish(
             commit = publisher.publish(order, order.publish, files)
     except (StorageFailed, NotAccepted) as failure:
         error = failure.message
+        unanswered = isinstance(failure, Unanswered)
     except OSError as failure:
         error = f"rank {order.rank}: {notes.told_of(failure)}"
     if error:
         publisher.on_failed(order, error)
+    if unanswered:
+        _wait_buried(parent)
     return error, commit
+
+
+def _wait_buried(parent: int) -> None:
+    """A shim that has died may have taken note of this checkpoint: the next attempt goes on from it then, and
+    else from the one before. While the order is under way no save is staged, and memory keeps them both.
+    """
+    until_s = time.monotonic() + _BURIAL_S
+    ended: list[int] = []
+    while not ended and os.getppid() == parent and (left_s := until_s - time.monotonic()) > 0:
+        ended, _, _ = select.select([sys.stdin.fileno()], [], [], min(_LOOK_S, left_s))
 
 
 def mark_failed(order: Order, why: str) -> None:

@@ -14,7 +14,7 @@ from ..spec.folder_names import FolderName
 from . import candidates, folders, manifest
 from .candidates import Candidate
 from .converting import Ahead
-from .errors import NotAccepted, StorageFailed
+from .errors import NotAccepted, StorageFailed, Unanswered
 from .images import remove_label, set_label
 from .keeper import Keeper, discard
 from .manifest import FileEntry, Manifest
@@ -177,7 +177,7 @@ class Publisher:
             }
         )
         if answer is None:
-            raise NotAccepted("it is on disk, but the agent's shim does not answer")
+            raise Unanswered("it is on disk, but the agent's shim does not answer")
         if not answer.get("ok") or "seq" not in answer:
             discard(path)  # it can never be accepted
             raise NotAccepted(f"the agent's shim refused it: {answer.get('error', answer)}")

@@ -90,8 +90,8 @@ class FakeTask:
 
 
 class FakeShim:
-    """Serves one task folder from a thread. `mode`: answer, refuse, or silent. `auto_ack` writes
-    `acked` at once.
+    """Serves one task folder from a thread. `mode`: answer, refuse, silent, or dying: it takes note of what
+    comes next and is gone. `auto_ack` writes `acked` at once.
     """
 
     def __init__(self, task: FakeTask, *, mode: str = "answer", auto_ack: bool = False) -> None:
@@ -149,6 +149,10 @@ class FakeShim:
     def _on_message(self, connection: socket.socket, message: dict[str, Any]) -> None:
         self.messages.append(message)
         if message["op"] == "metrics" or self.mode == "silent":
+            return
+        if self.mode == "dying":
+            _hang_up(self._server)
+            _hang_up(connection)
             return
         answer: dict[str, Any] = {"ok": False, "error": "superseded"}
         if self.mode == "answer":

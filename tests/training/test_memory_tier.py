@@ -8,7 +8,7 @@ import pytest
 import torch
 from paceline.training.images import find
 from support import rank_scripts
-from support.fake_shim import FakeShim, FakeTask
+from support.fake_shim import FakeShim, FakeTask, wait_until
 from support.rank_scripts import saved
 from support.ranks import RankPool
 from torch import nn
@@ -85,6 +85,32 @@ def test_a_node_without_it_says_so(make_run: MakeRun, task: FakeTask) -> None:
     told = save_steps(make_run, task, [1])
     restored, _ = restore(make_run, task.next_attempt(told))
     assert restored.tier == "storage (__0_0.distcp and 1 more: not in memory here)"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_a_dying_shim_may_have_noted_stays_beside_the_one_before(
+    make_run: MakeRun, tmp_path: Path, capfd: pytest.CaptureFixture[str], *, noted: bool
+) -> None:
+    """Killed as it writes its journal: the scheduler hears of step 2 or not, and the rank does not know."""
+    task = FakeTask(tmp_path, when_busy="skip")
+    with FakeShim(task) as shim:
+        run = make_run(task)
+        assert saved(run, 1, model=net(1), count=1).published
+        shim.mode = "dying"
+        run.save(2, model=net(2), count=2)
+        stderr = list[str]()
+
+        def is_given_up() -> bool:
+            stderr.append(capfd.readouterr().err)
+            return "checkpoint of step 2 FAILED" in "".join(stderr)
+
+        wait_until(is_given_up, "step 2 is given up")
+        assert "skipped: that of step 2" in run.save(3, model=net(3), count=3).error
+        told = shim.of("checkpoint")
+    assert [one["step"] for one in told] == [1, 2]
+    after = task.next_attempt(told if noted else told[:1], same_node=True)
+    restored, _ = restore(make_run, after)
+    assert (restored.step, restored.tier) == (2 if noted else 1, "memory")
 
 
 @pytest.mark.parametrize("name", NAMES)
