@@ -158,7 +158,7 @@ def test_a_node_of_ray_that_dies_ends_the_attempt_and_what_it_left_goes(
     text = "command: sleep 600\ndistribution: {type: ray}\nresources: {instance_count: 2, cpus: 1}\n"
     with Cluster(tmp_path, agents=2, cpus=1) as cluster:
         job = cluster.submit_text(text + "retry: {max_attempts: 2}\ngrace_s: 1\n")
-        wait_until("the command runs", lambda: running("sleep", "600"), 200)
+        before = wait_until("the command runs", lambda: running("sleep", "600") or None, 200)
         left = ray_folders()
         [victim, _] = named("raylet")
         victim.kill()
@@ -166,7 +166,7 @@ def test_a_node_of_ray_that_dies_ends_the_attempt_and_what_it_left_goes(
         wait_until(
             "its output says why", lambda: said_by_either(cluster, job, b"this node's Ray ended with 1")
         )
-        wait_until("its command, too", lambda: running("sleep", "600"), 200)
+        wait_until("its command, too", lambda: bool(running("sleep", "600") - before), 200)
         assert not ray_folders() & left
         cluster.client.cancel(job)
         cluster.wait_state(job, "CANCELLED")
@@ -181,9 +181,10 @@ def ray_folders() -> set[Path]:
     return set(Path(f"/tmp/pace-ray-{os.getuid()}").glob("*"))
 
 
-def running(*command: str) -> bool:
-    """That very command is there. One that ends meanwhile, or is a zombie, hides no other."""
-    return any(each.info["cmdline"] == list(command) for each in psutil.process_iter(["cmdline"]))
+def running(*command: str) -> set[psutil.Process]:
+    """With that very command. One that ends meanwhile, or is a zombie, hides no other."""
+    found = psutil.process_iter(["cmdline"])
+    return {each for each in found if each.info["cmdline"] == list(command)}
 
 
 def processes() -> set[psutil.Process]:
