@@ -101,15 +101,16 @@ class MemoryFolders:
             self._leaving[job] = loop.call_later(self._linger_s, self._remove, job)
 
     def sweep(self) -> None:
-        """What an agent before this one has left of jobs that are not here now."""
+        """What an agent before this one has left of jobs that are not here now, nor may come back soon."""
         for name in self._names():
-            if JobId(int(name)) not in self._running:
+            if JobId(int(name)) not in self._running.keys() | self._leaving.keys():
                 self._remove(JobId(int(name)))
 
     def close(self) -> None:
         """Only what running tasks may need stays."""
         for leaving in self._leaving.values():
             leaving.cancel()
+        self._leaving.clear()
         self.sweep()
         if not self._running and self._usable():
             shutil.rmtree(self._root, ignore_errors=True)

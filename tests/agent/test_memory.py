@@ -68,6 +68,18 @@ async def test_a_restart_keeps_only_what_is_running(tmp_path: Path) -> None:
     assert not first.parent.exists()
 
 
+async def test_a_restart_waits_for_the_next_attempt_of_what_died_with_the_agent(tmp_path: Path) -> None:
+    """It finds the task here, and then that it is dead."""
+    folder = filled(made(tmp_path), ONE)
+    after = made(tmp_path)
+    after.hold(ONE)
+    after.release(ONE, over=False)
+    after.sweep()
+    assert folder.exists()
+    after.close()
+    assert not folder.exists()
+
+
 async def test_two_agents_of_one_machine_never_meet(tmp_path: Path) -> None:
     one, other = made(tmp_path), MemoryFolders(tmp_path / "other" / "tasks", 60, tmp_path)
     other.begin()

@@ -129,6 +129,21 @@ def kill(cluster: Cluster, job: int, victim: str, dice: random.Random) -> None:
     process.send(found, signal.SIGKILL)
 
 
+def test_an_agent_that_dies_with_its_tasks_comes_back_to_their_memory(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """As where a service is killed with all that it has started."""
+    job = submit(cluster, tmp_path / "job", steps=100_000, save_every=5)
+    wait_until("a checkpoint is accepted", lambda: newest_accepted(cluster, job) > 0)
+    cluster.kill_agent(0)
+    kill(cluster, job, "shim", random.Random(3))
+    cluster.start_agent(0)
+    [found] = wait_until("it goes on", lambda: restored(cluster, job) or None)
+    assert found["tier"] == "memory"
+    cluster.client.cancel(job)
+    cluster.wait_state(job, "CANCELLED")
+
+
 def test_a_job_that_is_cancelled_or_an_agent_that_stops_leaves_nothing(
     cluster: Cluster, tmp_path: Path
 ) -> None:
