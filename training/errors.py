@@ -53,7 +53,7 @@ class Damaged(StorageFailed):
 
 
 class NotAccepted(PacelineError):
-    """The checkpoint is on disk, but the agent did not take note of it, so no restart will use it."""
+    """The checkpoint is on disk, but without the agent's word that a restart will use it."""
 
     code = "not-accepted"
     retryable = True
